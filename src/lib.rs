@@ -1,1 +1,7 @@
 //! flashkit
+#![deny(missing_docs)]
+#![deny(unsafe_code)]
+
+pub mod lightning;
+pub mod ports;
+pub mod store;

@@ -1,0 +1,68 @@
+//! What can go wrong between the engine and a node.
+
+/// A call to the node failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum LightningError {
+    /// The node was not started, or was stopped. `lightning.not_running`, retryable.
+    #[error("the Lightning node is not running")]
+    NotRunning,
+    /// The engine was built without a node. `lightning.no_node`.
+    #[error("this engine has no Lightning node")]
+    NoNode,
+    /// The text is not a BOLT11 invoice. `lightning.bad_invoice`.
+    #[error("this is not a BOLT11 invoice: {reason}")]
+    BadInvoice {
+        /// What the parser said.
+        reason: String,
+    },
+    /// The invoice belongs to another network. `lightning.wrong_network`.
+    #[error("the invoice is for {found}, the node is on {expected}")]
+    WrongNetwork {
+        /// The node's network.
+        expected: String,
+        /// The invoice's network.
+        found: String,
+    },
+    /// The node refused the request before anything happened. `lightning.refused`.
+    #[error("the node refused: {reason}")]
+    Refused {
+        /// What the node said.
+        reason: String,
+    },
+    /// The node could not be built or started. `lightning.start_failed`, retryable.
+    #[error("the node did not start: {reason}")]
+    StartFailed {
+        /// What the node said.
+        reason: String,
+    },
+    /// It is not known whether the call had its effect. Ask again. `lightning.unknown`, retryable.
+    #[error("it is not known whether the node did this: {reason}")]
+    Unknown {
+        /// What the node said.
+        reason: String,
+    },
+}
+
+impl LightningError {
+    /// The stable code of this error.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::NotRunning => "lightning.not_running",
+            Self::NoNode => "lightning.no_node",
+            Self::BadInvoice { .. } => "lightning.bad_invoice",
+            Self::WrongNetwork { .. } => "lightning.wrong_network",
+            Self::Refused { .. } => "lightning.refused",
+            Self::StartFailed { .. } => "lightning.start_failed",
+            Self::Unknown { .. } => "lightning.unknown",
+        }
+    }
+
+    /// True when the same call may succeed later.
+    pub fn is_retryable(&self) -> bool {
+        matches!(
+            self,
+            Self::NotRunning | Self::StartFailed { .. } | Self::Unknown { .. }
+        )
+    }
+}

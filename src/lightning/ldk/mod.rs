@@ -1,0 +1,1 @@
+//! ldk-node in this process.

@@ -1,0 +1,77 @@
+//! The Lightning port: what the engine asks of a node, and what a node tells it.
+//!
+//! The engine owns the preimages of its invoices, so a node never settles an incoming payment by
+//! itself: it reports it as [`LightningEvent::Claimable`], the engine decides and commits, and
+//! only then calls [`LightningNode::claim`] or [`LightningNode::fail`].
+//!
+//! Adapters: [`ldk`] (a real node in this process) and `testkit`'s simulated network.
+
+mod error;
+#[cfg(feature = "ldk")]
+pub mod ldk;
+mod types;
+
+use async_trait::async_trait;
+
+pub use error::LightningError;
+pub use types::{
+    Bolt11Details, Dispatch, InvoiceRequest, LightningEvent, NodeBalances, PaymentDirection,
+    PaymentHash, PaymentRecord, PaymentRequest, PaymentState, Preimage,
+};
+
+/// A Lightning node.
+///
+/// Every call may be repeated: all of them are idempotent by payment hash. A call that returns an
+/// error of [`LightningError::Unknown`] may have had its effect.
+#[async_trait]
+pub trait LightningNode: Send + Sync {
+    /// Starts the node; calls made before answer [`LightningError::NotRunning`].
+    async fn start(&self) -> Result<(), LightningError>;
+
+    /// Stops the node and waits until it writes nothing more. Idempotent.
+    async fn stop(&self) -> Result<(), LightningError>;
+
+    /// The node's public key, 66 hex digits.
+    fn node_id(&self) -> String;
+
+    /// The BOLT11 text of an invoice under a payment hash of the engine's.
+    ///
+    /// Nothing is said of inbound capacity: an invoice can be made although no channel could
+    /// carry the payment yet.
+    async fn create_invoice(&self, request: InvoiceRequest) -> Result<String, LightningError>;
+
+    /// Reveals the preimage and takes the incoming payment. Repeated, or with nothing to claim,
+    /// it changes nothing; that the money arrived is said by [`LightningEvent::Received`] alone.
+    async fn claim(
+        &self,
+        payment_hash: PaymentHash,
+        preimage: Preimage,
+        amount_msat: i64,
+    ) -> Result<(), LightningError>;
+
+    /// Gives an incoming payment back to its sender at no cost. Idempotent.
+    async fn fail(&self, payment_hash: PaymentHash) -> Result<(), LightningError>;
+
+    /// Asks the node to send. Idempotent by payment hash: while an earlier attempt is pending, or
+    /// after one succeeded, the answer is [`Dispatch::AlreadyKnown`] and nothing is sent.
+    async fn pay(&self, request: PaymentRequest) -> Result<Dispatch, LightningError>;
+
+    /// The node's own record of a payment. **`None` proves nothing**: a node hands a payment to
+    /// the network before it writes its record.
+    async fn payment(
+        &self,
+        payment_hash: PaymentHash,
+    ) -> Result<Option<PaymentRecord>, LightningError>;
+
+    /// What the node holds right now.
+    async fn balances(&self) -> Result<NodeBalances, LightningError>;
+
+    /// Waits for the oldest event that has not been acknowledged. The same event is returned
+    /// again, after a restart too, until [`acknowledge`](Self::acknowledge) is called. There is
+    /// one consumer.
+    async fn next_event(&self) -> Result<LightningEvent, LightningError>;
+
+    /// Drops the event that `next_event` returned; called after the engine's commit, once an
+    /// event.
+    async fn acknowledge(&self) -> Result<(), LightningError>;
+}

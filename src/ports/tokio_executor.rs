@@ -1,0 +1,46 @@
+//! Work on a tokio runtime.
+
+use std::time::Duration;
+
+use super::{BoxFuture, Executor};
+
+/// Runs work on a tokio runtime that the host owns.
+#[derive(Debug, Clone)]
+pub struct TokioExecutor {
+    runtime: tokio::runtime::Handle,
+}
+
+impl TokioExecutor {
+    /// Work goes to `runtime`; it must outlive the engine.
+    pub fn new(runtime: tokio::runtime::Handle) -> Self {
+        Self { runtime }
+    }
+
+    /// The runtime this code runs in, or `None` outside of one.
+    pub fn current() -> Option<Self> {
+        tokio::runtime::Handle::try_current().ok().map(Self::new)
+    }
+
+    /// The runtime that work goes to.
+    pub fn handle(&self) -> &tokio::runtime::Handle {
+        &self.runtime
+    }
+}
+
+impl Executor for TokioExecutor {
+    fn spawn(&self, work: BoxFuture<'static, ()>) {
+        drop(self.runtime.spawn(work));
+    }
+
+    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
+        let runtime = self.runtime.clone();
+        Box::pin(async move {
+            // `sleep` registers with the runtime it is made in, which need not be the caller's.
+            let timer = {
+                let _entered = runtime.enter();
+                tokio::time::sleep(duration)
+            };
+            timer.await;
+        })
+    }
+}

@@ -1,0 +1,94 @@
+//! What can go wrong in a store.
+
+/// The store could not do what it was asked. Nothing was changed, except where
+/// [`StoreError::OutcomeUnknown`] says so.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// The file is held by another engine. `store.in_use`, retryable.
+    #[error("another engine has this store open: {location}")]
+    InUse {
+        /// The file.
+        location: String,
+    },
+    /// The file was written by a newer version of this library. `store.newer_schema`.
+    #[error("the store has schema {found}, this version knows {known}")]
+    NewerSchema {
+        /// The schema in the file.
+        found: i64,
+        /// The newest schema this version knows.
+        known: i64,
+    },
+    /// The file is not a store of ours, or is damaged. `store.corrupt`.
+    #[error("the store is damaged or is no flashkit store: {reason}")]
+    Corrupt {
+        /// What was found.
+        reason: String,
+    },
+    /// The disk is full. `store.full`, retryable.
+    #[error("the disk is full")]
+    Full,
+    /// The file cannot be written. `store.read_only`.
+    #[error("the store cannot be written: {reason}")]
+    ReadOnly {
+        /// What the system said.
+        reason: String,
+    },
+    /// The operating system or the database failed. `store.io`, retryable.
+    #[error("the store failed: {reason}")]
+    Io {
+        /// What it said.
+        reason: String,
+    },
+    /// Too many changes are waiting. `store.busy`, retryable.
+    #[error("{waiting} changes are waiting to be written")]
+    Busy {
+        /// How many.
+        waiting: usize,
+    },
+    /// The store was closed. `store.closed`.
+    #[error("the store is closed")]
+    Closed,
+    /// A newer epoch of the node exists: this one must stop. `store.fenced`.
+    #[error("epoch {given} of the node has ended, the current one is {current}")]
+    Fenced {
+        /// The epoch of the write.
+        given: u64,
+        /// The epoch that holds.
+        current: u64,
+    },
+    /// The writer went away before it answered: the change may or may not have been made. The
+    /// same batch can be submitted again. `store.outcome_unknown`, retryable.
+    #[error("it is not known whether the change was made")]
+    OutcomeUnknown,
+}
+
+impl StoreError {
+    /// The stable code of this error.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::InUse { .. } => "store.in_use",
+            Self::NewerSchema { .. } => "store.newer_schema",
+            Self::Corrupt { .. } => "store.corrupt",
+            Self::Full => "store.full",
+            Self::ReadOnly { .. } => "store.read_only",
+            Self::Io { .. } => "store.io",
+            Self::Busy { .. } => "store.busy",
+            Self::Closed => "store.closed",
+            Self::Fenced { .. } => "store.fenced",
+            Self::OutcomeUnknown => "store.outcome_unknown",
+        }
+    }
+
+    /// True when the same call may succeed later.
+    pub fn is_retryable(&self) -> bool {
+        matches!(
+            self,
+            Self::InUse { .. }
+                | Self::Full
+                | Self::Io { .. }
+                | Self::Busy { .. }
+                | Self::OutcomeUnknown
+        )
+    }
+}
