@@ -1,0 +1,3 @@
+//! What tests and examples need and a product does not: nothing here is for real money.
+
+pub mod virtual_card;
