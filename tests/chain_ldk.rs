@@ -194,6 +194,7 @@ async fn channel_lives_and_closes_by_agreement() {
     let chain: Arc<dyn TestChain> = from_env().await.unwrap();
     let (alice, bob) = two_funded_nodes(&*chain).await;
     let (channel, _) = open_channel(&*chain, &alice, &bob).await;
+    // A node lets at most a tenth of a channel be in flight towards it: LDK's default.
     pay(&alice, &bob, 30_000_000).await;
     pay(&bob, &alice, 20_000_000).await;
     alice

@@ -1,6 +1,5 @@
 //! The harness over a real `bitcoind`, with or without a wallet compiled in.
 
-use std::collections::HashMap;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -101,7 +100,7 @@ impl Bitcoind {
         }
     }
 
-    fn connect(port: u16, password: String) -> Self {
+    pub(super) fn connect(port: u16, password: String) -> Self {
         Self {
             rpc: RpcClient::new(HOST, port, USER, &password),
             port,
@@ -155,39 +154,26 @@ impl Bitcoind {
         }
         places.sort_unstable();
         let mut coins = Vec::new();
-        let mut blocks = HashMap::new();
         for (height, outpoint) in places {
             if coins.len() < COINS_PER_PAYMENT && self.is_unspent(&outpoint).await? {
-                coins.push(self.coin(height, outpoint, &mut blocks).await?);
+                let value = self.value_of(height, &outpoint).await?;
+                coins.push(OwnCoin { outpoint, value });
             }
         }
         Ok(coins)
     }
 
     /// Reads the amount from the block itself: in the JSON it is a decimal fraction of bitcoins.
-    async fn coin(
-        &self,
-        height: u64,
-        outpoint: OutPoint,
-        blocks: &mut HashMap<u64, Block>,
-    ) -> Result<OwnCoin, ChainError> {
-        let odd = ChainError::BitcoindAnswer { method: "getblock" };
-        if !blocks.contains_key(&height) {
-            let hash = self.text("getblockhash", json!([height])).await?;
-            let raw = self.text("getblock", json!([hash, 0])).await?;
-            match deserialize_hex(&raw) {
-                Ok(block) => blocks.insert(height, block),
-                Err(_) => return Err(odd),
-            };
-        }
-        let value = blocks.get(&height).and_then(|block| {
+    async fn value_of(&self, height: u64, outpoint: &OutPoint) -> Result<Amount, ChainError> {
+        let hash = self.text("getblockhash", json!([height])).await?;
+        let raw = self.text("getblock", json!([hash, 0])).await?;
+        let value = deserialize_hex::<Block>(&raw).ok().and_then(|block| {
             let mut txs = block.txdata.iter();
             let tx = txs.find(|tx| tx.compute_txid() == outpoint.txid)?;
             let index = usize::try_from(outpoint.vout).ok()?;
             tx.output.get(index).map(|output| output.value)
         });
-        let value = value.ok_or(odd)?;
-        Ok(OwnCoin { outpoint, value })
+        value.ok_or(ChainError::BitcoindAnswer { method: "getblock" })
     }
 
     async fn is_unspent(&self, outpoint: &OutPoint) -> Result<bool, ChainError> {

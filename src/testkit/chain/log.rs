@@ -41,8 +41,8 @@ pub(super) struct ChainLog {
 }
 
 impl ChainLog {
-    /// Opens or creates the log of `folder` and reads what it holds.
-    pub(super) fn open(folder: &Path) -> Result<(Self, Vec<Record>), ChainError> {
+    /// Opens or creates the log of `folder` and reads what it holds, each record with its place.
+    pub(super) fn open(folder: &Path) -> Result<(Self, Vec<(u64, Record)>), ChainError> {
         let path = folder.join(FILE_NAME);
         let failed = |source| ChainError::LogIo {
             path: path.clone(),
@@ -87,10 +87,10 @@ impl ChainLog {
     }
 
     /// The error for a record that can be read but does not fit the chain before it.
-    pub(super) fn unfit(&self) -> ChainError {
+    pub(super) fn unfit(&self, offset: u64) -> ChainError {
         ChainError::LogDamaged {
             path: self.path.clone(),
-            offset: 0,
+            offset,
         }
     }
 }
@@ -108,8 +108,8 @@ fn prepare(file: &mut File, folder: &Path, kept: usize) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-/// Every whole record, and how many bytes they take with the magic; or where damage begins.
-fn read_all(bytes: &[u8]) -> Result<(Vec<Record>, usize), usize> {
+/// Every whole record with its place, and how many bytes they take with the magic; or where damage begins.
+fn read_all(bytes: &[u8]) -> Result<(Vec<(u64, Record)>, usize), usize> {
     if bytes.len() < MAGIC.len() && MAGIC.starts_with(bytes) {
         return Ok((Vec::new(), 0));
     }
@@ -140,7 +140,8 @@ fn read_all(bytes: &[u8]) -> Result<(Vec<Record>, usize), usize> {
                 Err(offset)
             };
         }
-        records.push(decode(payload).ok_or(offset)?);
+        let place = u64::try_from(offset).unwrap_or(u64::MAX);
+        records.push((place, decode(payload).ok_or(offset)?));
         offset = offset.saturating_add(HEAD).saturating_add(length);
     }
 }

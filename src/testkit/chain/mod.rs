@@ -27,6 +27,8 @@
 //! ```
 
 mod bitcoind;
+#[cfg(test)]
+mod bitcoind_tests;
 mod error;
 mod esplora;
 mod esplora_json;

@@ -61,8 +61,8 @@ impl RegtestChain {
     pub fn open(folder: &Path) -> Result<Self, ChainError> {
         let (log, records) = ChainLog::open(folder)?;
         let mut inner = Inner::new(None);
-        for record in records {
-            inner.replay(record).map_err(|_| log.unfit())?;
+        for (offset, record) in records {
+            inner.replay(record).map_err(|_| log.unfit(offset))?;
         }
         inner.log = Some(log);
         Ok(Self {
@@ -152,6 +152,14 @@ impl RegtestChain {
     /// [`ChainError::LogBroken`].
     pub fn tip_hash(&self) -> Result<BlockHash, ChainError> {
         Ok(self.usable()?.chain.tip_hash())
+    }
+
+    /// A block of the chain, or one that was replaced since this value was made.
+    ///
+    /// # Errors
+    /// [`ChainError::LogBroken`].
+    pub fn block(&self, hash: &BlockHash) -> Result<Option<Block>, ChainError> {
+        self.read(|chain, _| chain.block(hash).cloned())
     }
 
     /// A transaction of the chain or the mempool.
