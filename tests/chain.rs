@@ -392,6 +392,7 @@ fn cut_everywhere(whole: &[u8], from: usize, expected: &(bitcoin::BlockHash, Vec
         fs::write(folder.path().join("chain.log"), &whole[..cut]).unwrap();
         let chain = RegtestChain::open(folder.path()).unwrap();
         assert_eq!(state(&chain), *expected, "cut at {cut} of {}", whole.len());
+        assert_eq!(log_of(folder.path()).len(), from.max(8));
         // Going on costs three flushes, so not after every cut.
         if cut % 8 != 0 {
             continue;
