@@ -1,7 +1,9 @@
 //! The engine: its ports put together, its handles, and its life.
 
+use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::Poll;
 use std::time::Duration;
 
 use crate::Error;
@@ -13,7 +15,9 @@ use crate::events::Events;
 use crate::invoices::Invoices;
 use crate::jobs::{self, JobsRun};
 use crate::lightning::{LightningError, LightningEvent, LightningNode};
-use crate::ports::{Clock, Entropy, Executor, SystemClock, SystemEntropy, TokioExecutor};
+use crate::ports::{
+    BoxFuture, Clock, Entropy, Executor, SystemClock, SystemEntropy, TokioExecutor,
+};
 use crate::rates::{FixedRates, RateSource};
 use crate::reports::Reports;
 use crate::rewards::Rewards;
@@ -25,6 +29,8 @@ use crate::treasury::Treasury;
 const JOBS_EVERY: Duration = Duration::from_millis(500);
 /// How long the engine waits after an event of the node could not be dealt with.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
+/// How long a node that was just started is given to say what it has to say.
+const SILENCE: Duration = Duration::from_millis(250);
 
 /// Puts an engine together. Only the store and the master secret must be given.
 pub struct EngineBuilder {
@@ -213,6 +219,9 @@ impl Engine {
     pub async fn start(&self) -> Result<(), Error> {
         if let Some(node) = &self.core.lightning {
             node.start().await?;
+            // What the node has to say comes first: an outcome that waits in its queue must not
+            // be asked about, since a node forgets in time what it has told.
+            while self.deal_with_waiting(node).await? {}
             self.invoices.reconcile().await?;
             self.settlement.reconcile().await?;
             let (engine, node) = (self.clone(), node.clone());
@@ -292,6 +301,16 @@ impl Engine {
         }
     }
 
+    /// Deals with an event that waits, if there is one.
+    async fn deal_with_waiting(&self, node: &Arc<dyn LightningNode>) -> Result<bool, Error> {
+        let (first, silence) = (node.clone(), self.core.executor.sleep(SILENCE));
+        let event = Box::pin(async move { drop(first.next_event().await) });
+        if first_of(event, silence).await == Which::Right {
+            return Ok(false);
+        }
+        self.deal_with_next(node.as_ref()).await.map(|()| true)
+    }
+
     async fn listen(&self, node: Arc<dyn LightningNode>) {
         while !self.is_stopping() {
             let dealt = self.deal_with_next(node.as_ref()).await;
@@ -339,16 +358,23 @@ impl Engine {
     }
 }
 
+/// Which of two futures was first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Which {
+    Left,
+    Right,
+}
+
 /// Completes when the first of two futures does.
-async fn first_of(
-    mut left: crate::ports::BoxFuture<'static, ()>,
-    mut right: crate::ports::BoxFuture<'static, ()>,
-) {
-    std::future::poll_fn(|context| {
-        match (left.as_mut().poll(context), right.as_mut().poll(context)) {
-            (std::task::Poll::Pending, std::task::Poll::Pending) => std::task::Poll::Pending,
-            _ => std::task::Poll::Ready(()),
+async fn first_of(mut left: BoxFuture<'static, ()>, mut right: BoxFuture<'static, ()>) -> Which {
+    poll_fn(|context| {
+        if left.as_mut().poll(context).is_ready() {
+            Poll::Ready(Which::Left)
+        } else if right.as_mut().poll(context).is_ready() {
+            Poll::Ready(Which::Right)
+        } else {
+            Poll::Pending
         }
     })
-    .await;
+    .await
 }

@@ -23,7 +23,7 @@ use boltcard::{BoltcardKeys, IssuerKey, KeyDerivation, TapUrl};
 pub use error::CardError;
 pub use model::{
     ActivateCard, Activation, Card, CardLimits, CardSnapshot, CardState, Charge, ChargeCard,
-    FreezeCard, IssueCard, ProgrammingKeys, TopUpCard,
+    ExistingChip, FreezeCard, IssueCard, ProgrammingKeys, TopUpCard,
 };
 
 pub(crate) const CARDS: &str = "card";
@@ -65,9 +65,7 @@ impl Cards {
                 caller.require_issuer()?;
                 let uid = parse_uid(&command.uid)?;
                 rules::check_limits(&command.limits)?;
-                if let Some(id) = &command.pull_payment_id {
-                    check_text("pull_payment_id", id, 100, "100 characters")?;
-                }
+                rules::check_existing_chip(command.existing_chip.as_ref())?;
                 let executed: Executed<Card> = cards
                     .core
                     .execute(&caller, "cards.issue", &command.key, &command, || async {
@@ -81,11 +79,12 @@ impl Cards {
     }
 
     fn decide_issue(&self, command: &IssueCard, uid: &[u8; 7]) -> Result<Decision<Card>, Error> {
+        let existing = command.existing_chip.as_ref();
         let card = Card {
             id: self.core.new_id(CardId::from_parts)?,
             chip: hex::encode(self.issuer_key.card_id_hash(uid)),
-            version: FIRST_VERSION,
-            pull_payment_id: command.pull_payment_id.clone(),
+            version: existing.map_or(FIRST_VERSION, |chip| chip.version),
+            pull_payment_id: existing.and_then(|chip| chip.pull_payment_id.clone()),
             state: CardState::Issued,
             limits: command.limits.clone(),
             created_at_ms: self.core.clock.now_ms(),

@@ -38,11 +38,22 @@ pub struct IssueCard {
     pub key: IdempotencyKey,
     /// The chip's own number: 7 bytes, 14 hex digits.
     pub uid: String,
-    /// For a card that an older server wrote: the id that its keys were derived with. `None` for
-    /// the public specification's derivation.
-    pub pull_payment_id: Option<String>,
+    /// For a chip that an older server wrote; `None` for a new one.
+    pub existing_chip: Option<ExistingChip>,
     /// What the card may do.
     pub limits: CardLimits,
+}
+
+/// What an older server wrote on a chip, so that the card keeps working without being written
+/// again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExistingChip {
+    /// The id that the keys were derived with; `None` for the public specification's derivation.
+    pub pull_payment_id: Option<String>,
+    /// The version of the keys.
+    pub version: u32,
+    /// The last counter that was used there: taps up to it stay used. 0 for none.
+    pub counter: u32,
 }
 
 /// Hands a card over to whoever holds it.

@@ -4,10 +4,10 @@ use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan};
 
 use super::error::CardError;
-use super::model::{Card, CardLimits, CardState, Charge};
+use super::model::{Card, CardLimits, CardState, Charge, ExistingChip};
 use super::{CARDS, CHARGES};
 use crate::Error;
-use crate::core::{CommandError, Loaded, emit, put};
+use crate::core::{CommandError, Loaded, check_text, emit, put};
 use crate::ids::TransferId;
 use crate::ledger::{Account, AccountKind, NewTransfer, Refusal, Step, TransferKind, UsageWindow};
 
@@ -45,6 +45,29 @@ pub(super) fn check_limits(limits: &CardLimits) -> Result<(), Error> {
         }
     }
     TimeZone::get(&limits.time_zone).map_err(|_| CardError::UnknownTimeZone)?;
+    Ok(())
+}
+
+/// A chip counts with 24 bits.
+const MAX_COUNTER: u32 = 0x00ff_ffff;
+
+/// What is said of a chip that was written before.
+pub(super) fn check_existing_chip(chip: Option<&ExistingChip>) -> Result<(), CommandError> {
+    let Some(ExistingChip {
+        pull_payment_id,
+        counter,
+        ..
+    }) = chip
+    else {
+        return Ok(());
+    };
+    if let Some(id) = pull_payment_id {
+        check_text("pull_payment_id", id, 100, "100 characters")?;
+    }
+    if *counter > MAX_COUNTER {
+        let (field, bounds) = ("counter", "0 to 16,777,215");
+        return Err(CommandError::OutOfBounds { field, bounds });
+    }
     Ok(())
 }
 

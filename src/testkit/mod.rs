@@ -2,3 +2,4 @@
 
 pub mod chain;
 pub mod virtual_card;
+pub mod wallet;

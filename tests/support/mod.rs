@@ -1,0 +1,30 @@
+//! A shop to test with: an engine, its operator, a merchant with a till, a customer's wallet.
+#![allow(dead_code, reason = "every test file uses its own part")]
+
+pub mod books;
+pub mod shop;
+
+use std::time::{Duration, Instant};
+
+use flashkit::IdempotencyKey;
+
+/// An idempotency key.
+pub fn key(text: &str) -> IdempotencyKey {
+    text.parse().unwrap()
+}
+
+/// Asks again until the answer is yes. Fails the test after half a minute.
+pub async fn until<F, Fut>(what: &str, mut ask: F)
+where
+    F: FnMut() -> Fut,
+    Fut: Future<Output = bool>,
+{
+    let begun = Instant::now();
+    while !ask().await {
+        assert!(
+            begun.elapsed() < Duration::from_secs(30),
+            "waited in vain: {what}"
+        );
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}

@@ -1,0 +1,244 @@
+//! A merchant, a till, a card and a customer on an engine.
+
+use std::sync::Arc;
+
+use flashkit::access::Credential;
+use flashkit::cards::{ActivateCard, CardLimits, IssueCard, TopUpCard};
+use flashkit::ids::{CardId, MerchantId, ProgramId};
+use flashkit::invoices::{CreateInvoice, Invoice, InvoicePurpose, InvoiceState};
+use flashkit::lightning::LightningNode;
+use flashkit::lightning::simulated::{SimulatedNetwork, SimulatedNode};
+use flashkit::money::{Currency, Price};
+use flashkit::ports::{Clock, SystemClock};
+use flashkit::rates::FixedRates;
+use flashkit::rewards::CreateProgram;
+use flashkit::settlement::{CreateMerchant, PairTill, PayoutTerms};
+use flashkit::store::Store;
+use flashkit::testkit::virtual_card::VirtualCard;
+use flashkit::testkit::wallet::Wallet;
+use flashkit::treasury::{BookCapital, CapitalAccount, CapitalDirection};
+use flashkit::{Engine, MasterSecret, Settings};
+
+use super::{key, until};
+
+pub const SAT: i64 = 1_000;
+pub const UID: &str = "04a39493cc8680";
+
+/// The secret of every test engine.
+pub fn master() -> MasterSecret {
+    MasterSecret::new([7; 32])
+}
+
+/// One bitcoin is fifteen million Jamaican dollars, as of now.
+pub fn rates() -> Arc<FixedRates> {
+    let rates = FixedRates::new();
+    let jmd = Currency::from_code("JMD").unwrap();
+    rates.set(
+        jmd,
+        "15000000.00".parse().unwrap(),
+        "test",
+        SystemClock.now_ms(),
+    );
+    Arc::new(rates)
+}
+
+pub fn jmd(minor_units: i64) -> Price {
+    Price::Fiat {
+        currency: Currency::from_code("JMD").unwrap(),
+        minor_units,
+    }
+}
+
+pub fn sat(amount: i64) -> Price {
+    Price::Bitcoin {
+        amount_msat: amount * SAT,
+    }
+}
+
+/// An engine on any store and node.
+pub async fn engine_on(store: Arc<dyn Store>, node: Option<Arc<dyn LightningNode>>) -> Engine {
+    let settings = Settings {
+        unknown_retry_ms: 300,
+        job_lease_ms: 1_000,
+        ..Settings::default()
+    };
+    let mut builder = Engine::builder(store, master())
+        .network("regtest")
+        .rates(rates())
+        .settings(settings);
+    if let Some(node) = node {
+        builder = builder.lightning(node);
+    }
+    builder.open().await.unwrap()
+}
+
+/// An engine on a simulated node, with a customer who has money.
+pub struct Simulated {
+    pub engine: Engine,
+    pub network: SimulatedNetwork,
+    pub node: SimulatedNode,
+    pub customer: Arc<Wallet>,
+}
+
+pub async fn simulated(store: Arc<dyn Store>) -> Simulated {
+    let network = SimulatedNetwork::new(Arc::new(SystemClock));
+    let node = network.node(0);
+    let engine = engine_on(store, Some(Arc::new(node.clone()))).await;
+    engine.start().await.unwrap();
+    let customer = network.node(10_000_000 * SAT);
+    customer.start().await.unwrap();
+    let customer = Arc::new(Wallet::new(Arc::new(customer), None));
+    tokio::spawn(customer.clone().run());
+    Simulated {
+        engine,
+        network,
+        node,
+        customer,
+    }
+}
+
+/// A merchant with a till.
+pub struct Merchant {
+    pub id: MerchantId,
+    pub till: Credential,
+}
+
+pub async fn merchant(engine: &Engine, name: &str) -> Merchant {
+    let issuer = engine.issuer();
+    let command = CreateMerchant {
+        key: key(&format!("merchant/{name}")),
+        name: name.to_owned(),
+        terms: PayoutTerms::default(),
+    };
+    let id = engine
+        .settlement()
+        .create(&issuer, command)
+        .await
+        .unwrap()
+        .id;
+    let command = PairTill {
+        key: key(&format!("till/{name}")),
+        merchant: id,
+        label: "till 1".to_owned(),
+    };
+    let till = engine
+        .settlement()
+        .pair_till(&issuer, command)
+        .await
+        .unwrap();
+    Merchant {
+        id,
+        till: till.credential.clone(),
+    }
+}
+
+/// A points program: 2 % of a sale, a point is a sat.
+pub async fn program(engine: &Engine, merchant: MerchantId) -> ProgramId {
+    let command = CreateProgram {
+        key: key(&format!("program/{merchant}")),
+        merchant,
+        name: "Points".to_owned(),
+        earn_bps: 200,
+        point_value_msat: SAT,
+    };
+    engine
+        .rewards()
+        .create(&engine.issuer(), command)
+        .await
+        .unwrap()
+        .id
+}
+
+/// A card in somebody's hand.
+pub struct HeldCard {
+    pub id: CardId,
+    pub holder: Credential,
+    pub chip: VirtualCard,
+}
+
+pub async fn card(engine: &Engine, uid: &str, limits: CardLimits) -> HeldCard {
+    let issuer = engine.issuer();
+    let command = IssueCard {
+        key: key(&format!("issue/{uid}")),
+        uid: uid.to_owned(),
+        existing_chip: None,
+        limits,
+    };
+    let id = engine.cards().issue(&issuer, command).await.unwrap().id;
+    let keys = engine.cards().programming_keys(&issuer, uid).await.unwrap();
+    let chip = VirtualCard::program(uid, &keys).unwrap();
+    let command = ActivateCard {
+        key: key(&format!("activate/{uid}")),
+        card: id,
+    };
+    let holder = engine
+        .cards()
+        .activate(&issuer, command)
+        .await
+        .unwrap()
+        .holder
+        .clone();
+    HeldCard { id, holder, chip }
+}
+
+/// The operator puts money into its channels, and says so.
+pub async fn capital(engine: &Engine, account: CapitalAccount, name: &str, amount_msat: i64) {
+    let command = BookCapital {
+        key: key(&format!("capital/{name}")),
+        account,
+        direction: CapitalDirection::In,
+        amount_msat,
+        reason: name.to_owned(),
+    };
+    engine
+        .treasury()
+        .book_capital(&engine.issuer(), command)
+        .await
+        .unwrap();
+}
+
+/// Waits until an invoice is booked.
+pub async fn settled(engine: &Engine, invoice: &Invoice) {
+    let (engine, id) = (engine.clone(), invoice.id);
+    until("the invoice is settled", || async {
+        let invoice = engine.invoices().get(&engine.issuer(), id).await.unwrap();
+        invoice.state == InvoiceState::Settled
+    })
+    .await;
+}
+
+/// A sale, asked for by the till.
+pub async fn sale(engine: &Engine, merchant: &Merchant, name: &str, price: Price) -> Invoice {
+    let command = CreateInvoice {
+        key: key(name),
+        purpose: InvoicePurpose::Sale {
+            merchant: merchant.id,
+        },
+        price,
+        description: "Two patties and a coco bread".to_owned(),
+        expiry_seconds: 600,
+    };
+    engine
+        .invoices()
+        .create(&merchant.till, command)
+        .await
+        .unwrap()
+        .value
+}
+
+/// A card is topped up by the customer, over Lightning.
+pub async fn top_up(engine: &Engine, customer: &Wallet, card: &HeldCard, name: &str, price: Price) {
+    let command = TopUpCard {
+        key: key(name),
+        card: card.id,
+        price,
+    };
+    let invoice = engine
+        .cards()
+        .top_up(&card.holder, command)
+        .await
+        .unwrap()
+        .value;
+    customer.pay(&invoice.bolt11).await.unwrap();
+    settled(engine, &invoice).await;
+}
