@@ -9,6 +9,8 @@
 mod error;
 #[cfg(feature = "ldk")]
 pub mod ldk;
+#[cfg(feature = "testkit")]
+pub mod simulated;
 mod types;
 
 use async_trait::async_trait;

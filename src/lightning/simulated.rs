@@ -1,0 +1,449 @@
+//! A Lightning network without a network: nodes in this process that pay each other.
+//!
+//! For tests and bindings. Invoices are real BOLT11, and the nodes keep to the port's contract:
+//! incoming payments wait to be claimed, events are repeated until they are acknowledged, and
+//! paying is idempotent by payment hash. Money, invoices and events live as long as the network
+//! does, so an engine can be stopped and opened again on its node.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bitcoin::hashes::{Hash, sha256};
+use bitcoin::secp256k1::{PublicKey, Secp256k1, SecretKey};
+use event_listener::Event;
+use lightning_invoice::{Currency, InvoiceBuilder, PaymentSecret};
+use sha2::{Digest, Sha256};
+
+use super::{
+    Bolt11Details, Dispatch, InvoiceRequest, LightningError, LightningEvent, LightningNode,
+    NodeBalances, PaymentDirection, PaymentHash, PaymentRecord, PaymentRequest, PaymentState,
+    Preimage,
+};
+use crate::ports::Clock;
+
+/// A network of simulated nodes.
+#[derive(Clone)]
+pub struct SimulatedNetwork {
+    state: Arc<Mutex<State>>,
+    changed: Arc<Event>,
+    clock: Arc<dyn Clock>,
+}
+
+#[derive(Default)]
+struct State {
+    nodes: Vec<Node>,
+    /// Every invoice that was made, by its hash.
+    invoices: HashMap<PaymentHash, Invoice>,
+    route_fee_msat: i64,
+}
+
+struct Invoice {
+    payee: usize,
+    /// Known to the node itself: it takes the payment at once, as a wallet does.
+    preimage: Option<Preimage>,
+}
+
+#[derive(Default)]
+struct Node {
+    balance_msat: i64,
+    running: bool,
+    events: VecDeque<LightningEvent>,
+    outbound: HashMap<PaymentHash, Payment>,
+    inbound: HashMap<PaymentHash, Payment>,
+}
+
+#[derive(Clone, Copy)]
+struct Payment {
+    counterparty: usize,
+    amount_msat: i64,
+    fee_msat: i64,
+    state: PaymentState,
+}
+
+impl SimulatedNetwork {
+    /// An empty network whose invoices expire by `clock`.
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        Self {
+            state: Arc::default(),
+            changed: Arc::new(Event::new()),
+            clock,
+        }
+    }
+
+    /// A new node with money in its channels.
+    pub fn node(&self, balance_msat: i64) -> SimulatedNode {
+        let mut state = self.lock();
+        let index = state.nodes.len();
+        state.nodes.push(Node {
+            balance_msat,
+            ..Node::default()
+        });
+        drop(state);
+        let label = index.to_be_bytes();
+        let key = Sha256::new()
+            .chain_update(b"simulated node")
+            .chain_update(label)
+            .finalize();
+        SimulatedNode {
+            network: self.clone(),
+            index,
+            key: key.into(),
+        }
+    }
+
+    /// What every route costs from now on.
+    pub fn set_route_fee_msat(&self, fee_msat: i64) {
+        self.lock().route_fee_msat = fee_msat;
+    }
+
+    /// What all nodes have together, payments on their way included: it never changes but for
+    /// route fees, which leave the network.
+    pub fn total_msat(&self) -> i64 {
+        let state = self.lock();
+        let held: i64 = state.nodes.iter().map(|node| node.balance_msat).sum();
+        let on_their_way: i64 = state
+            .nodes
+            .iter()
+            .flat_map(|node| node.outbound.values())
+            .filter(|payment| payment.state == PaymentState::Pending)
+            .map(|payment| payment.amount_msat + payment.fee_msat)
+            .sum();
+        held + on_their_way
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn settle(&mut self, payee: usize, hash: PaymentHash) {
+        let Some(inbound) = self.nodes[payee].inbound.get_mut(&hash) else {
+            return;
+        };
+        if inbound.state != PaymentState::Pending {
+            return;
+        }
+        inbound.state = PaymentState::Succeeded;
+        let Payment {
+            counterparty: payer,
+            amount_msat,
+            ..
+        } = *inbound;
+        let node = &mut self.nodes[payee];
+        node.balance_msat += amount_msat;
+        node.events.push_back(LightningEvent::Received {
+            payment_hash: hash,
+            amount_msat,
+        });
+        let node = &mut self.nodes[payer];
+        let Some(outbound) = node.outbound.get_mut(&hash) else {
+            return;
+        };
+        outbound.state = PaymentState::Succeeded;
+        let fee_msat = Some(outbound.fee_msat);
+        node.events.push_back(LightningEvent::Sent {
+            payment_hash: hash,
+            fee_msat,
+        });
+    }
+
+    fn give_back(&mut self, payee: usize, hash: PaymentHash) {
+        let Some(inbound) = self.nodes[payee].inbound.get_mut(&hash) else {
+            return;
+        };
+        if inbound.state != PaymentState::Pending {
+            return;
+        }
+        inbound.state = PaymentState::Failed;
+        let payer = inbound.counterparty;
+        let node = &mut self.nodes[payer];
+        let Some(outbound) = node.outbound.get_mut(&hash) else {
+            return;
+        };
+        outbound.state = PaymentState::Failed;
+        node.balance_msat += outbound.amount_msat + outbound.fee_msat;
+        let reason = "the recipient refused".to_owned();
+        node.events.push_back(LightningEvent::SendFailed {
+            payment_hash: hash,
+            reason,
+        });
+    }
+
+    fn pay(
+        &mut self,
+        payer: usize,
+        hash: PaymentHash,
+        amount_msat: i64,
+        max_fee_msat: i64,
+    ) -> Dispatch {
+        let refused = |reason: &str| Dispatch::Refused {
+            reason: reason.to_owned(),
+        };
+        if let Some(payment) = self.nodes[payer].outbound.get(&hash)
+            && payment.state != PaymentState::Failed
+        {
+            return Dispatch::AlreadyKnown;
+        }
+        let Some(Invoice { payee, preimage }) = self.invoices.get(&hash) else {
+            return refused("no route");
+        };
+        let (payee, takes_at_once) = (*payee, preimage.is_some());
+        let fee_msat = self.route_fee_msat;
+        if payee == payer {
+            return refused("a node cannot pay itself");
+        }
+        if fee_msat > max_fee_msat {
+            return refused("the route costs too much");
+        }
+        let taken = self.nodes[payee]
+            .inbound
+            .get(&hash)
+            .map(|payment| payment.state);
+        if matches!(taken, Some(PaymentState::Pending | PaymentState::Succeeded)) {
+            return refused("paid already");
+        }
+        let node = &mut self.nodes[payer];
+        if node.balance_msat < amount_msat + fee_msat {
+            return refused("not enough in the channels");
+        }
+        node.balance_msat -= amount_msat + fee_msat;
+        let pending = |counterparty| Payment {
+            counterparty,
+            amount_msat,
+            fee_msat,
+            state: PaymentState::Pending,
+        };
+        node.outbound.insert(hash, pending(payee));
+        self.nodes[payee].inbound.insert(hash, pending(payer));
+        if takes_at_once {
+            self.settle(payee, hash);
+        } else {
+            let claimable = LightningEvent::Claimable {
+                payment_hash: hash,
+                amount_msat,
+            };
+            self.nodes[payee].events.push_back(claimable);
+        }
+        Dispatch::Accepted
+    }
+}
+
+/// A simulated node. Clones are the same node.
+#[derive(Clone)]
+pub struct SimulatedNode {
+    network: SimulatedNetwork,
+    index: usize,
+    key: [u8; 32],
+}
+
+impl SimulatedNode {
+    fn change<T>(&self, change: impl FnOnce(&mut State, usize) -> T) -> T {
+        let result = change(&mut self.network.lock(), self.index);
+        self.network.changed.notify(usize::MAX);
+        result
+    }
+
+    fn running(&self) -> Result<(), LightningError> {
+        let running = self.network.lock().nodes[self.index].running;
+        if running {
+            Ok(())
+        } else {
+            Err(LightningError::NotRunning)
+        }
+    }
+
+    fn secret_key(&self) -> Result<SecretKey, LightningError> {
+        SecretKey::from_slice(&self.key).map_err(|error| LightningError::StartFailed {
+            reason: error.to_string(),
+        })
+    }
+
+    fn sign(&self, request: &InvoiceRequest) -> Result<String, LightningError> {
+        let refused = |reason: String| LightningError::Refused { reason };
+        let (secp, key) = (Secp256k1::new(), self.secret_key()?);
+        let now_ms = self.network.clock.now_ms().max(0).cast_unsigned();
+        let mut builder = InvoiceBuilder::new(Currency::Regtest)
+            .description(request.description.clone())
+            .payment_hash(sha256::Hash::from_byte_array(request.payment_hash.0))
+            .payment_secret(PaymentSecret(request.payment_hash.0))
+            .duration_since_epoch(Duration::from_millis(now_ms))
+            .expiry_time(Duration::from_secs(request.expiry_seconds.into()))
+            .min_final_cltv_expiry_delta(18);
+        if let Some(amount_msat) = request.amount_msat {
+            let amount_msat =
+                u64::try_from(amount_msat).map_err(|_| refused("a negative amount".to_owned()))?;
+            builder = builder.amount_milli_satoshis(amount_msat);
+        }
+        builder
+            .build_signed(|hash| secp.sign_ecdsa_recoverable(hash, &key))
+            .map(|invoice| invoice.to_string())
+            .map_err(|error| refused(error.to_string()))
+    }
+
+    fn add_invoice(
+        &self,
+        request: &InvoiceRequest,
+        preimage: Option<Preimage>,
+    ) -> Result<String, LightningError> {
+        let bolt11 = self.sign(request)?;
+        self.change(|state, payee| {
+            state
+                .invoices
+                .insert(request.payment_hash, Invoice { payee, preimage });
+        });
+        Ok(bolt11)
+    }
+
+    /// An invoice of the node's own, which it takes by itself: for the wallets of customers and
+    /// merchants.
+    ///
+    /// # Errors
+    /// `lightning.refused`.
+    pub fn wallet_invoice(&self, amount_msat: i64, label: &str) -> Result<String, LightningError> {
+        let made = self.network.lock().invoices.len().to_be_bytes();
+        let preimage = Preimage::new(
+            Sha256::new()
+                .chain_update(self.key)
+                .chain_update(made)
+                .finalize()
+                .into(),
+        );
+        let request = InvoiceRequest {
+            payment_hash: preimage.payment_hash(),
+            amount_msat: Some(amount_msat),
+            description: label.to_owned(),
+            expiry_seconds: 3_600,
+        };
+        self.add_invoice(&request, Some(preimage))
+    }
+
+    /// What the node has in its channels.
+    pub fn balance_msat(&self) -> i64 {
+        self.network.lock().nodes[self.index].balance_msat
+    }
+}
+
+#[async_trait]
+impl LightningNode for SimulatedNode {
+    async fn start(&self) -> Result<(), LightningError> {
+        self.change(|state, index| state.nodes[index].running = true);
+        Ok(())
+    }
+
+    async fn stop(&self) -> Result<(), LightningError> {
+        self.change(|state, index| state.nodes[index].running = false);
+        Ok(())
+    }
+
+    fn node_id(&self) -> String {
+        match self.secret_key() {
+            Ok(key) => PublicKey::from_secret_key(&Secp256k1::new(), &key).to_string(),
+            Err(_) => String::new(),
+        }
+    }
+
+    async fn create_invoice(&self, request: InvoiceRequest) -> Result<String, LightningError> {
+        self.running()?;
+        self.add_invoice(&request, None)
+    }
+
+    async fn claim(
+        &self,
+        payment_hash: PaymentHash,
+        preimage: Preimage,
+        _amount_msat: i64,
+    ) -> Result<(), LightningError> {
+        self.running()?;
+        if preimage.payment_hash() != payment_hash {
+            return Err(LightningError::Refused {
+                reason: "another preimage".to_owned(),
+            });
+        }
+        self.change(|state, payee| state.settle(payee, payment_hash));
+        Ok(())
+    }
+
+    async fn fail(&self, payment_hash: PaymentHash) -> Result<(), LightningError> {
+        self.running()?;
+        self.change(|state, payee| state.give_back(payee, payment_hash));
+        Ok(())
+    }
+
+    async fn pay(&self, request: PaymentRequest) -> Result<Dispatch, LightningError> {
+        self.running()?;
+        let invoice: Bolt11Details = request.bolt11.parse()?;
+        let refused = |reason: &str| {
+            Ok(Dispatch::Refused {
+                reason: reason.to_owned(),
+            })
+        };
+        let Some(amount_msat) = invoice.amount_msat else {
+            return refused("no amount");
+        };
+        let known = self.network.lock().nodes[self.index]
+            .outbound
+            .contains_key(&invoice.payment_hash);
+        if !known && self.network.clock.now_ms() >= invoice.expires_at_ms {
+            return refused("the invoice expired");
+        }
+        let (hash, max_fee_msat) = (invoice.payment_hash, request.max_fee_msat);
+        Ok(self.change(|state, payer| state.pay(payer, hash, amount_msat, max_fee_msat)))
+    }
+
+    async fn payment(
+        &self,
+        payment_hash: PaymentHash,
+    ) -> Result<Option<PaymentRecord>, LightningError> {
+        self.running()?;
+        let state = self.network.lock();
+        let node = &state.nodes[self.index];
+        let found = |payments: &HashMap<PaymentHash, Payment>, direction| {
+            payments.get(&payment_hash).map(|payment| PaymentRecord {
+                payment_hash,
+                direction,
+                state: payment.state,
+                amount_msat: Some(payment.amount_msat),
+                fee_msat: (direction == PaymentDirection::Outbound).then_some(payment.fee_msat),
+            })
+        };
+        Ok(found(&node.outbound, PaymentDirection::Outbound)
+            .or_else(|| found(&node.inbound, PaymentDirection::Inbound)))
+    }
+
+    async fn balances(&self) -> Result<NodeBalances, LightningError> {
+        self.running()?;
+        let balance_msat = self.balance_msat();
+        Ok(NodeBalances {
+            channels_msat: balance_msat,
+            onchain_msat: 0,
+            closing_msat: 0,
+            inbound_capacity_msat: i64::MAX,
+            outbound_capacity_msat: balance_msat,
+        })
+    }
+
+    async fn next_event(&self) -> Result<LightningEvent, LightningError> {
+        loop {
+            let changed = self.network.changed.listen();
+            self.running()?;
+            let head = self.network.lock().nodes[self.index]
+                .events
+                .front()
+                .cloned();
+            match head {
+                Some(event) => return Ok(event),
+                None => changed.await,
+            }
+        }
+    }
+
+    async fn acknowledge(&self) -> Result<(), LightningError> {
+        self.change(|state, index| state.nodes[index].events.pop_front());
+        Ok(())
+    }
+}
