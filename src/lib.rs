@@ -5,3 +5,5 @@
 pub mod lightning;
 pub mod ports;
 pub mod store;
+#[cfg(feature = "testkit")]
+pub mod testkit;
