@@ -14,7 +14,7 @@ use crate::lightning::NodeBalances;
 /// BOLT 3: the funder of an anchor channel puts 330 sat into each of two anchor outputs.
 const ANCHORS_MSAT: u64 = 2 * 330 * 1_000;
 
-/// Reads all balances; `wallet_sees_mempool` says whether an unconfirmed transaction to the
+/// Reads all balances; `mempool_has_records` says whether an unconfirmed transaction to the
 /// wallet is known by a payment record (Esplora, Electrum) or has none until it is mined
 /// (Bitcoin Core).
 pub(super) fn node_balances(node: &Node, mempool_has_records: bool) -> NodeBalances {
@@ -75,10 +75,12 @@ pub(super) fn ours_msat(channel: &ChannelDetails, details: &BalanceDetails) -> u
     if channel.outbound_capacity_msat > 0 {
         let ours_msat = channel.outbound_capacity_msat + reserve_msat;
         // The record does not say what type the channel is. The anchors are missing on both
-        // sides, so a rest smaller than they are proves that there are none; a larger one is
-        // taken for them, because this adapter always offers anchors.
+        // sides, so a rest smaller than they are proves that there are none, provided that the
+        // peer's side is known; anything else is taken for them, because this adapter always
+        // offers anchors.
         let rest_msat = value_msat.saturating_sub(ours_msat.saturating_add(theirs_msat));
-        return if channel.is_outbound && rest_msat >= ANCHORS_MSAT {
+        let anchors = rest_msat >= ANCHORS_MSAT || channel.inbound_capacity_msat == 0;
+        return if channel.is_outbound && anchors {
             ours_msat + ANCHORS_MSAT
         } else {
             ours_msat

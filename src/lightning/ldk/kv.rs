@@ -17,7 +17,8 @@
 //! instance would sign and send on a state that nobody kept; if it returned failure, LDK would
 //! panic inside its locks. So the thread that writes channel state is parked for good, and an
 //! asynchronous write never completes: the channel hangs, nothing of it is sent or broadcast,
-//! and the watcher in `node.rs` stops the broadcaster and the connections. Everything that is
+//! and the watcher in `node.rs` ends the runtime of the node with its broadcaster and its
+//! connections. Everything that is
 //! no channel state (payment records, peers, the on-chain wallet) answers an error, which
 //! ldk-node passes on without acting.
 
@@ -60,6 +61,7 @@ struct Lane {
 struct Shared {
     state: Arc<dyn KeyValue>,
     epoch: u64,
+    /// The host's, where retries go on while the node's own workers wait for them.
     runtime: Handle,
     health: Arc<NodeHealth>,
     lanes: Mutex<HashMap<KeyPath, Lane>>,
@@ -285,8 +287,10 @@ impl PendingWrite {
         ]
         .contains(&self.path().primary.as_str());
         drop(self);
-        while is_channel_state {
-            thread::park();
+        if is_channel_state {
+            loop {
+                thread::park();
+            }
         }
         Err(io::Error::new(
             io::ErrorKind::PermissionDenied,

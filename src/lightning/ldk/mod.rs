@@ -2,7 +2,8 @@
 //! [`KeyValue`](crate::store::KeyValue). The only place of the crate that names `ldk_node`.
 //!
 //! # What a host has to know
-//! - The node lives on a **multi-threaded** tokio runtime that the host hands in.
+//! - The node lives on a small tokio runtime of its own: LDK persists under its locks, so while
+//!   the store refuses a write, the threads that run LDK stand still. The host's do not.
 //! - A write of the node's state never fails upwards: it is retried until the store takes it, and
 //!   [`NodeHealth`] says so meanwhile. Stop the node before closing the store.
 //! - A node whose epoch ended is *fenced*: it is stopped, answers

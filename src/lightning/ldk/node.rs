@@ -21,7 +21,7 @@ use ldk_node::lightning_invoice::{Bolt11Invoice, Bolt11InvoiceDescription, Descr
 use ldk_node::lightning_types::payment::{PaymentHash as LdkPaymentHash, PaymentPreimage};
 use ldk_node::payment::PaymentDirection as LdkDirection;
 use ldk_node::payment::PaymentStatus;
-use ldk_node::tokio::runtime::{Handle, RuntimeFlavor};
+use ldk_node::tokio::runtime::{Builder as RuntimeBuilder, Handle, Runtime};
 use ldk_node::tokio::sync::Mutex as AsyncMutex;
 use ldk_node::tokio::time::{sleep, timeout};
 use ldk_node::{Builder, Node, NodeError};
@@ -42,9 +42,6 @@ use crate::store::KeyValue;
 /// How long a stop waits for the writes of the node to end. ldk-node's own waits, about 35
 /// seconds at the worst, come before.
 const LAST_WRITES: Duration = Duration::from_secs(30);
-/// How long a fenced node is waited for: its threads may be parked (see `kv.rs`), and then its
-/// stop never ends.
-const FENCED_STOP: Duration = Duration::from_secs(45);
 
 /// A Lightning node in this process.
 ///
@@ -70,9 +67,52 @@ struct Shared {
     moved: Event,
 }
 
+/// ldk-node's node and the runtime it lives on.
+///
+/// The runtime is its own, because LDK persists under its locks: while the store refuses a write,
+/// every worker that meets such a lock stands still, and the host's must not.
+struct NodeHandle {
+    node: Option<Node>,
+    runtime: Mutex<Option<Runtime>>,
+    handle: Handle,
+}
+
+impl NodeHandle {
+    fn stop(&self) -> Result<(), LightningError> {
+        let Some(node) = &self.node else {
+            return Ok(());
+        };
+        match catch_unwind(AssertUnwindSafe(|| node.stop())) {
+            Ok(Ok(()) | Err(NodeError::NotRunning)) => Ok(()),
+            Ok(Err(error)) => Err(unknown(error.to_string())),
+            Err(_) => Err(unknown("ldk-node panicked while it stopped")),
+        }
+    }
+
+    /// Ends every task of the node at its next pause, and waits for none.
+    fn abandon(&self) {
+        if let Some(runtime) = lock(&self.runtime).take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Drop for NodeHandle {
+    fn drop(&mut self) {
+        // What was abandoned cannot be stopped any more, and ldk-node's drop, which stops it,
+        // would hang or panic: it is leaked.
+        let abandoned = lock(&self.runtime).is_none();
+        if abandoned || self.stop().is_err() {
+            std::mem::forget(self.node.take());
+        }
+        drop(self.node.take());
+        self.abandon();
+    }
+}
+
 #[derive(Clone)]
 struct Running {
-    node: Arc<Node>,
+    node: Arc<NodeHandle>,
     store: LdkStore,
     /// True from `next_event` to `acknowledge`: ldk-node drops the head of its queue whether
     /// anybody saw it or not.
@@ -116,20 +156,17 @@ fn derive_node_id(config: &LdkConfig) -> Result<PublicKey, LightningError> {
 }
 
 impl LdkNode {
-    /// A node that is not started yet. `runtime` must be multi-threaded and outlive the node.
+    /// A node that is not started yet. Retries and timers run on `runtime`, which may be of any
+    /// kind and has to outlive the node; ldk-node itself gets two threads of its own.
     ///
     /// # Errors
-    /// [`LightningError::StartFailed`] for a runtime of the wrong kind,
-    /// [`LightningError::Refused`] for an address or node id that is none.
+    /// [`LightningError::StartFailed`] for a seed without a key, [`LightningError::Refused`] for an address or node id that is none.
     pub fn new(
         config: LdkConfig,
         state: Arc<dyn KeyValue>,
         clock: Arc<dyn Clock>,
         runtime: Handle,
     ) -> Result<Self, LightningError> {
-        if runtime.runtime_flavor() != RuntimeFlavor::MultiThread {
-            return Err(start_failed("the node needs a multi-threaded runtime"));
-        }
         let addresses = config.listening_addresses.iter();
         let listening = addresses
             .map(|text| peer_address(text))
@@ -168,9 +205,14 @@ impl LdkNode {
         work: impl FnOnce(&Node) -> T + Send + 'static,
     ) -> Result<T, LightningError> {
         let node = self.shared.running()?.node;
-        let task = self.shared.runtime.spawn_blocking(move || work(&node));
+        // On the node's runtime: ldk-node leaves connections to the runtime it is called on.
+        let handle = node.handle.clone();
+        let task = handle.spawn_blocking(move || match &node.node {
+            Some(node) => Ok(work(node)),
+            None => Err(LightningError::NotRunning),
+        });
         ldk_node::tokio::select! {
-            done = task => done.map_err(|error| unknown(error.to_string())),
+            done = task => done.map_err(|error| unknown(error.to_string()))?,
             // A call may be caught behind a parked thread.
             () = self.shared.health.fenced() => Err(unknown("the node lost its place")),
         }
@@ -201,16 +243,29 @@ impl Shared {
             self.runtime.clone(),
             Arc::clone(&self.health),
         );
+        let runtime = RuntimeBuilder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("ldk")
+            .enable_all()
+            .build()
+            .map_err(|error| start_failed(error.to_string()))?;
+        let handle = runtime.handle().clone();
+        let mut starting = NodeHandle {
+            node: None,
+            runtime: Mutex::new(Some(runtime)),
+            handle: handle.clone(),
+        };
         let shared = Arc::clone(&self);
-        let starting = self.runtime.spawn_blocking(move || {
-            let node = shared.build(&store)?;
+        let starting = handle.spawn_blocking(move || {
+            let node = shared.build(&store, starting.handle.clone())?;
+            let node = starting.node.insert(node);
             if node.node_id() != shared.node_id {
                 return Err(start_failed("the node has another key than its seed"));
             }
             node.start()
                 .map_err(|error| start_failed(error.to_string()))?;
             *lock(&shared.seat) = Some(Running {
-                node: Arc::new(node),
+                node: Arc::new(starting),
                 store,
                 delivered: Arc::default(),
             });
@@ -243,19 +298,19 @@ impl Shared {
         };
         self.moved.notify(usize::MAX);
         let Running { node, store, .. } = running;
-        let stopping = self.runtime.spawn_blocking(move || match node.stop() {
-            Ok(()) | Err(NodeError::NotRunning) => Ok(()),
-            Err(error) => Err(unknown(error.to_string())),
-        });
-        ldk_node::tokio::pin!(stopping);
+        let handle = node.handle.clone();
+        let stopping = Arc::clone(&node);
+        let stopping = handle.spawn_blocking(move || stopping.stop());
         let stopped = ldk_node::tokio::select! {
-            stopped = &mut stopping => stopped,
-            () = self.health.fenced() => match timeout(FENCED_STOP, stopping).await {
-                Ok(stopped) => stopped,
-                Err(_) => return Err(unknown("a thread of the fenced node is parked")),
-            },
+            stopped = stopping => stopped.map_err(|error| unknown(error.to_string()))?,
+            // Its threads may be parked (see `kv.rs`), so nothing is waited for.
+            () = self.health.fenced() => Ok(()),
         };
-        stopped.map_err(|error| unknown(error.to_string()))??;
+        node.abandon();
+        if self.health.is_fenced() {
+            return Ok(());
+        }
+        stopped?;
         let idle = async {
             while !store.is_idle() {
                 sleep(Duration::from_millis(5)).await;
@@ -265,7 +320,7 @@ impl Shared {
         ended.map_err(|_| unknown("the store still refuses the node's last writes"))
     }
 
-    fn build(&self, store: &LdkStore) -> Result<Node, LightningError> {
+    fn build(&self, store: &LdkStore, runtime: Handle) -> Result<Node, LightningError> {
         let mut builder = Builder::from_config(Config {
             network: self.config.network.to_bitcoin(),
             listening_addresses: (!self.listening.is_empty()).then(|| self.listening.clone()),
@@ -276,7 +331,7 @@ impl Shared {
             ..Config::default()
         });
         builder.set_entropy_seed_bytes(*self.config.seed.expose());
-        builder.set_runtime(self.runtime.clone());
+        builder.set_runtime(runtime);
         let background = self
             .config
             .sync_interval_seconds
@@ -332,10 +387,8 @@ impl Drop for LdkNode {
         let spawned = std::thread::Builder::new()
             .name("ldk-stop".into())
             .spawn(move || {
-                // The runtime going down under ldk-node makes it panic; nobody is left to tell.
-                let _ = catch_unwind(AssertUnwindSafe(move || {
-                    let _ = node.stop();
-                }));
+                // It says whether it could be stopped; nobody is left to tell.
+                let _ = node.stop();
             });
         if spawned.is_err() {
             // Dropping it would stop it here, and block.
@@ -354,10 +407,11 @@ fn create_invoice(node: &Node, request: &InvoiceRequest) -> Result<String, Light
     let description = Bolt11InvoiceDescription::Direct(description);
     let (hash, expiry) = (ldk_hash(request.payment_hash), request.expiry_seconds);
     // ldk-node would put a record of its own over the one that exists.
-    if let Some(record) = node.payment(&PaymentId(hash.0)) {
-        if record.direction == LdkDirection::Outbound || record.status == PaymentStatus::Succeeded {
-            return Err(refused("this payment hash was used already"));
-        }
+    if let Some(record) = node.payment(&PaymentId(hash.0))
+        && (record.direction == LdkDirection::Outbound
+            || record.status == PaymentStatus::Succeeded)
+    {
+        return Err(refused("this payment hash was used already"));
     }
     let payments = node.bolt11_payment();
     let invoice = match request.amount_msat {
@@ -410,11 +464,10 @@ fn pay(
 ) -> Result<Dispatch, LightningError> {
     let refused = |reason: String| Ok(Dispatch::Refused { reason });
     let id = PaymentId(*AsRef::<[u8; 32]>::as_ref(invoice.payment_hash()));
-    if let Some(record) = node.payment(&id) {
-        // ldk-node answers DuplicatePayment for it, which would be taken for a payment under way.
-        if record.direction == LdkDirection::Inbound {
-            return refused("the invoice is this node's own".into());
-        }
+    // ldk-node answers DuplicatePayment for it, which would be taken for a payment under way.
+    let record = node.payment(&id);
+    if record.is_some_and(|record| record.direction == LdkDirection::Inbound) {
+        return refused("the invoice is this node's own".into());
     }
     let route = RouteParametersConfig {
         max_total_routing_fee_msat: Some(max_fee_msat),
@@ -519,8 +572,11 @@ impl LightningNode for LdkNode {
     async fn next_event(&self) -> Result<LightningEvent, LightningError> {
         let moved = self.shared.moved.listen();
         let running = self.shared.running()?;
+        let Some(node) = &running.node.node else {
+            return Err(LightningError::NotRunning);
+        };
         ldk_node::tokio::select! {
-            event = running.node.next_event_async() => {
+            event = node.next_event_async() => {
                 *lock(&running.delivered) = true;
                 Ok(lightning_event(event))
             }

@@ -148,9 +148,12 @@ impl LdkNode {
         .await
     }
 
-    /// Follows the chain to its tip now instead of at the next interval.
+    /// Follows the chain now, at least to where its tip is at this moment, instead of at the
+    /// next interval.
     pub async fn sync(&self) -> Result<(), LightningError> {
-        self.call(|node| node.sync_wallets())
+        // ldk-node joins a call to a sync that is under way, which may have begun before the
+        // newest block. The second one began after this call.
+        self.call(|node| node.sync_wallets().and_then(|()| node.sync_wallets()))
             .await?
             .map_err(node_error)
     }
