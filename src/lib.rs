@@ -1,9 +1,31 @@
-//! flashkit
+//! flashkit: an embeddable money engine. Lightning invoices, prepaid NFC cards, reward points
+//! and merchant settlement, on one double-entry ledger.
 #![deny(missing_docs)]
 #![deny(unsafe_code)]
 
+pub mod access;
+pub mod cards;
+mod core;
+mod engine;
+mod error;
+pub mod events;
+pub mod ids;
+pub mod invoices;
+mod jobs;
+pub mod ledger;
 pub mod lightning;
+pub mod money;
 pub mod ports;
+pub mod rates;
+pub mod reports;
+pub mod rewards;
+pub mod settlement;
 pub mod store;
 #[cfg(feature = "testkit")]
 pub mod testkit;
+pub mod treasury;
+
+pub use core::{Answer, CommandError, IdempotencyKey, MasterSecret, Settings};
+pub use engine::{Engine, EngineBuilder};
+pub use error::Error;
+pub use jobs::JobsRun;

@@ -1,7 +1,141 @@
-//! The store port.
+//! Where the books are kept: the store port, its contract, and the stores built in.
+//!
+//! A store keeps plain tables and one promise: a [`Batch`] is committed whole or not at all, and
+//! [`Store::commit`] answers only after the commit is durable. What a batch may do is decided by
+//! [`ledger::apply`](crate::ledger::apply) for every store alike.
 
 mod error;
 mod key_value;
+mod memory;
+#[cfg(feature = "sqlite")]
+pub mod sqlite;
+
+use async_trait::async_trait;
+
+use crate::ids::TransferId;
+use crate::ledger::{
+    Account, Balance, Batch, Commit, Document, DueJob, EventRecord, HoldState, Refusal, TransferRow,
+};
 
 pub use error::StoreError;
 pub use key_value::{KeyPath, KeyValue, KeyValueWrite};
+pub use memory::MemoryStore;
+
+/// A batch was not committed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CommitError {
+    /// A guard did not hold; nothing was changed.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The store failed; nothing was changed, except where the error says it is not known.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Which documents to list: those of a collection whose `index` key lies in `[from, to)`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DocumentQuery {
+    /// The collection.
+    pub collection: &'static str,
+    /// The index.
+    pub index: &'static str,
+    /// The first key.
+    pub from: String,
+    /// The first key that is not wanted any more; `None` for no end.
+    pub to: Option<String>,
+    /// Continues after the document that the last page ended with.
+    pub after: Option<DocumentPosition>,
+    /// At most so many; at least 1, at most [`MAX_PAGE`].
+    pub limit: usize,
+}
+
+/// Where a page of documents ended.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DocumentPosition {
+    /// The index key.
+    pub key: String,
+    /// The document's id.
+    pub id: String,
+}
+
+/// The most rows in one page.
+pub const MAX_PAGE: usize = 1_000;
+
+/// The books.
+///
+/// # Contract
+/// - `commit` is atomic, durable before it answers, and serialisable: every guard is checked
+///   against all commits before it. The commit time never decreases.
+/// - Everything read after a commit was answered shows that commit.
+/// - `events` shows positions without gaps that fill later: a reader that has seen position *n*
+///   has seen everything up to *n*.
+/// - No call needs a particular async runtime, and none blocks the thread it is called on.
+#[async_trait]
+pub trait Store: Send + Sync {
+    /// Commits a batch, together with others that wait at the same time.
+    async fn commit(&self, batch: Batch) -> Result<Commit, CommitError>;
+
+    /// The command under this scope, if it was done: its fingerprint and its commit.
+    async fn command(&self, scope: &str) -> Result<Option<(String, Commit)>, StoreError>;
+
+    /// A document, or `None`.
+    async fn document(&self, collection: &str, id: &str) -> Result<Option<Document>, StoreError>;
+
+    /// Documents by an index, in the order of its keys.
+    async fn documents(
+        &self,
+        query: DocumentQuery,
+    ) -> Result<Vec<(DocumentPosition, Document)>, StoreError>;
+
+    /// The totals of an account; all zero for one that was never used.
+    async fn balance(&self, account: &Account) -> Result<Balance, StoreError>;
+
+    /// All accounts that were ever used, in their order, after `after`.
+    async fn balances(
+        &self,
+        after: Option<Account>,
+        limit: usize,
+    ) -> Result<Vec<(Account, Balance)>, StoreError>;
+
+    /// An account's transfers, newest first, before the position `before`.
+    async fn transfers(
+        &self,
+        account: &Account,
+        before: Option<i64>,
+        limit: usize,
+    ) -> Result<Vec<TransferRow>, StoreError>;
+
+    /// A hold, open or not.
+    async fn hold(&self, id: TransferId) -> Result<Option<HoldState>, StoreError>;
+
+    /// Who claimed a name.
+    async fn claim(&self, name: &str) -> Result<Option<String>, StoreError>;
+
+    /// Where a counter stands; `None` when it never moved.
+    async fn counter(&self, name: &str) -> Result<Option<i64>, StoreError>;
+
+    /// Events after a position, in order.
+    async fn events(&self, after: i64, limit: usize) -> Result<Vec<EventRecord>, StoreError>;
+
+    /// Waits until there is an event after `position`.
+    async fn event_after(&self, position: i64) -> Result<(), StoreError>;
+
+    /// How far a named reader has acknowledged; 0 for a new one.
+    async fn cursor(&self, name: &str) -> Result<i64, StoreError>;
+
+    /// Moves a named reader forward; never back.
+    async fn acknowledge(&self, name: &str, position: i64) -> Result<(), StoreError>;
+
+    /// Takes jobs that are due at `now_ms` and not leased, and leases them until
+    /// `lease_until_ms`: nobody else gets them before. A job that is set again loses its lease.
+    async fn lease_due(
+        &self,
+        now_ms: i64,
+        lease_until_ms: i64,
+        limit: usize,
+    ) -> Result<Vec<DueJob>, StoreError>;
+
+    /// Finishes all that was submitted and closes the store. Idempotent; calls after it answer
+    /// [`StoreError::Closed`].
+    async fn close(&self) -> Result<(), StoreError>;
+}

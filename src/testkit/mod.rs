@@ -1,3 +1,5 @@
-//! What tests of an embedding application need: everything real but the outside world.
+//! What tests and examples need and a product does not: nothing here is for real money.
 
+pub mod chain;
 pub mod faulty_store;
+pub mod virtual_card;

@@ -408,8 +408,7 @@ fn create_invoice(node: &Node, request: &InvoiceRequest) -> Result<String, Light
     let (hash, expiry) = (ldk_hash(request.payment_hash), request.expiry_seconds);
     // ldk-node would put a record of its own over the one that exists.
     if let Some(record) = node.payment(&PaymentId(hash.0))
-        && (record.direction == LdkDirection::Outbound
-            || record.status == PaymentStatus::Succeeded)
+        && (record.direction == LdkDirection::Outbound || record.status == PaymentStatus::Succeeded)
     {
         return Err(refused("this payment hash was used already"));
     }

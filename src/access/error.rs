@@ -1,0 +1,35 @@
+//! Why a credential was not enough.
+
+use crate::ids::CredentialId;
+
+/// The credential does not allow the call. Nothing was changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AccessError {
+    /// No such credential in these books. `access.unknown`.
+    #[error("this credential is not known here")]
+    Unknown,
+    /// The credential was revoked. `access.revoked`.
+    #[error("the credential {credential} was revoked")]
+    Revoked {
+        /// Which.
+        credential: CredentialId,
+    },
+    /// Another credential is needed. `access.not_allowed`.
+    #[error("this needs another credential: {needs}")]
+    NotAllowed {
+        /// Which would do.
+        needs: &'static str,
+    },
+}
+
+impl AccessError {
+    /// The stable code of this error.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Unknown => "access.unknown",
+            Self::Revoked { .. } => "access.revoked",
+            Self::NotAllowed { .. } => "access.not_allowed",
+        }
+    }
+}

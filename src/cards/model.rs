@@ -1,0 +1,210 @@
+//! The records of a card.
+
+use serde::{Deserialize, Serialize};
+
+use crate::access::Credential;
+use crate::core::IdempotencyKey;
+use crate::ids::{CardId, ChargeId, CredentialId, MerchantId, ProgramId};
+use crate::money::{Price, Quote};
+
+/// What a card may do; `None` is no limit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CardLimits {
+    /// The most that one tap may spend.
+    pub per_tap_msat: Option<i64>,
+    /// The most that one calendar day may spend.
+    pub per_day_msat: Option<i64>,
+    /// The most that may be on the card; a top-up above it goes back to its sender.
+    pub max_balance_msat: Option<i64>,
+    /// Where the day begins: an IANA name, `America/Jamaica`.
+    pub time_zone: String,
+}
+
+impl Default for CardLimits {
+    fn default() -> Self {
+        Self {
+            per_tap_msat: None,
+            per_day_msat: None,
+            max_balance_msat: None,
+            time_zone: "UTC".to_owned(),
+        }
+    }
+}
+
+/// Makes a card for a chip.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IssueCard {
+    /// Made by the caller before the call.
+    pub key: IdempotencyKey,
+    /// The chip's own number: 7 bytes, 14 hex digits.
+    pub uid: String,
+    /// For a card that an older server wrote: the id that its keys were derived with. `None` for
+    /// the public specification's derivation.
+    pub pull_payment_id: Option<String>,
+    /// What the card may do.
+    pub limits: CardLimits,
+}
+
+/// Hands a card over to whoever holds it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ActivateCard {
+    /// Made by the caller before the call.
+    pub key: IdempotencyKey,
+    /// The card.
+    pub card: CardId,
+}
+
+/// Freezes or unfreezes a card.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FreezeCard {
+    /// Made by the caller before the call.
+    pub key: IdempotencyKey,
+    /// The card.
+    pub card: CardId,
+}
+
+/// Asks for an invoice whose payment goes on a card.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TopUpCard {
+    /// Made by the caller before the call.
+    pub key: IdempotencyKey,
+    /// The card.
+    pub card: CardId,
+    /// What is to be paid.
+    pub price: Price,
+}
+
+/// Pays a sale with a tapped card.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChargeCard {
+    /// Made by the caller before the call.
+    pub key: IdempotencyKey,
+    /// What the chip gave: its whole URL.
+    pub tap: String,
+    /// What is to be paid.
+    pub price: Price,
+    /// The merchant's own name for the sale; at most 100 characters.
+    pub reference: String,
+}
+
+impl std::fmt::Debug for ChargeCard {
+    // A tap that was not charged yet can be: it does not belong in a log.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ChargeCard")
+            .field("key", &self.key)
+            .field("price", &self.price)
+            .field("reference", &self.reference)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How a card stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CardState {
+    /// Made, not handed over: its keys can be read to program the chip.
+    Issued,
+    /// In use.
+    Active,
+    /// Stopped by its holder or the issuer.
+    Frozen,
+}
+
+/// A card.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Card {
+    /// Its id.
+    pub id: CardId,
+    /// The chip, as the keyed hash of its number: the number itself is not kept.
+    pub chip: String,
+    /// The version of the chip's keys; a re-programmed chip has a new one.
+    pub version: u32,
+    /// For a card that an older server wrote.
+    pub pull_payment_id: Option<String>,
+    /// How it stands.
+    pub state: CardState,
+    /// What it may do.
+    pub limits: CardLimits,
+    /// When it was made, milliseconds since the epoch.
+    pub created_at_ms: i64,
+    /// The credential of whoever holds it, from activation on.
+    pub holder: Option<CredentialId>,
+}
+
+/// What a card programmer needs to write a chip. Secret; answered to the issuer alone, and only
+/// until the card is activated.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProgrammingKeys {
+    /// The URL that the chip shows, without its parameters.
+    pub lnurlw: String,
+    /// The version of the keys.
+    pub version: u32,
+    /// Key 0, the chip's master key: 32 hex digits, like the others.
+    pub k0: String,
+    /// Key 1, which hides the chip's number and counter.
+    pub k1: String,
+    /// Key 2, which signs a tap.
+    pub k2: String,
+    /// Key 3.
+    pub k3: String,
+    /// Key 4.
+    pub k4: String,
+}
+
+impl std::fmt::Debug for ProgrammingKeys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ProgrammingKeys")
+            .field("lnurlw", &self.lnurlw)
+            .field("version", &self.version)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A card that was handed over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Activation {
+    /// The card.
+    pub card: Card,
+    /// The credential for whoever holds it.
+    pub holder: Credential,
+}
+
+/// What a tap shows without using it up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CardSnapshot {
+    /// The card.
+    pub card: CardId,
+    /// How it stands.
+    pub state: CardState,
+    /// What it can spend.
+    pub balance_msat: i64,
+    /// Money on its way to the card, not yet spendable.
+    pub pending_msat: i64,
+    /// What it may do.
+    pub limits: CardLimits,
+}
+
+/// A sale that was paid with a card.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Charge {
+    /// Its id.
+    pub id: ChargeId,
+    /// The card.
+    pub card: CardId,
+    /// The merchant.
+    pub merchant: MerchantId,
+    /// The credential that charged.
+    pub till: CredentialId,
+    /// What was asked for.
+    pub price: Price,
+    /// What that came to, and was paid.
+    pub amount_msat: i64,
+    /// The rate, where the price is in a currency.
+    pub quote: Option<Quote>,
+    /// The merchant's own name for the sale.
+    pub reference: String,
+    /// The points program, where the merchant has one.
+    pub program: Option<ProgramId>,
+    /// The points that the card got.
+    pub points: i64,
+}

@@ -1,0 +1,245 @@
+//! Commands: one record with a key in, one record with a time out, exactly once.
+
+use std::fmt;
+use std::ops::Deref;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use futures_channel::oneshot;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::{Core, MAX_DECISIONS};
+use crate::Error;
+use crate::access::Role;
+use crate::ids::{BatchId, CredentialId};
+use crate::ledger::{Batch, CommandRecord, Refusal, Step};
+use crate::store::StoreError;
+
+/// The caller's name for one attempt to do something, made and kept **before** the call, so that
+/// a retry after a lost answer is the same command. 1 to 128 printable ASCII characters; unique
+/// within a credential and an operation.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+pub struct IdempotencyKey(String);
+
+const MAX_KEY_LENGTH: usize = 128;
+
+impl FromStr for IdempotencyKey {
+    type Err = CommandError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let fits = !text.is_empty() && text.len() <= MAX_KEY_LENGTH;
+        if fits && text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(CommandError::BadKey)
+        }
+    }
+}
+
+impl fmt::Display for IdempotencyKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for IdempotencyKey {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
+    }
+}
+
+/// What a command or a query answers: the record, and as of when it is true.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer<T> {
+    /// When the books were like this, milliseconds since the epoch: the commit's time for a
+    /// command.
+    pub as_of_ms: i64,
+    /// The record.
+    pub value: T,
+}
+
+impl<T> Deref for Answer<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
+/// A command that cannot be carried out as it is.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CommandError {
+    /// The key is empty, too long, or has other than printable ASCII characters.
+    /// `command.bad_key`.
+    #[error("an idempotency key is 1 to {MAX_KEY_LENGTH} printable ASCII characters")]
+    BadKey,
+    /// The key was used for another request. `command.key_reused`.
+    #[error("the idempotency key was used for another request")]
+    KeyReused,
+    /// A text or a number is out of its bounds. `command.out_of_bounds`.
+    #[error("{field} is out of its bounds: {bounds}")]
+    OutOfBounds {
+        /// Which.
+        field: &'static str,
+        /// What they are.
+        bounds: &'static str,
+    },
+    /// Too many others changed the same things. `command.contended`, retryable.
+    #[error("too many others change the same things")]
+    Contended,
+    /// The work was given up because the engine stops; it is not known how far it got. Ask again
+    /// with the same key. `command.interrupted`, retryable.
+    #[error("the engine stopped in the middle of the command")]
+    Interrupted,
+}
+
+impl CommandError {
+    /// The stable code of this error.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::BadKey => "command.bad_key",
+            Self::KeyReused => "command.key_reused",
+            Self::OutOfBounds { .. } => "command.out_of_bounds",
+            Self::Contended => "command.contended",
+            Self::Interrupted => "command.interrupted",
+        }
+    }
+
+    /// True when the same call may succeed later.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Contended | Self::Interrupted)
+    }
+}
+
+/// Who calls, as the store knows the credential.
+#[derive(Debug, Clone)]
+pub(crate) struct Caller {
+    pub(crate) id: CredentialId,
+    pub(crate) role: Role,
+    /// Holds in the commit: a credential revoked in between stops the command.
+    pub(crate) guard: Step,
+}
+
+/// What was decided: what is to be committed and what is then answered.
+pub(crate) struct Decision<A> {
+    pub(crate) steps: Vec<Step>,
+    pub(crate) answer: A,
+}
+
+/// What came of a command.
+pub(crate) struct Executed<A> {
+    pub(crate) answer: Answer<A>,
+    /// The command had been done before; nothing was done now.
+    pub(crate) replayed: bool,
+}
+
+impl Core {
+    /// Carries out a command exactly once. `decide` is called again when what it read changed.
+    pub(crate) async fn execute<C, A, F, Fut>(
+        &self,
+        caller: &Caller,
+        operation: &'static str,
+        key: &IdempotencyKey,
+        command: &C,
+        decide: F,
+    ) -> Result<Executed<A>, Error>
+    where
+        C: Serialize,
+        A: Serialize + DeserializeOwned,
+        F: Fn() -> Fut,
+        Fut: Future<Output = Result<Decision<A>, Error>>,
+    {
+        let scope = format!("{}/{operation}/{key}", caller.id);
+        let fingerprint = fingerprint(command)?;
+        // Looked up before anything is decided: a retry must get its answer although the card
+        // is empty, the tap used or the invoice expired by now.
+        if let Some((known, commit)) = self.store.command(&scope).await? {
+            if known != fingerprint {
+                return Err(CommandError::KeyReused.into());
+            }
+            return executed(commit.answer, commit.at_ms, true);
+        }
+        for _ in 1..MAX_DECISIONS {
+            let Decision { mut steps, answer } = decide().await?;
+            steps.insert(0, caller.guard.clone());
+            let command = CommandRecord {
+                scope: scope.clone(),
+                fingerprint: fingerprint.clone(),
+                answer: serde_json::to_value(&answer).map_err(unreadable)?,
+            };
+            let id = self.new_id(BatchId::from_parts)?;
+            match self
+                .submit(Batch {
+                    id,
+                    command: Some(command),
+                    steps,
+                })
+                .await
+            {
+                Ok(commit) => return executed(commit.answer, commit.at_ms, commit.replayed),
+                Err(Error::Ledger(Refusal::KeyReused)) => {
+                    return Err(CommandError::KeyReused.into());
+                }
+                Err(Error::Ledger(refusal)) if refusal.should_decide_again() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(CommandError::Contended.into())
+    }
+
+    /// Runs `work` to its end although the caller goes away.
+    pub(crate) async fn detached<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl Future<Output = Result<T, Error>> + Send + 'static,
+    ) -> Result<T, Error> {
+        let (answer, answered) = oneshot::channel();
+        self.executor.spawn(Box::pin(async move {
+            drop(answer.send(work.await));
+        }));
+        answered
+            .await
+            .unwrap_or(Err(CommandError::Interrupted.into()))
+    }
+}
+
+fn executed<A: DeserializeOwned>(
+    answer: Option<serde_json::Value>,
+    as_of_ms: i64,
+    replayed: bool,
+) -> Result<Executed<A>, Error> {
+    let value = serde_json::from_value(answer.unwrap_or_default()).map_err(unreadable)?;
+    Ok(Executed {
+        answer: Answer { as_of_ms, value },
+        replayed,
+    })
+}
+
+fn fingerprint(command: &impl Serialize) -> Result<String, Error> {
+    let text = serde_json::to_vec(command).map_err(unreadable)?;
+    Ok(hex::encode(Sha256::digest(text)))
+}
+
+pub(super) fn unreadable(error: serde_json::Error) -> Error {
+    StoreError::Corrupt {
+        reason: error.to_string(),
+    }
+    .into()
+}
+
+/// Checks the length of a text that a caller gives, in characters.
+pub(crate) fn check_text(
+    field: &'static str,
+    text: &str,
+    most: usize,
+    bounds: &'static str,
+) -> Result<(), CommandError> {
+    if text.chars().count() > most || text.chars().any(char::is_control) {
+        return Err(CommandError::OutOfBounds { field, bounds });
+    }
+    Ok(())
+}

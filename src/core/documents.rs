@@ -1,0 +1,116 @@
+//! Typed documents.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::Core;
+use super::command::unreadable;
+use crate::Error;
+use crate::ledger::{NewDocument, Step};
+use crate::store::{DocumentPosition, DocumentQuery};
+
+/// A document as it was read.
+#[derive(Debug, Clone)]
+pub(crate) struct Loaded<T> {
+    pub(crate) version: i64,
+    pub(crate) value: T,
+}
+
+impl Core {
+    pub(crate) async fn load<T: DeserializeOwned>(
+        &self,
+        collection: &'static str,
+        id: &str,
+    ) -> Result<Option<Loaded<T>>, Error> {
+        let Some(document) = self.store.document(collection, id).await? else {
+            return Ok(None);
+        };
+        let value = serde_json::from_value(document.body).map_err(unreadable)?;
+        Ok(Some(Loaded {
+            version: document.version,
+            value,
+        }))
+    }
+
+    /// The one document under a key of an index.
+    pub(crate) async fn find<T: DeserializeOwned>(
+        &self,
+        collection: &'static str,
+        index: &'static str,
+        key: &str,
+    ) -> Result<Option<Loaded<T>>, Error> {
+        let query = DocumentQuery {
+            collection,
+            index,
+            from: key.to_owned(),
+            // The smallest key after this one.
+            to: Some(format!("{key}\0")),
+            after: None,
+            limit: 1,
+        };
+        match self.store.documents(query).await?.pop() {
+            Some((_, document)) => {
+                let value = serde_json::from_value(document.body).map_err(unreadable)?;
+                Ok(Some(Loaded {
+                    version: document.version,
+                    value,
+                }))
+            }
+            None => Ok(None),
+        }
+    }
+
+    /// One page of documents under a key of an index, oldest first, after the document `after`.
+    pub(crate) async fn list<T: DeserializeOwned>(
+        &self,
+        collection: &'static str,
+        index: &'static str,
+        key: &str,
+        after: Option<String>,
+        limit: usize,
+    ) -> Result<Vec<T>, Error> {
+        let query = DocumentQuery {
+            collection,
+            index,
+            from: key.to_owned(),
+            to: Some(format!("{key}\0")),
+            after: after.map(|id| DocumentPosition {
+                key: key.to_owned(),
+                id,
+            }),
+            limit,
+        };
+        let rows = self.store.documents(query).await?;
+        rows.into_iter()
+            .map(|(_, document)| serde_json::from_value(document.body).map_err(unreadable))
+            .collect()
+    }
+}
+
+/// The step that writes a document.
+pub(crate) fn put<T: Serialize>(
+    collection: &'static str,
+    id: String,
+    read_version: i64,
+    value: &T,
+    index_keys: Vec<(&'static str, String)>,
+) -> Result<Step, Error> {
+    let body = serde_json::to_value(value).map_err(unreadable)?;
+    Ok(Step::Put(NewDocument {
+        collection,
+        id,
+        read_version,
+        body,
+        index_keys,
+    }))
+}
+
+/// The step that writes an event with the object as it stands after it.
+pub(crate) fn emit<T: Serialize>(
+    kind: &'static str,
+    object: String,
+    value: &T,
+) -> Result<Step, Error> {
+    let body = serde_json::to_value(value).map_err(unreadable)?;
+    Ok(Step::Emit(crate::ledger::NewEvent { kind, object, body }))
+}

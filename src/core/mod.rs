@@ -1,0 +1,120 @@
+//! What every handle shares: load, decide, commit, answer.
+
+mod command;
+mod documents;
+mod secrets;
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+pub use command::{Answer, CommandError, IdempotencyKey};
+pub use secrets::MasterSecret;
+
+pub(crate) use command::{Caller, Decision, Executed, check_text};
+pub(crate) use documents::{Loaded, emit, put};
+pub(crate) use secrets::Secrets;
+
+use crate::Error;
+use crate::ids::{BatchId, CredentialId};
+use crate::ledger::{Batch, Commit, Step};
+use crate::lightning::{LightningError, LightningNode};
+use crate::ports::{Clock, Entropy, Executor};
+use crate::rates::{RatePolicy, RateSource};
+use crate::store::{CommitError, Store, StoreError};
+
+/// What the host can set; the defaults are for a shop.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settings {
+    /// How old a rate may be and how long a quote holds.
+    pub rates: RatePolicy,
+    /// Where the taps of newly written cards point, without scheme: `pay.example.com/boltcard`.
+    pub tap_url: String,
+    /// How long a job belongs to the engine that took it, in milliseconds.
+    pub job_lease_ms: i64,
+    /// How soon a payment whose outcome is not known is asked about again, in milliseconds.
+    pub unknown_retry_ms: i64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            rates: RatePolicy::default(),
+            tap_url: "localhost/boltcard".to_owned(),
+            job_lease_ms: 30_000,
+            unknown_retry_ms: 5_000,
+        }
+    }
+}
+
+/// The ports and settings of one engine.
+pub(crate) struct Core {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) lightning: Option<Arc<dyn LightningNode>>,
+    pub(crate) network: String,
+    pub(crate) rates: Arc<dyn RateSource>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) entropy: Arc<dyn Entropy>,
+    pub(crate) executor: Arc<dyn Executor>,
+    pub(crate) secrets: Secrets,
+    pub(crate) issuer: CredentialId,
+    pub(crate) settings: Settings,
+}
+
+/// How often a command is decided again when what it read has changed under it.
+const MAX_DECISIONS: usize = 32;
+/// How often the same batch is submitted again when its outcome is not known.
+const MAX_SUBMISSIONS: usize = 5;
+
+impl Core {
+    pub(crate) fn node(&self) -> Result<&Arc<dyn LightningNode>, LightningError> {
+        self.lightning.as_ref().ok_or(LightningError::NoNode)
+    }
+
+    /// A new id; `make` is the id's own `from_parts`.
+    pub(crate) fn new_id<T>(&self, make: fn(u64, [u8; 10]) -> T) -> Result<T, Error> {
+        let mut random = [0; 10];
+        self.entropy.fill(&mut random)?;
+        Ok(make(self.clock.now_ms().max(0).cast_unsigned(), random))
+    }
+
+    /// Commits steps that no caller's command is behind: node events and due jobs.
+    pub(crate) async fn commit(&self, steps: Vec<Step>) -> Result<Commit, Error> {
+        self.submit(Batch {
+            id: self.new_id(BatchId::from_parts)?,
+            command: None,
+            steps,
+        })
+        .await
+    }
+
+    /// Submits a batch; an unknown outcome is resolved by submitting the same batch again.
+    pub(crate) async fn submit(&self, batch: Batch) -> Result<Commit, Error> {
+        for _ in 1..MAX_SUBMISSIONS {
+            match self.store.commit(batch.clone()).await {
+                Err(CommitError::Store(StoreError::OutcomeUnknown)) => {}
+                answer => return Ok(answer?),
+            }
+        }
+        Ok(self.store.commit(batch).await?)
+    }
+
+    /// Decides and commits until nothing that was read has changed in between. `decide` answers
+    /// `None` when there is nothing to do (any more).
+    pub(crate) async fn settle<F, Fut>(&self, decide: F) -> Result<Option<Commit>, Error>
+    where
+        F: Fn() -> Fut,
+        Fut: Future<Output = Result<Option<Vec<Step>>, Error>>,
+    {
+        for _ in 1..MAX_DECISIONS {
+            let Some(steps) = decide().await? else {
+                return Ok(None);
+            };
+            match self.commit(steps).await {
+                Err(Error::Ledger(refusal)) if refusal.should_decide_again() => {}
+                answer => return answer.map(Some),
+            }
+        }
+        Err(CommandError::Contended.into())
+    }
+}

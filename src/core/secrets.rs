@@ -1,0 +1,84 @@
+//! Everything secret comes from one secret that the host keeps.
+//!
+//! Nothing secret is stored: the preimages of invoices, the tokens of credentials, the node's
+//! seed and (unless the host brings one) the card issuer's key are derived when they are needed,
+//! by HKDF-SHA256 (RFC 5869) with a label each.
+
+use std::fmt;
+
+use hkdf::Hkdf;
+use sha2::Sha256;
+use zeroize::{Zeroize, Zeroizing};
+
+use crate::ids::{CredentialId, InvoiceId};
+use crate::lightning::Preimage;
+
+/// 32 random bytes that the host keeps where the system keeps secrets. Whoever has them has the
+/// node's money; without them the books can be read but neither node nor cards work.
+#[derive(Clone)]
+pub struct MasterSecret([u8; 32]);
+
+impl MasterSecret {
+    /// Takes the bytes.
+    pub fn new(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// 64 bytes of entropy for the node.
+    pub fn node_entropy(&self) -> Zeroizing<[u8; 64]> {
+        self.derive(&[b"flashkit/node-entropy/1"])
+    }
+
+    /// The key from which the keys of all cards come, where the host does not bring its own.
+    pub fn card_issuer_key(&self) -> Zeroizing<[u8; 16]> {
+        self.derive(&[b"flashkit/card-issuer-key/1"])
+    }
+
+    fn derive<const N: usize>(&self, label: &[&[u8]]) -> Zeroizing<[u8; N]> {
+        // The one way for the expansion to fail is to ask for more than 255 blocks.
+        const { assert!(N <= 255 * 32, "HKDF-SHA256 gives at most 8,160 bytes") };
+        let mut out = Zeroizing::new([0; N]);
+        let expanded =
+            Hkdf::<Sha256>::new(None, &self.0).expand_multi_info(label, out.as_mut_slice());
+        debug_assert!(expanded.is_ok());
+        out
+    }
+}
+
+impl fmt::Debug for MasterSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("MasterSecret(redacted)")
+    }
+}
+
+impl Drop for MasterSecret {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}
+
+/// The secrets as the services use them.
+#[derive(Debug, Clone)]
+pub(crate) struct Secrets(MasterSecret);
+
+impl Secrets {
+    pub(crate) fn new(master: MasterSecret) -> Self {
+        Self(master)
+    }
+
+    pub(crate) fn preimage(&self, invoice: InvoiceId) -> Preimage {
+        let id = invoice.to_string();
+        Preimage::new(*self.0.derive(&[b"flashkit/preimage/1/", id.as_bytes()]))
+    }
+
+    pub(crate) fn credential(&self, credential: CredentialId) -> Zeroizing<[u8; 32]> {
+        let id = credential.to_string();
+        self.0.derive(&[b"flashkit/credential/1/", id.as_bytes()])
+    }
+
+    /// The id of the issuer's credential: the same whenever this secret opens the books.
+    pub(crate) fn issuer_credential(&self) -> CredentialId {
+        let bytes: Zeroizing<[u8; 10]> = self.0.derive(&[b"flashkit/issuer-credential/1"]);
+        CredentialId::from_parts(0, *bytes)
+    }
+}

@@ -1,0 +1,354 @@
+//! The engine: its ports put together, its handles, and its life.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use crate::Error;
+use crate::access::Credential;
+use crate::cards::Cards;
+use crate::cards::boltcard::IssuerKey;
+use crate::core::{Core, MasterSecret, Secrets, Settings};
+use crate::events::Events;
+use crate::invoices::Invoices;
+use crate::jobs::{self, JobsRun};
+use crate::lightning::{LightningError, LightningEvent, LightningNode};
+use crate::ports::{Clock, Entropy, Executor, SystemClock, SystemEntropy, TokioExecutor};
+use crate::rates::{FixedRates, RateSource};
+use crate::reports::Reports;
+use crate::rewards::Rewards;
+use crate::settlement::Settlement;
+use crate::store::Store;
+use crate::treasury::Treasury;
+
+/// How often due jobs are looked for.
+const JOBS_EVERY: Duration = Duration::from_millis(500);
+/// How long the engine waits after an event of the node could not be dealt with.
+const RETRY_AFTER: Duration = Duration::from_millis(500);
+
+/// Puts an engine together. Only the store and the master secret must be given.
+pub struct EngineBuilder {
+    store: Arc<dyn Store>,
+    master: MasterSecret,
+    card_issuer_key: Option<IssuerKey>,
+    lightning: Option<Arc<dyn LightningNode>>,
+    network: String,
+    rates: Arc<dyn RateSource>,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+    executor: Option<Arc<dyn Executor>>,
+    settings: Settings,
+}
+
+impl EngineBuilder {
+    /// The node that sends and receives. Without one, everything works that stays in the books.
+    pub fn lightning(mut self, node: Arc<dyn LightningNode>) -> Self {
+        self.lightning = Some(node);
+        self
+    }
+
+    /// The network whose invoices are paid: `bitcoin` (the default), `testnet`, `signet` or
+    /// `regtest`.
+    pub fn network(mut self, network: &str) -> Self {
+        network.clone_into(&mut self.network);
+        self
+    }
+
+    /// Where rates come from; by default an empty table, which refuses every currency.
+    pub fn rates(mut self, rates: Arc<dyn RateSource>) -> Self {
+        self.rates = rates;
+        self
+    }
+
+    /// The issuer key of cards that exist already; by default it is derived from the master
+    /// secret.
+    pub fn card_issuer_key(mut self, key: IssuerKey) -> Self {
+        self.card_issuer_key = Some(key);
+        self
+    }
+
+    /// The clock; by default the system's.
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// The randomness; by default the system's.
+    pub fn entropy(mut self, entropy: Arc<dyn Entropy>) -> Self {
+        self.entropy = entropy;
+        self
+    }
+
+    /// Where work runs; by default the tokio runtime that [`open`](Self::open) is called in.
+    pub fn executor(mut self, executor: Arc<dyn Executor>) -> Self {
+        self.executor = Some(executor);
+        self
+    }
+
+    /// How old a rate may be, where taps point, and so on.
+    pub fn settings(mut self, settings: Settings) -> Self {
+        self.settings = settings;
+        self
+    }
+
+    /// Opens the engine on its store. The node is not started yet: see [`Engine::start`].
+    ///
+    /// # Errors
+    /// `store.*`; `command.interrupted` when there is no executor and no tokio runtime.
+    pub async fn open(self) -> Result<Engine, Error> {
+        let executor: Arc<dyn Executor> = match self.executor {
+            Some(executor) => executor,
+            None => {
+                Arc::new(TokioExecutor::current().ok_or(crate::core::CommandError::Interrupted)?)
+            }
+        };
+        let issuer_key = self
+            .card_issuer_key
+            .unwrap_or_else(|| IssuerKey::new(*self.master.card_issuer_key()));
+        let secrets = Secrets::new(self.master);
+        let core = Arc::new(Core {
+            store: self.store,
+            lightning: self.lightning,
+            network: self.network,
+            rates: self.rates,
+            clock: self.clock,
+            entropy: self.entropy,
+            executor,
+            issuer: secrets.issuer_credential(),
+            secrets,
+            settings: self.settings,
+        });
+        core.ensure_issuer().await?;
+        Ok(Engine {
+            cards: Cards::new(core.clone(), Arc::new(issuer_key)),
+            invoices: Invoices::new(core.clone()),
+            settlement: Settlement::new(core.clone()),
+            life: Arc::default(),
+            core,
+        })
+    }
+}
+
+/// The money engine: books, cards, points, payouts and the node behind them. Cheap to clone.
+#[derive(Clone)]
+pub struct Engine {
+    core: Arc<Core>,
+    cards: Cards,
+    invoices: Invoices,
+    settlement: Settlement,
+    life: Arc<Life>,
+}
+
+/// Whether the engine's own work runs.
+#[derive(Default)]
+struct Life {
+    stopping: AtomicBool,
+    stopped: event_listener::Event,
+    last_problem: Mutex<Option<Error>>,
+}
+
+impl Engine {
+    /// Begins to put an engine together on a store. `master` is the secret that everything
+    /// secret is derived from; opened with another one, the books cannot be used.
+    pub fn builder(store: Arc<dyn Store>, master: MasterSecret) -> EngineBuilder {
+        EngineBuilder {
+            store,
+            master,
+            card_issuer_key: None,
+            lightning: None,
+            network: "bitcoin".to_owned(),
+            rates: Arc::new(FixedRates::new()),
+            clock: Arc::new(SystemClock),
+            entropy: Arc::new(SystemEntropy),
+            executor: None,
+            settings: Settings::default(),
+        }
+    }
+
+    /// Invoices.
+    pub fn invoices(&self) -> Invoices {
+        self.invoices.clone()
+    }
+
+    /// Cards.
+    pub fn cards(&self) -> Cards {
+        self.cards.clone()
+    }
+
+    /// Reward points.
+    pub fn rewards(&self) -> Rewards {
+        Rewards::new(self.core.clone())
+    }
+
+    /// Merchants and payouts.
+    pub fn settlement(&self) -> Settlement {
+        self.settlement.clone()
+    }
+
+    /// The operator's own money.
+    pub fn treasury(&self) -> Treasury {
+        Treasury::new(self.core.clone())
+    }
+
+    /// Trial balance and audit.
+    pub fn reports(&self) -> Reports {
+        Reports::new(self.core.clone())
+    }
+
+    /// Events.
+    pub fn events(&self) -> Events {
+        Events::new(self.core.clone())
+    }
+
+    /// The issuer's credential: for whoever holds the master secret, which is the host.
+    pub fn issuer(&self) -> Credential {
+        self.core.token(self.core.issuer)
+    }
+
+    /// Starts the node, settles what was open when the engine last stopped, and begins to deal
+    /// with the node's events and with due jobs. Without a node, only the jobs begin.
+    ///
+    /// # Errors
+    /// `lightning.start_failed`, `store.*`.
+    pub async fn start(&self) -> Result<(), Error> {
+        if let Some(node) = &self.core.lightning {
+            node.start().await?;
+            self.invoices.reconcile().await?;
+            self.settlement.reconcile().await?;
+            let (engine, node) = (self.clone(), node.clone());
+            self.core
+                .executor
+                .spawn(Box::pin(async move { engine.listen(node).await }));
+        }
+        let engine = self.clone();
+        self.core
+            .executor
+            .spawn(Box::pin(async move { engine.work().await }));
+        Ok(())
+    }
+
+    /// Stops the engine's own work and the node, and closes the store. Commands that were begun
+    /// are finished or answered as unknown. Idempotent.
+    ///
+    /// # Errors
+    /// `lightning.*`, `store.*`.
+    pub async fn stop(&self) -> Result<(), Error> {
+        self.life.stopping.store(true, Ordering::SeqCst);
+        self.life.stopped.notify(usize::MAX);
+        if let Some(node) = &self.core.lightning {
+            node.stop().await?;
+        }
+        Ok(self.core.store.close().await?)
+    }
+
+    /// Does the jobs that are due now: for a host that did not [`start`](Self::start) the engine.
+    ///
+    /// # Errors
+    /// `store.*`.
+    pub async fn run_due_jobs(&self) -> Result<JobsRun, Error> {
+        jobs::run_due(&self.core, &self.invoices, &self.settlement).await
+    }
+
+    /// What last went wrong in the engine's own work, if anything did since it went right.
+    pub fn last_problem(&self) -> Option<Error> {
+        match self.life.last_problem.lock() {
+            Ok(problem) => problem.clone(),
+            Err(poisoned) => poisoned.into_inner().clone(),
+        }
+    }
+
+    fn note(&self, problem: Option<Error>) {
+        let mut last = match self.life.last_problem.lock() {
+            Ok(last) => last,
+            Err(poisoned) => poisoned.into_inner(),
+        };
+        *last = problem;
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.life.stopping.load(Ordering::SeqCst)
+    }
+
+    /// Waits, or returns at once when the engine stops.
+    async fn pause(&self, duration: Duration) {
+        let stopped = self.life.stopped.listen();
+        if !self.is_stopping() {
+            let sleep = self.core.executor.sleep(duration);
+            first_of(sleep, Box::pin(stopped)).await;
+        }
+    }
+
+    async fn work(&self) {
+        while !self.is_stopping() {
+            match self.run_due_jobs().await {
+                Ok(run) => match run.failed.into_iter().next() {
+                    Some((_, error)) => self.note(Some(error)),
+                    None if run.done > 0 => self.note(None),
+                    None => {}
+                },
+                Err(error) => self.note(Some(error)),
+            }
+            self.pause(JOBS_EVERY).await;
+        }
+    }
+
+    async fn listen(&self, node: Arc<dyn LightningNode>) {
+        while !self.is_stopping() {
+            let dealt = self.deal_with_next(node.as_ref()).await;
+            let failed = dealt.is_err();
+            self.note(dealt.err());
+            if failed {
+                self.pause(RETRY_AFTER).await;
+            }
+        }
+    }
+
+    /// Deals with one event and acknowledges it **after** the commit: an event that could not be
+    /// dealt with is returned again.
+    async fn deal_with_next(&self, node: &dyn LightningNode) -> Result<(), Error> {
+        match node.next_event().await? {
+            LightningEvent::Claimable {
+                payment_hash,
+                amount_msat,
+            } => {
+                self.invoices.claimable(payment_hash, amount_msat).await?;
+            }
+            LightningEvent::Received {
+                payment_hash,
+                amount_msat,
+            } => {
+                self.invoices.received(payment_hash, amount_msat).await?;
+            }
+            LightningEvent::Sent {
+                payment_hash,
+                fee_msat,
+            } => {
+                self.settlement.sent(payment_hash, fee_msat).await?;
+            }
+            LightningEvent::SendFailed {
+                payment_hash,
+                reason,
+            } => {
+                self.settlement.send_failed(payment_hash, &reason).await?;
+            }
+            LightningEvent::ChannelChanged { .. } | LightningEvent::Other { .. } => {}
+        }
+        node.acknowledge()
+            .await
+            .map_err(|error: LightningError| error.into())
+    }
+}
+
+/// Completes when the first of two futures does.
+async fn first_of(
+    mut left: crate::ports::BoxFuture<'static, ()>,
+    mut right: crate::ports::BoxFuture<'static, ()>,
+) {
+    std::future::poll_fn(|context| {
+        match (left.as_mut().poll(context), right.as_mut().poll(context)) {
+            (std::task::Poll::Pending, std::task::Poll::Pending) => std::task::Poll::Pending,
+            _ => std::task::Poll::Ready(()),
+        }
+    })
+    .await;
+}

@@ -1,0 +1,105 @@
+//! The one error of the crate.
+
+use crate::access::AccessError;
+use crate::cards::CardError;
+use crate::core::CommandError;
+use crate::invoices::InvoiceError;
+use crate::ledger::Refusal;
+use crate::lightning::LightningError;
+use crate::money::MoneyError;
+use crate::ports::EntropyError;
+use crate::rates::RateError;
+use crate::rewards::RewardError;
+use crate::settlement::SettlementError;
+use crate::store::{CommitError, StoreError};
+
+/// Whatever went wrong, as its module's own error. The text (`Display`) is for people;
+/// [`code`](Self::code) is stable and for programs.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// An amount, a rate or a currency.
+    #[error(transparent)]
+    Money(#[from] MoneyError),
+    /// The command itself: its key, or its shape.
+    #[error(transparent)]
+    Command(#[from] CommandError),
+    /// The ledger refused.
+    #[error(transparent)]
+    Ledger(#[from] Refusal),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The node refused or failed.
+    #[error(transparent)]
+    Lightning(#[from] LightningError),
+    /// There is no rate.
+    #[error(transparent)]
+    Rate(#[from] RateError),
+    /// The credential does not allow it.
+    #[error(transparent)]
+    Access(#[from] AccessError),
+    /// An invoice.
+    #[error(transparent)]
+    Invoice(#[from] InvoiceError),
+    /// A card.
+    #[error(transparent)]
+    Card(#[from] CardError),
+    /// A points program.
+    #[error(transparent)]
+    Reward(#[from] RewardError),
+    /// A merchant or a payout.
+    #[error(transparent)]
+    Settlement(#[from] SettlementError),
+    /// The machine gave no randomness.
+    #[error(transparent)]
+    Entropy(#[from] EntropyError),
+}
+
+impl Error {
+    /// The stable, dotted code: `card.frozen`, `ledger.insufficient_funds`. Never changes its
+    /// meaning once published.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Money(error) => error.code(),
+            Self::Command(error) => error.code(),
+            Self::Ledger(error) => error.code(),
+            Self::Store(error) => error.code(),
+            Self::Lightning(error) => error.code(),
+            Self::Rate(error) => error.code(),
+            Self::Access(error) => error.code(),
+            Self::Invoice(error) => error.code(),
+            Self::Card(error) => error.code(),
+            Self::Reward(error) => error.code(),
+            Self::Settlement(error) => error.code(),
+            Self::Entropy(_) => "entropy.failed",
+        }
+    }
+
+    /// True when the same call, **with the same key**, may succeed later.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Store(error) => error.is_retryable(),
+            Self::Lightning(error) => error.is_retryable(),
+            Self::Rate(error) => error.is_retryable(),
+            Self::Ledger(refusal) => refusal.should_decide_again(),
+            Self::Command(error) => error.is_retryable(),
+            Self::Entropy(_) => true,
+            _ => false,
+        }
+    }
+
+    /// The text for a person, in English.
+    pub fn detail(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl From<CommitError> for Error {
+    fn from(error: CommitError) -> Self {
+        match error {
+            CommitError::Refused(refusal) => refusal.into(),
+            CommitError::Store(error) => error.into(),
+        }
+    }
+}

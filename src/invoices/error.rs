@@ -1,0 +1,24 @@
+//! What can be wrong with an invoice.
+
+use crate::ids::InvoiceId;
+
+/// An invoice could not be made or found. Nothing was changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvoiceError {
+    /// No such invoice. `invoice.not_found`.
+    #[error("there is no invoice {invoice}")]
+    NotFound {
+        /// Which.
+        invoice: InvoiceId,
+    },
+}
+
+impl InvoiceError {
+    /// The stable code of this error.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::NotFound { .. } => "invoice.not_found",
+        }
+    }
+}

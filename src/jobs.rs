@@ -1,0 +1,62 @@
+//! Work that waits for its time: picked up under a lease, so that a crash only delays it.
+
+use crate::Error;
+use crate::core::Core;
+use crate::invoices::{self, Invoices};
+use crate::ledger::DueJob;
+use crate::settlement::{self, Settlement};
+
+/// The most jobs taken at once.
+const MAX_JOBS: usize = 100;
+
+/// What was done.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct JobsRun {
+    /// How many jobs were done.
+    pub done: usize,
+    /// What failed; these jobs are tried again when their lease ends.
+    pub failed: Vec<(String, Error)>,
+}
+
+/// Does what is due now.
+pub(crate) async fn run_due(
+    core: &Core,
+    invoices: &Invoices,
+    settlement: &Settlement,
+) -> Result<JobsRun, Error> {
+    let now_ms = core.clock.now_ms();
+    let lease_until_ms = now_ms.saturating_add(core.settings.job_lease_ms);
+    let mut run = JobsRun::default();
+    for job in core
+        .store
+        .lease_due(now_ms, lease_until_ms, MAX_JOBS)
+        .await?
+    {
+        match do_job(&job, invoices, settlement).await {
+            Ok(()) => run.done += 1,
+            Err(error) => run
+                .failed
+                .push((format!("{} {}", job.kind, job.object), error)),
+        }
+    }
+    Ok(run)
+}
+
+async fn do_job(job: &DueJob, invoices: &Invoices, settlement: &Settlement) -> Result<(), Error> {
+    let unreadable = || crate::store::StoreError::Corrupt {
+        reason: format!("no job {} {}", job.kind, job.object),
+    };
+    match job.kind.as_str() {
+        invoices::EXPIRE_JOB => {
+            invoices
+                .expire(job.object.parse().map_err(|_| unreadable())?)
+                .await
+        }
+        settlement::CHECK_JOB => {
+            settlement
+                .check(job.object.parse().map_err(|_| unreadable())?)
+                .await
+        }
+        _ => Err(unreadable().into()),
+    }
+}

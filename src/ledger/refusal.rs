@@ -1,0 +1,184 @@
+//! Why a batch was not committed.
+
+use super::account::Account;
+use crate::ids::TransferId;
+
+/// The first guard of a batch that did not hold. Nothing of the batch was done.
+///
+/// `step` is the place of the step in the batch, from zero.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// The idempotency key was used for another request. `ledger.key_reused`.
+    #[error("the idempotency key was used for another request")]
+    KeyReused,
+    /// A document changed since it was read; decide again. `ledger.conflict`.
+    #[error("{collection} {id} changed since it was read")]
+    Conflict {
+        /// The place of the step.
+        step: usize,
+        /// The collection.
+        collection: &'static str,
+        /// The document.
+        id: String,
+    },
+    /// A transfer of zero or less. `ledger.not_positive`.
+    #[error("an amount of {amount} cannot be moved")]
+    NotPositive {
+        /// The place of the step.
+        step: usize,
+        /// What was asked.
+        amount: i64,
+    },
+    /// The two accounts are one, or their assets differ. `ledger.accounts_do_not_fit`.
+    #[error("{debit} and {credit} cannot stand in one transfer")]
+    AccountsDoNotFit {
+        /// The place of the step.
+        step: usize,
+        /// The account to debit.
+        debit: Account,
+        /// The account to credit.
+        credit: Account,
+    },
+    /// The id stands in the books already. `ledger.duplicate_id`.
+    #[error("{id} stands in the books already")]
+    DuplicateId {
+        /// The place of the step.
+        step: usize,
+        /// The transfer or hold.
+        id: TransferId,
+    },
+    /// The account would go below its floor. `ledger.insufficient_funds`.
+    #[error("{account} has {available} to spend, {needed} is needed")]
+    InsufficientFunds {
+        /// The place of the step.
+        step: usize,
+        /// The account.
+        account: Account,
+        /// What it can spend, holds counted.
+        available: i64,
+        /// What was asked.
+        needed: i64,
+    },
+    /// The account would go above its ceiling. `ledger.ceiling_reached`.
+    #[error("{account} may come to {ceiling} at most")]
+    CeilingReached {
+        /// The place of the step.
+        step: usize,
+        /// The account.
+        account: Account,
+        /// The most it may come to.
+        ceiling: i64,
+    },
+    /// A total would leave the range of an amount. `ledger.overflow`.
+    #[error("{account} would overflow")]
+    Overflow {
+        /// The place of the step.
+        step: usize,
+        /// The account.
+        account: Account,
+    },
+    /// No such hold, or it was captured or released. `ledger.hold_not_open`.
+    #[error("the hold {id} is not open")]
+    HoldNotOpen {
+        /// The place of the step.
+        step: usize,
+        /// The hold.
+        id: TransferId,
+    },
+    /// The hold ended before this commit. `ledger.hold_expired`.
+    #[error("the hold {id} ended at {expired_at_ms}")]
+    HoldExpired {
+        /// The place of the step.
+        step: usize,
+        /// The hold.
+        id: TransferId,
+        /// When it ended.
+        expired_at_ms: i64,
+    },
+    /// More than what is left of the hold. `ledger.hold_exceeded`.
+    #[error("the hold {id} has {remaining} left, {asked} was asked")]
+    HoldExceeded {
+        /// The place of the step.
+        step: usize,
+        /// The hold.
+        id: TransferId,
+        /// What is left of it.
+        remaining: i64,
+        /// What was asked.
+        asked: i64,
+    },
+    /// The name is taken, for ever. `ledger.already_claimed`.
+    #[error("{name} was claimed by {by}")]
+    AlreadyClaimed {
+        /// The place of the step.
+        step: usize,
+        /// The name.
+        name: String,
+        /// Whoever has it.
+        by: String,
+    },
+    /// The counter is not above the last one. `ledger.counter_not_advanced`.
+    #[error("the counter {counter} stands at {current}, {given} is not above it")]
+    CounterNotAdvanced {
+        /// The place of the step.
+        step: usize,
+        /// The counter.
+        counter: String,
+        /// Where it stands.
+        current: i64,
+        /// What was given.
+        given: i64,
+    },
+    /// A limit within a window of time is used up. `ledger.usage_exceeded`.
+    #[error("{subject}: {used} of {limit} is used, {asked} more was asked")]
+    UsageExceeded {
+        /// The place of the step.
+        step: usize,
+        /// What is limited.
+        subject: String,
+        /// The limit.
+        limit: i64,
+        /// What was used before.
+        used: i64,
+        /// What was asked.
+        asked: i64,
+    },
+    /// The commit fell outside the window it was decided for; decide again.
+    /// `ledger.outside_window`.
+    #[error("{subject}: the window is over")]
+    OutsideWindow {
+        /// The place of the step.
+        step: usize,
+        /// What is limited.
+        subject: String,
+    },
+}
+
+impl Refusal {
+    /// The stable code of this refusal.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::KeyReused => "ledger.key_reused",
+            Self::Conflict { .. } => "ledger.conflict",
+            Self::NotPositive { .. } => "ledger.not_positive",
+            Self::AccountsDoNotFit { .. } => "ledger.accounts_do_not_fit",
+            Self::DuplicateId { .. } => "ledger.duplicate_id",
+            Self::InsufficientFunds { .. } => "ledger.insufficient_funds",
+            Self::CeilingReached { .. } => "ledger.ceiling_reached",
+            Self::Overflow { .. } => "ledger.overflow",
+            Self::HoldNotOpen { .. } => "ledger.hold_not_open",
+            Self::HoldExpired { .. } => "ledger.hold_expired",
+            Self::HoldExceeded { .. } => "ledger.hold_exceeded",
+            Self::AlreadyClaimed { .. } => "ledger.already_claimed",
+            Self::CounterNotAdvanced { .. } => "ledger.counter_not_advanced",
+            Self::UsageExceeded { .. } => "ledger.usage_exceeded",
+            Self::OutsideWindow { .. } => "ledger.outside_window",
+        }
+    }
+
+    /// True when what was read has changed and the same command should be decided again.
+    pub fn should_decide_again(&self) -> bool {
+        matches!(self, Self::Conflict { .. } | Self::OutsideWindow { .. })
+    }
+}

@@ -1,0 +1,69 @@
+//! What a store keeps, as [`apply`](super::apply) sees it.
+
+use super::account::Account;
+use super::balance::Balance;
+use super::batch::{Commit, DueJob, NewDocument, NewEvent, UsageWindow};
+use super::transfer::{HoldState, TransferRow};
+use crate::ids::{BatchId, TransferId};
+
+/// The tables of a store, within one open atomic change.
+///
+/// These are plain reads and writes: every rule is in [`apply`](super::apply), so that all stores
+/// have the same ones. A store undoes the whole change when `apply` answers an error.
+pub trait State {
+    /// What the store itself can fail with.
+    type Error;
+
+    /// The commit under this batch id, if it was done.
+    fn commit_of_batch(&mut self, batch: BatchId) -> Result<Option<Commit>, Self::Error>;
+    /// Writes down that a batch was done.
+    fn put_commit(&mut self, batch: BatchId, commit: &Commit) -> Result<(), Self::Error>;
+
+    /// The command under this scope: its fingerprint and how it was committed.
+    fn command(&mut self, scope: &str) -> Result<Option<(String, Commit)>, Self::Error>;
+    /// Writes a command down.
+    fn put_command(
+        &mut self,
+        scope: &str,
+        fingerprint: &str,
+        commit: &Commit,
+    ) -> Result<(), Self::Error>;
+
+    /// The totals of an account; all zero for one that was never used.
+    fn balance(&mut self, account: &Account) -> Result<Balance, Self::Error>;
+    /// Sets the totals of an account.
+    fn put_balance(&mut self, account: &Account, balance: &Balance) -> Result<(), Self::Error>;
+    /// True when a transfer or a hold has this id.
+    fn transfer_exists(&mut self, id: TransferId) -> Result<bool, Self::Error>;
+    /// Appends a transfer; the store gives it its position.
+    fn append_transfer(&mut self, row: &TransferRow) -> Result<(), Self::Error>;
+    /// A hold, open or not.
+    fn hold(&mut self, id: TransferId) -> Result<Option<HoldState>, Self::Error>;
+    /// Writes a hold.
+    fn put_hold(&mut self, hold: &HoldState) -> Result<(), Self::Error>;
+
+    /// The version of a document; 0 when there is none.
+    fn document_version(&mut self, collection: &str, id: &str) -> Result<i64, Self::Error>;
+    /// Writes a document and its index keys at `version`.
+    fn put_document(&mut self, document: &NewDocument, version: i64) -> Result<(), Self::Error>;
+
+    /// Whoever has the name.
+    fn claim(&mut self, name: &str) -> Result<Option<String>, Self::Error>;
+    /// Gives the name away.
+    fn put_claim(&mut self, name: &str, by: &str) -> Result<(), Self::Error>;
+    /// Where a counter stands.
+    fn counter(&mut self, name: &str) -> Result<Option<i64>, Self::Error>;
+    /// Moves a counter.
+    fn put_counter(&mut self, name: &str, value: i64) -> Result<(), Self::Error>;
+    /// What was used within a window.
+    fn usage(&mut self, window: &UsageWindow) -> Result<i64, Self::Error>;
+    /// Sets what was used within a window.
+    fn put_usage(&mut self, window: &UsageWindow, used: i64) -> Result<(), Self::Error>;
+
+    /// Appends an event; the store gives it its position.
+    fn append_event(&mut self, event: &NewEvent, at_ms: i64) -> Result<(), Self::Error>;
+    /// Sets a job; its lease, if any, ends.
+    fn put_due(&mut self, job: &DueJob) -> Result<(), Self::Error>;
+    /// Takes a job away.
+    fn remove_due(&mut self, kind: &str, object: &str) -> Result<(), Self::Error>;
+}

@@ -1,0 +1,209 @@
+//! What the books say as a whole.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+use crate::access::Credential;
+use crate::core::{Answer, Core};
+use crate::ledger::{Account, Balance, Side};
+use crate::money::Asset;
+use crate::store::MAX_PAGE;
+
+/// One line of the trial balance.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrialBalanceLine {
+    /// The account.
+    pub account: Account,
+    /// The side on which it grows.
+    pub side: Side,
+    /// Its balance, counted towards that side, in the asset's unit.
+    pub balance: i128,
+    /// All debits and credits, those on hold apart.
+    pub totals: Balance,
+}
+
+/// The totals of one asset.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AssetTotals {
+    /// All debits that were posted.
+    pub debits: i128,
+    /// All credits that were posted.
+    pub credits: i128,
+    /// All debits on hold.
+    pub debits_pending: i128,
+    /// All credits on hold.
+    pub credits_pending: i128,
+}
+
+/// Every account that was ever used, and the totals of each asset.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrialBalance {
+    /// The accounts, in the order of their text.
+    pub lines: Vec<TrialBalanceLine>,
+    /// The totals by asset.
+    pub totals: BTreeMap<Asset, AssetTotals>,
+}
+
+impl TrialBalance {
+    /// True when debits equal credits for every asset, posted and on hold.
+    pub fn is_balanced(&self) -> bool {
+        self.totals.values().all(|totals| {
+            totals.debits == totals.credits && totals.debits_pending == totals.credits_pending
+        })
+    }
+}
+
+/// A control account beside what it mirrors.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Control {
+    /// The control account.
+    pub account: Account,
+    /// What the books say.
+    pub booked_msat: i64,
+    /// What is on hold and would raise it.
+    pub incoming_msat: i64,
+    /// What is on hold and would lower it.
+    pub outgoing_msat: i64,
+    /// What the node says.
+    pub actual_msat: i64,
+    /// The node's figure less the books'. Between `-outgoing_msat` and `incoming_msat` it can be
+    /// explained by what is on its way; else a person should look.
+    pub difference_msat: i64,
+}
+
+impl Control {
+    /// True when nothing but what is on its way can be the difference.
+    pub fn is_explained(&self) -> bool {
+        (-self.outgoing_msat..=self.incoming_msat).contains(&self.difference_msat)
+    }
+}
+
+/// The books beside the world.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Audit {
+    /// Debits equal credits for every asset.
+    pub is_balanced: bool,
+    /// The control accounts.
+    pub controls: Vec<Control>,
+}
+
+/// The handle for reports.
+#[derive(Clone)]
+pub struct Reports {
+    core: Arc<Core>,
+}
+
+impl Reports {
+    pub(crate) fn new(core: Arc<Core>) -> Self {
+        Self { core }
+    }
+
+    /// The trial balance. Issuer only.
+    ///
+    /// It is read in pages: while money moves, lines of different commits can stand beside each
+    /// other.
+    ///
+    /// # Errors
+    /// `access.*`, `store.*`.
+    pub async fn trial_balance(
+        &self,
+        credential: &Credential,
+    ) -> Result<Answer<TrialBalance>, Error> {
+        self.core.authenticate(credential).await?.require_issuer()?;
+        let as_of_ms = self.core.clock.now_ms();
+        let mut report = TrialBalance {
+            lines: Vec::new(),
+            totals: BTreeMap::new(),
+        };
+        let mut after = None;
+        loop {
+            let page = self.core.store.balances(after, MAX_PAGE).await?;
+            let Some((last, _)) = page.last() else { break };
+            after = Some(*last);
+            for (account, balance) in page {
+                add(&mut report, account, balance);
+            }
+        }
+        Ok(Answer {
+            as_of_ms,
+            value: report,
+        })
+    }
+
+    /// The totals of one account. Issuer only.
+    ///
+    /// # Errors
+    /// `access.*`, `store.*`.
+    pub async fn account(
+        &self,
+        credential: &Credential,
+        account: Account,
+    ) -> Result<Answer<Balance>, Error> {
+        self.core.authenticate(credential).await?.require_issuer()?;
+        let as_of_ms = self.core.clock.now_ms();
+        Ok(Answer {
+            as_of_ms,
+            value: self.core.store.balance(&account).await?,
+        })
+    }
+
+    /// Compares the books with themselves and the control accounts with the node. Issuer only.
+    ///
+    /// # Errors
+    /// `access.*`, `store.*`, `lightning.*`.
+    pub async fn audit(&self, credential: &Credential) -> Result<Answer<Audit>, Error> {
+        let books = self.trial_balance(credential).await?;
+        let node = self.core.node()?.balances().await?;
+        let mut controls = Vec::new();
+        for (account, actual_msat) in [
+            (Account::node_channels(), node.channels_msat),
+            (
+                Account::node_onchain(),
+                node.onchain_msat.saturating_add(node.closing_msat),
+            ),
+        ] {
+            let balance = self.core.store.balance(&account).await?;
+            controls.push(control(account, balance, actual_msat));
+        }
+        let value = Audit {
+            is_balanced: books.is_balanced(),
+            controls,
+        };
+        Ok(Answer {
+            as_of_ms: books.as_of_ms,
+            value,
+        })
+    }
+}
+
+fn add(report: &mut TrialBalance, account: Account, totals: Balance) {
+    let side = account.kind().side();
+    let sums = report.totals.entry(account.asset()).or_default();
+    sums.debits += totals.debits_posted;
+    sums.credits += totals.credits_posted;
+    sums.debits_pending += i128::from(totals.debits_pending);
+    sums.credits_pending += i128::from(totals.credits_pending);
+    let balance = totals.posted(side);
+    report.lines.push(TrialBalanceLine {
+        account,
+        side,
+        balance,
+        totals,
+    });
+}
+
+fn control(account: Account, balance: Balance, actual_msat: i64) -> Control {
+    let side = account.kind().side();
+    let booked_msat = i64::try_from(balance.posted(side)).unwrap_or(i64::MAX);
+    Control {
+        account,
+        booked_msat,
+        incoming_msat: balance.debits_pending,
+        outgoing_msat: balance.credits_pending,
+        actual_msat,
+        difference_msat: actual_msat.saturating_sub(booked_msat),
+    }
+}

@@ -1,0 +1,261 @@
+//! Reward points: given by a sale in the sale's own commit, redeemed for money on the card.
+//!
+//! Points are never a promise without money behind it: when a sale earns them, their value moves
+//! from the merchant's payable into the program's fund, and a redemption takes it from there.
+
+mod error;
+mod model;
+mod rules;
+
+use std::sync::Arc;
+
+use crate::Error;
+use crate::access::Credential;
+use crate::cards;
+use crate::core::{Answer, CommandError, Core, Decision, Executed, Loaded, check_text, emit, put};
+use crate::ids::{CardId, ProgramId, RedemptionId, TransferId};
+use crate::ledger::{Account, Refusal, Step};
+use crate::money::MoneyError;
+use crate::settlement::{self, Merchant};
+
+pub use error::RewardError;
+pub use model::{CreateProgram, PointsBalance, Program, RedeemPoints, Redemption};
+
+const PROGRAMS: &str = "program";
+const MAX_BPS: u32 = 10_000;
+
+/// The handle for reward points.
+#[derive(Clone)]
+pub struct Rewards {
+    core: Arc<Core>,
+}
+
+impl Rewards {
+    pub(crate) fn new(core: Arc<Core>) -> Self {
+        Self { core }
+    }
+
+    /// Makes a points program; the merchant's card sales earn points from now on. Issuer only.
+    ///
+    /// # Errors
+    /// `settlement.merchant_not_found`, `reward.merchant_has_program`, `command.*`, `access.*`.
+    pub async fn create(
+        &self,
+        credential: &Credential,
+        command: CreateProgram,
+    ) -> Result<Answer<Program>, Error> {
+        let (rewards, credential) = (self.clone(), credential.clone());
+        self.core
+            .detached(async move {
+                let caller = rewards.core.authenticate(&credential).await?;
+                caller.require_issuer()?;
+                check_program(&command)?;
+                let executed: Executed<Program> = rewards
+                    .core
+                    .execute(&caller, "rewards.create", &command.key, &command, || {
+                        rewards.decide_create(&command)
+                    })
+                    .await?;
+                Ok(executed.answer)
+            })
+            .await
+    }
+
+    async fn decide_create(&self, command: &CreateProgram) -> Result<Decision<Program>, Error> {
+        let merchant = settlement::load_merchant(&self.core, command.merchant).await?;
+        if let Some(program) = merchant.value.program {
+            return Err(RewardError::MerchantHasProgram { program }.into());
+        }
+        let program = Program {
+            id: self.core.new_id(ProgramId::from_parts)?,
+            merchant: command.merchant,
+            name: command.name.clone(),
+            earn_bps: command.earn_bps,
+            point_value_msat: command.point_value_msat,
+            created_at_ms: self.core.clock.now_ms(),
+        };
+        let id = program.id.to_string();
+        let after = Merchant {
+            program: Some(program.id),
+            ..merchant.value
+        };
+        let steps = vec![
+            put(PROGRAMS, id.clone(), 0, &program, Vec::new())?,
+            settlement::write_merchant(&after, merchant.version)?,
+            emit("program.created", id, &program)?,
+        ];
+        Ok(Decision {
+            steps,
+            answer: program,
+        })
+    }
+
+    /// A program.
+    ///
+    /// # Errors
+    /// `reward.program_not_found`, `access.*`.
+    pub async fn get(
+        &self,
+        credential: &Credential,
+        program: ProgramId,
+    ) -> Result<Answer<Program>, Error> {
+        self.core.authenticate(credential).await?;
+        let as_of_ms = self.core.clock.now_ms();
+        Ok(Answer {
+            as_of_ms,
+            value: load(&self.core, program).await?.value,
+        })
+    }
+
+    /// The points on a card. Its holder, the issuer, or any till.
+    ///
+    /// # Errors
+    /// `reward.program_not_found`, `access.*`.
+    pub async fn points(
+        &self,
+        credential: &Credential,
+        card: CardId,
+        program: ProgramId,
+    ) -> Result<Answer<PointsBalance>, Error> {
+        let caller = self.core.authenticate(credential).await?;
+        if caller.require_till().is_err() {
+            caller.require_issuer_or_holder(card)?;
+        }
+        let as_of_ms = self.core.clock.now_ms();
+        let program = load(&self.core, program).await?.value;
+        let account = Account::points_balance(card, program.id);
+        let balance = self.core.store.balance(&account).await?;
+        let points = i64::try_from(balance.available(account.kind().side()))
+            .map_err(|_| MoneyError::Overflow)?;
+        let value_msat = rules::value_of(&program, points)?;
+        let value = PointsBalance {
+            card,
+            program: program.id,
+            points,
+            value_msat,
+        };
+        Ok(Answer { as_of_ms, value })
+    }
+
+    /// Turns points into money on the card that has them. Its holder, or the issuer.
+    ///
+    /// # Errors
+    /// `reward.program_not_found`, `reward.insufficient_points`, `card.frozen`,
+    /// `money.not_positive`, `access.*`.
+    pub async fn redeem(
+        &self,
+        credential: &Credential,
+        command: RedeemPoints,
+    ) -> Result<Answer<Redemption>, Error> {
+        let (rewards, credential) = (self.clone(), credential.clone());
+        self.core
+            .detached(async move {
+                let caller = rewards.core.authenticate(&credential).await?;
+                caller.require_issuer_or_holder(command.card)?;
+                if command.points <= 0 {
+                    return Err(MoneyError::NotPositive {
+                        minor: command.points,
+                    }
+                    .into());
+                }
+                let executed: Executed<Redemption> = rewards
+                    .core
+                    .execute(&caller, "rewards.redeem", &command.key, &command, || {
+                        rewards.decide_redeem(&command)
+                    })
+                    .await
+                    .map_err(refused)?;
+                Ok(executed.answer)
+            })
+            .await
+    }
+
+    async fn decide_redeem(&self, command: &RedeemPoints) -> Result<Decision<Redemption>, Error> {
+        let core = &self.core;
+        let card = cards::load_active(core, command.card).await?;
+        let program = load(core, command.program).await?;
+        let redemption = Redemption {
+            id: core.new_id(RedemptionId::from_parts)?,
+            card: command.card,
+            program: command.program,
+            points: command.points,
+            amount_msat: rules::value_of(&program.value, command.points)?,
+        };
+        let (points, money) = (
+            core.new_id(TransferId::from_parts)?,
+            core.new_id(TransferId::from_parts)?,
+        );
+        let mut steps = vec![cards::guard(&card), guard(&program)];
+        let ceiling = card.value.limits.max_balance_msat;
+        steps.extend(rules::redeem(&redemption, points, money, ceiling)?);
+        Ok(Decision {
+            steps,
+            answer: redemption,
+        })
+    }
+}
+
+fn check_program(command: &CreateProgram) -> Result<(), Error> {
+    check_text("name", &command.name, 100, "100 characters")?;
+    if command.earn_bps == 0 || command.earn_bps > MAX_BPS {
+        let (field, bounds) = ("earn_bps", "1 to 10,000");
+        return Err(CommandError::OutOfBounds { field, bounds }.into());
+    }
+    if command.point_value_msat <= 0 || command.point_value_msat > crate::money::MAX_MSAT {
+        let (field, bounds) = ("point_value_msat", "1 msat to 21 million bitcoin");
+        return Err(CommandError::OutOfBounds { field, bounds }.into());
+    }
+    Ok(())
+}
+
+fn refused(error: Error) -> Error {
+    match error {
+        // The points are the first thing taken; the fund behind them always has their value.
+        Error::Ledger(Refusal::InsufficientFunds {
+            account,
+            available,
+            needed,
+            ..
+        }) if matches!(account.asset(), crate::money::Asset::Points(_)) => {
+            RewardError::InsufficientPoints { available, needed }.into()
+        }
+        other => other,
+    }
+}
+
+async fn load(core: &Core, program: ProgramId) -> Result<Loaded<Program>, Error> {
+    core.load(PROGRAMS, &program.to_string())
+        .await?
+        .ok_or(RewardError::ProgramNotFound { program }.into())
+}
+
+fn guard(program: &Loaded<Program>) -> Step {
+    let id = program.value.id.to_string();
+    Step::Require {
+        collection: PROGRAMS,
+        id,
+        version: program.version,
+    }
+}
+
+/// What a sale of this merchant earns a card; `None` where the merchant has no program.
+pub(crate) async fn accrual(
+    core: &Core,
+    merchant: &Merchant,
+    card: CardId,
+    amount_msat: i64,
+) -> Result<Option<rules::Accrual>, Error> {
+    let Some(program) = merchant.program else {
+        return Ok(None);
+    };
+    let program = load(core, program).await?;
+    let points = rules::points_for(&program.value, amount_msat)?;
+    Ok(Some(rules::Accrual {
+        program: program.value.id,
+        points,
+        value_msat: rules::value_of(&program.value, points)?,
+        guard: guard(&program),
+        merchant: merchant.id,
+        card,
+    }))
+}

@@ -1,0 +1,69 @@
+//! Why a merchant or a payout was refused.
+
+use crate::ids::{CredentialId, MerchantId, PayoutId};
+
+/// A merchant, a till or a payout was refused. Nothing was changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SettlementError {
+    /// No such merchant. `settlement.merchant_not_found`.
+    #[error("there is no merchant {merchant}")]
+    MerchantNotFound {
+        /// Which.
+        merchant: MerchantId,
+    },
+    /// No such till. `settlement.till_not_found`.
+    #[error("there is no till {till}")]
+    TillNotFound {
+        /// Which.
+        till: CredentialId,
+    },
+    /// No such payout. `settlement.payout_not_found`.
+    #[error("there is no payout {payout}")]
+    PayoutNotFound {
+        /// Which.
+        payout: PayoutId,
+    },
+    /// The merchant's balance does not cover amount and fee. `settlement.insufficient_balance`.
+    #[error("the merchant has {available_msat} msat, {needed_msat} msat is needed")]
+    InsufficientBalance {
+        /// What can be paid out.
+        available_msat: i64,
+        /// What was asked, and the fee.
+        needed_msat: i64,
+    },
+    /// The invoice has no amount. `settlement.no_amount`.
+    #[error("the invoice has no amount in it")]
+    NoAmount,
+    /// The invoice's time is over. `settlement.invoice_expired`.
+    #[error("the invoice expired at {expired_at_ms}")]
+    InvoiceExpired {
+        /// When.
+        expired_at_ms: i64,
+    },
+    /// The invoice was paid, or tried, by a payout before. `settlement.invoice_used`.
+    #[error("the invoice was used by {by}")]
+    InvoiceUsed {
+        /// The payout.
+        by: String,
+    },
+    /// The invoice is one of this engine's own. `settlement.own_invoice`.
+    #[error("the invoice is one of this engine's own")]
+    OwnInvoice,
+}
+
+impl SettlementError {
+    /// The stable code of this error.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::MerchantNotFound { .. } => "settlement.merchant_not_found",
+            Self::TillNotFound { .. } => "settlement.till_not_found",
+            Self::PayoutNotFound { .. } => "settlement.payout_not_found",
+            Self::InsufficientBalance { .. } => "settlement.insufficient_balance",
+            Self::NoAmount => "settlement.no_amount",
+            Self::InvoiceExpired { .. } => "settlement.invoice_expired",
+            Self::InvoiceUsed { .. } => "settlement.invoice_used",
+            Self::OwnInvoice => "settlement.own_invoice",
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! The node's state in the same file, written in the same flushes.
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::SqliteStore;
+use super::tasks::run_task;
+use super::writer::Lane;
+use crate::ports::BoxFuture;
+use crate::store::{KeyPath, KeyValue, KeyValueWrite, StoreError};
+
+impl KeyValue for SqliteStore {
+    fn begin_epoch(&self) -> BoxFuture<'static, Result<u64, StoreError>> {
+        let begun = run_task(&self.shared.queue, Lane::Node, |connection, _| {
+            connection.query_row(
+                "INSERT INTO settings (name, value) VALUES ('node_epoch', 1)
+                 ON CONFLICT (name) DO UPDATE SET value = value + 1 RETURNING value",
+                [],
+                |row| row.get::<_, i64>(0),
+            )
+        });
+        Box::pin(async move { begun.await.map(i64::cast_unsigned) })
+    }
+
+    fn write(
+        &self,
+        epoch: u64,
+        change: KeyValueWrite,
+    ) -> BoxFuture<'static, Result<(), StoreError>> {
+        let written = run_task(&self.shared.queue, Lane::Node, move |connection, _| {
+            let current = current_epoch(connection)?;
+            if current != epoch {
+                return Ok(Err(StoreError::Fenced {
+                    given: epoch,
+                    current,
+                }));
+            }
+            put_or_remove(connection, &change).map(Ok)
+        });
+        Box::pin(async move { written.await? })
+    }
+
+    fn read(&self, path: KeyPath) -> BoxFuture<'static, Result<Option<Vec<u8>>, StoreError>> {
+        let store = self.clone();
+        Box::pin(async move {
+            store
+                .read(move |connection| {
+                    connection
+                        .prepare_cached(
+                            "SELECT value FROM node_state WHERE primary_namespace = ?1
+                             AND secondary_namespace = ?2 AND key = ?3",
+                        )?
+                        .query_row([&path.primary, &path.secondary, &path.key], |row| {
+                            row.get(0)
+                        })
+                        .optional()
+                })
+                .await
+        })
+    }
+
+    fn list(
+        &self,
+        primary: String,
+        secondary: String,
+    ) -> BoxFuture<'static, Result<Vec<String>, StoreError>> {
+        let store = self.clone();
+        Box::pin(async move {
+            store
+                .read(move |connection| {
+                    connection
+                        .prepare_cached(
+                            "SELECT key FROM node_state WHERE primary_namespace = ?1
+                             AND secondary_namespace = ?2 ORDER BY key",
+                        )?
+                        .query_map([primary, secondary], |row| row.get(0))?
+                        .collect()
+                })
+                .await
+        })
+    }
+}
+
+fn current_epoch(connection: &Connection) -> Result<u64, rusqlite::Error> {
+    connection
+        .prepare_cached(
+            "SELECT coalesce((SELECT value FROM settings WHERE name = 'node_epoch'), 0)",
+        )?
+        .query_row([], |row| row.get::<_, i64>(0))
+        .map(i64::cast_unsigned)
+}
+
+fn put_or_remove(connection: &Connection, change: &KeyValueWrite) -> Result<(), rusqlite::Error> {
+    match change {
+        KeyValueWrite::Put { path, value } => connection
+            .prepare_cached(
+                "INSERT INTO node_state (primary_namespace, secondary_namespace, key, value)
+                 VALUES (?1, ?2, ?3, ?4)
+                 ON CONFLICT (primary_namespace, secondary_namespace, key)
+                 DO UPDATE SET value = ?4",
+            )?
+            .execute(params![path.primary, path.secondary, path.key, value])
+            .map(drop),
+        KeyValueWrite::Remove { path } => connection
+            .prepare_cached(
+                "DELETE FROM node_state WHERE primary_namespace = ?1
+                 AND secondary_namespace = ?2 AND key = ?3",
+            )?
+            .execute([&path.primary, &path.secondary, &path.key])
+            .map(drop),
+    }
+}

@@ -1,0 +1,97 @@
+//! What the writer is asked to do.
+
+use futures_channel::oneshot;
+use rusqlite::Connection;
+
+use super::state::SqliteState;
+use super::writer::{Lane, Queue, Ran, Task};
+use crate::ledger::{ApplyError, Batch, Commit, apply};
+use crate::store::{CommitError, StoreError};
+
+/// A batch of the ledger.
+pub(super) struct CommitTask {
+    batch: Batch,
+    result: Option<Result<Commit, CommitError>>,
+    answer: oneshot::Sender<Result<Commit, CommitError>>,
+}
+
+impl CommitTask {
+    pub(super) fn new(batch: Batch) -> (Self, oneshot::Receiver<Result<Commit, CommitError>>) {
+        let (answer, answered) = oneshot::channel();
+        (
+            Self {
+                batch,
+                result: None,
+                answer,
+            },
+            answered,
+        )
+    }
+}
+
+impl Task for CommitTask {
+    fn run(&mut self, connection: &Connection, at_ms: i64) -> Result<Ran, rusqlite::Error> {
+        match apply(&mut SqliteState(connection), &self.batch, at_ms) {
+            Ok(commit) => {
+                self.result = Some(Ok(commit));
+                Ok(Ran::Keep)
+            }
+            Err(ApplyError::Refused(refusal)) => {
+                self.result = Some(Err(refusal.into()));
+                Ok(Ran::Undo)
+            }
+            Err(ApplyError::Store(error)) => Err(error),
+        }
+    }
+
+    fn finish(self: Box<Self>, outcome: Result<(), StoreError>) {
+        let result = match (outcome, self.result) {
+            (Ok(()), Some(result)) => result,
+            (Err(error), _) => Err(error.into()),
+            (Ok(()), None) => Err(StoreError::OutcomeUnknown.into()),
+        };
+        // A caller that went away finds its commit by asking again.
+        drop(self.answer.send(result));
+    }
+}
+
+/// Any other change, as a function that can run again.
+struct FunctionTask<T, F> {
+    change: F,
+    result: Option<T>,
+    answer: oneshot::Sender<Result<T, StoreError>>,
+}
+
+impl<T, F> Task for FunctionTask<T, F>
+where
+    T: Send,
+    F: FnMut(&Connection, i64) -> Result<T, rusqlite::Error> + Send,
+{
+    fn run(&mut self, connection: &Connection, at_ms: i64) -> Result<Ran, rusqlite::Error> {
+        self.result = Some((self.change)(connection, at_ms)?);
+        Ok(Ran::Keep)
+    }
+
+    fn finish(self: Box<Self>, outcome: Result<(), StoreError>) {
+        let Self { result, answer, .. } = *self;
+        drop(answer.send(outcome.and_then(|()| result.ok_or(StoreError::OutcomeUnknown))));
+    }
+}
+
+/// Queues a change **now** and returns what it will have answered.
+pub(super) fn run_task<T: Send + 'static>(
+    queue: &Queue,
+    lane: Lane,
+    change: impl FnMut(&Connection, i64) -> Result<T, rusqlite::Error> + Send + 'static,
+) -> impl Future<Output = Result<T, StoreError>> + Send + 'static {
+    let (answer, answered) = oneshot::channel();
+    queue.push(
+        lane,
+        Box::new(FunctionTask {
+            change,
+            result: None,
+            answer,
+        }),
+    );
+    async move { answered.await.unwrap_or(Err(StoreError::OutcomeUnknown)) }
+}

@@ -1,0 +1,203 @@
+//! The one thread that writes, and group commit.
+//!
+//! All that waits when the thread looks is done in one transaction and one flush; each task runs
+//! in a savepoint, so that one refused batch does not take the others with it. The thread calls
+//! nothing outside the store: it can always finish, whatever waits for it.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+
+use event_listener::Event;
+use rusqlite::Connection;
+
+use super::sql_error;
+use crate::store::StoreError;
+
+/// The most tasks in one transaction: bounds how long the first of them waits.
+const MAX_GROUP: usize = 1_024;
+/// The most batches that may wait; further ones are refused as busy.
+const MAX_WAITING_BATCHES: usize = 65_536;
+/// The most node writes that may wait. Far above what a node has in flight.
+const MAX_WAITING_NODE_WRITES: usize = 262_144;
+
+/// What a task wants done with what it wrote.
+pub(super) enum Ran {
+    /// Commit it.
+    Keep,
+    /// Undo it; the task knows why.
+    Undo,
+}
+
+/// Work for the writer.
+pub(super) trait Task: Send {
+    /// Runs within the transaction. An error undoes the whole group.
+    fn run(&mut self, connection: &Connection, at_ms: i64) -> Result<Ran, rusqlite::Error>;
+    /// Called once, after the flush or with what prevented it.
+    fn finish(self: Box<Self>, outcome: Result<(), StoreError>);
+}
+
+/// Which queue a task waits in. Node writes go first, and a full queue of batches does not
+/// block them.
+#[derive(Clone, Copy)]
+pub(super) enum Lane {
+    Node,
+    Batches,
+}
+
+#[derive(Default)]
+struct Waiting {
+    node: VecDeque<Box<dyn Task>>,
+    batches: VecDeque<Box<dyn Task>>,
+    closing: bool,
+}
+
+pub(super) struct Queue {
+    waiting: Mutex<Waiting>,
+    changed: Condvar,
+}
+
+impl Queue {
+    pub(super) fn new() -> Self {
+        Self {
+            waiting: Mutex::default(),
+            changed: Condvar::new(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Queues a task, or finishes it at once with the reason why not.
+    pub(super) fn push(&self, lane: Lane, task: Box<dyn Task>) {
+        let mut waiting = self.lock();
+        let closing = waiting.closing;
+        let (queue, most) = match lane {
+            Lane::Node => (&mut waiting.node, MAX_WAITING_NODE_WRITES),
+            Lane::Batches => (&mut waiting.batches, MAX_WAITING_BATCHES),
+        };
+        let refusal = if closing {
+            StoreError::Closed
+        } else if queue.len() >= most {
+            StoreError::Busy {
+                waiting: queue.len(),
+            }
+        } else {
+            queue.push_back(task);
+            drop(waiting);
+            self.changed.notify_one();
+            return;
+        };
+        drop(waiting);
+        task.finish(Err(refusal));
+    }
+
+    /// No more tasks are taken; those that wait are still done.
+    pub(super) fn close(&self) {
+        self.lock().closing = true;
+        self.changed.notify_all();
+    }
+
+    /// Waits for work; `None` once the queue is closed and empty.
+    fn take(&self) -> Option<Vec<Box<dyn Task>>> {
+        let mut waiting = self.lock();
+        loop {
+            if !waiting.node.is_empty() || !waiting.batches.is_empty() {
+                let from_node = waiting.node.len().min(MAX_GROUP);
+                let mut group: Vec<_> = waiting.node.drain(..from_node).collect();
+                let from_batches = waiting.batches.len().min(MAX_GROUP - from_node);
+                group.extend(waiting.batches.drain(..from_batches));
+                return Some(group);
+            }
+            if waiting.closing {
+                return None;
+            }
+            waiting = self
+                .changed
+                .wait(waiting)
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
+        }
+    }
+}
+
+/// The writer's own things; they live on its thread.
+pub(super) struct Writer {
+    pub(super) connection: Connection,
+    pub(super) queue: Arc<Queue>,
+    pub(super) clock: Arc<dyn crate::ports::Clock>,
+    pub(super) last_commit_ms: i64,
+    pub(super) committed: Arc<Event>,
+    /// Held until the last write is done: only then may another engine open the file.
+    pub(super) lock: File,
+    pub(super) stopped: Option<futures_channel::oneshot::Sender<()>>,
+}
+
+impl Writer {
+    pub(super) fn run(mut self) {
+        while let Some(group) = self.queue.take() {
+            self.write(group);
+        }
+        let Self {
+            connection,
+            lock,
+            stopped,
+            committed,
+            ..
+        } = self;
+        // A failed close leaves the write-ahead log, which the next open reads.
+        drop(connection.close());
+        drop(lock);
+        committed.notify(usize::MAX);
+        if let Some(stopped) = stopped {
+            let _ = stopped.send(());
+        }
+    }
+
+    fn write(&mut self, mut group: Vec<Box<dyn Task>>) {
+        let at_ms = self.clock.now_ms().max(self.last_commit_ms);
+        let outcome = self.commit(&mut group, at_ms);
+        if outcome.is_ok() {
+            self.last_commit_ms = at_ms;
+        } else {
+            // A failed statement may have ended the transaction already; then this fails too.
+            drop(self.connection.execute_batch("ROLLBACK"));
+        }
+        for task in group {
+            task.finish(outcome.clone());
+        }
+        self.committed.notify(usize::MAX);
+    }
+
+    fn commit(&mut self, group: &mut [Box<dyn Task>], at_ms: i64) -> Result<(), StoreError> {
+        let connection = &self.connection;
+        run_all(connection, group, at_ms).map_err(sql_error)?;
+        match connection.execute_batch("COMMIT") {
+            Ok(()) => Ok(()),
+            Err(error) => match sql_error(error) {
+                // The flush failed half-way: the frames may be in the log and come back at the
+                // next open.
+                StoreError::Io { .. } => Err(StoreError::OutcomeUnknown),
+                other => Err(other),
+            },
+        }
+    }
+}
+
+fn run_all(
+    connection: &Connection,
+    group: &mut [Box<dyn Task>],
+    at_ms: i64,
+) -> Result<(), rusqlite::Error> {
+    connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+    for task in group.iter_mut() {
+        connection.prepare_cached("SAVEPOINT task")?.execute([])?;
+        if let Ran::Undo = task.run(connection, at_ms)? {
+            connection.prepare_cached("ROLLBACK TO task")?.execute([])?;
+        }
+        connection.prepare_cached("RELEASE task")?.execute([])?;
+    }
+    Ok(())
+}
