@@ -1,0 +1,200 @@
+//! What the node holds, exact to the msat wherever LDK lets it be known.
+
+use std::collections::HashSet;
+
+use ldk_node::bitcoin::hashes::Hash;
+use ldk_node::lightning::chain::channelmonitor::BalanceSource;
+use ldk_node::lightning::ln::channelmanager::PaymentId;
+use ldk_node::lightning::ln::types::ChannelId;
+use ldk_node::{BalanceDetails, ChannelDetails, LightningBalance, Node, PendingSweepBalance};
+
+use super::records::signed;
+use crate::lightning::NodeBalances;
+
+/// BOLT 3: the funder of an anchor channel puts 330 sat into each of two anchor outputs.
+const ANCHORS_MSAT: u64 = 2 * 330 * 1_000;
+
+/// Reads all balances; `mempool_has_records` says whether an unconfirmed transaction to the
+/// wallet is known by a payment record (Esplora, Electrum) or has none until it is mined
+/// (Bitcoin Core).
+pub(super) fn node_balances(node: &Node, mempool_has_records: bool) -> NodeBalances {
+    let channels = node.list_channels();
+    let details = node.list_balances();
+    let mut balances = NodeBalances {
+        channels_msat: 0,
+        onchain_msat: signed(details.total_onchain_balance_sats.saturating_mul(1_000)),
+        closing_msat: 0,
+        inbound_capacity_msat: 0,
+        outbound_capacity_msat: 0,
+    };
+    let mut open = HashSet::new();
+    // A channel without a funding transaction is still only talked about: the money is in the
+    // wallet.
+    for channel in channels.iter().filter(|c| c.funding_txo.is_some()) {
+        open.insert(channel.channel_id);
+        balances.channels_msat += signed(ours_msat(channel, &details));
+        if channel.is_usable {
+            balances.inbound_capacity_msat += signed(channel.inbound_capacity_msat);
+            balances.outbound_capacity_msat += signed(channel.outbound_capacity_msat);
+        }
+    }
+    let closing_sats: u64 = details
+        .lightning_balances
+        .iter()
+        .filter_map(|balance| closing_sats(balance, &open))
+        .sum::<u64>()
+        + details
+            .pending_balances_from_channel_closures
+            .iter()
+            .filter_map(|sweep| sweep_sats(sweep, node, mempool_has_records))
+            .sum::<u64>();
+    balances.closing_msat = signed(closing_sats.saturating_mul(1_000));
+    balances
+}
+
+/// What is ours in an open channel, reserve and anchors included, our payments in flight taken
+/// out. A payment to us counts once the fulfilled HTLC is irrevocably gone, which is a round trip
+/// after [`LightningEvent::Received`](crate::lightning::LightningEvent::Received).
+///
+/// LDK (`get_available_balances_for_scope`, lightning 0.2.7) computes
+/// `outbound_capacity = to_self - our HTLCs - anchors if we funded - the reserve we must keep`,
+/// never below zero. Above zero the sum is therefore undone exactly. At zero the peer's side says
+/// it: whatever of the channel is not the peer's is ours. That is exact while no HTLC is in
+/// flight; otherwise the monitor's figure in whole satoshis has to do.
+pub(super) fn ours_msat(channel: &ChannelDetails, details: &BalanceDetails) -> u64 {
+    let value_msat = channel.channel_value_sats.saturating_mul(1_000);
+    let reserve_msat = channel
+        .unspendable_punishment_reserve
+        .unwrap_or(0)
+        .saturating_mul(1_000);
+    let theirs_msat = channel.inbound_capacity_msat.saturating_add(
+        channel
+            .counterparty_unspendable_punishment_reserve
+            .saturating_mul(1_000),
+    );
+    if channel.outbound_capacity_msat > 0 {
+        let ours_msat = channel.outbound_capacity_msat + reserve_msat;
+        // The record does not say what type the channel is. The anchors are missing on both
+        // sides, so a rest smaller than they are proves that there are none, provided that the
+        // peer's side is known; anything else is taken for them, because this adapter always
+        // offers anchors.
+        let rest_msat = value_msat.saturating_sub(ours_msat.saturating_add(theirs_msat));
+        let anchors = rest_msat >= ANCHORS_MSAT || channel.inbound_capacity_msat == 0;
+        return if channel.is_outbound && anchors {
+            ours_msat + ANCHORS_MSAT
+        } else {
+            ours_msat
+        };
+    }
+    let monitor = monitor_balance(channel.channel_id, details);
+    let rest_msat = value_msat.saturating_sub(theirs_msat);
+    match monitor {
+        // Ours are the anchors too, if we funded: the rest needs no correction.
+        Some(monitor) if monitor.no_htlcs && channel.is_outbound => rest_msat,
+        // The peer funded, and its anchors are missing from its side: the monitor's whole
+        // satoshis tell with or without.
+        Some(monitor) if monitor.no_htlcs && channel.inbound_capacity_msat > 0 => {
+            if rest_msat / 1_000 == monitor.amount_sats || rest_msat < ANCHORS_MSAT {
+                rest_msat
+            } else {
+                rest_msat - ANCHORS_MSAT
+            }
+        }
+        Some(monitor) => monitor.amount_sats.saturating_mul(1_000),
+        None => 0,
+    }
+}
+
+struct MonitorBalance {
+    amount_sats: u64,
+    no_htlcs: bool,
+}
+
+fn monitor_balance(channel_id: ChannelId, details: &BalanceDetails) -> Option<MonitorBalance> {
+    let mut found: Option<MonitorBalance> = None;
+    let mut visible_htlcs = false;
+    for balance in &details.lightning_balances {
+        match balance {
+            LightningBalance::ClaimableOnChannelClose {
+                channel_id: id,
+                amount_satoshis,
+                transaction_fee_satoshis,
+                outbound_payment_htlc_rounded_msat,
+                outbound_forwarded_htlc_rounded_msat,
+                inbound_claiming_htlc_rounded_msat,
+                inbound_htlc_rounded_msat,
+                ..
+            } if *id == channel_id => {
+                let dust_msat = outbound_payment_htlc_rounded_msat
+                    + outbound_forwarded_htlc_rounded_msat
+                    + inbound_claiming_htlc_rounded_msat
+                    + inbound_htlc_rounded_msat;
+                found = Some(MonitorBalance {
+                    amount_sats: amount_satoshis.saturating_add(*transaction_fee_satoshis),
+                    no_htlcs: dust_msat == 0,
+                });
+            }
+            LightningBalance::MaybeTimeoutClaimableHTLC { channel_id: id, .. }
+            | LightningBalance::MaybePreimageClaimableHTLC { channel_id: id, .. }
+                if *id == channel_id =>
+            {
+                visible_htlcs = true;
+            }
+            _ => {}
+        }
+    }
+    found.map(|balance| MonitorBalance {
+        no_htlcs: balance.no_htlcs && !visible_htlcs,
+        ..balance
+    })
+}
+
+/// What a channel that is no longer open still owes us, in whole satoshis and before the fees of
+/// getting it. HTLCs whose outcome is open (`Maybe…`) are not ours: the engine has them in
+/// flight.
+fn closing_sats(balance: &LightningBalance, open: &HashSet<ChannelId>) -> Option<u64> {
+    match balance {
+        LightningBalance::ClaimableOnChannelClose {
+            channel_id,
+            amount_satoshis,
+            ..
+        } => (!open.contains(channel_id)).then_some(*amount_satoshis),
+        // The output of a cooperative close is the wallet's own, and counted there from its
+        // first confirmation on.
+        LightningBalance::ClaimableAwaitingConfirmations {
+            source: BalanceSource::CoopClose,
+            ..
+        } => None,
+        LightningBalance::ClaimableAwaitingConfirmations {
+            amount_satoshis, ..
+        }
+        | LightningBalance::ContentiousClaimable {
+            amount_satoshis, ..
+        }
+        | LightningBalance::CounterpartyRevokedOutputClaimable {
+            amount_satoshis, ..
+        } => Some(*amount_satoshis),
+        LightningBalance::MaybeTimeoutClaimableHTLC { .. }
+        | LightningBalance::MaybePreimageClaimableHTLC { .. } => None,
+    }
+}
+
+/// What is on its way from a closed channel into the wallet and not yet in the wallet's sum.
+fn sweep_sats(sweep: &PendingSweepBalance, node: &Node, mempool_has_records: bool) -> Option<u64> {
+    match sweep {
+        PendingSweepBalance::PendingBroadcast {
+            amount_satoshis, ..
+        } => Some(*amount_satoshis),
+        PendingSweepBalance::BroadcastAwaitingConfirmation {
+            amount_satoshis,
+            latest_spending_txid,
+            ..
+        } => {
+            let id = PaymentId(latest_spending_txid.to_byte_array());
+            let in_wallet = !mempool_has_records || node.payment(&id).is_some();
+            (!in_wallet).then_some(*amount_satoshis)
+        }
+        // In the wallet; LDK keeps the entry for 4,032 blocks more.
+        PendingSweepBalance::AwaitingThresholdConfirmations { .. } => None,
+    }
+}
