@@ -196,3 +196,16 @@ async fn on_a_simulated_node_and_sqlite() {
     main_job(&shop.engine, &shop.customer, 0, 0).await;
     shop.engine.stop().await.unwrap();
 }
+
+/// Two real nodes over the in-process chain, or over `BITCOIND_EXE`.
+#[cfg(feature = "ldk")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_two_real_nodes() {
+    use support::real::RealShop;
+
+    let folder = tempfile::tempdir().unwrap();
+    let shop = RealShop::open(folder.path()).await;
+    let (channels, onchain) = shop.book_capital().await;
+    main_job(&shop.engine, &shop.customer, channels, onchain).await;
+    shop.stop().await;
+}

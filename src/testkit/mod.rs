@@ -2,5 +2,7 @@
 
 pub mod chain;
 pub mod faulty_store;
+#[cfg(all(feature = "ldk", feature = "sqlite"))]
+pub mod local_network;
 pub mod virtual_card;
 pub mod wallet;

@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "every test file uses its own part")]
 
 pub mod books;
+#[cfg(feature = "ldk")]
+pub mod real;
 pub mod shop;
 
 use std::time::{Duration, Instant};
