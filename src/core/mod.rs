@@ -42,7 +42,7 @@ impl Default for Settings {
             rates: RatePolicy::default(),
             tap_url: "localhost/boltcard".to_owned(),
             job_lease_ms: 30_000,
-            unknown_retry_ms: 5_000,
+            unknown_retry_ms: 2_000,
         }
     }
 }

@@ -151,11 +151,10 @@ pub async fn connect(
     if world.channels().await?.is_empty() {
         progress("giving both nodes coins");
         let world_sats = u64::try_from(CHANNEL_SATS).unwrap_or(0) * 2;
-        let operator_paid = give(chain, operator, RESERVE_SATS).await?;
-        if give(chain, world, world_sats).await? || operator_paid {
-            chain.mine(6).await?;
-            sync(&both).await?;
-        }
+        give(chain, operator, RESERVE_SATS).await?;
+        give(chain, world, world_sats).await?;
+        chain.mine(6).await?;
+        sync(&both).await?;
         progress("opening a channel");
         let push_msat = CAPITAL_SATS * 1_000;
         world
@@ -180,8 +179,8 @@ pub async fn connect(
         sync(&both).await?;
         rounds += 1;
         // A channel whose opening was interrupted may lack blocks.
-        if rounds % 10 == 0 {
-            chain.mine(1).await?;
+        if rounds % 20 == 0 {
+            chain.mine(6).await?;
         }
         let (ours, theirs) = (operator.channels().await?, world.channels().await?);
         Ok(ours.iter().any(|c| c.is_usable) && theirs.iter().any(|c| c.is_usable))
@@ -200,12 +199,11 @@ pub async fn sync(nodes: &[&LdkNode]) -> Result<(), LightningError> {
     Ok(())
 }
 
-async fn give(chain: &dyn TestChain, node: &LdkNode, sats: u64) -> Result<bool, NetworkError> {
-    if node.balances().await?.onchain_msat > 0 {
-        return Ok(false);
+async fn give(chain: &dyn TestChain, node: &LdkNode, sats: u64) -> Result<(), NetworkError> {
+    if node.balances().await?.onchain_msat == 0 {
+        chain.fund(&node.new_onchain_address().await?, sats).await?;
     }
-    chain.fund(&node.new_onchain_address().await?, sats).await?;
-    Ok(true)
+    Ok(())
 }
 
 async fn wait(
