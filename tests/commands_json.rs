@@ -1,0 +1,258 @@
+//! Every command and every answer is one record that reads back from JSON as it was written:
+//! the seam between an engine and whatever talks to it.
+
+mod support;
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use flashkit::Answer;
+use flashkit::cards::{
+    ActivateCard, CardLimits, ChargeCard, ExistingChip, FreezeCard, IssueCard, TopUpCard,
+};
+use flashkit::invoices::{CreateInvoice, InvoicePurpose};
+use flashkit::ports::SystemClock;
+use flashkit::rewards::{CreateProgram, RedeemPoints};
+use flashkit::settlement::{CreateMerchant, PairTill, PayoutTerms, RequestPayout, RevokeTill};
+use flashkit::store::MemoryStore;
+use flashkit::treasury::{BookCapital, CapitalAccount, CapitalDirection};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use support::key;
+use support::shop::{self, jmd, sat};
+
+/// Reads back what was written, and writes the same again.
+fn check<T: Serialize + DeserializeOwned + PartialEq + Debug>(record: &T) -> Value {
+    let text = serde_json::to_string(record).unwrap();
+    let read: T = serde_json::from_str(&text).unwrap();
+    assert_eq!(&read, record);
+    assert_eq!(serde_json::to_string(&read).unwrap(), text);
+    serde_json::from_str(&text).unwrap()
+}
+
+fn check_answer<T>(answer: &Answer<T>) -> Value
+where
+    T: Serialize + DeserializeOwned + PartialEq + Debug,
+{
+    let value = check(answer);
+    assert!(value["as_of_ms"].is_i64() && !value["value"].is_null());
+    value
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_command_and_every_answer() {
+    let shop = shop::simulated(Arc::new(MemoryStore::new(Arc::new(SystemClock)))).await;
+    let (engine, issuer) = (&shop.engine, shop.engine.issuer());
+    let (settlement, cards) = (engine.settlement(), engine.cards());
+
+    let command = CreateMerchant {
+        key: key("merchant"),
+        name: "Cookshop".to_owned(),
+        terms: PayoutTerms::default(),
+    };
+    check(&command);
+    let merchant = settlement.create(&issuer, command).await.unwrap();
+    check_answer(&merchant);
+    check_answer(&settlement.get(&issuer, merchant.id).await.unwrap());
+
+    let command = PairTill {
+        key: key("till"),
+        merchant: merchant.id,
+        label: "1".to_owned(),
+    };
+    check(&command);
+    let till = settlement.pair_till(&issuer, command).await.unwrap();
+    check_answer(&till);
+    let credential = till.credential.clone();
+
+    let command = CreateProgram {
+        key: key("program"),
+        merchant: merchant.id,
+        name: "Points".to_owned(),
+        earn_bps: 100,
+        point_value_msat: 1_000,
+    };
+    check(&command);
+    let program = engine.rewards().create(&issuer, command).await.unwrap();
+    check_answer(&program);
+
+    let command = BookCapital {
+        key: key("capital"),
+        account: CapitalAccount::Channels,
+        direction: CapitalDirection::In,
+        amount_msat: 1,
+        reason: "a start".to_owned(),
+    };
+    check(&command);
+    check_answer(
+        &engine
+            .treasury()
+            .book_capital(&issuer, command)
+            .await
+            .unwrap(),
+    );
+
+    let existing_chip = ExistingChip {
+        pull_payment_id: Some("fUDXsnySxvb5LYZ1bSLiWzLjVuT".to_owned()),
+        version: 0,
+        counter: 9,
+    };
+    let command = IssueCard {
+        key: key("card"),
+        uid: shop::UID.to_owned(),
+        existing_chip: Some(existing_chip),
+        limits: CardLimits {
+            per_day_msat: Some(1_000_000_000),
+            ..CardLimits::default()
+        },
+    };
+    check(&command);
+    let card = cards.issue(&issuer, command).await.unwrap();
+    check_answer(&card);
+    let keys = cards.programming_keys(&issuer, shop::UID).await.unwrap();
+    check(&keys);
+    let command = ActivateCard {
+        key: key("activate"),
+        card: card.id,
+    };
+    check(&command);
+    let activation = cards.activate(&issuer, command).await.unwrap();
+    check_answer(&activation);
+    let holder = activation.holder.clone();
+
+    let command = TopUpCard {
+        key: key("top-up"),
+        card: card.id,
+        price: sat(50_000),
+    };
+    check(&command);
+    let invoice = cards.top_up(&holder, command).await.unwrap();
+    check_answer(&invoice);
+    shop.customer.pay(&invoice.bolt11).await.unwrap();
+    shop::settled(engine, &invoice).await;
+
+    let command = CreateInvoice {
+        key: key("sale"),
+        purpose: InvoicePurpose::Sale {
+            merchant: merchant.id,
+        },
+        price: jmd(150_000),
+        description: "lunch".to_owned(),
+        expiry_seconds: 600,
+    };
+    let value = check(&command);
+    assert_eq!(
+        value["price"],
+        json!({ "kind": "fiat", "currency": "JMD", "minor_units": 150_000 })
+    );
+    let invoice = engine
+        .invoices()
+        .create(&credential, command)
+        .await
+        .unwrap();
+    let value = check_answer(&invoice);
+    assert_eq!(value["value"]["quote"]["rate"], json!("15000000.00"));
+    check_answer(
+        &engine
+            .invoices()
+            .get(&credential, invoice.id)
+            .await
+            .unwrap(),
+    );
+    check_answer(
+        &engine
+            .invoices()
+            .list(&credential, invoice.purpose, None, 10)
+            .await
+            .unwrap(),
+    );
+
+    let mut chip = flashkit::testkit::virtual_card::VirtualCard::program(shop::UID, &keys).unwrap();
+    chip.set_counter(9);
+    let tap = chip.tap();
+    check_answer(&cards.peek(&tap).await.unwrap());
+    let command = ChargeCard {
+        key: key("charge"),
+        tap,
+        price: sat(10_000),
+        reference: "4".to_owned(),
+    };
+    check(&command);
+    check_answer(&cards.charge(&credential, command).await.unwrap());
+    check_answer(&cards.get(&holder, card.id).await.unwrap());
+    check_answer(&cards.history(&holder, card.id, None, 10).await.unwrap());
+
+    let points = engine
+        .rewards()
+        .points(&holder, card.id, program.id)
+        .await
+        .unwrap();
+    check_answer(&points);
+    let command = RedeemPoints {
+        key: key("redeem"),
+        card: card.id,
+        program: program.id,
+        points: points.points,
+    };
+    check(&command);
+    check_answer(&engine.rewards().redeem(&holder, command).await.unwrap());
+
+    let command = FreezeCard {
+        key: key("freeze"),
+        card: card.id,
+    };
+    check(&command);
+    check_answer(&cards.freeze(&holder, command).await.unwrap());
+
+    check_answer(&settlement.balance(&credential, merchant.id).await.unwrap());
+    let quote = settlement
+        .quote_payout(&credential, merchant.id)
+        .await
+        .unwrap();
+    check_answer(&quote);
+    let bolt11 = shop
+        .customer
+        .invoice(quote.amount_msat, "takings")
+        .await
+        .unwrap();
+    let command = RequestPayout {
+        key: key("payout"),
+        merchant: merchant.id,
+        bolt11,
+    };
+    check(&command);
+    let payout = settlement.request_payout(&issuer, command).await.unwrap();
+    check_answer(&payout);
+    check_answer(
+        &settlement
+            .payouts(&credential, merchant.id, None, 10)
+            .await
+            .unwrap(),
+    );
+    check_answer(
+        &settlement
+            .history(&credential, merchant.id, None, 10)
+            .await
+            .unwrap(),
+    );
+
+    let command = RevokeTill {
+        key: key("revoke"),
+        till: till.till.id,
+    };
+    check(&command);
+    check_answer(&settlement.revoke_till(&issuer, command).await.unwrap());
+
+    check_answer(&engine.reports().trial_balance(&issuer).await.unwrap());
+    check_answer(&engine.reports().audit(&issuer).await.unwrap());
+    for event in engine
+        .events()
+        .next(&issuer, "reader", 1_000)
+        .await
+        .unwrap()
+    {
+        check(&event);
+    }
+    engine.stop().await.unwrap();
+}
