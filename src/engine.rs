@@ -100,6 +100,7 @@ impl EngineBuilder {
     /// Opens the engine on its store. The node is not started yet: see [`Engine::start`].
     ///
     /// # Errors
+    /// `access.other_secret` and `access.other_network` when the books were made with others;
     /// `store.*`; `command.interrupted` when there is no executor and no tokio runtime.
     pub async fn open(self) -> Result<Engine, Error> {
         let executor: Arc<dyn Executor> = match self.executor {
@@ -124,6 +125,7 @@ impl EngineBuilder {
             secrets,
             settings: self.settings,
         });
+        core.check_identity().await?;
         core.ensure_issuer().await?;
         Ok(Engine {
             cards: Cards::new(core.clone(), Arc::new(issuer_key)),
@@ -148,6 +150,7 @@ pub struct Engine {
 /// Whether the engine's own work runs.
 #[derive(Default)]
 struct Life {
+    started: AtomicBool,
     stopping: AtomicBool,
     stopped: event_listener::Event,
     last_problem: Mutex<Option<Error>>,
@@ -212,11 +215,23 @@ impl Engine {
     }
 
     /// Starts the node, settles what was open when the engine last stopped, and begins to deal
-    /// with the node's events and with due jobs. Without a node, only the jobs begin.
+    /// with the node's events and with due jobs. Without a node, only the jobs begin. Called
+    /// again, it does nothing: a node's events have one reader.
     ///
     /// # Errors
-    /// `lightning.start_failed`, `store.*`.
+    /// `lightning.start_failed`, `store.*`; it can be tried again.
     pub async fn start(&self) -> Result<(), Error> {
+        if self.life.started.swap(true, Ordering::SeqCst) {
+            return Ok(());
+        }
+        let begun = self.begin().await;
+        if begun.is_err() {
+            self.life.started.store(false, Ordering::SeqCst);
+        }
+        begun
+    }
+
+    async fn begin(&self) -> Result<(), Error> {
         if let Some(node) = &self.core.lightning {
             node.start().await?;
             // What the node has to say comes first: an outcome that waits in its queue must not

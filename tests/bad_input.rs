@@ -13,7 +13,7 @@ use flashkit::rewards::RedeemPoints;
 use flashkit::settlement::RequestPayout;
 use flashkit::store::{MemoryStore, Store};
 use flashkit::treasury::{BookCapital, CapitalAccount, CapitalDirection};
-use flashkit::{Engine, Error, IdempotencyKey};
+use flashkit::{Engine, Error, IdempotencyKey, MasterSecret};
 use support::key;
 use support::shop::{self, HeldCard, Merchant, Simulated, jmd, sat};
 
@@ -415,4 +415,27 @@ async fn the_wrong_credential_gets_nowhere() {
         "access.unknown"
     );
     assert_eq!(set.picture().await, before);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn books_open_with_their_own_secret_and_network_alone() {
+    let store = Arc::new(MemoryStore::new(Arc::new(SystemClock)));
+    let open = async |secret: u8, network: &str| {
+        Engine::builder(store.clone(), MasterSecret::new([secret; 32]))
+            .network(network)
+            .open()
+            .await
+    };
+    let issuer = open(1, "regtest").await.unwrap().issuer();
+    let events = store.events(0, 10).await.unwrap().len();
+    assert_eq!(
+        code(open(2, "regtest").await.map(drop)),
+        "access.other_secret"
+    );
+    assert_eq!(
+        code(open(1, "bitcoin").await.map(drop)),
+        "access.other_network"
+    );
+    assert_eq!(store.events(0, 10).await.unwrap().len(), events);
+    assert_eq!(open(1, "regtest").await.unwrap().issuer(), issuer);
 }

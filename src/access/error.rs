@@ -15,6 +15,17 @@ pub enum AccessError {
         /// Which.
         credential: CredentialId,
     },
+    /// The books were made with another master secret. `access.other_secret`.
+    #[error("these books were made with another master secret")]
+    OtherSecret,
+    /// The books are of another network. `access.other_network`.
+    #[error("these books are of {found}, not of {given}")]
+    OtherNetwork {
+        /// The network of the books.
+        found: String,
+        /// The network they were opened with.
+        given: String,
+    },
     /// Another credential is needed. `access.not_allowed`.
     #[error("this needs another credential: {needs}")]
     NotAllowed {
@@ -29,6 +40,8 @@ impl AccessError {
         match self {
             Self::Unknown => "access.unknown",
             Self::Revoked { .. } => "access.revoked",
+            Self::OtherSecret => "access.other_secret",
+            Self::OtherNetwork { .. } => "access.other_network",
             Self::NotAllowed { .. } => "access.not_allowed",
         }
     }

@@ -18,6 +18,7 @@ use crate::ids::{CardId, CredentialId, MerchantId};
 use crate::ledger::Step;
 
 pub(crate) const CREDENTIALS: &str = "credential";
+const ENGINE: &str = "engine";
 
 /// What a credential may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +45,27 @@ pub(crate) struct CredentialRecord {
     pub(crate) role: Role,
     pub(crate) label: String,
     pub(crate) revoked: bool,
+}
+
+/// What books belong to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Identity {
+    /// Derived from the master secret, and of no use for anything else.
+    secret_check: String,
+    network: String,
+}
+
+impl Identity {
+    fn matches(&self, given: &Self) -> Result<(), Error> {
+        if self.secret_check != given.secret_check {
+            return Err(AccessError::OtherSecret.into());
+        }
+        if self.network != given.network {
+            let (found, given) = (self.network.clone(), given.network.clone());
+            return Err(AccessError::OtherNetwork { found, given }.into());
+        }
+        Ok(())
+    }
 }
 
 impl Core {
@@ -91,6 +113,30 @@ impl Core {
             revoked: false,
         };
         put(CREDENTIALS, id.to_string(), 0, &record, Vec::new())
+    }
+
+    /// Books belong to one master secret and one network: with another secret their preimages
+    /// and credentials would be lost, on another network their money would be nobody's.
+    pub(crate) async fn check_identity(&self) -> Result<(), Error> {
+        let given = Identity {
+            secret_check: self.secrets.check(),
+            network: self.network.clone(),
+        };
+        let (id, wanted) = ("identity", &given);
+        self.settle(|| async move {
+            match self.load::<Identity>(ENGINE, id).await? {
+                None => Ok(Some(vec![put(
+                    ENGINE,
+                    id.to_owned(),
+                    0,
+                    wanted,
+                    Vec::new(),
+                )?])),
+                Some(found) => found.value.matches(wanted).map(|()| None),
+            }
+        })
+        .await?;
+        Ok(())
     }
 
     /// Makes the issuer's credential in new books; does nothing in old ones.

@@ -76,6 +76,12 @@ impl Secrets {
         self.0.derive(&[b"flashkit/credential/1/", id.as_bytes()])
     }
 
+    /// A digest by which books know the secret that they were made with.
+    pub(crate) fn check(&self) -> String {
+        let bytes: Zeroizing<[u8; 16]> = self.0.derive(&[b"flashkit/identity/1"]);
+        hex::encode(*bytes)
+    }
+
     /// The id of the issuer's credential: the same whenever this secret opens the books.
     pub(crate) fn issuer_credential(&self) -> CredentialId {
         let bytes: Zeroizing<[u8; 10]> = self.0.derive(&[b"flashkit/issuer-credential/1"]);

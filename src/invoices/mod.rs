@@ -19,7 +19,7 @@ use crate::core::{
 };
 use crate::ids::{InvoiceId, TransferId};
 use crate::ledger::Step;
-use crate::lightning::{InvoiceRequest, PaymentHash, PaymentState};
+use crate::lightning::{InvoiceRequest, LightningError, PaymentHash, PaymentState};
 use crate::rates::price_in_msat;
 use crate::settlement;
 
@@ -238,7 +238,11 @@ impl Invoices {
                 node.claim(hash, self.core.secrets.preimage(value.id), amount_msat)
                     .await?;
             }
-            _ => node.fail(hash).await?,
+            _ => match node.fail(hash).await {
+                // The node knows nothing of it: there is nothing to give back.
+                Ok(()) | Err(LightningError::Refused { .. }) => {}
+                Err(error) => return Err(error.into()),
+            },
         }
         Ok(())
     }

@@ -70,8 +70,9 @@ pub fn apply<S: State>(
             .put_command(&command.scope, &command.fingerprint, &commit)
             .map_err(ApplyError::Store)?;
     }
+    let scope = batch.command.as_ref().map(|command| command.scope.as_str());
     state
-        .put_commit(batch.id, &commit)
+        .put_commit(batch.id, scope, &commit)
         .map_err(ApplyError::Store)?;
     Ok(commit)
 }

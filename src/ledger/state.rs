@@ -16,8 +16,13 @@ pub trait State {
 
     /// The commit under this batch id, if it was done.
     fn commit_of_batch(&mut self, batch: BatchId) -> Result<Option<Commit>, Self::Error>;
-    /// Writes down that a batch was done.
-    fn put_commit(&mut self, batch: BatchId, commit: &Commit) -> Result<(), Self::Error>;
+    /// Writes down that a batch was done, and under which scope its command is kept.
+    fn put_commit(
+        &mut self,
+        batch: BatchId,
+        scope: Option<&str>,
+        commit: &Commit,
+    ) -> Result<(), Self::Error>;
 
     /// The command under this scope: its fingerprint and how it was committed.
     fn command(&mut self, scope: &str) -> Result<Option<(String, Commit)>, Self::Error>;

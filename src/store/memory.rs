@@ -144,7 +144,12 @@ impl State for Change<'_> {
         Ok(self.tables.commits.get(&batch).cloned())
     }
 
-    fn put_commit(&mut self, batch: BatchId, commit: &Commit) -> Result<(), Infallible> {
+    fn put_commit(
+        &mut self,
+        batch: BatchId,
+        _scope: Option<&str>,
+        commit: &Commit,
+    ) -> Result<(), Infallible> {
         set!(self, commits, batch, commit.clone());
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! What tests and examples need and a product does not: nothing here is for real money.
 
 pub mod chain;
+pub mod clock;
 pub mod faulty_store;
 #[cfg(all(feature = "ldk", feature = "sqlite"))]
 pub mod local_network;

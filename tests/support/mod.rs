@@ -4,6 +4,7 @@
 pub mod books;
 #[cfg(feature = "ldk")]
 pub mod real;
+pub mod scripted;
 pub mod shop;
 
 use std::time::{Duration, Instant};

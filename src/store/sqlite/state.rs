@@ -27,10 +27,10 @@ impl State for SqliteState<'_> {
             .optional()
     }
 
-    fn put_commit(&mut self, batch: BatchId, commit: &Commit) -> Result<()> {
+    fn put_commit(&mut self, batch: BatchId, scope: Option<&str>, commit: &Commit) -> Result<()> {
         self.0
-            .prepare_cached("INSERT INTO commits (batch, at_ms) VALUES (?1, ?2)")?
-            .execute(params![batch.to_string(), commit.at_ms])?;
+            .prepare_cached("INSERT INTO commits (batch, at_ms, scope) VALUES (?1, ?2, ?3)")?
+            .execute(params![batch.to_string(), commit.at_ms, scope])?;
         Ok(())
     }
 

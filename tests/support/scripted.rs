@@ -1,0 +1,156 @@
+//! A node that misbehaves as told: on top of a simulated one, so the money is still counted.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use flashkit::lightning::simulated::SimulatedNode;
+use flashkit::lightning::{
+    Dispatch, InvoiceRequest, LightningError, LightningEvent, LightningNode, NodeBalances,
+    PaymentHash, PaymentRecord, PaymentRequest, Preimage,
+};
+
+/// What the next call of `pay` does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pay {
+    /// Sends, and says that it does not know.
+    SendAndDoubt,
+    /// Does not send, and says that it does not know.
+    Doubt,
+    /// Does not send, and says so.
+    Refuse,
+}
+
+#[derive(Clone)]
+pub struct ScriptedNode {
+    node: SimulatedNode,
+    script: Arc<Mutex<VecDeque<Pay>>>,
+    /// Events that come before those of the node; acknowledged on their own.
+    injected: Arc<Mutex<VecDeque<LightningEvent>>>,
+    last_was_injected: Arc<AtomicBool>,
+    forgets: Arc<AtomicBool>,
+    pub sent: Arc<Mutex<Vec<String>>>,
+}
+
+impl ScriptedNode {
+    pub fn new(node: SimulatedNode) -> Self {
+        Self {
+            node,
+            script: Arc::default(),
+            injected: Arc::default(),
+            last_was_injected: Arc::default(),
+            forgets: Arc::default(),
+            sent: Arc::default(),
+        }
+    }
+
+    pub fn script(&self, pay: impl IntoIterator<Item = Pay>) {
+        self.script.lock().unwrap().extend(pay);
+    }
+
+    /// From now on the node has no record of any payment, or has them again.
+    pub fn forget(&self, forgets: bool) {
+        self.forgets.store(forgets, Ordering::SeqCst);
+    }
+
+    pub fn inject(&self, event: LightningEvent) {
+        self.injected.lock().unwrap().push_back(event);
+    }
+
+    /// How many injected events wait.
+    pub fn waiting(&self) -> usize {
+        self.injected.lock().unwrap().len()
+    }
+}
+
+#[async_trait]
+impl LightningNode for ScriptedNode {
+    async fn start(&self) -> Result<(), LightningError> {
+        self.node.start().await
+    }
+
+    async fn stop(&self) -> Result<(), LightningError> {
+        self.node.stop().await
+    }
+
+    fn node_id(&self) -> String {
+        self.node.node_id()
+    }
+
+    async fn create_invoice(&self, request: InvoiceRequest) -> Result<String, LightningError> {
+        self.node.create_invoice(request).await
+    }
+
+    async fn claim(
+        &self,
+        payment_hash: PaymentHash,
+        preimage: Preimage,
+        amount_msat: i64,
+    ) -> Result<(), LightningError> {
+        self.node.claim(payment_hash, preimage, amount_msat).await
+    }
+
+    async fn fail(&self, payment_hash: PaymentHash) -> Result<(), LightningError> {
+        self.node.fail(payment_hash).await
+    }
+
+    async fn pay(&self, request: PaymentRequest) -> Result<Dispatch, LightningError> {
+        let unknown = || LightningError::Unknown {
+            reason: "the line went dead".to_owned(),
+        };
+        let next = self.script.lock().unwrap().pop_front();
+        if !matches!(next, Some(Pay::Doubt | Pay::Refuse)) {
+            self.sent.lock().unwrap().push(request.bolt11.clone());
+        }
+        match next {
+            None => self.node.pay(request).await,
+            Some(Pay::SendAndDoubt) => {
+                self.node.pay(request).await?;
+                Err(unknown())
+            }
+            Some(Pay::Doubt) => Err(unknown()),
+            Some(Pay::Refuse) => Ok(Dispatch::Refused {
+                reason: "no route".to_owned(),
+            }),
+        }
+    }
+
+    async fn payment(
+        &self,
+        payment_hash: PaymentHash,
+    ) -> Result<Option<PaymentRecord>, LightningError> {
+        if self.forgets.load(Ordering::SeqCst) {
+            return Ok(None);
+        }
+        self.node.payment(payment_hash).await
+    }
+
+    async fn balances(&self) -> Result<NodeBalances, LightningError> {
+        self.node.balances().await
+    }
+
+    async fn next_event(&self) -> Result<LightningEvent, LightningError> {
+        loop {
+            if let Some(event) = self.injected.lock().unwrap().front().cloned() {
+                self.last_was_injected.store(true, Ordering::SeqCst);
+                return Ok(event);
+            }
+            tokio::select! {
+                event = self.node.next_event() => {
+                    self.last_was_injected.store(false, Ordering::SeqCst);
+                    return event;
+                }
+                () = tokio::time::sleep(std::time::Duration::from_millis(5)) => {}
+            }
+        }
+    }
+
+    async fn acknowledge(&self) -> Result<(), LightningError> {
+        if self.last_was_injected.load(Ordering::SeqCst) {
+            self.injected.lock().unwrap().pop_front();
+            return Ok(());
+        }
+        self.node.acknowledge().await
+    }
+}
