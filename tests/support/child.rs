@@ -20,6 +20,7 @@ use flashkit::treasury::{BookCapital, CapitalAccount, CapitalDirection};
 use tokio::io::AsyncBufReadExt;
 
 use super::gate::{Gate, GatedNode, GatedState};
+use super::gated_store::GatedStore;
 use super::shop::{self, Merchant, sat};
 use super::{books, key};
 
@@ -158,7 +159,8 @@ async fn open(folder: &Path, chain: &str, gate: &Arc<Gate>) -> (Engine, Arc<LdkN
     let runtime = tokio::runtime::Handle::current();
     let node = Arc::new(LdkNode::new(config, state, clock, runtime).unwrap());
     let gated = Arc::new(GatedNode::new(node.clone(), gate.clone()));
-    let engine = shop::engine_on(Arc::new(store), Some(gated)).await;
+    let store = Arc::new(GatedStore::new(Arc::new(store), gate.clone()));
+    let engine = shop::engine_on(store, Some(gated)).await;
     engine.start().await.unwrap();
     (engine, node)
 }
@@ -239,6 +241,7 @@ async fn carry_out(engine: &Engine, node: &Arc<LdkNode>, words: &[&str]) -> Stri
                 .unwrap();
             "booked".to_owned()
         }
+        ["channels"] => node.channels().await.unwrap().len().to_string(),
         ["node-id"] => node.node_id(),
         ["address"] => node.listening_addresses()[0].clone(),
         ["sync"] => {

@@ -6,6 +6,7 @@ pub mod books;
 pub mod child;
 pub mod deadline;
 pub mod gate;
+pub mod gated_store;
 pub mod load;
 #[cfg(feature = "ldk")]
 pub mod real;

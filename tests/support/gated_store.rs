@@ -1,0 +1,117 @@
+//! A store with gates before the commits that deal with a node's event.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use flashkit::ids::TransferId;
+use flashkit::ledger::{
+    Account, Balance, Batch, Commit, Document, DueJob, EventRecord, HoldState, Step, TransferRow,
+};
+use flashkit::store::{CommitError, DocumentPosition, DocumentQuery, Store, StoreError};
+
+use super::gate::Gate;
+
+pub struct GatedStore {
+    store: Arc<dyn Store>,
+    gate: Arc<Gate>,
+}
+
+impl GatedStore {
+    pub fn new(store: Arc<dyn Store>, gate: Arc<Gate>) -> Self {
+        Self { store, gate }
+    }
+}
+
+#[async_trait]
+impl Store for GatedStore {
+    async fn commit(&self, batch: Batch) -> Result<Commit, CommitError> {
+        // No caller is behind it: an incoming payment is being accepted, or booked.
+        if batch.command.is_none() {
+            for step in &batch.steps {
+                match step {
+                    Step::Hold(_) => self.gate.reach_quietly("claimable-not-committed").await,
+                    Step::Capture { .. } => self.gate.reach_quietly("received-not-booked").await,
+                    _ => {}
+                }
+            }
+        }
+        self.store.commit(batch).await
+    }
+
+    async fn command(&self, scope: &str) -> Result<Option<(String, Commit)>, StoreError> {
+        self.store.command(scope).await
+    }
+
+    async fn document(&self, collection: &str, id: &str) -> Result<Option<Document>, StoreError> {
+        self.store.document(collection, id).await
+    }
+
+    async fn documents(
+        &self,
+        query: DocumentQuery,
+    ) -> Result<Vec<(DocumentPosition, Document)>, StoreError> {
+        self.store.documents(query).await
+    }
+
+    async fn balance(&self, account: &Account) -> Result<Balance, StoreError> {
+        self.store.balance(account).await
+    }
+
+    async fn balances(
+        &self,
+        after: Option<Account>,
+        limit: usize,
+    ) -> Result<Vec<(Account, Balance)>, StoreError> {
+        self.store.balances(after, limit).await
+    }
+
+    async fn transfers(
+        &self,
+        account: &Account,
+        before: Option<i64>,
+        limit: usize,
+    ) -> Result<Vec<TransferRow>, StoreError> {
+        self.store.transfers(account, before, limit).await
+    }
+
+    async fn hold(&self, id: TransferId) -> Result<Option<HoldState>, StoreError> {
+        self.store.hold(id).await
+    }
+
+    async fn claim(&self, name: &str) -> Result<Option<String>, StoreError> {
+        self.store.claim(name).await
+    }
+
+    async fn counter(&self, name: &str) -> Result<Option<i64>, StoreError> {
+        self.store.counter(name).await
+    }
+
+    async fn events(&self, after: i64, limit: usize) -> Result<Vec<EventRecord>, StoreError> {
+        self.store.events(after, limit).await
+    }
+
+    async fn event_after(&self, position: i64) -> Result<(), StoreError> {
+        self.store.event_after(position).await
+    }
+
+    async fn cursor(&self, name: &str) -> Result<i64, StoreError> {
+        self.store.cursor(name).await
+    }
+
+    async fn acknowledge(&self, name: &str, position: i64) -> Result<(), StoreError> {
+        self.store.acknowledge(name, position).await
+    }
+
+    async fn lease_due(
+        &self,
+        now_ms: i64,
+        lease_until_ms: i64,
+        limit: usize,
+    ) -> Result<Vec<DueJob>, StoreError> {
+        self.store.lease_due(now_ms, lease_until_ms, limit).await
+    }
+
+    async fn close(&self) -> Result<(), StoreError> {
+        self.store.close().await
+    }
+}
