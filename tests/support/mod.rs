@@ -3,6 +3,9 @@
 
 pub mod books;
 #[cfg(feature = "ldk")]
+pub mod child;
+pub mod gate;
+#[cfg(feature = "ldk")]
 pub mod real;
 pub mod scripted;
 pub mod shop;
