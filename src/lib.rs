@@ -9,6 +9,12 @@ mod core;
 mod engine;
 mod error;
 pub mod events;
+#[cfg(feature = "ffi")]
+#[allow(
+    unsafe_code,
+    reason = "UniFFI's generated entry points are unsafe by nature"
+)]
+pub mod ffi;
 pub mod ids;
 pub mod invoices;
 mod jobs;
@@ -24,6 +30,9 @@ pub mod store;
 #[cfg(feature = "testkit")]
 pub mod testkit;
 pub mod treasury;
+
+#[cfg(feature = "ffi")]
+uniffi::setup_scaffolding!();
 
 pub use core::{Answer, CommandError, IdempotencyKey, MasterSecret, Settings};
 pub use engine::{Engine, EngineBuilder};
