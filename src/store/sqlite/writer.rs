@@ -6,7 +6,9 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread::JoinHandle;
 
 use event_listener::Event;
 use rusqlite::Connection;
@@ -123,6 +125,35 @@ impl Queue {
     }
 }
 
+/// Whether the writer has ended; any number may wait for it.
+#[derive(Default)]
+pub(super) struct Stopped {
+    has_stopped: AtomicBool,
+    changed: Event,
+}
+
+impl Stopped {
+    pub(super) async fn wait(&self) {
+        loop {
+            let changed = self.changed.listen();
+            if self.has_stopped.load(Ordering::SeqCst) {
+                return;
+            }
+            changed.await;
+        }
+    }
+}
+
+/// Says that the writer has ended, however it did.
+pub(super) struct StopsWhenDropped(pub(super) Arc<Stopped>);
+
+impl Drop for StopsWhenDropped {
+    fn drop(&mut self) {
+        self.0.has_stopped.store(true, Ordering::SeqCst);
+        self.0.changed.notify(usize::MAX);
+    }
+}
+
 /// The writer's own things; they live on its thread.
 pub(super) struct Writer {
     pub(super) connection: Connection,
@@ -132,7 +163,10 @@ pub(super) struct Writer {
     pub(super) committed: Arc<Event>,
     /// Held until the last write is done: only then may another engine open the file.
     pub(super) lock: File,
-    pub(super) stopped: Option<futures_channel::oneshot::Sender<()>>,
+    /// Their connections end before the writer's does, so that the writer's is the last one:
+    /// whoever closed the store finds everything in the one file.
+    pub(super) readers: Vec<JoinHandle<()>>,
+    pub(super) stopped: StopsWhenDropped,
 }
 
 impl Writer {
@@ -143,17 +177,19 @@ impl Writer {
         let Self {
             connection,
             lock,
+            readers,
             stopped,
             committed,
             ..
         } = self;
+        for reader in readers {
+            drop(reader.join());
+        }
         // A failed close leaves the write-ahead log, which the next open reads.
         drop(connection.close());
         drop(lock);
         committed.notify(usize::MAX);
-        if let Some(stopped) = stopped {
-            let _ = stopped.send(());
-        }
+        drop(stopped);
     }
 
     fn write(&mut self, mut group: Vec<Box<dyn Task>>) {
