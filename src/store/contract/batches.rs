@@ -266,6 +266,17 @@ pub async fn commit_time_never_decreases(fresh: &FreshStore) -> Kept {
     }
     let expected = [0, 500, 500, 500, 501].map(|after| FIRST_MS + after);
     probe.same("the times", times, expected.to_vec())?;
+    // A batch that is refused has no time: those after it are not held to it.
+    probe.set_clock(FIRST_MS + 900);
+    let step = probe.transfer(card(1), merchant(), 1_000);
+    let code = "ledger.insufficient_funds";
+    probe
+        .refused("more than there is", code, vec![step])
+        .await?;
+    probe.set_clock(FIRST_MS);
+    let steps = vec![probe.fund(card(2), 1)];
+    let at_ms = probe.commit(steps).await?.at_ms;
+    probe.same("after a refusal", at_ms, FIRST_MS + 501)?;
     let rows = probe.read(probe.store().transfers(&card(1), None, 10).await)?;
     let times: Vec<_> = rows.iter().rev().map(|row| row.at_ms).collect();
     probe.same("the transfers' times", times, expected.to_vec())?;
