@@ -16,6 +16,7 @@ use flashkit::store::KeyValue;
 use flashkit::store::sqlite::SqliteStore;
 use flashkit::testkit::chain::ChainEndpoint;
 use flashkit::testkit::local_network;
+use flashkit::treasury::{BookCapital, CapitalAccount, CapitalDirection};
 use tokio::io::AsyncBufReadExt;
 
 use super::gate::{Gate, GatedNode, GatedState};
@@ -215,6 +216,31 @@ async fn carry_out(engine: &Engine, node: &Arc<LdkNode>, words: &[&str]) -> Stri
             let audit = engine.reports().audit(&issuer).await.unwrap();
             serde_json::to_string(&audit.controls).unwrap()
         }
+        // What was booked before stays; `amount` below zero is money taken out.
+        ["capital", account, name, amount] => {
+            let amount: i64 = amount.parse().unwrap();
+            let command = BookCapital {
+                key: key(name),
+                account: match account {
+                    "channels" => CapitalAccount::Channels,
+                    _ => CapitalAccount::Onchain,
+                },
+                direction: match amount {
+                    0.. => CapitalDirection::In,
+                    _ => CapitalDirection::Out,
+                },
+                amount_msat: amount.abs(),
+                reason: name.to_owned(),
+            };
+            engine
+                .treasury()
+                .book_capital(&issuer, command)
+                .await
+                .unwrap();
+            "booked".to_owned()
+        }
+        ["node-id"] => node.node_id(),
+        ["address"] => node.listening_addresses()[0].clone(),
         ["sync"] => {
             node.sync().await.unwrap();
             "synced".to_owned()

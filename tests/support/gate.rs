@@ -18,7 +18,8 @@ const QUIET: Duration = Duration::from_millis(200);
 ///
 /// A node that is killed between its writes of one change loses its channel: LDK closes a channel
 /// whose monitor is ahead of its manager. That is a matter of its own, with a test of its own; at
-/// a *quiet* boundary the node is therefore given the time to write what it has begun.
+/// a *quiet* boundary the node is therefore given the time to write what it has begun. That other
+/// matter is the boundary `torn`: from the payment on, the manager is not written any more.
 pub struct Gate {
     armed: Mutex<Option<String>>,
     /// The payment whose record is about to be written.
@@ -119,7 +120,7 @@ impl LightningNode for GatedNode {
         preimage: Preimage,
         amount_msat: i64,
     ) -> Result<(), LightningError> {
-        self.gate.reach("committed-not-claimed").await;
+        self.gate.reach_quietly("committed-not-claimed").await;
         self.node.claim(payment_hash, preimage, amount_msat).await
     }
 
@@ -128,7 +129,7 @@ impl LightningNode for GatedNode {
     }
 
     async fn pay(&self, request: PaymentRequest) -> Result<Dispatch, LightningError> {
-        self.gate.reach("intended-not-sent").await;
+        self.gate.reach_quietly("intended-not-sent").await;
         let invoice: Bolt11Details = request.bolt11.parse()?;
         *self.gate.paying.lock().unwrap() = Some(invoice.payment_hash.to_string());
         self.node.pay(request).await
@@ -149,7 +150,7 @@ impl LightningNode for GatedNode {
         let event = self.node.next_event().await?;
         let last = match &event {
             LightningEvent::Claimable { .. } => {
-                self.gate.reach("claimable-not-committed").await;
+                self.gate.reach_quietly("claimable-not-committed").await;
                 Some("claimed-not-acknowledged")
             }
             LightningEvent::Received { .. } => Some("booked-not-acknowledged"),
@@ -197,6 +198,13 @@ impl KeyValue for GatedState {
         change: KeyValueWrite,
     ) -> BoxFuture<'static, Result<(), StoreError>> {
         let gate = self.gate.clone();
+        if let KeyValueWrite::Put { path, .. } = &change
+            && gate.is_armed("torn")
+            && gate.paying.lock().unwrap().is_some()
+            && path.key == "manager"
+        {
+            return Box::pin(std::future::pending());
+        }
         if let KeyValueWrite::Put { path, .. } = &change
             && self.is_record(path)
         {

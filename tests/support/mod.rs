@@ -4,7 +4,9 @@
 pub mod books;
 #[cfg(feature = "ldk")]
 pub mod child;
+pub mod deadline;
 pub mod gate;
+pub mod load;
 #[cfg(feature = "ldk")]
 pub mod real;
 pub mod scripted;
