@@ -9,6 +9,12 @@ mod core;
 mod engine;
 mod error;
 pub mod events;
+#[cfg(feature = "ffi")]
+#[allow(
+    unsafe_code,
+    reason = "UniFFI's generated entry points are unsafe by nature"
+)]
+pub mod ffi;
 pub mod ids;
 pub mod invoices;
 mod jobs;
@@ -25,7 +31,15 @@ pub mod store;
 pub mod testkit;
 pub mod treasury;
 
+#[cfg(feature = "ffi")]
+uniffi::setup_scaffolding!();
+
 pub use core::{Answer, CommandError, IdempotencyKey, MasterSecret, Settings};
 pub use engine::{Engine, EngineBuilder};
 pub use error::Error;
 pub use jobs::JobsRun;
+
+/// The README's example, compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
