@@ -70,7 +70,7 @@ impl SqliteStore {
         let file = file.as_ref();
         let lock = lock_file(file)?;
         let mut connection = connect(file, OpenFlags::SQLITE_OPEN_CREATE)?;
-        schema::prepare(&mut connection)?;
+        schema::prepare(&mut connection, file)?;
         harden(&connection)?;
         let last_commit_ms = connection
             .query_row(
