@@ -9,6 +9,8 @@ mod core;
 mod engine;
 mod error;
 pub mod events;
+#[cfg(feature = "ffi")]
+pub mod ffi;
 pub mod ids;
 pub mod invoices;
 mod jobs;
@@ -24,6 +26,10 @@ pub mod store;
 #[cfg(feature = "testkit")]
 pub mod testkit;
 pub mod treasury;
+
+#[cfg(feature = "ffi")]
+#[doc(hidden)]
+pub use ffi::UniFfiTag;
 
 pub use core::{Answer, CommandError, IdempotencyKey, MasterSecret, Settings};
 pub use engine::{Engine, EngineBuilder};
