@@ -10,10 +10,6 @@ mod engine;
 mod error;
 pub mod events;
 #[cfg(feature = "ffi")]
-#[allow(
-    unsafe_code,
-    reason = "UniFFI's generated entry points are unsafe by nature"
-)]
 pub mod ffi;
 pub mod ids;
 pub mod invoices;
@@ -32,7 +28,8 @@ pub mod testkit;
 pub mod treasury;
 
 #[cfg(feature = "ffi")]
-uniffi::setup_scaffolding!();
+#[doc(hidden)]
+pub use ffi::UniFfiTag;
 
 pub use core::{Answer, CommandError, IdempotencyKey, MasterSecret, Settings};
 pub use engine::{Engine, EngineBuilder};

@@ -194,7 +194,7 @@ async fn many_taps_never_overspend(mut scene: Scene) {
     let charges = taps
         .iter()
         .enumerate()
-        .map(|(index, tap)| scene.charge(&format!("many-{index}"), tap));
+        .map(|(index, tap)| scene.charge(format!("many-{index}"), tap));
     let results = all(charges.collect::<Vec<_>>()).await;
     let charged = results.iter().filter(|result| result.is_ok()).count();
     // A tap that comes after a later one was used is refused: the counter only rises.
@@ -365,7 +365,7 @@ async fn a_revoked_till_charges_nothing(mut scene: Scene) {
         };
         let before = scene.on_card().await;
         let tap = scene.card.chip.tap();
-        let charge = tokio::spawn(scene.charge(&format!("revoked-{round}"), &tap));
+        let charge = tokio::spawn(scene.charge(format!("revoked-{round}"), &tap));
         let revoke = {
             let (tills, issuer) = (tills.clone(), issuer.clone());
             tokio::spawn(async move { tills.revoke_till(&issuer, command).await })
@@ -378,7 +378,7 @@ async fn a_revoked_till_charges_nothing(mut scene: Scene) {
             Err(error) => assert_eq!((error.code(), spent), ("access.revoked", 0)),
         }
         let tap = scene.card.chip.tap();
-        let late = scene.charge(&format!("late-{round}"), &tap).await;
+        let late = scene.charge(format!("late-{round}"), &tap).await;
         assert_eq!(code(&late), "access.revoked");
         assert_eq!(before - scene.on_card().await, spent);
     }
@@ -391,7 +391,7 @@ async fn a_freeze_and_a_charge_have_one_order(mut scene: Scene) {
     for round in 0..30 {
         let before = scene.on_card().await;
         let tap = scene.card.chip.tap();
-        let charge = scene.charge(&format!("freezing-{round}"), &tap);
+        let charge = scene.charge(format!("freezing-{round}"), &tap);
         let freeze = {
             let (cards, holder) = (scene.engine().cards(), holder.clone());
             let command = FreezeCard {
@@ -421,7 +421,7 @@ async fn a_freeze_and_a_charge_have_one_order(mut scene: Scene) {
             }
         }
         let later = scene.card.chip.tap();
-        let late = scene.charge(&format!("frozen-{round}"), &later).await;
+        let late = scene.charge(format!("frozen-{round}"), &later).await;
         assert_eq!(code(&late), "card.frozen");
         let command = FreezeCard {
             key: key(&format!("unfreeze-{round}")),

@@ -1,110 +1,68 @@
-//! Errors as apps see them: a handful of kinds, each with the same fields.
+//! Errors as an app catches them: by kind, with a code.
 
 use crate::Error;
+use crate::ids::ParseIdError;
+use crate::ledger::ParseAccountError;
 
-/// What went wrong. The kind says what an app can do about it; `code` is stable and says exactly
-/// what it was; `detail` is for people, in English; with `retryable` the same call, with the same
-/// key, may succeed later.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, uniffi::Error)]
-#[uniffi::export(Display)]
-pub enum FlashError {
-    /// The request cannot be carried out as it is.
-    #[error("{code}: {detail}")]
-    InvalidInput {
-        /// The stable code.
-        code: String,
-        /// For people.
-        detail: String,
-        /// Whether it may succeed later.
-        retryable: bool,
-    },
-    /// What it names is not there.
-    #[error("{code}: {detail}")]
-    NotFound {
-        /// The stable code.
-        code: String,
-        /// For people.
-        detail: String,
-        /// Whether it may succeed later.
-        retryable: bool,
-    },
-    /// It was done already, or something else was done in its place.
-    #[error("{code}: {detail}")]
-    Conflict {
-        /// The stable code.
-        code: String,
-        /// For people.
-        detail: String,
-        /// Whether it may succeed later.
-        retryable: bool,
-    },
-    /// There is not enough money or there are not enough points.
-    #[error("{code}: {detail}")]
-    InsufficientFunds {
-        /// The stable code.
-        code: String,
-        /// For people.
-        detail: String,
-        /// Whether it may succeed later.
-        retryable: bool,
-    },
-    /// It is not allowed: by a credential, a card's state or a limit.
-    #[error("{code}: {detail}")]
-    Declined {
-        /// The stable code.
-        code: String,
-        /// For people.
-        detail: String,
-        /// Whether it may succeed later.
-        retryable: bool,
-    },
-    /// Something that is needed is not there now: the node, a rate, the engine itself.
-    #[error("{code}: {detail}")]
-    Unavailable {
-        /// The stable code.
-        code: String,
-        /// For people.
-        detail: String,
-        /// Whether it may succeed later.
-        retryable: bool,
-    },
-    /// The store failed or is not ours.
-    #[error("{code}: {detail}")]
-    Storage {
-        /// The stable code.
-        code: String,
-        /// For people.
-        detail: String,
-        /// Whether it may succeed later.
-        retryable: bool,
-    },
-    /// A bug, here or in the listener that was called.
-    #[error("{code}: {detail}")]
-    Internal {
-        /// The stable code.
-        code: String,
-        /// For people.
-        detail: String,
-        /// Whether it may succeed later.
-        retryable: bool,
-    },
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $kind:ident,)*) => {
+        /// What went wrong. The kind says what an app can do about it; `code` is stable and says
+        /// exactly what it was; `detail` is for people; `retryable` is true when the same call,
+        /// **with the same key**, may succeed later.
+        #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, uniffi::Error)]
+        #[uniffi::export(Display)]
+        pub enum FlashError {$(
+            $(#[$doc])*
+            #[error("{code}: {detail}")]
+            $kind {
+                /// Stable and dotted: `card.tap_replayed`.
+                code: String,
+                /// For a person, in English.
+                detail: String,
+                /// True when the same call with the same key may succeed later.
+                retryable: bool,
+            },
+        )*}
+
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub(super) enum Kind { $($kind,)* }
+
+        impl FlashError {
+            pub(super) fn new(kind: Kind, code: &str, detail: String, retryable: bool) -> Self {
+                let code = code.to_owned();
+                match kind { $(Kind::$kind => Self::$kind { code, detail, retryable },)* }
+            }
+
+            /// The stable code.
+            pub fn code(&self) -> &str {
+                match self { $(Self::$kind { code, .. } => code,)* }
+            }
+        }
+    };
 }
 
-/// The kinds of [`FlashError`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+kinds! {
+    /// What was asked cannot be understood or is out of its bounds: a mistake of the caller.
     InvalidInput,
+    /// There is no such thing.
     NotFound,
+    /// It collides with what was done before: a key used for something else, a name taken.
     Conflict,
+    /// The money or the points do not suffice.
     InsufficientFunds,
+    /// A rule says no: a credential, a frozen card, a used tap, a limit.
     Declined,
+    /// Something that is needed is not there now: the node, a rate, the engine itself.
     Unavailable,
+    /// The file with the books cannot be used.
     Storage,
+    /// A mistake of this library, or of a listener of the app.
     Internal,
 }
 
-/// Every code there is, and its kind. A code that is not here is a bug of ours.
-const KINDS: &[(&str, Kind)] = &[
+/// Every code there is, and its kind. A code that is not here is `Internal`; a test finds it.
+#[rustfmt::skip]
+const CODES: &[(&str, Kind)] = &[
     ("access.not_allowed", Kind::Declined),
     ("access.other_network", Kind::Declined),
     ("access.other_secret", Kind::Declined),
@@ -129,23 +87,22 @@ const KINDS: &[(&str, Kind)] = &[
     ("command.key_reused", Kind::Conflict),
     ("command.out_of_bounds", Kind::InvalidInput),
     ("entropy.failed", Kind::Unavailable),
-    ("input.bad_id", Kind::InvalidInput),
-    ("input.bad_secret", Kind::InvalidInput),
     ("invoice.not_found", Kind::NotFound),
+    // The two sides are the engine's own choice, as are ids.
     ("ledger.accounts_do_not_fit", Kind::Internal),
     ("ledger.already_claimed", Kind::Conflict),
     ("ledger.ceiling_reached", Kind::Declined),
     ("ledger.conflict", Kind::Conflict),
-    ("ledger.counter_not_advanced", Kind::Conflict),
+    ("ledger.counter_not_advanced", Kind::Declined),
     ("ledger.duplicate_id", Kind::Internal),
-    ("ledger.hold_exceeded", Kind::Internal),
+    ("ledger.hold_exceeded", Kind::Conflict),
     ("ledger.hold_expired", Kind::Conflict),
     ("ledger.hold_not_open", Kind::Conflict),
     ("ledger.insufficient_funds", Kind::InsufficientFunds),
     ("ledger.key_reused", Kind::Conflict),
     ("ledger.not_positive", Kind::InvalidInput),
     ("ledger.outside_window", Kind::Conflict),
-    ("ledger.overflow", Kind::Internal),
+    ("ledger.overflow", Kind::InvalidInput),
     ("ledger.usage_exceeded", Kind::Declined),
     ("lightning.bad_invoice", Kind::InvalidInput),
     ("lightning.no_node", Kind::Unavailable),
@@ -154,7 +111,6 @@ const KINDS: &[(&str, Kind)] = &[
     ("lightning.start_failed", Kind::Unavailable),
     ("lightning.unknown", Kind::Unavailable),
     ("lightning.wrong_network", Kind::InvalidInput),
-    ("listener.failed", Kind::Internal),
     ("money.above_cap", Kind::InvalidInput),
     ("money.bad_number", Kind::InvalidInput),
     ("money.not_positive", Kind::InvalidInput),
@@ -167,143 +123,140 @@ const KINDS: &[(&str, Kind)] = &[
     ("reward.insufficient_points", Kind::InsufficientFunds),
     ("reward.merchant_has_program", Kind::Conflict),
     ("reward.program_not_found", Kind::NotFound),
-    ("runtime.failed", Kind::Unavailable),
     ("settlement.insufficient_balance", Kind::InsufficientFunds),
-    ("settlement.invoice_expired", Kind::InvalidInput),
+    ("settlement.invoice_expired", Kind::Declined),
     ("settlement.invoice_used", Kind::Conflict),
     ("settlement.merchant_not_found", Kind::NotFound),
     ("settlement.no_amount", Kind::InvalidInput),
-    ("settlement.own_invoice", Kind::InvalidInput),
+    ("settlement.own_invoice", Kind::Declined),
     ("settlement.payout_not_found", Kind::NotFound),
     ("settlement.till_not_found", Kind::NotFound),
     ("store.busy", Kind::Unavailable),
     ("store.closed", Kind::Unavailable),
     ("store.corrupt", Kind::Storage),
-    ("store.fenced", Kind::Storage),
+    ("store.fenced", Kind::Unavailable),
     ("store.full", Kind::Storage),
-    ("store.in_use", Kind::Storage),
+    ("store.in_use", Kind::Unavailable),
     ("store.io", Kind::Storage),
     ("store.newer_schema", Kind::Storage),
-    ("store.outcome_unknown", Kind::Storage),
+    ("store.outcome_unknown", Kind::Unavailable),
     ("store.read_only", Kind::Storage),
 ];
 
+fn listed(code: &str) -> Option<Kind> {
+    let found = CODES.iter().find(|(known, _)| *known == code);
+    found.map(|(_, kind)| *kind)
+}
+
 impl FlashError {
-    /// The error of a code.
-    pub(super) fn new(code: &str, detail: String, retryable: bool) -> Self {
-        let known = KINDS.binary_search_by_key(&code, |(known, _)| known);
-        let kind = known
-            .ok()
-            .and_then(|place| KINDS.get(place))
-            .map(|(_, kind)| *kind);
-        let code = code.to_owned();
-        match kind.unwrap_or(Kind::Internal) {
-            Kind::InvalidInput => Self::InvalidInput {
-                code,
-                detail,
-                retryable,
-            },
-            Kind::NotFound => Self::NotFound {
-                code,
-                detail,
-                retryable,
-            },
-            Kind::Conflict => Self::Conflict {
-                code,
-                detail,
-                retryable,
-            },
-            Kind::InsufficientFunds => Self::InsufficientFunds {
-                code,
-                detail,
-                retryable,
-            },
-            Kind::Declined => Self::Declined {
-                code,
-                detail,
-                retryable,
-            },
-            Kind::Unavailable => Self::Unavailable {
-                code,
-                detail,
-                retryable,
-            },
-            Kind::Storage => Self::Storage {
-                code,
-                detail,
-                retryable,
-            },
-            Kind::Internal => Self::Internal {
-                code,
-                detail,
-                retryable,
-            },
+    /// The text names nothing of this kind, or a setting is of the wrong size.
+    pub(super) fn invalid(code: &str, detail: String) -> Self {
+        Self::new(Kind::InvalidInput, code, detail, false)
+    }
+
+    /// A mistake that is nobody's input.
+    pub(super) fn internal(code: &str, detail: String) -> Self {
+        Self::new(Kind::Internal, code, detail, false)
+    }
+}
+
+impl From<Error> for FlashError {
+    fn from(error: Error) -> Self {
+        let kind = listed(error.code()).unwrap_or(Kind::Internal);
+        Self::new(kind, error.code(), error.detail(), error.is_retryable())
+    }
+}
+
+macro_rules! from_module_errors {
+    ($($error:ty),*) => {$(
+        impl From<$error> for FlashError {
+            fn from(error: $error) -> Self {
+                Error::from(error).into()
+            }
         }
+    )*};
+}
+
+from_module_errors!(
+    crate::CommandError,
+    crate::access::AccessError,
+    crate::lightning::LightningError,
+    crate::money::MoneyError,
+    crate::store::StoreError
+);
+
+impl From<ParseIdError> for FlashError {
+    fn from(error: ParseIdError) -> Self {
+        Self::invalid("id.malformed", error.to_string())
     }
 }
 
-impl<E: Into<Error>> From<E> for FlashError {
-    fn from(error: E) -> Self {
-        let error: Error = error.into();
-        Self::new(error.code(), error.detail(), error.is_retryable())
+impl From<ParseAccountError> for FlashError {
+    fn from(error: ParseAccountError) -> Self {
+        Self::invalid("account.malformed", error.to_string())
     }
 }
 
-/// What a listener of the app's may throw.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, uniffi::Error)]
-pub enum ListenerError {
-    /// The listener could not deal with the event: it gets it again.
-    #[error("the listener failed: {detail}")]
-    Failed {
-        /// Why.
-        detail: String,
-    },
-}
-
-impl From<uniffi::UnexpectedUniFFICallbackError> for ListenerError {
+/// A listener of the app threw something that is no `FlashError`.
+impl From<uniffi::UnexpectedUniFFICallbackError> for FlashError {
     fn from(error: uniffi::UnexpectedUniFFICallbackError) -> Self {
-        Self::Failed {
-            detail: error.reason,
-        }
+        Self::internal("ffi.callback", error.reason)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::KINDS;
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// Wherever the crate gives a code.
+    const SOURCES: &[&str] = &[
+        include_str!("../error.rs"),
+        include_str!("../access/error.rs"),
+        include_str!("../cards/error.rs"),
+        include_str!("../cards/boltcard.rs"),
+        include_str!("../core/command.rs"),
+        include_str!("../invoices/error.rs"),
+        include_str!("../ledger/refusal.rs"),
+        include_str!("../lightning/error.rs"),
+        include_str!("../money/error.rs"),
+        include_str!("../rates/error.rs"),
+        include_str!("../rewards/error.rs"),
+        include_str!("../settlement/error.rs"),
+        include_str!("../store/error.rs"),
+    ];
+
+    /// The codes in the arms of the crate's `code()` functions.
+    fn given() -> BTreeSet<&'static str> {
+        let arms = SOURCES
+            .iter()
+            .flat_map(|source| source.split("=> \"").skip(1));
+        arms.filter_map(|rest| rest.split('"').next())
+            .filter(|code| code.contains('.'))
+            .collect()
+    }
 
     #[test]
-    fn the_table_is_in_order_and_has_every_code() {
-        assert!(KINDS.is_sorted_by(|left, right| left.0 < right.0));
-        // Every code that an error enum of the crate can answer stands in its source.
-        let sources = [
-            include_str!("../access/error.rs"),
-            include_str!("../cards/error.rs"),
-            include_str!("../cards/boltcard.rs"),
-            include_str!("../core/command.rs"),
-            include_str!("../error.rs"),
-            include_str!("../invoices/error.rs"),
-            include_str!("../ledger/refusal.rs"),
-            include_str!("../lightning/error.rs"),
-            include_str!("../money/error.rs"),
-            include_str!("../rates/error.rs"),
-            include_str!("../rewards/error.rs"),
-            include_str!("../settlement/error.rs"),
-            include_str!("../store/error.rs"),
-        ];
-        let mut found = 0;
-        for line in sources.iter().flat_map(|source| source.lines()) {
-            let Some((_, code)) = line.split_once("=> \"") else {
-                continue;
-            };
-            let Some((code, _)) = code.split_once('"') else {
-                continue;
-            };
-            if code.contains('.') {
-                found += 1;
-                assert!(KINDS.iter().any(|(known, _)| *known == code), "{code}");
-            }
-        }
-        assert!(found > 60, "only {found} codes were found");
+    fn every_code_has_a_kind_and_every_entry_a_code() {
+        let listed: BTreeSet<_> = CODES.iter().map(|(code, _)| *code).collect();
+        assert_eq!(listed.len(), CODES.len(), "a code stands twice");
+        assert_eq!(listed, given());
+        assert!(given().len() > 70, "the sources are not read");
+    }
+
+    #[test]
+    fn fields_and_kind_cross() {
+        let error: FlashError = crate::store::StoreError::Busy { waiting: 3 }.into();
+        let expected = FlashError::Unavailable {
+            code: "store.busy".to_owned(),
+            detail: "3 changes are waiting to be written".to_owned(),
+            retryable: true,
+        };
+        assert_eq!(error, expected);
+        assert_eq!(
+            error.to_string(),
+            "store.busy: 3 changes are waiting to be written"
+        );
     }
 }

@@ -1,44 +1,89 @@
-//! Listeners: sugar over a cursor, so that an app which was killed is told what it missed.
+//! Events pushed to the app: sugar over a cursor.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{FlashEvent, ListenerError};
+use super::{EngineEvent, FlashError, Flashkit, runtime};
 use crate::Engine;
+use crate::access::Credential;
+use crate::store::StoreError;
 
-/// What an app implements to be told of events.
+/// How many events are read at once.
+const PAGE: usize = 100;
+/// How long the library waits after a listener or the store failed.
+const RETRY_AFTER: Duration = Duration::from_millis(500);
+
+/// Implemented by the app; called by the library.
 #[uniffi::export(with_foreign)]
 pub trait EventListener: Send + Sync {
-    /// Deals with an event. It is told again if this fails.
-    fn on_event(&self, event: FlashEvent) -> Result<(), ListenerError>;
+    /// One event, in order, on a thread of the library that may wait. Once it returns, the event
+    /// is acknowledged; when it throws, the same event comes again after half a second.
+    ///
+    /// After a crash in between, the last event comes again: know it by its `position`.
+    fn on_event(&self, event: EngineEvent) -> Result<(), FlashError>;
 }
 
-/// The cursor of whichever listener is set.
-const READER: &str = "listener";
-/// How long a listener that failed is left alone.
-const PAUSE: Duration = Duration::from_secs(1);
+#[uniffi::export]
+impl Flashkit {
+    /// Gives every event from where `reader` last acknowledged on to `listener`, until
+    /// `clear_listener`, another `set_listener` or `shutdown`. Issuer only.
+    ///
+    /// Errors: `access.*`, `command.out_of_bounds` for a reader's name, `store.*`.
+    pub async fn set_listener(
+        &self,
+        credential: String,
+        reader: String,
+        listener: Arc<dyn EventListener>,
+    ) -> Result<(), FlashError> {
+        let issuer: Credential = credential.parse()?;
+        // Refused here, and not out of sight in the background.
+        let (caller, name) = (issuer.clone(), reader.clone());
+        let engine = self
+            .with_engine(|engine| async move {
+                engine.events().next(&caller, &name, 1).await?;
+                Ok(engine)
+            })
+            .await?;
+        let task = runtime::handle()?.spawn(deliver(engine, issuer, reader, listener));
+        if let Some(before) = self.delivery().replace(task) {
+            before.abort();
+        }
+        Ok(())
+    }
 
-/// Tells the listener until the task is ended or the engine is.
-pub(super) async fn run(engine: Engine, listener: Arc<dyn EventListener>) {
-    let issuer = engine.issuer();
-    while let Ok(events) = engine.events().wait(&issuer, READER, 100).await {
-        for event in events {
-            let position = event.position;
-            let listener = listener.clone();
-            // The app's code may take its time; it must not hold up a worker.
-            let told = tokio::task::spawn_blocking(move || listener.on_event(event.into())).await;
-            if !matches!(told, Ok(Ok(()))) {
-                tokio::time::sleep(PAUSE).await;
-                break;
-            }
-            if engine
-                .events()
-                .acknowledge(&issuer, READER, position)
-                .await
-                .is_err()
-            {
-                return;
-            }
+    /// Ends what `set_listener` began. A call of the listener that runs at this moment comes to
+    /// its end; its event is not acknowledged.
+    pub fn clear_listener(&self) {
+        self.end_delivery();
+    }
+}
+
+async fn deliver(
+    engine: Engine,
+    issuer: Credential,
+    reader: String,
+    listener: Arc<dyn EventListener>,
+) {
+    loop {
+        match deliver_page(&engine, &issuer, &reader, &listener).await {
+            Ok(()) => {}
+            Err(error) if error.code() == StoreError::Closed.code() => return,
+            Err(_) => tokio::time::sleep(RETRY_AFTER).await,
         }
     }
+}
+
+async fn deliver_page(
+    engine: &Engine,
+    issuer: &Credential,
+    reader: &str,
+    listener: &Arc<dyn EventListener>,
+) -> Result<(), FlashError> {
+    for event in engine.events().wait(issuer, reader, PAGE).await? {
+        let (position, listener) = (event.position, listener.clone());
+        runtime::run_blocking(move || listener.on_event(event.into())).await?;
+        let events = engine.events();
+        events.acknowledge(issuer, reader, position).await?;
+    }
+    Ok(())
 }

@@ -1,114 +1,142 @@
-//! For tests of the bindings: a simulated Lightning network, a wallet on it, and a virtual card.
+//! What the tests of bindings need: a Lightning network, a wallet and a card, all in this
+//! process. Nothing here is for real money.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use super::{FlashError, Flashkit, FlashkitConfig, ProgrammingKeys};
-use crate::lightning::LightningNode;
+use tokio::task::JoinHandle;
+
+use super::{EngineEvent, EventListener, FlashError, ProgrammingKeys, runtime};
 use crate::lightning::simulated::{SimulatedNetwork, SimulatedNode};
+use crate::lightning::{LightningError, LightningNode};
 use crate::ports::SystemClock;
 use crate::testkit::virtual_card::VirtualCard;
-use crate::testkit::wallet::Wallet;
+use crate::testkit::wallet::{Wallet, WalletError};
 
-/// The operator's node on a simulated network; lives as long as the app's object.
+/// How long a payment is waited for.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A Lightning network in this process: engines and wallets on it pay each other.
 #[derive(uniffi::Object)]
 pub struct SimulatedLightning {
     network: SimulatedNetwork,
-    node: SimulatedNode,
+    /// The nodes of engines, by their file.
+    engines: Mutex<HashMap<String, SimulatedNode>>,
 }
 
-#[uniffi::export(async_runtime = "tokio")]
+#[uniffi::export]
 impl SimulatedLightning {
-    /// A new network with the operator's node on it, which has nothing in its channels.
+    /// An empty network.
     #[uniffi::constructor]
-    pub fn create() -> Arc<Self> {
-        let network = SimulatedNetwork::new(Arc::new(SystemClock));
-        let node = network.node(0);
-        Arc::new(Self { network, node })
+    #[allow(
+        clippy::new_without_default,
+        reason = "a constructor of the bindings; Rust has the network itself"
+    )]
+    pub fn new() -> Self {
+        Self {
+            network: SimulatedNetwork::new(Arc::new(SystemClock)),
+            engines: Mutex::default(),
+        }
     }
 
-    /// A wallet of somebody else, with money.
+    /// A wallet with money, on this network: a customer, or a merchant's own node.
     pub async fn wallet(&self, balance_msat: i64) -> Result<Arc<SimulatedWallet>, FlashError> {
         let node = self.network.node(balance_msat);
         node.start().await?;
         let wallet = Arc::new(Wallet::new(Arc::new(node.clone()), None));
-        let runtime = super::runtime()?;
-        drop(runtime.spawn(wallet.clone().run()));
-        Ok(Arc::new(SimulatedWallet {
-            node,
-            wallet,
-            runtime: Mutex::new(Some(runtime)),
-        }))
+        let work = runtime::handle()?.spawn(wallet.clone().run());
+        Ok(Arc::new(SimulatedWallet { node, wallet, work }))
+    }
+
+    /// What every route costs from now on.
+    pub fn set_route_fee_msat(&self, fee_msat: i64) {
+        self.network.set_route_fee_msat(fee_msat);
+    }
+
+    /// Calls a listener with a made-up event, as the engine would, and answers what came of it:
+    /// `Internal` with `ffi.callback` for a listener that throws anything but a `FlashError`.
+    pub async fn try_listener(&self, listener: Arc<dyn EventListener>) -> Result<(), FlashError> {
+        let event = EngineEvent {
+            position: 0,
+            at_ms: 0,
+            kind: "test".to_owned(),
+            object_id: String::new(),
+            body_json: "null".to_owned(),
+        };
+        runtime::run_blocking(move || listener.on_event(event)).await
     }
 }
 
-#[uniffi::export(async_runtime = "tokio")]
-impl Flashkit {
-    /// Opens the books with a simulated node.
-    #[uniffi::constructor]
-    pub async fn open_simulated(
-        config: FlashkitConfig,
-        node: Arc<SimulatedLightning>,
-    ) -> Result<Arc<Self>, FlashError> {
-        Self::open_with(config, Some(Arc::new(node.node.clone()))).await
+impl SimulatedLightning {
+    /// The node of the engine on this file: a new one without money, or the one it had.
+    pub(super) fn node_of(&self, file: &str) -> SimulatedNode {
+        let mut engines = lock(&self.engines);
+        let node = engines
+            .entry(file.to_owned())
+            .or_insert_with(|| self.network.node(0));
+        node.clone()
     }
 }
 
-/// A customer's wallet, or a merchant's own node.
+/// A wallet on the simulated network.
 #[derive(uniffi::Object)]
 pub struct SimulatedWallet {
     node: SimulatedNode,
     wallet: Arc<Wallet>,
-    runtime: Mutex<Option<tokio::runtime::Runtime>>,
+    work: JoinHandle<()>,
+}
+
+#[uniffi::export]
+impl SimulatedWallet {
+    /// Pays an invoice and waits until it is paid, at most half a minute.
+    ///
+    /// Errors: `lightning.refused` when the payment came back, `lightning.bad_invoice`,
+    /// `lightning.unknown` after half a minute.
+    pub async fn pay(&self, bolt11: String) -> Result<(), FlashError> {
+        let wallet = self.wallet.clone();
+        runtime::run(async move {
+            match tokio::time::timeout(PATIENCE, wallet.pay(&bolt11)).await {
+                Ok(paid) => Ok(paid.map(drop)?),
+                Err(_) => Err(LightningError::Unknown {
+                    reason: "nobody took the payment in time".to_owned(),
+                }
+                .into()),
+            }
+        })
+        .await
+    }
+
+    /// An invoice of the wallet's own, which it takes by itself.
+    ///
+    /// Errors: `lightning.refused`.
+    pub fn invoice(&self, amount_msat: i64, label: String) -> Result<String, FlashError> {
+        Ok(self.node.wallet_invoice(amount_msat, &label)?)
+    }
+
+    /// What the wallet has.
+    pub fn balance_msat(&self) -> i64 {
+        self.node.balance_msat()
+    }
 }
 
 impl Drop for SimulatedWallet {
     fn drop(&mut self) {
-        let runtime = self
-            .runtime
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        if let Some(runtime) = runtime {
-            runtime.shutdown_background();
+        self.work.abort();
+    }
+}
+
+impl From<WalletError> for FlashError {
+    fn from(error: WalletError) -> Self {
+        match error {
+            WalletError::Lightning(error) => error.into(),
+            WalletError::Failed { reason } => LightningError::Refused { reason }.into(),
+            WalletError::Preimage { reason } => Self::internal("testkit.preimage", reason),
         }
-    }
-}
-
-fn failed(error: &crate::testkit::wallet::WalletError) -> FlashError {
-    FlashError::new("lightning.refused", error.to_string(), false)
-}
-
-#[uniffi::export(async_runtime = "tokio")]
-impl SimulatedWallet {
-    /// Pays, and waits until it is paid.
-    pub async fn pay(&self, bolt11: String) -> Result<(), FlashError> {
-        self.wallet
-            .pay(&bolt11)
-            .await
-            .map(drop)
-            .map_err(|error| failed(&error))
-    }
-
-    /// An invoice of the wallet's own.
-    pub async fn invoice(&self, amount_msat: i64, label: String) -> Result<String, FlashError> {
-        self.wallet
-            .invoice(amount_msat, &label)
-            .await
-            .map_err(|error| failed(&error))
-    }
-
-    /// What it has.
-    pub fn balance_msat(&self) -> i64 {
-        self.node.balance_msat()
-    }
-
-    /// Fails as only a bug does, so that an app can test how it takes that.
-    pub fn fail_internally(&self) -> Result<(), FlashError> {
-        Err(FlashError::new(
-            "listener.failed",
-            "asked to fail".to_owned(),
-            false,
-        ))
     }
 }
 
@@ -120,47 +148,25 @@ pub struct VirtualBoltCard {
 
 #[uniffi::export]
 impl VirtualBoltCard {
-    /// Writes keys on a chip.
+    /// Writes keys and URL on a chip whose number is `uid` (14 hex digits).
+    ///
+    /// Errors: `testkit.programming`.
     #[uniffi::constructor]
-    pub fn program(uid: String, keys: ProgrammingKeys) -> Result<Arc<Self>, FlashError> {
-        let ProgrammingKeys {
-            lnurlw,
-            version,
-            k0,
-            k1,
-            k2,
-            k3,
-            k4,
-        } = keys;
-        let keys = crate::cards::ProgrammingKeys {
-            lnurlw,
-            version,
-            k0,
-            k1,
-            k2,
-            k3,
-            k4,
-        };
-        let card = VirtualCard::program(&uid, &keys)
-            .map_err(|error| FlashError::new("card.bad_uid", error.to_string(), false))?;
-        Ok(Arc::new(Self {
+    pub fn program(uid: String, keys: ProgrammingKeys) -> Result<Self, FlashError> {
+        let card = VirtualCard::program(&uid, &keys.into())
+            .map_err(|error| FlashError::invalid("testkit.programming", error.to_string()))?;
+        Ok(Self {
             card: Mutex::new(card),
-        }))
+        })
     }
 
-    /// Taps the card.
+    /// Taps the card: its counter goes up, and it shows its URL.
     pub fn tap(&self) -> String {
-        self.card
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .tap()
+        lock(&self.card).tap()
     }
 
     /// How often it was tapped.
     pub fn counter(&self) -> u32 {
-        self.card
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .counter()
+        lock(&self.card).counter()
     }
 }
