@@ -9,6 +9,8 @@ mod core;
 mod engine;
 mod error;
 pub mod events;
+#[cfg(feature = "ffi")]
+pub mod ffi;
 pub mod ids;
 pub mod invoices;
 mod jobs;
@@ -25,7 +27,16 @@ pub mod store;
 pub mod testkit;
 pub mod treasury;
 
+#[cfg(feature = "ffi")]
+#[doc(hidden)]
+pub use ffi::UniFfiTag;
+
 pub use core::{Answer, CommandError, IdempotencyKey, MasterSecret, Settings};
 pub use engine::{Engine, EngineBuilder};
 pub use error::Error;
 pub use jobs::JobsRun;
+
+/// The README's example, compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,0 +1,262 @@
+//! Errors as an app catches them: by kind, with a code.
+
+use crate::Error;
+use crate::ids::ParseIdError;
+use crate::ledger::ParseAccountError;
+
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $kind:ident,)*) => {
+        /// What went wrong. The kind says what an app can do about it; `code` is stable and says
+        /// exactly what it was; `detail` is for people; `retryable` is true when the same call,
+        /// **with the same key**, may succeed later.
+        #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, uniffi::Error)]
+        #[uniffi::export(Display)]
+        pub enum FlashError {$(
+            $(#[$doc])*
+            #[error("{code}: {detail}")]
+            $kind {
+                /// Stable and dotted: `card.tap_replayed`.
+                code: String,
+                /// For a person, in English.
+                detail: String,
+                /// True when the same call with the same key may succeed later.
+                retryable: bool,
+            },
+        )*}
+
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub(super) enum Kind { $($kind,)* }
+
+        impl FlashError {
+            pub(super) fn new(kind: Kind, code: &str, detail: String, retryable: bool) -> Self {
+                let code = code.to_owned();
+                match kind { $(Kind::$kind => Self::$kind { code, detail, retryable },)* }
+            }
+
+            /// The stable code.
+            pub fn code(&self) -> &str {
+                match self { $(Self::$kind { code, .. } => code,)* }
+            }
+        }
+    };
+}
+
+kinds! {
+    /// What was asked cannot be understood or is out of its bounds: a mistake of the caller.
+    InvalidInput,
+    /// There is no such thing.
+    NotFound,
+    /// It collides with what was done before: a key used for something else, a name taken.
+    Conflict,
+    /// The money or the points do not suffice.
+    InsufficientFunds,
+    /// A rule says no: a credential, a frozen card, a used tap, a limit.
+    Declined,
+    /// Something that is needed is not there now: the node, a rate, the engine itself.
+    Unavailable,
+    /// The file with the books cannot be used.
+    Storage,
+    /// A mistake of this library, or of a listener of the app.
+    Internal,
+}
+
+/// Every code there is, and its kind. A code that is not here is `Internal`; a test finds it.
+#[rustfmt::skip]
+const CODES: &[(&str, Kind)] = &[
+    ("access.not_allowed", Kind::Declined),
+    ("access.other_network", Kind::Declined),
+    ("access.other_secret", Kind::Declined),
+    ("access.revoked", Kind::Declined),
+    ("access.unknown", Kind::Declined),
+    ("card.already_issued", Kind::Conflict),
+    ("card.bad_uid", Kind::InvalidInput),
+    ("card.frozen", Kind::Declined),
+    ("card.insufficient_funds", Kind::InsufficientFunds),
+    ("card.keys_withheld", Kind::Declined),
+    ("card.limit_exceeded", Kind::Declined),
+    ("card.not_active", Kind::Declined),
+    ("card.not_found", Kind::NotFound),
+    ("card.tap_malformed", Kind::InvalidInput),
+    ("card.tap_not_ours", Kind::Declined),
+    ("card.tap_replayed", Kind::Declined),
+    ("card.tap_wrong_mac", Kind::Declined),
+    ("card.unknown_time_zone", Kind::InvalidInput),
+    ("command.bad_key", Kind::InvalidInput),
+    ("command.contended", Kind::Unavailable),
+    ("command.interrupted", Kind::Unavailable),
+    ("command.key_reused", Kind::Conflict),
+    ("command.out_of_bounds", Kind::InvalidInput),
+    ("entropy.failed", Kind::Unavailable),
+    ("invoice.not_found", Kind::NotFound),
+    // The two sides are the engine's own choice, as are ids.
+    ("ledger.accounts_do_not_fit", Kind::Internal),
+    ("ledger.already_claimed", Kind::Conflict),
+    ("ledger.ceiling_reached", Kind::Declined),
+    ("ledger.conflict", Kind::Conflict),
+    ("ledger.counter_not_advanced", Kind::Declined),
+    ("ledger.duplicate_id", Kind::Internal),
+    ("ledger.hold_exceeded", Kind::Conflict),
+    ("ledger.hold_expired", Kind::Conflict),
+    ("ledger.hold_not_open", Kind::Conflict),
+    ("ledger.insufficient_funds", Kind::InsufficientFunds),
+    ("ledger.key_reused", Kind::Conflict),
+    ("ledger.not_positive", Kind::InvalidInput),
+    ("ledger.outside_window", Kind::Conflict),
+    ("ledger.overflow", Kind::InvalidInput),
+    ("ledger.usage_exceeded", Kind::Declined),
+    ("lightning.bad_invoice", Kind::InvalidInput),
+    ("lightning.no_node", Kind::Unavailable),
+    ("lightning.not_running", Kind::Unavailable),
+    ("lightning.refused", Kind::Declined),
+    ("lightning.start_failed", Kind::Unavailable),
+    ("lightning.unknown", Kind::Unavailable),
+    ("lightning.wrong_network", Kind::InvalidInput),
+    ("money.above_cap", Kind::InvalidInput),
+    ("money.bad_number", Kind::InvalidInput),
+    ("money.not_positive", Kind::InvalidInput),
+    ("money.overflow", Kind::InvalidInput),
+    ("money.unknown_asset", Kind::InvalidInput),
+    ("money.unknown_currency", Kind::InvalidInput),
+    ("rate.stale", Kind::Unavailable),
+    ("rate.unavailable", Kind::Unavailable),
+    ("rate.unknown_currency", Kind::Unavailable),
+    ("reward.insufficient_points", Kind::InsufficientFunds),
+    ("reward.merchant_has_program", Kind::Conflict),
+    ("reward.program_not_found", Kind::NotFound),
+    ("settlement.insufficient_balance", Kind::InsufficientFunds),
+    ("settlement.invoice_expired", Kind::Declined),
+    ("settlement.invoice_used", Kind::Conflict),
+    ("settlement.merchant_not_found", Kind::NotFound),
+    ("settlement.no_amount", Kind::InvalidInput),
+    ("settlement.own_invoice", Kind::Declined),
+    ("settlement.payout_not_found", Kind::NotFound),
+    ("settlement.till_not_found", Kind::NotFound),
+    ("store.busy", Kind::Unavailable),
+    ("store.closed", Kind::Unavailable),
+    ("store.corrupt", Kind::Storage),
+    ("store.fenced", Kind::Unavailable),
+    ("store.full", Kind::Storage),
+    ("store.in_use", Kind::Unavailable),
+    ("store.io", Kind::Storage),
+    ("store.newer_schema", Kind::Storage),
+    ("store.outcome_unknown", Kind::Unavailable),
+    ("store.read_only", Kind::Storage),
+];
+
+fn listed(code: &str) -> Option<Kind> {
+    let found = CODES.iter().find(|(known, _)| *known == code);
+    found.map(|(_, kind)| *kind)
+}
+
+impl FlashError {
+    /// The text names nothing of this kind, or a setting is of the wrong size.
+    pub(super) fn invalid(code: &str, detail: String) -> Self {
+        Self::new(Kind::InvalidInput, code, detail, false)
+    }
+
+    /// A mistake that is nobody's input.
+    pub(super) fn internal(code: &str, detail: String) -> Self {
+        Self::new(Kind::Internal, code, detail, false)
+    }
+}
+
+impl From<Error> for FlashError {
+    fn from(error: Error) -> Self {
+        let kind = listed(error.code()).unwrap_or(Kind::Internal);
+        Self::new(kind, error.code(), error.detail(), error.is_retryable())
+    }
+}
+
+macro_rules! from_module_errors {
+    ($($error:ty),*) => {$(
+        impl From<$error> for FlashError {
+            fn from(error: $error) -> Self {
+                Error::from(error).into()
+            }
+        }
+    )*};
+}
+
+from_module_errors!(
+    crate::CommandError,
+    crate::access::AccessError,
+    crate::lightning::LightningError,
+    crate::money::MoneyError,
+    crate::store::StoreError
+);
+
+impl From<ParseIdError> for FlashError {
+    fn from(error: ParseIdError) -> Self {
+        Self::invalid("id.malformed", error.to_string())
+    }
+}
+
+impl From<ParseAccountError> for FlashError {
+    fn from(error: ParseAccountError) -> Self {
+        Self::invalid("account.malformed", error.to_string())
+    }
+}
+
+/// A listener of the app threw something that is no `FlashError`.
+impl From<uniffi::UnexpectedUniFFICallbackError> for FlashError {
+    fn from(error: uniffi::UnexpectedUniFFICallbackError) -> Self {
+        Self::internal("ffi.callback", error.reason)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// Wherever the crate gives a code.
+    const SOURCES: &[&str] = &[
+        include_str!("../error.rs"),
+        include_str!("../access/error.rs"),
+        include_str!("../cards/error.rs"),
+        include_str!("../cards/boltcard.rs"),
+        include_str!("../core/command.rs"),
+        include_str!("../invoices/error.rs"),
+        include_str!("../ledger/refusal.rs"),
+        include_str!("../lightning/error.rs"),
+        include_str!("../money/error.rs"),
+        include_str!("../rates/error.rs"),
+        include_str!("../rewards/error.rs"),
+        include_str!("../settlement/error.rs"),
+        include_str!("../store/error.rs"),
+    ];
+
+    /// The codes in the arms of the crate's `code()` functions.
+    fn given() -> BTreeSet<&'static str> {
+        let arms = SOURCES
+            .iter()
+            .flat_map(|source| source.split("=> \"").skip(1));
+        arms.filter_map(|rest| rest.split('"').next())
+            .filter(|code| code.contains('.'))
+            .collect()
+    }
+
+    #[test]
+    fn every_code_has_a_kind_and_every_entry_a_code() {
+        let listed: BTreeSet<_> = CODES.iter().map(|(code, _)| *code).collect();
+        assert_eq!(listed.len(), CODES.len(), "a code stands twice");
+        assert_eq!(listed, given());
+        assert!(given().len() > 70, "the sources are not read");
+    }
+
+    #[test]
+    fn fields_and_kind_cross() {
+        let error: FlashError = crate::store::StoreError::Busy { waiting: 3 }.into();
+        let expected = FlashError::Unavailable {
+            code: "store.busy".to_owned(),
+            detail: "3 changes are waiting to be written".to_owned(),
+            retryable: true,
+        };
+        assert_eq!(error, expected);
+        assert_eq!(
+            error.to_string(),
+            "store.busy: 3 changes are waiting to be written"
+        );
+    }
+}

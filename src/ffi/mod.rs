@@ -1,0 +1,62 @@
+//! The UniFFI facade: what Kotlin, TypeScript, Swift and Python see of the engine.
+//!
+//! Conversion only. Every method takes a credential and one record, hands the core's own command
+//! to the core's own handle, and turns the answer into a flat record. Ids and credentials cross
+//! as text, amounts as whole numbers with their unit in the name, totals that can outgrow 64 bits
+//! as decimal text, times in milliseconds since the epoch, errors as [`FlashError`]: a handful of
+//! kinds with a stable `code` each.
+#![allow(
+    unsafe_code,
+    reason = "uniffi's macros write `unsafe impl` and `no_mangle` for every exported item"
+)]
+
+mod calls_books;
+mod calls_cards;
+mod calls_invoices;
+mod calls_merchants;
+mod config;
+mod error;
+mod flashkit;
+mod listener;
+#[cfg(feature = "ldk")]
+mod node;
+mod records_books;
+mod records_cards;
+mod records_invoices;
+mod records_merchants;
+mod records_money;
+mod runtime;
+mod scaffolding;
+#[cfg(feature = "testkit")]
+mod simulated;
+
+#[doc(hidden)]
+pub use scaffolding::UniFfiTag;
+
+pub use config::{FixedRate, FlashkitConfig, LightningConfig, Network};
+pub use error::FlashError;
+pub use flashkit::{Flashkit, flashkit_version};
+pub use listener::EventListener;
+#[cfg(feature = "ldk")]
+pub use node::{ChainSource, NodeChannel};
+pub use records_books::{
+    AccountBalance, AssetTotals, Audit, BookCapitalRequest, Capital, CapitalAccount,
+    CapitalDirection, Control, EngineEvent, JobFailure, JobsReport, LedgerSide, Problem, Transfer,
+    TransferKind, TransferPage, TrialBalance, TrialBalanceLine,
+};
+pub use records_cards::{
+    ActivateCardRequest, Activation, Card, CardLimits, CardSnapshot, CardState, Charge,
+    ChargeCardRequest, ExistingChip, FreezeCardRequest, IssueCardRequest, ProgrammingKeys,
+    TopUpCardRequest,
+};
+pub use records_invoices::{
+    CreateInvoiceRequest, Invoice, InvoicePage, InvoicePurpose, InvoiceState,
+};
+pub use records_merchants::{
+    CreateMerchantRequest, CreatePointsProgramRequest, Merchant, MerchantBalance, PairTillRequest,
+    PairedTill, Payout, PayoutPage, PayoutQuote, PayoutState, PayoutTerms, PointsBalance,
+    PointsProgram, RedeemPointsRequest, Redemption, RequestPayoutRequest, RevokeTillRequest, Till,
+};
+pub use records_money::{Price, Quote, QuoteSide, Rounding};
+#[cfg(feature = "testkit")]
+pub use simulated::{SimulatedLightning, SimulatedWallet, VirtualBoltCard};
