@@ -35,3 +35,8 @@ pub use core::{Answer, CommandError, IdempotencyKey, MasterSecret, Settings};
 pub use engine::{Engine, EngineBuilder};
 pub use error::Error;
 pub use jobs::JobsRun;
+
+/// The README's example, compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -75,6 +75,11 @@ impl Core {
         if !token::same(&secret, &self.secrets.credential(id)) {
             return Err(AccessError::Unknown.into());
         }
+        self.admit(id).await
+    }
+
+    /// Whoever has this credential, as the books know it now.
+    pub(crate) async fn admit(&self, id: CredentialId) -> Result<Caller, Error> {
         let Loaded { version, value } = self
             .load::<CredentialRecord>(CREDENTIALS, &id.to_string())
             .await?

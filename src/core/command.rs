@@ -164,9 +164,10 @@ impl Core {
             }
             return executed(commit.answer, commit.at_ms, true);
         }
+        let mut guard = caller.guard.clone();
         for _ in 1..MAX_DECISIONS {
             let Decision { mut steps, answer } = decide().await?;
-            steps.insert(0, caller.guard.clone());
+            steps.insert(0, guard);
             let command = CommandRecord {
                 scope: scope.clone(),
                 fingerprint: fingerprint.clone(),
@@ -185,7 +186,10 @@ impl Core {
                 Err(Error::Ledger(Refusal::KeyReused)) => {
                     return Err(CommandError::KeyReused.into());
                 }
-                Err(Error::Ledger(refusal)) if refusal.should_decide_again() => {}
+                Err(Error::Ledger(refusal)) if refusal.should_decide_again() => {
+                    // It may be the credential that changed: a revoked one is refused as such.
+                    guard = self.admit(caller.id).await?.guard;
+                }
                 Err(error) => return Err(error),
             }
         }

@@ -44,7 +44,8 @@ pub enum KeyValueWrite {
 /// - Writes do not wait behind queued batches of the ledger.
 /// - The future of `write` needs no async runtime: it may be blocked on from any thread.
 pub trait KeyValue: Send + Sync {
-    /// Starts a new epoch and ends every older one. Returns the epoch to write with.
+    /// Starts a new epoch and ends every older one. Returns the epoch to write with; the first
+    /// is 1, and before it nothing can be written.
     fn begin_epoch(&self) -> BoxFuture<'static, Result<u64, StoreError>>;
 
     /// Changes one value.

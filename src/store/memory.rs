@@ -516,7 +516,7 @@ fn as_document((version, document): &(i64, NewDocument)) -> Document {
 impl MemoryStore {
     fn write_now(&self, epoch: u64, change: KeyValueWrite) -> Result<(), StoreError> {
         let mut tables = self.lock()?;
-        if epoch != tables.node_epoch {
+        if epoch == 0 || epoch != tables.node_epoch {
             let current = tables.node_epoch;
             return Err(StoreError::Fenced {
                 given: epoch,

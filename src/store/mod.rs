@@ -4,6 +4,8 @@
 //! [`Store::commit`] answers only after the commit is durable. What a batch may do is decided by
 //! [`ledger::apply`](crate::ledger::apply) for every store alike.
 
+#[cfg(feature = "testkit")]
+pub mod contract;
 mod error;
 mod key_value;
 mod memory;

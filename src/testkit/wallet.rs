@@ -27,6 +27,7 @@ struct State {
     /// How payments of ours ended: sent, or why not.
     ended: HashMap<PaymentHash, Result<(), String>>,
     received: HashMap<PaymentHash, i64>,
+    holds: bool,
 }
 
 /// A wallet could not do what it was told to.
@@ -82,12 +83,15 @@ impl Wallet {
             LightningEvent::Claimable {
                 payment_hash,
                 amount_msat,
-            } => match self.preimage(payment_hash) {
-                Some(preimage) => {
-                    self.node.claim(payment_hash, preimage, amount_msat).await?;
+            } => {
+                self.while_it_holds().await;
+                match self.preimage(payment_hash) {
+                    Some(preimage) => {
+                        self.node.claim(payment_hash, preimage, amount_msat).await?;
+                    }
+                    None => self.node.fail(payment_hash).await?,
                 }
-                None => self.node.fail(payment_hash).await?,
-            },
+            }
             LightningEvent::Received {
                 payment_hash,
                 amount_msat,
@@ -106,6 +110,22 @@ impl Wallet {
             _ => {}
         }
         Ok(())
+    }
+
+    /// While this is set, what comes in is neither taken nor given back: it stays on its way.
+    pub fn hold(&self, holds: bool) {
+        self.lock().holds = holds;
+        self.changed.notify(usize::MAX);
+    }
+
+    async fn while_it_holds(&self) {
+        loop {
+            let changed = self.changed.listen();
+            if !self.lock().holds {
+                return;
+            }
+            changed.await;
+        }
     }
 
     fn preimage(&self, hash: PaymentHash) -> Option<Preimage> {

@@ -3,6 +3,11 @@
 
 pub mod books;
 #[cfg(feature = "ldk")]
+pub mod child;
+pub mod deadline;
+pub mod gate;
+pub mod load;
+#[cfg(feature = "ldk")]
 pub mod real;
 pub mod scripted;
 pub mod shop;

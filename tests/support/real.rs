@@ -6,6 +6,7 @@ use std::sync::Arc;
 use flashkit::Engine;
 use flashkit::lightning::LightningNode;
 use flashkit::lightning::ldk::LdkNode;
+use flashkit::store::sqlite::SqliteStore;
 use flashkit::testkit::chain::{self, TestChain};
 use flashkit::testkit::local_network::{self, LocalNode};
 use flashkit::testkit::wallet::Wallet;
@@ -17,6 +18,8 @@ use super::shop;
 pub struct RealShop {
     pub chain: Arc<dyn TestChain>,
     pub engine: Engine,
+    /// The books and the node's state.
+    pub store: SqliteStore,
     pub node: Arc<LdkNode>,
     pub world: Arc<LdkNode>,
     pub customer: Arc<Wallet>,
@@ -50,6 +53,7 @@ impl RealShop {
         Self {
             chain,
             engine,
+            store: operator.store,
             node: operator.node,
             world: world.node,
             customer,

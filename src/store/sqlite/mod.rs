@@ -12,19 +12,18 @@ mod writer;
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use event_listener::Event;
-use futures_channel::oneshot;
 use rusqlite::{Connection, ErrorCode, OpenFlags, params};
 
 use self::readers::Readers;
 use self::state::{balance_from_row, from_json, named, parsed};
 use self::tasks::{CommitTask, run_task};
-use self::writer::{Lane, Queue, Writer};
+use self::writer::{Lane, Queue, Stopped, StopsWhenDropped, Writer};
 use super::{CommitError, DocumentPosition, DocumentQuery, MAX_PAGE, Store, StoreError};
 use crate::ids::TransferId;
 use crate::ledger::{
@@ -46,7 +45,7 @@ struct Shared {
     queue: Arc<Queue>,
     readers: Arc<Readers>,
     committed: Arc<Event>,
-    stopped: Mutex<Option<oneshot::Receiver<()>>>,
+    stopped: Arc<Stopped>,
     location: PathBuf,
 }
 
@@ -71,7 +70,7 @@ impl SqliteStore {
         let file = file.as_ref();
         let lock = lock_file(file)?;
         let mut connection = connect(file, OpenFlags::SQLITE_OPEN_CREATE)?;
-        schema::prepare(&mut connection)?;
+        schema::prepare(&mut connection, file)?;
         harden(&connection)?;
         let last_commit_ms = connection
             .query_row(
@@ -81,17 +80,17 @@ impl SqliteStore {
             )
             .map_err(sql_error)?;
 
-        let (stopped, has_stopped) = oneshot::channel();
         let shared = Arc::new(Shared {
             queue: Arc::new(Queue::new()),
             readers: Arc::default(),
             committed: Arc::new(Event::new()),
-            stopped: Mutex::new(Some(has_stopped)),
+            stopped: Arc::default(),
             location: file.to_owned(),
         });
+        let mut threads = Vec::new();
         for _ in 0..READER_THREADS {
             let (readers, reader) = (shared.readers.clone(), connect(file, OpenFlags::empty())?);
-            spawn("flashkit-read", move || readers.run(&reader))?;
+            threads.push(spawn("flashkit-read", move || readers.run(&reader))?);
         }
         let writer = Writer {
             connection,
@@ -100,9 +99,10 @@ impl SqliteStore {
             last_commit_ms,
             committed: shared.committed.clone(),
             lock,
-            stopped: Some(stopped),
+            readers: threads,
+            stopped: StopsWhenDropped(shared.stopped.clone()),
         };
-        spawn("flashkit-write", move || writer.run())?;
+        drop(spawn("flashkit-write", move || writer.run())?);
         Ok(Self { shared })
     }
 
@@ -126,11 +126,13 @@ impl SqliteStore {
     }
 }
 
-fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), StoreError> {
+fn spawn(
+    name: &str,
+    work: impl FnOnce() + Send + 'static,
+) -> Result<thread::JoinHandle<()>, StoreError> {
     thread::Builder::new()
         .name(name.to_owned())
         .spawn(work)
-        .map(drop)
         .map_err(|error| StoreError::Io {
             reason: error.to_string(),
         })
@@ -393,7 +395,14 @@ impl Store for SqliteStore {
                     })
                 })?
                 .collect::<Result<_, _>>()?;
-            jobs.sort_by_key(|job| job.due_at_ms);
+            // The rows of RETURNING come in no particular order.
+            jobs.sort_by(|left, right| {
+                (left.due_at_ms, &left.kind, &left.object).cmp(&(
+                    right.due_at_ms,
+                    &right.kind,
+                    &right.object,
+                ))
+            });
             Ok(jobs)
         })
         .await
@@ -402,14 +411,7 @@ impl Store for SqliteStore {
     async fn close(&self) -> Result<(), StoreError> {
         self.shared.readers.close();
         self.shared.queue.close();
-        let stopped = match self.shared.stopped.lock() {
-            Ok(mut stopped) => stopped.take(),
-            Err(poisoned) => poisoned.into_inner().take(),
-        };
-        if let Some(stopped) = stopped {
-            // An error means the writer is gone, which is what was asked for.
-            let _ = stopped.await;
-        }
+        self.shared.stopped.wait().await;
         Ok(())
     }
 }

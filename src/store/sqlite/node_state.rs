@@ -28,7 +28,7 @@ impl KeyValue for SqliteStore {
     ) -> BoxFuture<'static, Result<(), StoreError>> {
         let written = run_task(&self.shared.queue, Lane::Node, move |connection, _| {
             let current = current_epoch(connection)?;
-            if current != epoch {
+            if epoch == 0 || current != epoch {
                 return Ok(Err(StoreError::Fenced {
                     given: epoch,
                     current,

@@ -1,8 +1,12 @@
 //! The tables, and how a file is recognised.
 
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OptionalExtension};
 
-use super::sql_error;
+use super::{io_error, sql_error};
 use crate::store::StoreError;
 
 /// Marks the file as ours: "FLSH" in the header of the file (`file` and SQLite tools show it).
@@ -110,11 +114,25 @@ CREATE TABLE node_state (
 ";
 
 /// Makes the tables in a new file, or checks that an old one is ours and sound.
-pub(super) fn prepare(connection: &mut Connection) -> Result<(), StoreError> {
+pub(super) fn prepare(connection: &mut Connection, file: &Path) -> Result<(), StoreError> {
+    // A connection that ends writes the log back: into a file that may turn out not to be ours.
+    let keep_log = DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
+    connection
+        .set_db_config(keep_log, true)
+        .map_err(sql_error)?;
+    check_or_create(connection, file)?;
+    connection
+        .set_db_config(keep_log, false)
+        .map(drop)
+        .map_err(sql_error)
+}
+
+fn check_or_create(connection: &mut Connection, file: &Path) -> Result<(), StoreError> {
     let application_id = number(connection, "PRAGMA application_id")?;
     let found = number(connection, "PRAGMA user_version")?;
-    let objects = number(connection, "SELECT count(*) FROM sqlite_schema")?;
-    if application_id == 0 && found == 0 && objects == 0 {
+    // Asked after the first read, which undoes what a crash left half-made. SQLite itself would
+    // take the first bytes of a lost database for an empty one.
+    if fs::metadata(file).map_err(io_error)?.len() == 0 {
         return create(connection);
     }
     if application_id != APPLICATION_ID {
@@ -127,6 +145,7 @@ pub(super) fn prepare(connection: &mut Connection) -> Result<(), StoreError> {
             known: SCHEMA_VERSION,
         });
     }
+    check_length(connection, file)?;
     let verdict: Option<String> = connection
         .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
         .optional()
@@ -138,6 +157,25 @@ pub(super) fn prepare(connection: &mut Connection) -> Result<(), StoreError> {
             reason: "the check gave no answer".into(),
         }),
     }
+}
+
+/// A page that is cut short reads as if it ended in zeros. While there is a log, the file may be
+/// behind it.
+fn check_length(connection: &Connection, file: &Path) -> Result<(), StoreError> {
+    let mut log = file.as_os_str().to_owned();
+    log.push("-wal");
+    if fs::metadata(PathBuf::from(log)).is_ok_and(|log| log.len() > 0) {
+        return Ok(());
+    }
+    let pages = number(connection, "PRAGMA page_count")?;
+    let expected = pages.saturating_mul(number(connection, "PRAGMA page_size")?);
+    let length = fs::metadata(file).map_err(io_error)?.len();
+    if i64::try_from(length) == Ok(expected) {
+        return Ok(());
+    }
+    Err(StoreError::Corrupt {
+        reason: format!("the file has {length} bytes of {expected}"),
+    })
 }
 
 fn create(connection: &mut Connection) -> Result<(), StoreError> {

@@ -33,8 +33,13 @@ impl Task for CommitTask {
     fn run(&mut self, connection: &Connection, at_ms: i64) -> Result<Ran, rusqlite::Error> {
         match apply(&mut SqliteState(connection), &self.batch, at_ms) {
             Ok(commit) => {
+                let ran = if commit.replayed {
+                    Ran::Keep
+                } else {
+                    Ran::Commit
+                };
                 self.result = Some(Ok(commit));
-                Ok(Ran::Keep)
+                Ok(ran)
             }
             Err(ApplyError::Refused(refusal)) => {
                 self.result = Some(Err(refusal.into()));

@@ -6,7 +6,9 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread::JoinHandle;
 
 use event_listener::Event;
 use rusqlite::Connection;
@@ -23,7 +25,9 @@ const MAX_WAITING_NODE_WRITES: usize = 262_144;
 
 /// What a task wants done with what it wrote.
 pub(super) enum Ran {
-    /// Commit it.
+    /// Commit it: a batch, of which the commit time is written down.
+    Commit,
+    /// Commit it, at no time of its own.
     Keep,
     /// Undo it; the task knows why.
     Undo,
@@ -123,6 +127,35 @@ impl Queue {
     }
 }
 
+/// Whether the writer has ended; any number may wait for it.
+#[derive(Default)]
+pub(super) struct Stopped {
+    has_stopped: AtomicBool,
+    changed: Event,
+}
+
+impl Stopped {
+    pub(super) async fn wait(&self) {
+        loop {
+            let changed = self.changed.listen();
+            if self.has_stopped.load(Ordering::SeqCst) {
+                return;
+            }
+            changed.await;
+        }
+    }
+}
+
+/// Says that the writer has ended, however it did.
+pub(super) struct StopsWhenDropped(pub(super) Arc<Stopped>);
+
+impl Drop for StopsWhenDropped {
+    fn drop(&mut self) {
+        self.0.has_stopped.store(true, Ordering::SeqCst);
+        self.0.changed.notify(usize::MAX);
+    }
+}
+
 /// The writer's own things; they live on its thread.
 pub(super) struct Writer {
     pub(super) connection: Connection,
@@ -132,7 +165,10 @@ pub(super) struct Writer {
     pub(super) committed: Arc<Event>,
     /// Held until the last write is done: only then may another engine open the file.
     pub(super) lock: File,
-    pub(super) stopped: Option<futures_channel::oneshot::Sender<()>>,
+    /// Their connections end before the writer's does, so that the writer's is the last one:
+    /// whoever closed the store finds everything in the one file.
+    pub(super) readers: Vec<JoinHandle<()>>,
+    pub(super) stopped: StopsWhenDropped,
 }
 
 impl Writer {
@@ -143,39 +179,45 @@ impl Writer {
         let Self {
             connection,
             lock,
+            readers,
             stopped,
             committed,
             ..
         } = self;
+        for reader in readers {
+            drop(reader.join());
+        }
         // A failed close leaves the write-ahead log, which the next open reads.
         drop(connection.close());
         drop(lock);
         committed.notify(usize::MAX);
-        if let Some(stopped) = stopped {
-            let _ = stopped.send(());
-        }
+        drop(stopped);
     }
 
     fn write(&mut self, mut group: Vec<Box<dyn Task>>) {
         let at_ms = self.clock.now_ms().max(self.last_commit_ms);
         let outcome = self.commit(&mut group, at_ms);
-        if outcome.is_ok() {
-            self.last_commit_ms = at_ms;
-        } else {
+        match outcome {
+            // As in the table of commits, so that it is the same after the next open: what was
+            // refused has no time.
+            Ok(true) => self.last_commit_ms = at_ms,
+            Ok(false) => {}
             // A failed statement may have ended the transaction already; then this fails too.
-            drop(self.connection.execute_batch("ROLLBACK"));
+            Err(_) => drop(self.connection.execute_batch("ROLLBACK")),
         }
+        let outcome = outcome.map(drop);
         for task in group {
             task.finish(outcome.clone());
         }
         self.committed.notify(usize::MAX);
     }
 
-    fn commit(&mut self, group: &mut [Box<dyn Task>], at_ms: i64) -> Result<(), StoreError> {
+    /// Answers whether a batch was among what was committed.
+    fn commit(&mut self, group: &mut [Box<dyn Task>], at_ms: i64) -> Result<bool, StoreError> {
         let connection = &self.connection;
-        run_all(connection, group, at_ms).map_err(sql_error)?;
+        let any_batch = run_all(connection, group, at_ms).map_err(sql_error)?;
         match connection.execute_batch("COMMIT") {
-            Ok(()) => Ok(()),
+            Ok(()) => Ok(any_batch),
             Err(error) => match sql_error(error) {
                 // The flush failed half-way: the frames may be in the log and come back at the
                 // next open.
@@ -190,14 +232,19 @@ fn run_all(
     connection: &Connection,
     group: &mut [Box<dyn Task>],
     at_ms: i64,
-) -> Result<(), rusqlite::Error> {
+) -> Result<bool, rusqlite::Error> {
+    let mut any_batch = false;
     connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
     for task in group.iter_mut() {
         connection.prepare_cached("SAVEPOINT task")?.execute([])?;
-        if let Ran::Undo = task.run(connection, at_ms)? {
-            connection.prepare_cached("ROLLBACK TO task")?.execute([])?;
+        match task.run(connection, at_ms)? {
+            Ran::Commit => any_batch = true,
+            Ran::Keep => {}
+            Ran::Undo => {
+                connection.prepare_cached("ROLLBACK TO task")?.execute([])?;
+            }
         }
         connection.prepare_cached("RELEASE task")?.execute([])?;
     }
-    Ok(())
+    Ok(any_batch)
 }

@@ -1,0 +1,355 @@
+//! A file that is damaged, foreign, too new or held by another is refused with a typed error,
+//! and is left as it was.
+#![cfg(feature = "sqlite")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+
+use flashkit::ids::{BatchId, CardId, TransferId};
+use flashkit::ledger::{Account, Batch, NewEvent, NewTransfer, Step, TransferKind};
+use flashkit::ports::SystemClock;
+use flashkit::store::sqlite::SqliteStore;
+use flashkit::store::{CommitError, Store, StoreError};
+use sha2::{Digest, Sha256};
+
+/// In the second process: the file to open.
+const SECOND: &str = "FLASHKIT_TEST_SECOND_PROCESS";
+
+struct Books {
+    _folder: tempfile::TempDir,
+    file: PathBuf,
+}
+
+fn card(number: u8) -> Account {
+    Account::card_balance(CardId::from_parts(1, [number; 10]))
+}
+
+fn batch(number: u8) -> Batch {
+    let transfer = NewTransfer {
+        id: TransferId::from_parts(1, [number; 10]),
+        debit: Account::node_channels(),
+        credit: card(number),
+        amount: 1_000,
+        kind: TransferKind::TopUp,
+        reference: "a reference that fills some pages".repeat(10),
+        credit_ceiling: None,
+    };
+    let event = NewEvent {
+        kind: "card.topped_up",
+        object: format!("card {number}"),
+        body: serde_json::json!({ "amount_msat": 1_000 }),
+    };
+    Batch {
+        id: BatchId::from_parts(1, [number; 10]),
+        command: None,
+        steps: vec![Step::Transfer(transfer), Step::Emit(event)],
+    }
+}
+
+fn open(file: &Path) -> Result<SqliteStore, StoreError> {
+    SqliteStore::open(file, Arc::new(SystemClock))
+}
+
+impl Books {
+    /// A folder without a file.
+    fn none() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("books.db");
+        Self {
+            _folder: folder,
+            file,
+        }
+    }
+
+    /// Books with a hundred top-ups in them, closed.
+    async fn closed() -> Self {
+        let books = Self::none();
+        let store = open(&books.file).unwrap();
+        for number in 0..100 {
+            store.commit(batch(number)).await.unwrap();
+        }
+        store.close().await.unwrap();
+        // Whoever closed a store can copy the one file.
+        assert!(!books.beside("-wal").exists() && !books.beside("-shm").exists());
+        books
+    }
+
+    fn beside(&self, ending: &str) -> PathBuf {
+        let mut name = self.file.clone().into_os_string();
+        name.push(ending);
+        name.into()
+    }
+
+    /// The digest of the file and of the log beside it.
+    fn hash(&self) -> String {
+        let mut digest = Sha256::new();
+        for file in [self.file.clone(), self.beside("-wal")] {
+            digest.update(fs::read(file).unwrap_or_default());
+            digest.update(b"/");
+        }
+        hex::encode(digest.finalize())
+    }
+
+    fn write(&self, bytes: &[u8]) {
+        fs::write(&self.file, bytes).unwrap();
+        for ending in ["-wal", "-shm"] {
+            drop(fs::remove_file(self.beside(ending)));
+        }
+    }
+
+    /// Opening fails with one of these codes and changes nothing.
+    #[track_caller]
+    fn refused(&self, what: &str, codes: &[&str]) -> StoreError {
+        let before = self.hash();
+        let error = open(&self.file).map(drop).expect_err(what);
+        assert!(codes.contains(&error.code()), "{what}: {error:?}");
+        assert!(!error.to_string().is_empty());
+        assert_eq!(self.hash(), before, "{what}: the file was changed");
+        error
+    }
+}
+
+/// Reads and writes whatever there is. Answers the codes of what failed.
+async fn use_all(store: &SqliteStore) -> Vec<&'static str> {
+    let mut failed = Vec::new();
+    let mut note = |answer: Result<(), StoreError>| {
+        if let Err(error) = answer {
+            failed.push(error.code());
+        }
+    };
+    note(store.balances(None, 1_000).await.map(drop));
+    note(store.events(0, 1_000).await.map(drop));
+    let accounts = (0..100).map(card).chain([Account::node_channels()]);
+    for account in accounts {
+        note(store.balance(&account).await.map(drop));
+        note(store.transfers(&account, None, 1_000).await.map(drop));
+    }
+    note(match store.commit(batch(200)).await {
+        Ok(_) | Err(CommitError::Refused(_)) => Ok(()),
+        Err(CommitError::Store(error)) => Err(error),
+    });
+    note(store.close().await);
+    failed
+}
+
+#[test]
+fn garbage_is_no_store() {
+    let books = Books::none();
+    for length in [1, 15, 16, 99, 100, 511, 512, 4_096, 100_000_usize] {
+        let garbage: Vec<u8> = (0..length).map(|at| (at * 7 + at / 13) as u8 | 1).collect();
+        books.write(&garbage);
+        books.refused("garbage", &["store.corrupt", "store.io"]);
+    }
+    // A header that promises a database, with nothing behind it.
+    let mut header = b"SQLite format 3\0".to_vec();
+    header.resize(4_096, 0xff);
+    books.write(&header);
+    books.refused("a header alone", &["store.corrupt", "store.io"]);
+    fs::remove_file(&books.file).unwrap();
+    fs::create_dir(&books.file).unwrap();
+    let error = open(&books.file).map(drop).unwrap_err();
+    assert_eq!(error.code(), "store.io", "a folder: {error:?}");
+}
+
+#[tokio::test]
+async fn a_truncated_file_is_refused() {
+    let books = Books::closed().await;
+    let whole = fs::read(&books.file).unwrap();
+    let page = 4_096;
+    for length in [
+        50,
+        100,
+        1_000,
+        page,
+        page + 1,
+        whole.len() / 2,
+        whole.len() - page,
+        whole.len() - 1,
+    ] {
+        books.write(&whole[..length]);
+        books.refused("a truncated file", &["store.corrupt", "store.io"]);
+    }
+    books.write(&whole);
+    let store = open(&books.file).unwrap();
+    assert_eq!(use_all(&store).await, [""; 0]);
+}
+
+#[tokio::test]
+async fn flipped_bytes_are_a_typed_error_at_worst() {
+    let books = Books::closed().await;
+    let whole = fs::read(&books.file).unwrap();
+    let (mut refused, mut failed, mut unseen) = (0, 0, 0);
+    // The head of every page, and places all over the file.
+    let heads = (0..whole.len() / 4_096).map(|page| page * 4_096 + if page == 0 { 100 } else { 0 });
+    let places = heads.chain((16..whole.len()).step_by(1_777));
+    for place in places {
+        let mut bytes = whole.clone();
+        for byte in bytes.iter_mut().skip(place).take(4) {
+            *byte ^= 0xff;
+        }
+        books.write(&bytes);
+        let before = books.hash();
+        match open(&books.file) {
+            Err(error) => {
+                let code = error.code();
+                assert!(
+                    ["store.corrupt", "store.io", "store.newer_schema"].contains(&code),
+                    "{code}"
+                );
+                assert_eq!(books.hash(), before, "{place}: the file was changed");
+                refused += 1;
+            }
+            Ok(store) => {
+                let codes = use_all(&store).await;
+                assert!(
+                    codes
+                        .iter()
+                        .all(|code| ["store.corrupt", "store.io"].contains(code)),
+                    "{codes:?}"
+                );
+                if codes.is_empty() {
+                    unseen += 1;
+                } else {
+                    failed += 1;
+                }
+            }
+        }
+    }
+    println!("flipped: {refused} refused at open, {failed} failed when read, {unseen} unseen");
+    assert!(refused > 0 && failed > 0);
+}
+
+#[test]
+fn another_programs_file_is_left_alone() {
+    let books = Books::none();
+    let other = rusqlite::Connection::open(&books.file).unwrap();
+    other
+        .execute_batch("CREATE TABLE notes (text); INSERT INTO notes VALUES ('mine')")
+        .unwrap();
+    other.close().unwrap();
+    books.refused("another program's file", &["store.corrupt"]);
+    // Also while that program runs, with a log that is not written back.
+    let other = rusqlite::Connection::open(&books.file).unwrap();
+    other.pragma_update(None, "journal_mode", "WAL").unwrap();
+    other
+        .execute_batch("INSERT INTO notes VALUES ('more')")
+        .unwrap();
+    books.refused("another program's open file", &["store.corrupt"]);
+    let notes: i64 = other
+        .query_row("SELECT count(*) FROM notes", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(notes, 2);
+}
+
+#[tokio::test]
+async fn a_newer_schema_is_refused() {
+    let books = Books::closed().await;
+    let newer = rusqlite::Connection::open(&books.file).unwrap();
+    newer.pragma_update(None, "user_version", 2).unwrap();
+    newer.close().unwrap();
+    let error = books.refused("a newer schema", &["store.newer_schema"]);
+    assert_eq!(error, StoreError::NewerSchema { found: 2, known: 1 });
+    // Also one that a crash left with a log beside it: it belongs to whoever wrote it.
+    let newer = rusqlite::Connection::open(&books.file).unwrap();
+    newer.pragma_update(None, "journal_mode", "WAL").unwrap();
+    newer
+        .execute_batch("CREATE TABLE added (column_of_the_future)")
+        .unwrap();
+    let crashed = Books::none();
+    for ending in ["", "-wal"] {
+        fs::copy(books.beside(ending), crashed.beside(ending)).unwrap();
+    }
+    assert!(fs::metadata(crashed.beside("-wal")).unwrap().len() > 0);
+    crashed.refused("a newer schema after a crash", &["store.newer_schema"]);
+}
+
+#[tokio::test]
+async fn one_engine_a_file() {
+    let books = Books::closed().await;
+    let store = open(&books.file).unwrap();
+    store.commit(batch(101)).await.unwrap();
+    let error = books.refused("a second store", &["store.in_use"]);
+    assert!(error.is_retryable());
+
+    let in_another_process = |file: &Path| {
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "second_process", "--nocapture"])
+            .env(SECOND, file)
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{text}");
+        text
+    };
+    let before = books.hash();
+    assert!(in_another_process(&books.file).contains("answer: store.in_use"));
+    assert_eq!(books.hash(), before);
+    store.commit(batch(102)).await.unwrap();
+    store.close().await.unwrap();
+    assert!(in_another_process(&books.file).contains("answer: opened"));
+    // That process ended without closing; the file is free all the same, and whole.
+    let store = open(&books.file).unwrap();
+    assert_eq!(use_all(&store).await, [""; 0]);
+}
+
+/// Not a test by itself: what [`one_engine_a_file`] runs in another process.
+#[test]
+fn second_process() {
+    if let Some(file) = std::env::var_os(SECOND) {
+        let answer = open(Path::new(&file));
+        let answer = answer.as_ref().map_or_else(StoreError::code, |_| "opened");
+        println!("answer: {answer}");
+        // As a crash does: nothing is dropped.
+        std::process::exit(0);
+    }
+}
+
+#[tokio::test]
+async fn a_folder_that_cannot_be_written() {
+    let books = Books::closed().await;
+    let folder = books.file.parent().unwrap();
+    let mut permissions = fs::metadata(folder).unwrap().permissions();
+    permissions.set_readonly(true);
+    fs::set_permissions(folder, permissions.clone()).unwrap();
+    let superuser = fs::write(folder.join("probe"), b"").is_ok();
+    if superuser {
+        println!("skipped: this user may write into read-only folders (root)");
+    } else {
+        fs::remove_file(books.beside(".lock")).ok();
+        books.refused("a read-only folder", &["store.read_only"]);
+    }
+    #[expect(
+        clippy::permissions_set_readonly_false,
+        reason = "so that the folder can be removed"
+    )]
+    permissions.set_readonly(false);
+    fs::set_permissions(folder, permissions).unwrap();
+
+    let missing = Books::none();
+    let nowhere = missing.file.join("books.db");
+    let error = open(&nowhere).map(drop).unwrap_err();
+    assert_eq!(error.code(), "store.io", "{error:?}");
+    assert!(!missing.file.exists());
+}
+
+#[tokio::test]
+async fn a_closed_store_changes_nothing() {
+    let books = Books::closed().await;
+    let store = open(&books.file).unwrap();
+    let (first, second) = tokio::join!(store.close(), store.close());
+    assert_eq!((first, second), (Ok(()), Ok(())));
+    let before = books.hash();
+    let closed = Err(CommitError::Store(StoreError::Closed));
+    assert_eq!(store.commit(batch(103)).await, closed);
+    assert_eq!(store.balance(&card(1)).await, Err(StoreError::Closed));
+    assert_eq!(
+        store.acknowledge("reader", 1).await,
+        Err(StoreError::Closed)
+    );
+    assert_eq!(books.hash(), before);
+    // And the file is free at once.
+    let store = open(&books.file).unwrap();
+    assert_eq!(use_all(&store).await, [""; 0]);
+}
