@@ -16,10 +16,10 @@ mod calls_invoices;
 mod calls_merchants;
 mod config;
 mod error;
-mod flashkit;
 mod listener;
 #[cfg(feature = "ldk")]
 mod node;
+mod object;
 mod records_books;
 mod records_cards;
 mod records_invoices;
@@ -35,10 +35,10 @@ pub use scaffolding::UniFfiTag;
 
 pub use config::{FixedRate, FlashkitConfig, LightningConfig, Network};
 pub use error::FlashError;
-pub use flashkit::{Flashkit, flashkit_version};
 pub use listener::EventListener;
 #[cfg(feature = "ldk")]
 pub use node::{ChainSource, NodeChannel};
+pub use object::{Flashkit, flashkit_version};
 pub use records_books::{
     AccountBalance, AssetTotals, Audit, BookCapitalRequest, Capital, CapitalAccount,
     CapitalDirection, Control, EngineEvent, JobFailure, JobsReport, LedgerSide, Problem, Transfer,

@@ -222,7 +222,8 @@ async fn open_node(
         #[cfg(feature = "testkit")]
         LightningConfig::Simulated { lightning } => Ok(Node {
             lightning: Some(Arc::new(lightning.node_of(&config.database_path))),
-            ..Node::default()
+            #[cfg(feature = "ldk")]
+            ldk: None,
         }),
         #[cfg(feature = "ldk")]
         LightningConfig::Ldk { .. } => {
