@@ -26,7 +26,7 @@ pub struct Rate(Decimal);
 
 /// The longest text that is looked at.
 const MAX_LENGTH: usize = 30;
-/// All the digits there may be, before and behind the point: what a decimal holds exactly.
+/// All the digits there may be but for zeros in front: what a decimal holds exactly.
 const MAX_DIGITS: usize = 28;
 /// One bitcoin.
 const MSAT_PER_BTC: u128 = 100_000_000_000;
@@ -106,7 +106,8 @@ impl FromStr for Rate {
         if !digits(whole) || !digits(fraction) {
             return Err(bad("a rate is digits with at most one point between them"));
         }
-        if text.bytes().filter(u8::is_ascii_digit).count() > MAX_DIGITS {
+        let significant = text.trim_start_matches(['0', '.']);
+        if significant.bytes().filter(u8::is_ascii_digit).count() > MAX_DIGITS {
             return Err(bad("a rate has at most 28 digits"));
         }
         let value = Decimal::from_str_exact(text).map_err(|_| bad("too many digits"))?;
