@@ -200,6 +200,9 @@ pub async fn capture_takes_part_of_a_hold(fresh: &FreshStore) -> Kept {
         .await?;
 
     probe.commit(vec![probe.capture(hold, 20, true)]).await?;
+    let state = probe.read(probe.store().hold(hold).await)?;
+    let remaining = state.map(|state| state.remaining);
+    probe.same("what remains after that", remaining, Some(0))?;
     let balance = probe.balance(card(1)).await?;
     let totals = (balance.debits_posted, balance.debits_pending);
     probe.same("after the rest was given back", totals, (50, 0))?;
