@@ -25,6 +25,12 @@ pub enum StoreError {
         /// What was found.
         reason: String,
     },
+    /// The store cannot be reached as it was asked to. `store.misconfigured`.
+    #[error("the store's settings are wrong: {reason}")]
+    Misconfigured {
+        /// Which, and how.
+        reason: String,
+    },
     /// The disk is full. `store.full`, retryable.
     #[error("the disk is full")]
     Full,
@@ -70,6 +76,7 @@ impl StoreError {
             Self::InUse { .. } => "store.in_use",
             Self::NewerSchema { .. } => "store.newer_schema",
             Self::Corrupt { .. } => "store.corrupt",
+            Self::Misconfigured { .. } => "store.misconfigured",
             Self::Full => "store.full",
             Self::ReadOnly { .. } => "store.read_only",
             Self::Io { .. } => "store.io",

@@ -9,6 +9,8 @@ pub mod contract;
 mod error;
 mod key_value;
 mod memory;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 

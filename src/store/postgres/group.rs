@@ -1,0 +1,280 @@
+//! The writer of the books: all that waits is one transaction, in two round trips.
+//!
+//! 1. Begin, lock the head, and load every row that the batches name.
+//! 2. Write what [`apply`] made of them, and commit.
+//!
+//! In between, the batches are applied in memory, one after another, each upon those before it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use deadpool_postgres::{ClientWrapper, Pool};
+use futures_channel::oneshot;
+use tokio_postgres::Row;
+
+use super::connection::{
+    Failed, after_commit, connect_writer, in_one_round_trip, not_done, plain, prepared,
+};
+use super::queue::Taker;
+use super::schema::SCHEMA_VERSION;
+use super::snapshot::{Keys, LOAD, Snapshot, corrupt};
+use super::state::{Changes, GroupState, NotLoaded};
+use super::watch::Watch;
+use super::write::{Head, LOCK_HEAD, Statement, statements};
+use crate::ledger::{ApplyError, Batch, Commit, apply};
+use crate::ports::Clock;
+use crate::store::{CommitError, StoreError};
+
+/// The most batches in one transaction: bounds how long the first of them waits.
+pub(super) const MAX_GROUP: usize = 1_024;
+/// The most batches that may wait; further ones are refused as busy.
+pub(super) const MAX_WAITING: usize = 65_536;
+
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+type Answer = Result<Commit, CommitError>;
+
+/// A batch that waits, and where its answer goes.
+pub(super) struct CommitTask {
+    pub(super) batch: Batch,
+    pub(super) answer: oneshot::Sender<Answer>,
+}
+
+pub(super) struct GroupWriter {
+    pub(super) pool: Pool,
+    pub(super) taker: Taker<CommitTask>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) watch: Arc<Watch>,
+    /// For how long a group is tried while the database cannot be reached or does not answer.
+    pub(super) patience: Duration,
+    pub(super) connection: Option<ClientWrapper>,
+    /// Set from when a commit is sent until it is answered.
+    pub(super) is_committing: bool,
+}
+
+impl GroupWriter {
+    pub(super) async fn run(mut self) {
+        while let Some(group) = self.taker.queue.take(MAX_GROUP).await {
+            let (batches, senders): (Vec<_>, Vec<_>) = group
+                .into_iter()
+                .map(|task| (task.batch, task.answer))
+                .unzip();
+            let answers = self.commit(&batches).await;
+            self.watch.committed.notify(usize::MAX);
+            for (answer, sender) in answers.into_iter().zip(senders) {
+                // A caller that went away finds its commit by asking again.
+                drop(sender.send(answer));
+            }
+        }
+        self.watch.committed.notify(usize::MAX);
+    }
+
+    /// One answer a batch.
+    async fn commit(&mut self, batches: &[Batch]) -> Vec<Answer> {
+        let error = match self.persevere(batches).await {
+            Ok(answers) => return answers,
+            Err(Failed::NotDone(StoreError::Io { .. })) if batches.len() > 1 => {
+                // One that the database cannot take does not take the others with it.
+                let mut answers = Vec::new();
+                for batch in batches {
+                    let answer = self.persevere(std::slice::from_ref(batch)).await;
+                    answers.extend(
+                        answer.unwrap_or_else(|error| vec![Err(StoreError::from(error).into())]),
+                    );
+                }
+                return answers;
+            }
+            Err(error) => StoreError::from(error),
+        };
+        batches.iter().map(|_| Err(error.clone().into())).collect()
+    }
+
+    /// Tries again, after pauses, while nothing can have been changed.
+    async fn persevere(&mut self, batches: &[Batch]) -> Result<Vec<Answer>, Failed> {
+        let patience = self.patience;
+        let mut last = Failed::Again(StoreError::Io {
+            reason: "the database did not answer in time".to_owned(),
+        });
+        let tries = async {
+            let mut pause = FIRST_PAUSE;
+            loop {
+                match self.attempt(batches).await {
+                    Err(Failed::Again(error)) => last = Failed::Again(error),
+                    other => return other,
+                }
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+        };
+        match tokio::time::timeout(patience, tries).await {
+            Ok(answers) => answers,
+            Err(_) if self.is_committing => Err(Failed::Unknown),
+            Err(_) => Err(last),
+        }
+    }
+
+    async fn attempt(&mut self, batches: &[Batch]) -> Result<Vec<Answer>, Failed> {
+        self.is_committing = false;
+        let connection = match self.connection.take() {
+            Some(connection) if !connection.is_closed() => connection,
+            _ => connect_writer(&self.pool).await?,
+        };
+        // Whatever fails on the way takes the connection with it, and so its transaction.
+        let answers = self.transact(&connection, batches).await?;
+        self.connection = Some(connection);
+        Ok(answers)
+    }
+
+    async fn transact(
+        &mut self,
+        connection: &ClientWrapper,
+        batches: &[Batch],
+    ) -> Result<Vec<Answer>, Failed> {
+        let mut keys = Keys::default();
+        for batch in batches {
+            keys.add_batch(batch);
+        }
+        let mut snapshot = Snapshot::default();
+        let head = begin(connection, &keys, &mut snapshot).await?;
+        if head.schema_version > SCHEMA_VERSION {
+            let (found, known) = (head.schema_version, SCHEMA_VERSION);
+            return Err(StoreError::NewerSchema { found, known }.into());
+        }
+        // Taken under the lock, so that it is not less than that of any commit before.
+        let at_ms = self.clock.now_ms().max(head.last_commit_ms);
+        let (answers, changes) = loop {
+            match decide(batches, &snapshot, at_ms) {
+                Ok(decided) => break decided,
+                Err(missing) => load(connection, &missing, &mut snapshot).await?,
+            }
+        };
+        if changes.commits.is_empty() {
+            connection
+                .batch_execute("ROLLBACK")
+                .await
+                .map_err(not_done)?;
+            return Ok(answers);
+        }
+        let statements = statements(&changes, &snapshot, &head, at_ms)?;
+        self.write(connection, &statements).await?;
+        Ok(answers)
+    }
+
+    async fn write(
+        &mut self,
+        connection: &ClientWrapper,
+        statements: &[Statement],
+    ) -> Result<(), Failed> {
+        let mut sent = Vec::new();
+        for statement in statements {
+            let sql = connection
+                .prepare_cached(statement.sql)
+                .await
+                .map_err(not_done)?;
+            sent.push(prepared(connection, sql, &statement.params));
+        }
+        sent.push(plain(connection, "COMMIT"));
+        self.is_committing = true;
+        // What was not sent in full has no commit at its end.
+        let answers = in_one_round_trip(sent).await.map_err(not_done);
+        let outcome = answers.and_then(outcome);
+        self.is_committing = false;
+        outcome
+    }
+}
+
+/// Whether the transaction was committed. Its last statement is the commit, which does nothing
+/// when one before it was refused.
+fn outcome(mut answers: Vec<Result<Vec<Row>, tokio_postgres::Error>>) -> Result<(), Failed> {
+    let Some(commit) = answers.pop() else {
+        return Err(Failed::Unknown);
+    };
+    for answer in answers {
+        match answer {
+            Ok(_) => {}
+            Err(error) if error.as_db_error().is_some() => return Err(not_done(error)),
+            // The connection is gone, and the commit was on its way.
+            Err(_) => return Err(Failed::Unknown),
+        }
+    }
+    commit.map(drop).map_err(after_commit)
+}
+
+async fn begin(
+    connection: &ClientWrapper,
+    keys: &Keys,
+    snapshot: &mut Snapshot,
+) -> Result<Head, Failed> {
+    let lock = connection
+        .prepare_cached(LOCK_HEAD)
+        .await
+        .map_err(not_done)?;
+    let load = connection.prepare_cached(LOAD).await.map_err(not_done)?;
+    let params = keys.params();
+    let sent = vec![
+        plain(
+            connection,
+            "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE",
+        ),
+        prepared(connection, lock, &[]),
+        // A statement of its own: what it sees is what there is once the lock was given.
+        prepared(connection, load, &params),
+    ];
+    let mut answers = in_one_round_trip(sent).await.map_err(not_done)?.into_iter();
+    let mut rows = Vec::new();
+    for answer in answers.by_ref() {
+        rows.push(answer.map_err(not_done)?.into_iter().next());
+    }
+    match rows.as_slice() {
+        [_, Some(head), Some(row)] => {
+            snapshot.add(keys, row)?;
+            Head::from_row(head).map_err(|error| corrupt(error).into())
+        }
+        _ => Err(StoreError::Corrupt {
+            reason: "the table head has no row".to_owned(),
+        }
+        .into()),
+    }
+}
+
+/// Loads further rows within the transaction.
+async fn load(
+    connection: &ClientWrapper,
+    keys: &Keys,
+    snapshot: &mut Snapshot,
+) -> Result<(), Failed> {
+    let load = connection.prepare_cached(LOAD).await.map_err(not_done)?;
+    let params = keys.params();
+    let rows = prepared(connection, load, &params)
+        .await
+        .map_err(not_done)?;
+    for row in &rows {
+        snapshot.add(keys, row)?;
+    }
+    Ok(())
+}
+
+/// Applies every batch in turn. Answers what must be loaded first, if anything must.
+fn decide(
+    batches: &[Batch],
+    snapshot: &Snapshot,
+    at_ms: i64,
+) -> Result<(Vec<Answer>, Changes), Keys> {
+    let mut state = GroupState::new(snapshot);
+    let mut answers = Vec::new();
+    for batch in batches {
+        match apply(&mut state, batch, at_ms) {
+            Ok(commit) => {
+                state.keep();
+                answers.push(Ok(commit));
+            }
+            Err(ApplyError::Refused(refusal)) => {
+                state.undo();
+                answers.push(Err(refusal.into()));
+            }
+            Err(ApplyError::Store(NotLoaded)) => state.undo(),
+        }
+    }
+    state.finish().map(|changes| (answers, changes))
+}

@@ -1,0 +1,353 @@
+//! A store in a PostgreSQL database, which several engines may share.
+//!
+//! What waits in one instance is one transaction, in two round trips ([`group`]). Each begins by
+//! locking one row, the head, which gives out commit times and the positions of commits, transfers
+//! and events. So the groups of all instances are done one after another: every guard is checked
+//! against all commits before it, times and positions grow in the order of the commits, and
+//! nobody can see a position while an earlier one is still open. An instance that stops in the
+//! middle loses its transaction, and the lock, after [`PostgresConfig::stall`].
+//!
+//! The server must be reached directly or through a pooler that keeps sessions. `tokio-postgres`
+//! writes the values of its statements to the log at the level `debug`: leave that off.
+
+mod config;
+mod connection;
+mod group;
+mod node_state;
+mod queue;
+mod reads;
+mod schema;
+mod snapshot;
+mod state;
+mod tls;
+mod watch;
+mod write;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use deadpool_postgres::Pool;
+use futures_channel::oneshot;
+use tokio::runtime::Handle;
+use tokio_postgres::Row;
+
+use self::connection::{Failed, Param, connect, not_done};
+use self::group::{CommitTask, GroupWriter};
+use self::node_state::{NodeTask, NodeWriter};
+use self::queue::{Queue, Stopped, Taker};
+use self::watch::Watch;
+use super::{CommitError, DocumentPosition, DocumentQuery, MAX_PAGE, Store, StoreError};
+use crate::ids::TransferId;
+use crate::ledger::{
+    Account, Balance, Batch, Commit, Document, DueJob, EventRecord, HoldState, TransferRow,
+};
+use crate::ports::Clock;
+
+pub use config::PostgresConfig;
+
+/// A store in a PostgreSQL database. Clones share it; it closes when the last one is dropped or
+/// [`close`](Store::close) is called. Calls may be made from any runtime, or none: the work is
+/// done on the one that it was connected in.
+#[derive(Clone)]
+pub struct PostgresStore {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    runtime: Handle,
+    pool: Pool,
+    patience: Duration,
+    closed: AtomicBool,
+    batches: Arc<Queue<CommitTask>>,
+    node: Arc<Queue<NodeTask>>,
+    writers: [Arc<Stopped>; 2],
+    watch: Arc<Watch>,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // The writers finish what waits and end by themselves; nobody waits for them here.
+        self.shut();
+    }
+}
+
+impl Shared {
+    fn shut(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+        self.batches.close();
+        self.node.close();
+        self.watch.close();
+    }
+
+    fn check_open(&self) -> Result<(), StoreError> {
+        if self.closed.load(Ordering::SeqCst) {
+            Err(StoreError::Closed)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+impl PostgresStore {
+    /// Connects to the database, and makes or migrates the tables in it. Commit times come from
+    /// `clock`, or from the database's last commit where that is later. To be called within a
+    /// tokio runtime that outlives the store.
+    ///
+    /// # Errors
+    /// `store.misconfigured` (the connection string, the name of the schema, who may come in, no
+    /// runtime), `store.newer_schema`, `store.corrupt` (the schema belongs to another program),
+    /// `store.read_only`, `store.io`.
+    pub async fn connect(
+        config: PostgresConfig,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, StoreError> {
+        let runtime = Handle::try_current().map_err(|error| StoreError::Misconfigured {
+            reason: error.to_string(),
+        })?;
+        let pool = connection::pool(&config)?;
+        let first = connect(&pool).await?;
+        schema::prepare(&first, &config.schema).await?;
+        drop(first);
+
+        let shared = Arc::new(Shared {
+            runtime,
+            pool: pool.clone(),
+            patience: config.patience,
+            closed: AtomicBool::new(false),
+            batches: Arc::new(Queue::new(group::MAX_WAITING)),
+            node: Arc::new(Queue::new(node_state::MAX_WAITING)),
+            writers: Default::default(),
+            watch: Arc::default(),
+        });
+        let [group_stopped, node_stopped] = shared.writers.clone();
+        let writer = GroupWriter {
+            pool: pool.clone(),
+            taker: Taker {
+                queue: shared.batches.clone(),
+                stopped: group_stopped,
+            },
+            clock,
+            watch: shared.watch.clone(),
+            patience: config.patience,
+            connection: None,
+            is_committing: false,
+        };
+        drop(shared.runtime.spawn(writer.run()));
+        let writer = NodeWriter {
+            pool: pool.clone(),
+            taker: Taker {
+                queue: shared.node.clone(),
+                stopped: node_stopped,
+            },
+            patience: config.patience,
+            connection: None,
+        };
+        drop(shared.runtime.spawn(writer.run()));
+        drop(shared.runtime.spawn(shared.watch.clone().run(pool)));
+        Ok(Self { shared })
+    }
+
+    /// Runs one statement on a connection of the pool. One that fails because its connection is
+    /// gone runs again: it must be one that may.
+    async fn rows(&self, sql: &'static str, params: Vec<Param>) -> Result<Vec<Row>, StoreError> {
+        self.shared.check_open()?;
+        let (pool, patience) = (self.shared.pool.clone(), self.shared.patience);
+        let rows = self.shared.runtime.spawn(async move {
+            let mut last = StoreError::Io {
+                reason: "the database did not answer in time".to_owned(),
+            };
+            let tries = async {
+                loop {
+                    match run(&pool, sql, &params).await {
+                        Err(Failed::Again(error)) => last = error,
+                        other => return other.map_err(StoreError::from),
+                    }
+                    tokio::time::sleep(PAUSE).await;
+                }
+            };
+            let rows = tokio::time::timeout(patience, tries).await;
+            rows.unwrap_or(Err(last))
+        });
+        rows.await.unwrap_or(Err(StoreError::Closed))
+    }
+}
+
+const PAUSE: Duration = Duration::from_millis(50);
+
+async fn run(pool: &Pool, sql: &'static str, params: &[Param]) -> Result<Vec<Row>, Failed> {
+    let connection = connect(pool).await?;
+    let statement = connection.prepare_cached(sql).await.map_err(not_done)?;
+    connection::prepared(&connection, statement, params)
+        .await
+        .map_err(not_done)
+}
+
+fn sql_limit(limit: usize) -> i64 {
+    i64::try_from(limit.clamp(1, MAX_PAGE)).unwrap_or(1)
+}
+
+#[async_trait]
+impl Store for PostgresStore {
+    async fn commit(&self, batch: Batch) -> Result<Commit, CommitError> {
+        let (answer, answered) = oneshot::channel();
+        self.shared.batches.push(CommitTask { batch, answer })?;
+        answered.await.map_err(|_| StoreError::OutcomeUnknown)?
+    }
+
+    async fn command(&self, scope: &str) -> Result<Option<(String, Commit)>, StoreError> {
+        let rows = self
+            .rows(reads::COMMAND, vec![Box::new(scope.to_owned())])
+            .await?;
+        rows.first().map(reads::command).transpose()
+    }
+
+    async fn document(&self, collection: &str, id: &str) -> Result<Option<Document>, StoreError> {
+        let params: Vec<Param> = vec![Box::new(collection.to_owned()), Box::new(id.to_owned())];
+        let rows = self.rows(reads::DOCUMENT, params).await?;
+        rows.first().map(reads::document).transpose()
+    }
+
+    async fn documents(
+        &self,
+        query: DocumentQuery,
+    ) -> Result<Vec<(DocumentPosition, Document)>, StoreError> {
+        // Ids are never empty, so `(from, "")` is before every document with that key.
+        let first = DocumentPosition {
+            key: query.from,
+            id: String::new(),
+        };
+        let from = query.after.filter(|after| *after >= first).unwrap_or(first);
+        let params: Vec<Param> = vec![
+            Box::new(query.collection),
+            Box::new(query.index),
+            Box::new(from.key),
+            Box::new(from.id),
+            Box::new(query.to),
+            Box::new(sql_limit(query.limit)),
+        ];
+        let rows = self.rows(reads::DOCUMENTS, params).await?;
+        rows.iter().map(reads::found_document).collect()
+    }
+
+    async fn balance(&self, account: &Account) -> Result<Balance, StoreError> {
+        let rows = self
+            .rows(reads::BALANCE, vec![Box::new(account.to_string())])
+            .await?;
+        let balance = rows.first().map(reads::balance).transpose()?;
+        Ok(balance.map(|(_, balance)| balance).unwrap_or_default())
+    }
+
+    async fn balances(
+        &self,
+        after: Option<Account>,
+        limit: usize,
+    ) -> Result<Vec<(Account, Balance)>, StoreError> {
+        let after = after.map(|account| account.to_string()).unwrap_or_default();
+        let params: Vec<Param> = vec![Box::new(after), Box::new(sql_limit(limit))];
+        let rows = self.rows(reads::BALANCES, params).await?;
+        rows.iter().map(reads::balance).collect()
+    }
+
+    async fn transfers(
+        &self,
+        account: &Account,
+        before: Option<i64>,
+        limit: usize,
+    ) -> Result<Vec<TransferRow>, StoreError> {
+        let params: Vec<Param> = vec![
+            Box::new(account.to_string()),
+            Box::new(before.unwrap_or(i64::MAX)),
+            Box::new(sql_limit(limit)),
+        ];
+        let rows = self.rows(reads::TRANSFERS, params).await?;
+        rows.iter().map(reads::transfer).collect()
+    }
+
+    async fn hold(&self, id: TransferId) -> Result<Option<HoldState>, StoreError> {
+        let rows = self
+            .rows(reads::HOLD, vec![Box::new(id.to_string())])
+            .await?;
+        rows.first().map(reads::hold).transpose()
+    }
+
+    async fn claim(&self, name: &str) -> Result<Option<String>, StoreError> {
+        let rows = self
+            .rows(reads::CLAIM, vec![Box::new(name.to_owned())])
+            .await?;
+        rows.first().map(|row| reads::value(row, 0)).transpose()
+    }
+
+    async fn counter(&self, name: &str) -> Result<Option<i64>, StoreError> {
+        let rows = self
+            .rows(reads::COUNTER, vec![Box::new(name.to_owned())])
+            .await?;
+        rows.first().map(|row| reads::value(row, 0)).transpose()
+    }
+
+    async fn events(&self, after: i64, limit: usize) -> Result<Vec<EventRecord>, StoreError> {
+        let params: Vec<Param> = vec![Box::new(after), Box::new(sql_limit(limit))];
+        let rows = self.rows(reads::EVENTS, params).await?;
+        rows.iter().map(reads::event).collect()
+    }
+
+    async fn event_after(&self, position: i64) -> Result<(), StoreError> {
+        let _waiting = self.shared.watch.wait();
+        loop {
+            // Listen first: a commit between the look and the wait must not be missed.
+            let committed = self.shared.watch.committed.listen();
+            if !self.events(position, 1).await?.is_empty() {
+                return Ok(());
+            }
+            committed.await;
+        }
+    }
+
+    async fn cursor(&self, name: &str) -> Result<i64, StoreError> {
+        let rows = self
+            .rows(reads::CURSOR, vec![Box::new(name.to_owned())])
+            .await?;
+        let position = rows.first().map(|row| reads::value(row, 0)).transpose()?;
+        Ok(position.unwrap_or(0))
+    }
+
+    async fn acknowledge(&self, name: &str, position: i64) -> Result<(), StoreError> {
+        let params: Vec<Param> = vec![Box::new(name.to_owned()), Box::new(position)];
+        self.rows(reads::ACKNOWLEDGE, params).await.map(drop)
+    }
+
+    async fn lease_due(
+        &self,
+        now_ms: i64,
+        lease_until_ms: i64,
+        limit: usize,
+    ) -> Result<Vec<DueJob>, StoreError> {
+        let params: Vec<Param> = vec![
+            Box::new(now_ms),
+            Box::new(lease_until_ms),
+            Box::new(sql_limit(limit)),
+        ];
+        let rows = self.rows(reads::LEASE_DUE, params).await?;
+        let mut jobs: Vec<DueJob> = rows.iter().map(reads::job).collect::<Result<_, _>>()?;
+        // The rows of RETURNING come in no particular order.
+        jobs.sort_by(|left, right| {
+            (left.due_at_ms, &left.kind, &left.object).cmp(&(
+                right.due_at_ms,
+                &right.kind,
+                &right.object,
+            ))
+        });
+        Ok(jobs)
+    }
+
+    async fn close(&self) -> Result<(), StoreError> {
+        self.shared.shut();
+        for writer in &self.shared.writers {
+            writer.wait().await;
+        }
+        self.shared.watch.committed.notify(usize::MAX);
+        self.shared.pool.close();
+        Ok(())
+    }
+}

@@ -1,0 +1,287 @@
+//! What a group reads: which rows its batches name, and those rows as they are.
+
+use std::collections::{BTreeSet, HashMap};
+use std::hash::Hash;
+
+use serde::de::DeserializeOwned;
+use tokio_postgres::Row;
+
+use super::connection::Param;
+use crate::ids::{BatchId, TransferId};
+use crate::ledger::{
+    Account, Balance, Batch, Commit, HoldState, NewHold, NewTransfer, Step, TransferKind,
+    UsageWindow,
+};
+use crate::store::StoreError;
+
+/// The rows that batches name. A hold's accounts come with the hold.
+#[derive(Debug, Default)]
+pub(super) struct Keys {
+    pub(super) batches: BTreeSet<BatchId>,
+    pub(super) scopes: BTreeSet<String>,
+    /// Of transfers and holds, which share their ids.
+    pub(super) transfers: BTreeSet<TransferId>,
+    pub(super) accounts: BTreeSet<Account>,
+    pub(super) documents: BTreeSet<(String, String)>,
+    pub(super) claims: BTreeSet<String>,
+    pub(super) counters: BTreeSet<String>,
+    pub(super) usage: BTreeSet<(String, i64)>,
+}
+
+impl Keys {
+    pub(super) fn add_batch(&mut self, batch: &Batch) {
+        self.batches.insert(batch.id);
+        if let Some(command) = &batch.command {
+            self.scopes.insert(command.scope.clone());
+        }
+        for step in &batch.steps {
+            self.add_step(step);
+        }
+    }
+
+    fn add_step(&mut self, step: &Step) {
+        match step {
+            Step::Transfer(transfer) => self.add_transfer(transfer),
+            Step::Hold(hold) => self.add_transfer(&hold.transfer),
+            Step::Capture { hold, id, .. } => self.transfers.extend([*hold, *id]),
+            Step::Release { hold } => {
+                self.transfers.insert(*hold);
+            }
+            Step::Put(document) => {
+                let collection = document.collection.to_owned();
+                self.documents.insert((collection, document.id.clone()));
+            }
+            Step::Require { collection, id, .. } => {
+                self.documents
+                    .insert(((*collection).to_owned(), id.clone()));
+            }
+            Step::Claim { name, .. } => {
+                self.claims.insert(name.clone());
+            }
+            Step::Advance { counter, .. } => {
+                self.counters.insert(counter.clone());
+            }
+            Step::Use { window, .. } | Step::Unuse { window, .. } => {
+                self.usage.insert(usage_key(window));
+            }
+            Step::Emit(_) | Step::Due(_) | Step::Done { .. } => {}
+        }
+    }
+
+    fn add_transfer(&mut self, transfer: &NewTransfer) {
+        self.transfers.insert(transfer.id);
+        self.accounts.extend([transfer.debit, transfer.credit]);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.batches.is_empty()
+            && self.scopes.is_empty()
+            && self.transfers.is_empty()
+            && self.accounts.is_empty()
+            && self.documents.is_empty()
+            && self.claims.is_empty()
+            && self.counters.is_empty()
+            && self.usage.is_empty()
+    }
+
+    /// The values of [`LOAD`].
+    pub(super) fn params(&self) -> Vec<Param> {
+        let (collections, ids): (Vec<String>, Vec<String>) = self.documents.iter().cloned().unzip();
+        let (subjects, starts): (Vec<String>, Vec<i64>) = self.usage.iter().cloned().unzip();
+        vec![
+            texts(&self.batches),
+            texts(&self.scopes),
+            texts(&self.transfers),
+            texts(&self.accounts),
+            Box::new(collections),
+            Box::new(ids),
+            texts(&self.claims),
+            texts(&self.counters),
+            Box::new(subjects),
+            Box::new(starts),
+        ]
+    }
+}
+
+fn texts<T: ToString>(keys: &BTreeSet<T>) -> Param {
+    Box::new(keys.iter().map(ToString::to_string).collect::<Vec<_>>())
+}
+
+pub(super) fn usage_key(window: &UsageWindow) -> (String, i64) {
+    (window.subject.clone(), window.start_ms)
+}
+
+/// All rows of a group in one statement and one row, each column a JSON array of rows.
+pub(super) const LOAD: &str = "
+WITH wanted_holds AS (SELECT * FROM holds WHERE id = ANY ($3::text[]))
+SELECT
+    (SELECT json_agg(json_build_array(c.batch, c.at_ms, m.answer::text))::text
+     FROM commits c LEFT JOIN commands m ON m.scope = c.scope WHERE c.batch = ANY ($1::text[])),
+    (SELECT json_agg(json_build_array(scope, fingerprint, at_ms, answer::text))::text
+     FROM commands WHERE scope = ANY ($2::text[])),
+    (SELECT json_agg(id)::text FROM transfers WHERE id = ANY ($3::text[])),
+    (SELECT json_agg(json_build_array(id, debit, credit, amount, remaining, kind, reference,
+                                      credit_ceiling, expires_at_ms))::text
+     FROM wanted_holds),
+    (SELECT json_agg(json_build_array(account, id, debits_posted::text, credits_posted::text,
+                                      debits_pending, credits_pending))::text
+     FROM accounts WHERE account IN (SELECT unnest($4::text[]) UNION SELECT debit FROM wanted_holds
+                                     UNION SELECT credit FROM wanted_holds)),
+    (SELECT json_agg(json_build_array(d.collection, d.id, d.version))::text
+     FROM unnest($5::text[], $6::text[]) AS k (collection, id)
+          JOIN documents d ON d.collection = k.collection AND d.id = k.id),
+    (SELECT json_agg(json_build_array(name, claimed_by))::text
+     FROM claims WHERE name = ANY ($7::text[])),
+    (SELECT json_agg(json_build_array(name, value))::text
+     FROM counters WHERE name = ANY ($8::text[])),
+    (SELECT json_agg(json_build_array(u.subject, u.start_ms, u.used))::text
+     FROM unnest($9::text[], $10::bigint[]) AS k (subject, start_ms)
+          JOIN usage u ON u.subject = k.subject AND u.start_ms = k.start_ms)";
+
+/// An account's row.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct AccountRow {
+    pub(super) id: i64,
+    pub(super) balance: Balance,
+}
+
+/// Rows as they are while the head is locked. A key that is not in here was not asked for; one
+/// that has no row has `None`.
+#[derive(Debug, Default)]
+pub(super) struct Snapshot {
+    pub(super) commits: HashMap<BatchId, Option<Commit>>,
+    pub(super) commands: HashMap<String, Option<(String, Commit)>>,
+    pub(super) transfers: HashMap<TransferId, Option<()>>,
+    pub(super) holds: HashMap<TransferId, Option<HoldState>>,
+    pub(super) accounts: HashMap<Account, Option<AccountRow>>,
+    pub(super) documents: HashMap<(String, String), Option<i64>>,
+    pub(super) claims: HashMap<String, Option<String>>,
+    pub(super) counters: HashMap<String, Option<i64>>,
+    pub(super) usage: HashMap<(String, i64), Option<i64>>,
+}
+
+type HoldRow = (
+    TransferId,
+    Account,
+    Account,
+    i64,
+    i64,
+    TransferKind,
+    String,
+    Option<i64>,
+    Option<i64>,
+);
+
+impl Snapshot {
+    /// Adds what [`LOAD`] answered for `keys`.
+    pub(super) fn add(&mut self, keys: &Keys, row: &Row) -> Result<(), StoreError> {
+        for (batch, at_ms, answer) in rows::<(BatchId, i64, Option<String>)>(row, 0)? {
+            let commit = commit(at_ms, answer)?;
+            self.commits.insert(batch, Some(commit));
+        }
+        for (scope, fingerprint, at_ms, answer) in
+            rows::<(String, String, i64, Option<String>)>(row, 1)?
+        {
+            let commit = commit(at_ms, answer)?;
+            self.commands.insert(scope, Some((fingerprint, commit)));
+        }
+        for id in rows::<TransferId>(row, 2)? {
+            self.transfers.insert(id, Some(()));
+        }
+        for hold in rows::<HoldRow>(row, 3)? {
+            let hold = hold_state(hold);
+            let transfer = &hold.hold.transfer;
+            for account in [transfer.debit, transfer.credit] {
+                self.accounts.entry(account).or_default();
+            }
+            self.holds.insert(transfer.id, Some(hold));
+        }
+        for (account, id, debits, credits, debits_pending, credits_pending) in
+            rows::<(Account, i64, String, String, i64, i64)>(row, 4)?
+        {
+            let balance = Balance {
+                debits_posted: debits.parse().map_err(corrupt)?,
+                credits_posted: credits.parse().map_err(corrupt)?,
+                debits_pending,
+                credits_pending,
+            };
+            self.accounts
+                .insert(account, Some(AccountRow { id, balance }));
+        }
+        for (collection, id, version) in rows::<(String, String, i64)>(row, 5)? {
+            self.documents.insert((collection, id), Some(version));
+        }
+        for (name, by) in rows::<(String, String)>(row, 6)? {
+            self.claims.insert(name, Some(by));
+        }
+        for (name, value) in rows::<(String, i64)>(row, 7)? {
+            self.counters.insert(name, Some(value));
+        }
+        for (subject, start_ms, used) in rows::<(String, i64, i64)>(row, 8)? {
+            self.usage.insert((subject, start_ms), Some(used));
+        }
+        self.note_absent(keys);
+        Ok(())
+    }
+
+    /// What was asked for and not found is not there.
+    fn note_absent(&mut self, keys: &Keys) {
+        absent(&mut self.commits, &keys.batches);
+        absent(&mut self.commands, &keys.scopes);
+        absent(&mut self.transfers, &keys.transfers);
+        absent(&mut self.holds, &keys.transfers);
+        absent(&mut self.accounts, &keys.accounts);
+        absent(&mut self.documents, &keys.documents);
+        absent(&mut self.claims, &keys.claims);
+        absent(&mut self.counters, &keys.counters);
+        absent(&mut self.usage, &keys.usage);
+    }
+}
+
+fn absent<K: Clone + Eq + Hash, V>(rows: &mut HashMap<K, Option<V>>, keys: &BTreeSet<K>) {
+    for key in keys {
+        rows.entry(key.clone()).or_default();
+    }
+}
+
+fn rows<T: DeserializeOwned>(row: &Row, column: usize) -> Result<Vec<T>, StoreError> {
+    match row.try_get::<_, Option<&str>>(column).map_err(corrupt)? {
+        Some(text) => serde_json::from_str(text).map_err(corrupt),
+        None => Ok(Vec::new()),
+    }
+}
+
+pub(super) fn commit(at_ms: i64, answer: Option<String>) -> Result<Commit, StoreError> {
+    let answer = answer.map(|text| serde_json::from_str(&text));
+    Ok(Commit {
+        at_ms,
+        answer: answer.transpose().map_err(corrupt)?,
+        replayed: false,
+    })
+}
+
+fn hold_state(row: HoldRow) -> HoldState {
+    let (id, debit, credit, amount, remaining, kind, reference, credit_ceiling, expires_at_ms) =
+        row;
+    let transfer = NewTransfer {
+        id,
+        debit,
+        credit,
+        amount,
+        kind,
+        reference,
+        credit_ceiling,
+    };
+    let hold = NewHold {
+        transfer,
+        expires_at_ms,
+    };
+    HoldState { hold, remaining }
+}
+
+/// A row that is not what was written.
+pub(super) fn corrupt(error: impl std::error::Error) -> StoreError {
+    StoreError::Corrupt {
+        reason: error.to_string(),
+    }
+}

@@ -1,0 +1,266 @@
+//! The tables as the ledger sees them: what was loaded, and over it what the group has changed.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+
+use super::snapshot::{Keys, Snapshot, usage_key};
+use crate::ids::{BatchId, TransferId};
+use crate::ledger::{
+    Account, Balance, Commit, DueJob, HoldState, NewDocument, NewEvent, State, TransferRow,
+    UsageWindow,
+};
+
+/// The rows that batches have changed.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    pub(super) commits: Vec<(BatchId, Option<String>, Commit)>,
+    pub(super) commit_of_batch: HashMap<BatchId, Commit>,
+    pub(super) commands: HashMap<String, (String, Commit)>,
+    pub(super) balances: HashMap<Account, Balance>,
+    pub(super) transfers: Vec<TransferRow>,
+    pub(super) transfer_ids: HashMap<TransferId, ()>,
+    pub(super) holds: HashMap<TransferId, HoldState>,
+    pub(super) documents: HashMap<(String, String), (i64, NewDocument)>,
+    pub(super) claims: HashMap<String, String>,
+    pub(super) counters: HashMap<String, i64>,
+    /// The end of the window, and what was used in it.
+    pub(super) usage: HashMap<(String, i64), (i64, i64)>,
+    pub(super) events: Vec<(NewEvent, i64)>,
+    /// By kind and object: when, or `None` for one that is done.
+    pub(super) due: HashMap<(String, String), Option<i64>>,
+}
+
+impl Changes {
+    fn absorb(&mut self, later: Self) {
+        self.commits.extend(later.commits);
+        self.commit_of_batch.extend(later.commit_of_batch);
+        self.commands.extend(later.commands);
+        self.balances.extend(later.balances);
+        self.transfers.extend(later.transfers);
+        self.transfer_ids.extend(later.transfer_ids);
+        self.holds.extend(later.holds);
+        self.documents.extend(later.documents);
+        self.claims.extend(later.claims);
+        self.counters.extend(later.counters);
+        self.usage.extend(later.usage);
+        self.events.extend(later.events);
+        self.due.extend(later.due);
+    }
+}
+
+/// The state within the group's transaction. One batch at a time is applied to it, and then
+/// [kept](Self::keep) or [undone](Self::undo).
+pub(super) struct GroupState<'a> {
+    loaded: &'a Snapshot,
+    group: Changes,
+    batch: Changes,
+    missing: Keys,
+}
+
+/// A row is needed that was not loaded. What was asked for is noted in the state.
+#[derive(Debug)]
+pub(super) struct NotLoaded;
+
+impl<'a> GroupState<'a> {
+    pub(super) fn new(loaded: &'a Snapshot) -> Self {
+        Self {
+            loaded,
+            group: Changes::default(),
+            batch: Changes::default(),
+            missing: Keys::default(),
+        }
+    }
+
+    pub(super) fn keep(&mut self) {
+        self.group.absorb(std::mem::take(&mut self.batch));
+    }
+
+    pub(super) fn undo(&mut self) {
+        self.batch = Changes::default();
+    }
+
+    /// What was changed, or what must be loaded before it can be known.
+    pub(super) fn finish(self) -> Result<Changes, Keys> {
+        if self.missing.is_empty() {
+            Ok(self.group)
+        } else {
+            Err(self.missing)
+        }
+    }
+
+    /// What was last written under the key, if anything was.
+    fn written<K: Eq + Hash, V: Clone>(
+        &self,
+        table: impl Fn(&Changes) -> &HashMap<K, V>,
+        key: &K,
+    ) -> Option<V> {
+        let written = table(&self.batch).get(key);
+        written.or_else(|| table(&self.group).get(key)).cloned()
+    }
+}
+
+/// The loaded row; `None` where it was not loaded.
+fn loaded<K: Eq + Hash, V: Clone>(rows: &HashMap<K, Option<V>>, key: &K) -> Option<Option<V>> {
+    rows.get(key).cloned()
+}
+
+/// Takes a row as it was written, or else as it was loaded, or else asks for it.
+macro_rules! read {
+    ($state:expr, $written:ident, $loaded:ident, $keys:ident, $key:expr) => {{
+        let key = $key;
+        match $state.written(|changes| &changes.$written, &key) {
+            Some(row) => Ok(Some(row)),
+            None => match loaded(&$state.loaded.$loaded, &key) {
+                Some(row) => Ok(row),
+                None => {
+                    $state.missing.$keys.insert(key);
+                    Err(NotLoaded)
+                }
+            },
+        }
+    }};
+}
+
+type Read<T> = Result<T, NotLoaded>;
+
+impl State for GroupState<'_> {
+    type Error = NotLoaded;
+
+    fn commit_of_batch(&mut self, batch: BatchId) -> Read<Option<Commit>> {
+        read!(self, commit_of_batch, commits, batches, batch)
+    }
+
+    fn put_commit(&mut self, batch: BatchId, scope: Option<&str>, commit: &Commit) -> Read<()> {
+        let scope = scope.map(ToOwned::to_owned);
+        self.batch.commits.push((batch, scope, commit.clone()));
+        self.batch.commit_of_batch.insert(batch, commit.clone());
+        Ok(())
+    }
+
+    fn command(&mut self, scope: &str) -> Read<Option<(String, Commit)>> {
+        read!(self, commands, commands, scopes, scope.to_owned())
+    }
+
+    fn put_command(&mut self, scope: &str, fingerprint: &str, commit: &Commit) -> Read<()> {
+        let command = (fingerprint.to_owned(), commit.clone());
+        self.batch.commands.insert(scope.to_owned(), command);
+        Ok(())
+    }
+
+    fn balance(&mut self, account: &Account) -> Read<Balance> {
+        if let Some(balance) = self.written(|changes| &changes.balances, account) {
+            return Ok(balance);
+        }
+        match loaded(&self.loaded.accounts, account) {
+            Some(row) => Ok(row.map(|row| row.balance).unwrap_or_default()),
+            None => {
+                self.missing.accounts.insert(*account);
+                Err(NotLoaded)
+            }
+        }
+    }
+
+    fn put_balance(&mut self, account: &Account, balance: &Balance) -> Read<()> {
+        self.batch.balances.insert(*account, *balance);
+        Ok(())
+    }
+
+    fn transfer_exists(&mut self, id: TransferId) -> Read<bool> {
+        let transfer = read!(self, transfer_ids, transfers, transfers, id)?;
+        Ok(transfer.is_some() || self.hold(id)?.is_some())
+    }
+
+    fn append_transfer(&mut self, row: &TransferRow) -> Read<()> {
+        self.batch.transfer_ids.insert(row.id, ());
+        self.batch.transfers.push(row.clone());
+        Ok(())
+    }
+
+    fn hold(&mut self, id: TransferId) -> Read<Option<HoldState>> {
+        read!(self, holds, holds, transfers, id)
+    }
+
+    fn put_hold(&mut self, hold: &HoldState) -> Read<()> {
+        self.batch.holds.insert(hold.hold.transfer.id, hold.clone());
+        Ok(())
+    }
+
+    fn document_version(&mut self, collection: &str, id: &str) -> Read<i64> {
+        let key = (collection.to_owned(), id.to_owned());
+        let written = self.written(|changes| &changes.documents, &key);
+        if let Some((version, _)) = written {
+            return Ok(version);
+        }
+        match loaded(&self.loaded.documents, &key) {
+            Some(version) => Ok(version.unwrap_or(0)),
+            None => {
+                self.missing.documents.insert(key);
+                Err(NotLoaded)
+            }
+        }
+    }
+
+    fn put_document(&mut self, document: &NewDocument, version: i64) -> Read<()> {
+        let key = (document.collection.to_owned(), document.id.clone());
+        self.batch
+            .documents
+            .insert(key, (version, document.clone()));
+        Ok(())
+    }
+
+    fn claim(&mut self, name: &str) -> Read<Option<String>> {
+        read!(self, claims, claims, claims, name.to_owned())
+    }
+
+    fn put_claim(&mut self, name: &str, by: &str) -> Read<()> {
+        self.batch.claims.insert(name.to_owned(), by.to_owned());
+        Ok(())
+    }
+
+    fn counter(&mut self, name: &str) -> Read<Option<i64>> {
+        read!(self, counters, counters, counters, name.to_owned())
+    }
+
+    fn put_counter(&mut self, name: &str, value: i64) -> Read<()> {
+        self.batch.counters.insert(name.to_owned(), value);
+        Ok(())
+    }
+
+    fn usage(&mut self, window: &UsageWindow) -> Read<i64> {
+        let key = usage_key(window);
+        if let Some((_, used)) = self.written(|changes| &changes.usage, &key) {
+            return Ok(used);
+        }
+        match loaded(&self.loaded.usage, &key) {
+            Some(used) => Ok(used.unwrap_or(0)),
+            None => {
+                self.missing.usage.insert(key);
+                Err(NotLoaded)
+            }
+        }
+    }
+
+    fn put_usage(&mut self, window: &UsageWindow, used: i64) -> Read<()> {
+        let usage = (window.end_ms, used);
+        self.batch.usage.insert(usage_key(window), usage);
+        Ok(())
+    }
+
+    fn append_event(&mut self, event: &NewEvent, at_ms: i64) -> Read<()> {
+        self.batch.events.push((event.clone(), at_ms));
+        Ok(())
+    }
+
+    fn put_due(&mut self, job: &DueJob) -> Read<()> {
+        let key = (job.kind.clone(), job.object.clone());
+        self.batch.due.insert(key, Some(job.due_at_ms));
+        Ok(())
+    }
+
+    fn remove_due(&mut self, kind: &str, object: &str) -> Read<()> {
+        self.batch
+            .due
+            .insert((kind.to_owned(), object.to_owned()), None);
+        Ok(())
+    }
+}

@@ -1,0 +1,600 @@
+//! The PostgreSQL store: its contract, several instances on one database, and what is lost when a
+//! connection or the server is.
+
+#[path = "support/postgres/mod.rs"]
+mod support;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use flashkit::ids::{BatchId, CardId, MerchantId, TransferId};
+use flashkit::ledger::{
+    Account, Batch, Commit, DueJob, NewEvent, NewTransfer, Refusal, Step, TransferKind,
+};
+use flashkit::store::contract::{FreshStore, check_all};
+use flashkit::store::postgres::{PostgresConfig, PostgresStore};
+use flashkit::store::{CommitError, MAX_PAGE, Store, StoreError};
+use flashkit::testkit::clock::ManualClock;
+use support::Cluster;
+use support::proxy::{Fault, Proxy};
+
+const NOW_MS: i64 = 1_700_000_000_000;
+
+fn number() -> u64 {
+    static LAST: AtomicU64 = AtomicU64::new(1);
+    LAST.fetch_add(1, Ordering::SeqCst)
+}
+
+fn random_part(number: u64) -> [u8; 10] {
+    let mut random = [0; 10];
+    random[2..].copy_from_slice(&number.to_be_bytes());
+    random
+}
+
+fn card(number: u64) -> Account {
+    Account::card_balance(CardId::from_parts(1, random_part(number)))
+}
+
+fn merchant(number: u64) -> Account {
+    Account::merchant_payable(MerchantId::from_parts(1, random_part(number)))
+}
+
+fn transfer(debit: Account, credit: Account, amount: i64) -> Step {
+    Step::Transfer(NewTransfer {
+        id: TransferId::from_parts(1, random_part(number())),
+        debit,
+        credit,
+        amount,
+        kind: TransferKind::Charge,
+        reference: "test".into(),
+        credit_ceiling: None,
+    })
+}
+
+fn fund(account: Account, amount: i64) -> Step {
+    transfer(Account::node_channels(), account, amount)
+}
+
+fn event(object: &str) -> Step {
+    Step::Emit(NewEvent {
+        kind: "test.happened",
+        object: object.into(),
+        body: serde_json::json!({ "object": object }),
+    })
+}
+
+fn claim(name: &str) -> Step {
+    let (name, by) = (name.into(), "test".into());
+    Step::Claim { name, by }
+}
+
+fn batch(steps: Vec<Step>) -> Batch {
+    let id = BatchId::from_parts(1, random_part(number()));
+    let command = None;
+    Batch { id, command, steps }
+}
+
+/// A schema of its own on the shared cluster.
+struct Bench {
+    cluster: Arc<Cluster>,
+    schema: String,
+    clock: Arc<ManualClock>,
+}
+
+impl Bench {
+    fn new() -> Option<Self> {
+        Some(Self {
+            cluster: Cluster::shared()?,
+            schema: format!("test_{}", number()),
+            clock: Arc::new(ManualClock::at(NOW_MS)),
+        })
+    }
+
+    fn config(&self, port: u16) -> PostgresConfig {
+        PostgresConfig::new(self.cluster.url(port, "sslmode=disable")).schema(&self.schema)
+    }
+
+    async fn store(&self) -> PostgresStore {
+        self.through(self.cluster.port).await
+    }
+
+    async fn through(&self, port: u16) -> PostgresStore {
+        PostgresStore::connect(self.config(port), self.clock.clone())
+            .await
+            .unwrap()
+    }
+
+    /// A connection behind the stores' back, in their schema.
+    async fn raw(&self) -> tokio_postgres::Client {
+        let raw = self.cluster.raw().await;
+        let path = format!("SET search_path = {}", self.schema);
+        raw.batch_execute(&path).await.unwrap();
+        raw
+    }
+}
+
+async fn available(store: &PostgresStore, account: Account) -> i128 {
+    let balance = store.balance(&account).await.unwrap();
+    balance.available(account.kind().side())
+}
+
+async fn objects(store: &PostgresStore) -> Vec<String> {
+    let events = store.events(0, MAX_PAGE).await.unwrap();
+    events.into_iter().map(|event| event.object).collect()
+}
+
+/// Commits in the background.
+fn begin(
+    store: &PostgresStore,
+    batch: Batch,
+) -> tokio::task::JoinHandle<Result<Commit, CommitError>> {
+    let store = store.clone();
+    tokio::spawn(async move { store.commit(batch).await })
+}
+
+async fn wait_until(what: &str, mut ask: impl AsyncFnMut() -> bool) {
+    let begun = Instant::now();
+    while !ask().await {
+        assert!(begun.elapsed() < Duration::from_secs(30), "{what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Waits until so many sessions wait for a lock, such as the head's.
+async fn sessions_wait(raw: &tokio_postgres::Client, sessions: i64) {
+    wait_until("sessions that wait for the head", async || {
+        let waiting = "SELECT count(*) FROM pg_stat_activity
+                       WHERE wait_event_type = 'Lock' AND query LIKE '%FROM head FOR UPDATE%'";
+        let row = raw.query_one(waiting, &[]).await.unwrap();
+        row.get::<_, i64>(0) >= sessions
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_postgres_store_keeps_the_contract() {
+    let Some(bench) = Bench::new() else { return };
+    let kept = check_all(|clock| {
+        let schema = format!("contract_{}", number());
+        let config = bench.config(bench.cluster.port).schema(schema);
+        async move {
+            let store = Arc::new(PostgresStore::connect(config, clock.clone()).await?);
+            Ok(FreshStore::new(store.clone(), store, clock))
+        }
+    })
+    .await
+    .unwrap_or_else(|violation| panic!("{violation}"));
+    println!("{} promises kept: {}", kept.len(), kept.join(", "));
+    assert!(kept.len() >= 31);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_instances_never_overspend_one_account() {
+    const CALLS: u64 = 200;
+    let Some(bench) = Bench::new() else { return };
+    let stores = [bench.store().await, bench.store().await];
+    let steps = vec![fund(card(1), 1_000)];
+    stores[0].commit(batch(steps)).await.unwrap();
+    let calls: Vec<_> = (0..CALLS)
+        .map(|call| {
+            let store = &stores[usize::from(call % 2 == 0)];
+            let shop = merchant(call % 3);
+            begin(
+                store,
+                batch(vec![transfer(card(1), shop, 10), event("paid")]),
+            )
+        })
+        .collect();
+    let (mut paid, mut refused) = (0, 0);
+    for call in calls {
+        match call.await.unwrap() {
+            Ok(_) => paid += 1,
+            Err(CommitError::Refused(Refusal::InsufficientFunds { .. })) => refused += 1,
+            Err(other) => panic!("{other}"),
+        }
+    }
+    assert_eq!((paid, refused), (100, 100));
+    for store in &stores {
+        assert_eq!(available(store, card(1)).await, 0);
+        let mut earned = 0;
+        for shop in 0..3 {
+            earned += available(store, merchant(shop)).await;
+        }
+        assert_eq!(earned, 1_000);
+        assert_eq!(objects(store).await.len(), 100);
+        // Each row says what the balance was after it: no two were made from the same one.
+        let rows = store.transfers(&card(1), None, MAX_PAGE).await.unwrap();
+        let after: BTreeSet<_> = rows
+            .iter()
+            .filter(|row| row.debit == card(1))
+            .map(|row| row.debit_balance_after)
+            .collect();
+        assert_eq!(after.len(), 100);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_commits_late_is_not_stepped_over() {
+    let Some(bench) = Bench::new() else { return };
+    let store = bench.store().await;
+    store.commit(batch(vec![event("first")])).await.unwrap();
+    // Another instance has its position, and has not committed yet.
+    let other = bench.raw().await;
+    other.batch_execute("BEGIN").await.unwrap();
+    let head = "SELECT event_position FROM head FOR UPDATE";
+    let row = other.query_one(head, &[]).await.unwrap();
+    assert_eq!(row.get::<_, i64>(0), 1);
+    let written = "INSERT INTO events VALUES (2, 0, 'test.happened', 'early', '{}');
+                   UPDATE head SET event_position = 2";
+    other.batch_execute(written).await.unwrap();
+    let late = begin(&store, batch(vec![event("late")]));
+    let waits = {
+        let store = store.clone();
+        tokio::spawn(async move { store.event_after(1).await })
+    };
+    sessions_wait(&bench.raw().await, 1).await;
+    // Whoever reads now must not see the later one, and go on behind it.
+    assert_eq!(objects(&store).await, ["first"]);
+    assert!(!late.is_finished() && !waits.is_finished());
+    other.batch_execute("COMMIT").await.unwrap();
+    waits.await.unwrap().unwrap();
+    late.await.unwrap().unwrap();
+    assert_eq!(objects(&store).await, ["first", "early", "late"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_gets_every_event_of_two_writers() {
+    const EVENTS: usize = 300;
+    let Some(bench) = Bench::new() else { return };
+    let stores = [bench.store().await, bench.store().await];
+    let reader = bench.store().await;
+    let writing: Vec<_> = (0..EVENTS)
+        .map(|turn| begin(&stores[turn % 2], batch(vec![event(&turn.to_string())])))
+        .collect();
+    let mut seen = Vec::new();
+    while seen.len() < EVENTS {
+        let after = seen
+            .last()
+            .map_or(0, |event: &flashkit::ledger::EventRecord| event.position);
+        // It hears of them although it writes nothing itself.
+        reader.event_after(after).await.unwrap();
+        seen.extend(reader.events(after, 7).await.unwrap());
+    }
+    for written in writing {
+        written.await.unwrap().unwrap();
+    }
+    let all = reader.events(0, MAX_PAGE).await.unwrap();
+    assert_eq!(seen, all);
+    let positions: Vec<_> = all.iter().map(|event| event.position).collect();
+    assert_eq!(positions, (1..=300).collect::<Vec<i64>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commit_time_never_decreases_between_instances() {
+    let Some(bench) = Bench::new() else { return };
+    let ahead = bench.store().await;
+    let slow = Arc::new(ManualClock::at(NOW_MS - 5_000));
+    let config = bench.config(bench.cluster.port);
+    let behind = PostgresStore::connect(config, slow.clone()).await.unwrap();
+    let mut times = Vec::new();
+    for turn in 0..6 {
+        bench.clock.set(NOW_MS + turn);
+        let store = if turn % 2 == 0 { &ahead } else { &behind };
+        times.push(
+            store
+                .commit(batch(vec![event("time")]))
+                .await
+                .unwrap()
+                .at_ms,
+        );
+    }
+    let expected = [0, 0, 2, 2, 4, 4].map(|after| NOW_MS + after);
+    assert_eq!(times, expected);
+    slow.set(NOW_MS + 10);
+    let at_ms = behind
+        .commit(batch(vec![event("time")]))
+        .await
+        .unwrap()
+        .at_ms;
+    assert_eq!(at_ms, NOW_MS + 10);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unknown_outcome_is_known_by_submitting_the_batch_again() {
+    let Some(bench) = Bench::new() else { return };
+    let proxy = Proxy::to(bench.cluster.port).await;
+    let store = bench.through(proxy.port).await;
+    let unknown = Err(CommitError::Store(StoreError::OutcomeUnknown));
+    for (turn, fault, was_done) in [
+        (1, Fault::LoseAnswer, true),
+        (2, Fault::LoseRequest, false),
+        (3, Fault::LoseAnswer, true),
+    ] {
+        // The connection is there, so that the fault finds the commit and not the greeting.
+        store.commit(batch(vec![event("before")])).await.unwrap();
+        let submitted = batch(vec![fund(card(9), 10)]);
+        proxy.set(fault);
+        assert_eq!(store.commit(submitted.clone()).await, unknown, "{fault:?}");
+        assert_eq!(proxy.fired(), turn);
+        bench.clock.set(NOW_MS + i64::try_from(turn).unwrap());
+        let commit = store.commit(submitted.clone()).await.unwrap();
+        assert_eq!(commit.replayed, was_done, "{fault:?}");
+        let moved = i128::try_from(turn * 10).unwrap();
+        assert_eq!(available(&store, card(9)).await, moved);
+        let again = store.commit(submitted).await.unwrap();
+        assert!(again.replayed && again.at_ms == commit.at_ms);
+        assert_eq!(available(&store, card(9)).await, moved);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backend_that_is_ended_loses_nothing() {
+    let Some(bench) = Bench::new() else { return };
+    let store = bench.store().await;
+    store.commit(batch(vec![fund(card(1), 10)])).await.unwrap();
+    let raw = bench.raw().await;
+    let ended = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+                 WHERE application_name = $1 AND pid <> pg_backend_pid()";
+    // While idle: the next call has another connection.
+    let mine = format!("flashkit_{}", bench.schema);
+    let url = bench.cluster.url(
+        bench.cluster.port,
+        &format!("sslmode=disable&application_name={mine}"),
+    );
+    let config = PostgresConfig::new(url).schema(&bench.schema);
+    let named = PostgresStore::connect(config, bench.clock.clone())
+        .await
+        .unwrap();
+    named.commit(batch(vec![fund(card(1), 10)])).await.unwrap();
+    let row = raw.query_one(ended, &[&mine]).await.unwrap();
+    assert!(row.get::<_, i64>(0) >= 2);
+    assert_eq!(available(&named, card(1)).await, 20);
+    named.commit(batch(vec![fund(card(1), 10)])).await.unwrap();
+    // In the middle of a transaction, before its commit: it is done again, once.
+    raw.batch_execute("BEGIN; SELECT 1 FROM head FOR UPDATE")
+        .await
+        .unwrap();
+    let waiting = begin(&named, batch(vec![fund(card(1), 10)]));
+    sessions_wait(&bench.raw().await, 1).await;
+    raw.query_one(ended, &[&mine]).await.unwrap();
+    raw.batch_execute("ROLLBACK").await.unwrap();
+    assert!(!waiting.await.unwrap().unwrap().replayed);
+    assert_eq!(available(&store, card(1)).await, 40);
+    named.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_stops_holds_the_others_up_for_a_bounded_time() {
+    let Some(bench) = Bench::new() else { return };
+    let proxy = Proxy::to(bench.cluster.port).await;
+    let config = bench.config(proxy.port).stall(Duration::from_millis(700));
+    let config = config.patience(Duration::from_secs(4));
+    let stopping = PostgresStore::connect(config, bench.clock.clone())
+        .await
+        .unwrap();
+    let other = bench.store().await;
+    stopping.commit(batch(vec![event("before")])).await.unwrap();
+    proxy.set(Fault::Freeze);
+    let lost = batch(vec![fund(card(1), 10)]);
+    let stopped = begin(&stopping, lost.clone());
+    wait_until("the freeze", async || proxy.fired() == 1).await;
+    let begun = Instant::now();
+    other.commit(batch(vec![event("meanwhile")])).await.unwrap();
+    let waited = begun.elapsed();
+    println!("the other instance waited {waited:?} for one that stopped");
+    assert!(waited < Duration::from_secs(3));
+    // The commit never arrived, which nobody can know who sent it.
+    let answer = stopped.await.unwrap();
+    assert_eq!(answer, Err(StoreError::OutcomeUnknown.into()));
+    assert!(!stopping.commit(lost).await.unwrap().replayed);
+    assert_eq!(available(&other, card(1)).await, 10);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_answered_outlives_a_crash_of_the_server() {
+    let Some(cluster) = Cluster::start() else {
+        return;
+    };
+    let clock = Arc::new(ManualClock::at(NOW_MS));
+    let config = PostgresConfig::new(cluster.url(cluster.port, "sslmode=disable"));
+    let store = PostgresStore::connect(config, clock).await.unwrap();
+    let (mut answered, mut unsure) = (0, Vec::new());
+    for round in 0..3 {
+        let calls: Vec<_> = (0..100)
+            .map(|_| batch(vec![fund(card(1), 1)]))
+            .map(|batch| (batch.clone(), begin(&store, batch)))
+            .collect();
+        if round < 2 {
+            cluster.crash();
+            cluster.go_on();
+        }
+        for (batch, call) in calls {
+            match call.await.unwrap() {
+                Ok(_) => answered += 1,
+                Err(_) => unsure.push(batch),
+            }
+        }
+    }
+    println!("{answered} answered, {} not", unsure.len());
+    for batch in unsure {
+        store.commit(batch).await.unwrap();
+    }
+    assert_eq!(available(&store, card(1)).await, 300);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_the_database_cannot_take_does_not_take_others_with_it() {
+    let Some(bench) = Bench::new() else { return };
+    let store = bench.store().await;
+    let raw = bench.raw().await;
+    raw.batch_execute("BEGIN; SELECT 1 FROM head FOR UPDATE")
+        .await
+        .unwrap();
+    // What is submitted while the first one waits is one group.
+    let first = begin(&store, batch(vec![event("first")]));
+    sessions_wait(&bench.raw().await, 1).await;
+    let sound = begin(&store, batch(vec![claim("sound"), event("sound")]));
+    let unsound = begin(&store, batch(vec![claim("no\0text"), event("unsound")]));
+    let again = begin(&store, batch(vec![event("again")]));
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    raw.batch_execute("ROLLBACK").await.unwrap();
+    for fine in [first, sound, again] {
+        fine.await.unwrap().unwrap();
+    }
+    let error = unsound.await.unwrap().unwrap_err();
+    assert!(
+        matches!(error, CommitError::Store(StoreError::Io { .. })),
+        "{error}"
+    );
+    let kept: BTreeSet<_> = objects(&store).await.into_iter().collect();
+    let expected = ["again", "first", "sound"].map(String::from);
+    assert_eq!(kept, BTreeSet::from(expected));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn instances_share_the_jobs_that_are_due() {
+    const JOBS: usize = 200;
+    let Some(bench) = Bench::new() else { return };
+    let stores = [bench.store().await, bench.store().await];
+    let steps = (0..JOBS).map(|job| {
+        Step::Due(DueJob {
+            kind: "test".into(),
+            object: job.to_string(),
+            due_at_ms: NOW_MS,
+        })
+    });
+    stores[0].commit(batch(steps.collect())).await.unwrap();
+    let taking: Vec<_> = (0..8)
+        .map(|taker| {
+            let store = stores[taker % 2].clone();
+            tokio::spawn(async move {
+                let mut taken = Vec::new();
+                loop {
+                    let jobs = store.lease_due(NOW_MS, NOW_MS + 1_000, 5).await.unwrap();
+                    if jobs.is_empty() {
+                        return taken;
+                    }
+                    taken.extend(jobs.into_iter().map(|job| job.object));
+                }
+            })
+        })
+        .collect();
+    let mut taken = Vec::new();
+    for taker in taking {
+        taken.extend(taker.await.unwrap());
+    }
+    let distinct: BTreeSet<_> = taken.iter().collect();
+    // One that another taker had locked may be left for the next look; none is taken twice.
+    assert_eq!(distinct.len(), taken.len());
+    let left = stores[1].lease_due(NOW_MS, NOW_MS + 1_000, JOBS).await;
+    assert_eq!(taken.len() + left.unwrap().len(), JOBS);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_newer_schema_is_refused() {
+    let Some(bench) = Bench::new() else { return };
+    let store = bench.store().await;
+    store.commit(batch(vec![event("before")])).await.unwrap();
+    let raw = bench.raw().await;
+    let newer = "UPDATE head SET schema_version = 99";
+    raw.batch_execute(newer).await.unwrap();
+    let error = StoreError::NewerSchema {
+        found: 99,
+        known: 1,
+    };
+    let config = bench.config(bench.cluster.port);
+    let opened = PostgresStore::connect(config, bench.clock.clone()).await;
+    assert_eq!(opened.err(), Some(error.clone()));
+    // So is an instance that was there before another one migrated the tables.
+    let answer = store.commit(batch(vec![event("after")])).await;
+    assert_eq!(answer, Err(error.into()));
+    assert_eq!(objects(&store).await, ["before"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn instances_that_start_at_once_make_the_tables_once() {
+    let Some(bench) = Bench::new() else { return };
+    let starting: Vec<_> = (0..6)
+        .map(|_| {
+            let config = bench.config(bench.cluster.port);
+            tokio::spawn(PostgresStore::connect(config, bench.clock.clone()))
+        })
+        .collect();
+    for started in starting {
+        let store = started.await.unwrap().unwrap();
+        store.commit(batch(vec![fund(card(1), 1)])).await.unwrap();
+    }
+    assert_eq!(available(&bench.store().await, card(1)).await, 6);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_a_store_is_refused() {
+    let Some(bench) = Bench::new() else { return };
+    let raw = bench.cluster.raw().await;
+    let strange = format!(
+        "CREATE SCHEMA {0}; CREATE TABLE {0}.other (id int)",
+        bench.schema
+    );
+    raw.batch_execute(&strange).await.unwrap();
+    let open = async |config: PostgresConfig| {
+        let config = config.patience(Duration::from_millis(500));
+        let opened = PostgresStore::connect(config, bench.clock.clone()).await;
+        opened.err().map(|error| error.code())
+    };
+    let port = bench.cluster.port;
+    let config = bench.config(port);
+    assert_eq!(open(config).await, Some("store.corrupt"));
+    let nobody = bench.cluster.url(port, "user=nobody&sslmode=disable");
+    let nobody = PostgresConfig::new(nobody);
+    assert_eq!(open(nobody).await, Some("store.misconfigured"));
+    let nowhere = bench.cluster.url(port, "dbname=nowhere&sslmode=disable");
+    let nowhere = PostgresConfig::new(nowhere);
+    assert_eq!(open(nowhere).await, Some("store.misconfigured"));
+    let closed = PostgresConfig::new("host=127.0.0.1 port=1 user=nobody");
+    assert_eq!(open(closed).await, Some("store.io"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tls_is_as_the_connection_string_says() {
+    let Some(bench) = Bench::new() else { return };
+    let authority = bench.cluster.authority();
+    let authority = authority.to_str().unwrap();
+    let raw = bench.cluster.raw().await;
+    let encrypted =
+        "SELECT bool_and(ssl.ssl) FROM pg_stat_ssl ssl JOIN pg_stat_activity USING (pid)
+                     WHERE application_name = $1";
+    let verified = format!("sslmode=verify-full&sslrootcert={authority}");
+    for (options, works, tls) in [
+        ("sslmode=disable".to_owned(), true, false),
+        ("sslmode=prefer".to_owned(), true, true),
+        ("sslmode=require".to_owned(), true, true),
+        (verified.clone(), true, true),
+        (
+            format!("sslmode=require&sslrootcert={authority}"),
+            true,
+            true,
+        ),
+        // No authority of the web knows this server.
+        ("sslmode=verify-full".to_owned(), false, true),
+    ] {
+        let name = format!("tls_{}", number());
+        let options = format!("{options}&application_name={name}");
+        let url = bench.cluster.url(bench.cluster.port, &options);
+        let config = PostgresConfig::new(url).schema(&bench.schema);
+        let config = config.patience(Duration::from_secs(2));
+        let opened = PostgresStore::connect(config, bench.clock.clone()).await;
+        assert_eq!(opened.is_ok(), works, "{options}: {:?}", opened.err());
+        if let Ok(store) = opened {
+            store.commit(batch(vec![event(&name)])).await.unwrap();
+            let row = raw.query_one(encrypted, &[&name]).await.unwrap();
+            assert_eq!(row.get::<_, bool>(0), tls, "{options}");
+        }
+    }
+    // The right authority, and another name than the certificate's.
+    let url = bench.cluster.url(bench.cluster.port, &verified);
+    let config = PostgresConfig::new(url.replace("localhost", "db.example"));
+    let opened = PostgresStore::connect(config, bench.clock.clone()).await;
+    assert!(opened.is_err());
+}
