@@ -259,7 +259,9 @@ async fn a_reader_gets_every_event_of_two_writers() {
             .last()
             .map_or(0, |event: &flashkit::ledger::EventRecord| event.position);
         // It hears of them although it writes nothing itself.
-        reader.event_after(after).await.unwrap();
+        let heard = reader.event_after(after);
+        let heard = tokio::time::timeout(Duration::from_secs(20), heard).await;
+        heard.unwrap().unwrap();
         seen.extend(reader.events(after, 7).await.unwrap());
     }
     for written in writing {
@@ -349,7 +351,7 @@ async fn a_backend_that_is_ended_loses_nothing() {
         .unwrap();
     named.commit(batch(vec![fund(card(1), 10)])).await.unwrap();
     let row = raw.query_one(ended, &[&mine]).await.unwrap();
-    assert!(row.get::<_, i64>(0) >= 2);
+    assert!(row.get::<_, i64>(0) >= 1);
     assert_eq!(available(&named, card(1)).await, 20);
     named.commit(batch(vec![fund(card(1), 10)])).await.unwrap();
     // In the middle of a transaction, before its commit: it is done again, once.
@@ -385,10 +387,10 @@ async fn an_instance_that_stops_holds_the_others_up_for_a_bounded_time() {
     let waited = begun.elapsed();
     println!("the other instance waited {waited:?} for one that stopped");
     assert!(waited < Duration::from_secs(3));
-    // The commit never arrived, which nobody can know who sent it.
-    let answer = stopped.await.unwrap();
-    assert_eq!(answer, Err(StoreError::OutcomeUnknown.into()));
-    assert!(!stopping.commit(lost).await.unwrap().replayed);
+    // The server said that it had ended the session before it heard of the commit, so the batch
+    // could be done again, and was done once.
+    assert!(!stopped.await.unwrap().unwrap().replayed);
+    assert!(stopping.commit(lost).await.unwrap().replayed);
     assert_eq!(available(&other, card(1)).await, 10);
 }
 

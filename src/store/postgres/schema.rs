@@ -17,7 +17,7 @@ const FIRST: &str = r#"
 -- One row. Whoever commits to the books locks it first, so commits have one order, and so have
 -- the positions, which are given out from here.
 CREATE TABLE head (
-    only boolean PRIMARY KEY DEFAULT true CHECK (only),
+    id smallint PRIMARY KEY DEFAULT 1 CHECK (id = 1),
     schema_version bigint NOT NULL,
     last_commit_ms bigint NOT NULL,
     commit_position bigint NOT NULL,

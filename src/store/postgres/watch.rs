@@ -47,7 +47,7 @@ impl Watch {
     /// Looks at the database while somebody waits: plain SQL, which every pooler and every
     /// compatible engine passes on.
     pub(super) async fn run(self: Arc<Self>, pool: Pool) {
-        let mut last = 0;
+        let mut last = 0_i64;
         loop {
             let changed = self.changed.listen();
             if self.closed.load(Ordering::SeqCst) {
