@@ -120,6 +120,7 @@ pub(super) fn accept(
         Step::Hold(NewHold {
             transfer,
             expires_at_ms: None,
+            usage: Vec::new(),
         }),
     ];
     steps.extend(write(invoice, &after, "invoice.processing")?);

@@ -93,6 +93,7 @@ fn hold(id: TransferId, payout: &Payout, kind: TransferKind, amount: i64) -> Ste
     Step::Hold(NewHold {
         transfer,
         expires_at_ms: None,
+        usage: Vec::new(),
     })
 }
 

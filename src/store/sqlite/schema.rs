@@ -21,7 +21,10 @@ CREATE TABLE commits (
     position INTEGER PRIMARY KEY,
     batch TEXT NOT NULL UNIQUE,
     at_ms INTEGER NOT NULL,
-    scope TEXT
+    scope TEXT,
+    writer TEXT NOT NULL,
+    sequence INTEGER NOT NULL,
+    hash BLOB NOT NULL CHECK (length(hash) = 32)
 ) STRICT;
 CREATE TABLE commands (
     scope TEXT PRIMARY KEY,
@@ -41,7 +44,9 @@ CREATE TABLE accounts (
 ) STRICT;
 CREATE TABLE transfers (
     position INTEGER PRIMARY KEY,
+    commit_position INTEGER NOT NULL,
     id TEXT NOT NULL UNIQUE,
+    follows TEXT,
     at_ms INTEGER NOT NULL,
     debit INTEGER NOT NULL REFERENCES accounts (id),
     credit INTEGER NOT NULL REFERENCES accounts (id),
@@ -62,7 +67,24 @@ CREATE TABLE holds (
     kind TEXT NOT NULL,
     reference TEXT NOT NULL,
     credit_ceiling INTEGER,
-    expires_at_ms INTEGER
+    expires_at_ms INTEGER,
+    usage TEXT
+) STRICT, WITHOUT ROWID;
+CREATE INDEX holds_due_by_debit ON holds (debit, expires_at_ms, id)
+    WHERE expires_at_ms IS NOT NULL AND remaining > 0;
+CREATE INDEX holds_due_by_credit ON holds (credit, expires_at_ms, id)
+    WHERE expires_at_ms IS NOT NULL AND remaining > 0;
+CREATE TABLE hold_changes (
+    position INTEGER PRIMARY KEY,
+    commit_position INTEGER NOT NULL,
+    hold TEXT NOT NULL REFERENCES holds (id),
+    change TEXT NOT NULL,
+    amount INTEGER NOT NULL CHECK (amount > 0),
+    remaining INTEGER NOT NULL CHECK (remaining >= 0)
+) STRICT;
+CREATE TABLE reversals (
+    transfer TEXT PRIMARY KEY,
+    amount INTEGER NOT NULL CHECK (amount > 0)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE documents (
     collection TEXT NOT NULL,
