@@ -12,6 +12,7 @@ use crate::rates::RateError;
 use crate::rewards::RewardError;
 use crate::settlement::SettlementError;
 use crate::store::{CommitError, StoreError};
+use crate::treasury::TreasuryError;
 
 /// Whatever went wrong, as its module's own error. The text (`Display`) is for people;
 /// [`code`](Self::code) is stable and for programs.
@@ -51,6 +52,9 @@ pub enum Error {
     /// A merchant or a payout.
     #[error(transparent)]
     Settlement(#[from] SettlementError),
+    /// The operator's own money, or what waits in suspense.
+    #[error(transparent)]
+    Treasury(#[from] TreasuryError),
     /// The machine gave no randomness.
     #[error(transparent)]
     Entropy(#[from] EntropyError),
@@ -72,6 +76,7 @@ impl Error {
             Self::Card(error) => error.code(),
             Self::Reward(error) => error.code(),
             Self::Settlement(error) => error.code(),
+            Self::Treasury(error) => error.code(),
             Self::Entropy(_) => "entropy.failed",
         }
     }

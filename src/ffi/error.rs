@@ -81,6 +81,7 @@ const CODES: &[(&str, Kind)] = &[
     ("card.tap_replayed", Kind::Declined),
     ("card.tap_wrong_mac", Kind::Declined),
     ("card.unknown_time_zone", Kind::InvalidInput),
+    ("command.answer_forgotten", Kind::Conflict),
     ("command.bad_key", Kind::InvalidInput),
     ("command.contended", Kind::Unavailable),
     ("command.interrupted", Kind::Unavailable),
@@ -88,6 +89,7 @@ const CODES: &[(&str, Kind)] = &[
     ("command.out_of_bounds", Kind::InvalidInput),
     ("entropy.failed", Kind::Unavailable),
     ("invoice.not_found", Kind::NotFound),
+    ("invoice.not_processing", Kind::Conflict),
     // The two sides are the engine's own choice, as are ids.
     ("ledger.accounts_do_not_fit", Kind::Internal),
     ("ledger.already_claimed", Kind::Conflict),
@@ -103,6 +105,8 @@ const CODES: &[(&str, Kind)] = &[
     ("ledger.not_positive", Kind::InvalidInput),
     ("ledger.outside_window", Kind::Conflict),
     ("ledger.overflow", Kind::InvalidInput),
+    ("ledger.reversal_exceeded", Kind::Conflict),
+    ("ledger.transfer_not_found", Kind::NotFound),
     ("ledger.usage_exceeded", Kind::Declined),
     ("lightning.bad_invoice", Kind::InvalidInput),
     ("lightning.no_node", Kind::Unavailable),
@@ -129,6 +133,7 @@ const CODES: &[(&str, Kind)] = &[
     ("settlement.merchant_not_found", Kind::NotFound),
     ("settlement.no_amount", Kind::InvalidInput),
     ("settlement.own_invoice", Kind::Declined),
+    ("settlement.payout_final", Kind::Conflict),
     ("settlement.payout_not_found", Kind::NotFound),
     ("settlement.till_not_found", Kind::NotFound),
     ("store.busy", Kind::Unavailable),
@@ -141,6 +146,8 @@ const CODES: &[(&str, Kind)] = &[
     ("store.newer_schema", Kind::Storage),
     ("store.outcome_unknown", Kind::Unavailable),
     ("store.read_only", Kind::Storage),
+    ("treasury.suspense_assigned", Kind::Conflict),
+    ("treasury.suspense_not_found", Kind::NotFound),
 ];
 
 fn listed(code: &str) -> Option<Kind> {
@@ -225,6 +232,7 @@ mod tests {
         include_str!("../rewards/error.rs"),
         include_str!("../settlement/error.rs"),
         include_str!("../store/error.rs"),
+        include_str!("../treasury/error.rs"),
     ];
 
     /// The codes in the arms of the crate's `code()` functions.

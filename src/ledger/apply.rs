@@ -184,7 +184,13 @@ impl<S: State> Books<'_, S> {
             return Err(Refusal::NotPositive { step, amount }.into());
         }
         if self.at_ms < window.start_ms || self.at_ms >= window.end_ms {
-            return Err(Refusal::OutsideWindow { step, subject }.into());
+            let at_ms = self.at_ms;
+            return Err(Refusal::OutsideWindow {
+                step,
+                subject,
+                at_ms,
+            }
+            .into());
         }
         let used = self.state.usage(window).map_err(store)?;
         match used.checked_add(amount) {

@@ -166,12 +166,14 @@ pub enum Refusal {
     },
     /// The commit fell outside the window it was decided for; decide again.
     /// `ledger.outside_window`.
-    #[error("{subject}: the window is over")]
+    #[error("{subject}: {at_ms} is not within the window")]
     OutsideWindow {
         /// The place of the step.
         step: usize,
         /// What is limited.
         subject: String,
+        /// When the commit would have been.
+        at_ms: i64,
     },
 }
 

@@ -50,6 +50,8 @@ stored_by_name! {
         RoutingFee = "routing_fee",
         /// Money that matches nothing.
         Unmatched = "unmatched",
+        /// Money that matched nothing, given to whom it belongs.
+        Assigned = "assigned",
         /// Another transfer undone, in whole or in part.
         Reversal = "reversal",
     }

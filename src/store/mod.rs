@@ -169,7 +169,8 @@ pub trait Store: Send + Sync {
     async fn acknowledge(&self, name: &str, position: i64) -> Result<(), StoreError>;
 
     /// Takes jobs that are due at `now_ms` and not leased, and leases them until
-    /// `lease_until_ms`: nobody else gets them before. A job that is set again loses its lease.
+    /// `lease_until_ms`: nobody else gets them before. A job that is set again loses its lease. A
+    /// lease beyond `lease_until_ms` was given by a clock that was ahead, and does not count.
     async fn lease_due(
         &self,
         now_ms: i64,

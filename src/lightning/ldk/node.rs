@@ -577,7 +577,8 @@ impl LightningNode for LdkNode {
         ldk_node::tokio::select! {
             event = node.next_event_async() => {
                 *lock(&running.delivered) = true;
-                Ok(lightning_event(event))
+                let height = node.status().current_best_block.height;
+                Ok(lightning_event(event, height))
             }
             () = moved => Err(LightningError::NotRunning),
             () = self.shared.health.fenced() => Err(LightningError::NotRunning),

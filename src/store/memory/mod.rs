@@ -286,7 +286,8 @@ impl Store for MemoryStore {
             .due
             .iter()
             .filter(|(_, (due_at_ms, leased_until_ms))| {
-                *due_at_ms <= now_ms && *leased_until_ms <= now_ms
+                let is_free = *leased_until_ms <= now_ms || *leased_until_ms > lease_until_ms;
+                *due_at_ms <= now_ms && is_free
             })
             .map(|((kind, object), (due_at_ms, _))| DueJob {
                 kind: kind.clone(),

@@ -424,6 +424,7 @@ impl Store for SqliteStore {
 const LEASE_DUE: &str = "
 UPDATE due SET leased_until_ms = ?2
 WHERE (kind, object) IN (
-    SELECT kind, object FROM due WHERE due_at_ms <= ?1 AND leased_until_ms <= ?1
+    SELECT kind, object FROM due
+    WHERE due_at_ms <= ?1 AND (leased_until_ms <= ?1 OR leased_until_ms > ?2)
     ORDER BY due_at_ms, kind, object LIMIT ?3)
 RETURNING kind, object, due_at_ms";
