@@ -103,12 +103,12 @@ impl EngineBuilder {
     ///
     /// # Errors
     /// `access.other_secret` and `access.other_network` when the books were made with others;
-    /// `store.*`; `command.interrupted` when there is no executor and no tokio runtime.
+    /// `store.*`; `command.no_executor` when there is no executor and no tokio runtime.
     pub async fn open(self) -> Result<Engine, Error> {
         let executor: Arc<dyn Executor> = match self.executor {
             Some(executor) => executor,
             None => {
-                Arc::new(TokioExecutor::current().ok_or(crate::core::CommandError::Interrupted)?)
+                Arc::new(TokioExecutor::current().ok_or(crate::core::CommandError::NoExecutor)?)
             }
         };
         let issuer_key = self

@@ -96,6 +96,12 @@ pub enum CommandError {
     /// Too many others changed the same things. `command.contended`, retryable.
     #[error("too many others change the same things")]
     Contended,
+    /// The engine was given no executor and opened outside of a tokio runtime.
+    /// `command.no_executor`.
+    #[error(
+        "there is nothing to run the engine's work: open it in a tokio runtime, or give it an executor"
+    )]
+    NoExecutor,
     /// The work was given up because the engine stops; it is not known how far it got. Ask again
     /// with the same key. `command.interrupted`, retryable.
     #[error("the engine stopped in the middle of the command")]
@@ -111,6 +117,7 @@ impl CommandError {
             Self::AnswerForgotten => "command.answer_forgotten",
             Self::OutOfBounds { .. } => "command.out_of_bounds",
             Self::Contended => "command.contended",
+            Self::NoExecutor => "command.no_executor",
             Self::Interrupted => "command.interrupted",
         }
     }

@@ -86,6 +86,7 @@ const CODES: &[(&str, Kind)] = &[
     ("command.contended", Kind::Unavailable),
     ("command.interrupted", Kind::Unavailable),
     ("command.key_reused", Kind::Conflict),
+    ("command.no_executor", Kind::Internal),
     ("command.out_of_bounds", Kind::InvalidInput),
     ("entropy.failed", Kind::Unavailable),
     ("invoice.not_found", Kind::NotFound),
@@ -112,6 +113,7 @@ const CODES: &[(&str, Kind)] = &[
     ("lightning.no_node", Kind::Unavailable),
     ("lightning.not_running", Kind::Unavailable),
     ("lightning.refused", Kind::Declined),
+    ("lightning.stale_state", Kind::Storage),
     ("lightning.start_failed", Kind::Unavailable),
     ("lightning.unknown", Kind::Unavailable),
     ("lightning.wrong_network", Kind::InvalidInput),
@@ -146,6 +148,7 @@ const CODES: &[(&str, Kind)] = &[
     ("store.newer_schema", Kind::Storage),
     ("store.outcome_unknown", Kind::Unavailable),
     ("store.read_only", Kind::Storage),
+    ("store.stale_node_state", Kind::Storage),
     ("treasury.suspense_assigned", Kind::Conflict),
     ("treasury.suspense_not_found", Kind::NotFound),
 ];

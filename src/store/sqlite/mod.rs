@@ -8,13 +8,13 @@ mod node_state;
 mod readers;
 mod reading;
 mod schema;
+mod seat;
 mod state;
 mod tasks;
 mod writer;
 
-use std::fs::{File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -23,6 +23,7 @@ use event_listener::Event;
 use rusqlite::{Connection, ErrorCode, OpenFlags, params};
 
 use self::readers::Readers;
+use self::seat::{Seat, real_path};
 use self::tasks::{CommitTask, run_task};
 use self::writer::{Lane, Queue, Stopped, StopsWhenDropped, Writer};
 use super::{CommitError, DocumentPosition, DocumentQuery, MAX_PAGE, Store, StoreError};
@@ -49,6 +50,8 @@ struct Shared {
     committed: Arc<Event>,
     stopped: Arc<Stopped>,
     location: PathBuf,
+    /// Why the node must not run on its state here.
+    stale: Mutex<Option<StoreError>>,
 }
 
 impl Drop for Shared {
@@ -69,11 +72,21 @@ impl SqliteStore {
     /// `store.in_use` when another engine has the file, `store.newer_schema`, `store.corrupt`,
     /// `store.read_only`, `store.io`. The file is not changed by a refusal.
     pub fn open(file: impl AsRef<Path>, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
-        let file = file.as_ref();
-        let lock = lock_file(file)?;
+        let file = real_path(file.as_ref())?;
+        let file = file.as_path();
+        let mut seat = Seat::take(file)?;
         let mut connection = connect(file, OpenFlags::SQLITE_OPEN_CREATE)?;
-        schema::prepare(&mut connection, file)?;
+        schema::prepare(&mut connection, file, seat.found.is_some())?;
         harden(&connection)?;
+        let node_writes = node_state::writes(&connection).map_err(sql_error)?;
+        let stale = match seat.found {
+            Some(expected) if expected > node_writes => true,
+            None => node_writes > 0,
+            Some(_) => false,
+        };
+        if seat.found.is_none() && !stale {
+            seat.note(node_writes);
+        }
         let last_commit_ms = connection
             .query_row(
                 "SELECT coalesce((SELECT at_ms FROM commits ORDER BY position DESC LIMIT 1), 0)",
@@ -88,6 +101,10 @@ impl SqliteStore {
             committed: Arc::new(Event::new()),
             stopped: Arc::default(),
             location: file.to_owned(),
+            stale: Mutex::new(stale.then_some(StoreError::StaleNodeState {
+                found: node_writes,
+                expected: seat.found,
+            })),
         });
         let mut threads = Vec::new();
         for _ in 0..READER_THREADS {
@@ -100,9 +117,12 @@ impl SqliteStore {
             clock,
             last_commit_ms,
             committed: shared.committed.clone(),
-            lock,
+            seat,
             readers: threads,
-            stopped: StopsWhenDropped(shared.stopped.clone()),
+            stopped: StopsWhenDropped {
+                stopped: shared.stopped.clone(),
+                queue: shared.queue.clone(),
+            },
         };
         drop(spawn("flashkit-write", move || writer.run())?);
         Ok(Self { shared })
@@ -111,6 +131,16 @@ impl SqliteStore {
     /// The file.
     pub fn location(&self) -> &Path {
         &self.shared.location
+    }
+
+    /// Lets the node run on its state here although it seems not to be the newest there was.
+    ///
+    /// **Only for a file that was moved as it was, with its engine stopped**, and is not used
+    /// anywhere else any more. On an older copy the node would publish states of its channels
+    /// that were revoked, and its peers may then take all that is in them. The books are not
+    /// affected by this.
+    pub fn trust_node_state(&self) {
+        *lock(&self.shared.stale) = None;
     }
 
     async fn read<T: Send + 'static>(
@@ -138,25 +168,6 @@ fn spawn(
         .map_err(|error| StoreError::Io {
             reason: error.to_string(),
         })
-}
-
-/// One engine a file: the lock is the operating system's, so it ends with the process.
-fn lock_file(file: &Path) -> Result<File, StoreError> {
-    let mut name = file.as_os_str().to_owned();
-    name.push(".lock");
-    let lock = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&name)
-        .map_err(io_error)?;
-    match lock.try_lock() {
-        Ok(()) => Ok(lock),
-        Err(TryLockError::WouldBlock) => Err(StoreError::InUse {
-            location: file.display().to_string(),
-        }),
-        Err(TryLockError::Error(error)) => Err(io_error(error)),
-    }
 }
 
 fn connect(file: &Path, more: OpenFlags) -> Result<Connection, StoreError> {
@@ -214,6 +225,10 @@ fn sql_error(error: rusqlite::Error) -> StoreError {
         }
         _ => StoreError::Io { reason },
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn sql_limit(limit: usize) -> i64 {

@@ -136,25 +136,37 @@ CREATE TABLE node_state (
 ";
 
 /// Makes the tables in a new file, or checks that an old one is ours and sound.
-pub(super) fn prepare(connection: &mut Connection, file: &Path) -> Result<(), StoreError> {
+pub(super) fn prepare(
+    connection: &mut Connection,
+    file: &Path,
+    was_used: bool,
+) -> Result<(), StoreError> {
     // A connection that ends writes the log back: into a file that may turn out not to be ours.
     let keep_log = DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
     connection
         .set_db_config(keep_log, true)
         .map_err(sql_error)?;
-    check_or_create(connection, file)?;
+    check_or_create(connection, file, was_used)?;
     connection
         .set_db_config(keep_log, false)
         .map(drop)
         .map_err(sql_error)
 }
 
-fn check_or_create(connection: &mut Connection, file: &Path) -> Result<(), StoreError> {
+fn check_or_create(
+    connection: &mut Connection,
+    file: &Path,
+    was_used: bool,
+) -> Result<(), StoreError> {
     let application_id = number(connection, "PRAGMA application_id")?;
     let found = number(connection, "PRAGMA user_version")?;
     // Asked after the first read, which undoes what a crash left half-made. SQLite itself would
     // take the first bytes of a lost database for an empty one.
     if fs::metadata(file).map_err(io_error)?.len() == 0 {
+        if was_used {
+            let reason = "the file is empty, and was not before".to_owned();
+            return Err(StoreError::Corrupt { reason });
+        }
         return create(connection);
     }
     if application_id != APPLICATION_ID {
