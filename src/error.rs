@@ -9,6 +9,7 @@ use crate::lightning::LightningError;
 use crate::money::MoneyError;
 use crate::ports::EntropyError;
 use crate::rates::RateError;
+use crate::reports::ReportError;
 use crate::rewards::RewardError;
 use crate::settlement::SettlementError;
 use crate::store::{CommitError, StoreError};
@@ -55,6 +56,9 @@ pub enum Error {
     /// The operator's own money, or what waits in suspense.
     #[error(transparent)]
     Treasury(#[from] TreasuryError),
+    /// A report.
+    #[error(transparent)]
+    Report(#[from] ReportError),
     /// The machine gave no randomness.
     #[error(transparent)]
     Entropy(#[from] EntropyError),
@@ -77,6 +81,7 @@ impl Error {
             Self::Reward(error) => error.code(),
             Self::Settlement(error) => error.code(),
             Self::Treasury(error) => error.code(),
+            Self::Report(error) => error.code(),
             Self::Entropy(_) => "entropy.failed",
         }
     }

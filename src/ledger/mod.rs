@@ -13,6 +13,7 @@ mod balance;
 mod batch;
 mod chart_of_accounts;
 mod journal;
+mod journal_check;
 mod postings;
 mod refusal;
 mod state;
@@ -29,6 +30,7 @@ pub use chart_of_accounts::{AccountKind, OwnerKind, Side};
 pub use journal::{
     ChainHash, ChainHead, CommitDigest, CommitPlace, CommitRow, ParseChainHashError,
 };
+pub use journal_check::{JournalCheck, JournalProblem};
 pub use refusal::Refusal;
 pub use state::State;
 pub use transfer::{
