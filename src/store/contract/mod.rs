@@ -44,8 +44,9 @@ pub use node_state::{
 };
 pub use reading::{
     balances_are_paged_in_order, closed_store_refuses, cursors_never_step_back,
-    documents_are_found_by_index_range, events_are_in_order_without_late_gaps, events_wake_waiters,
-    jobs_are_leased_once, transfers_are_paged_newest_first,
+    documents_are_found_by_index_range, documents_leave_the_keys_of_older_versions,
+    events_are_in_order_without_late_gaps, events_wake_waiters, jobs_are_leased_once,
+    transfers_are_paged_newest_first,
 };
 
 /// What the clock of a [`FreshStore`] shows at first.
@@ -171,6 +172,7 @@ where
         transfers_are_paged_newest_first,
         balances_are_paged_in_order,
         documents_are_found_by_index_range,
+        documents_leave_the_keys_of_older_versions,
         events_are_in_order_without_late_gaps,
         events_wake_waiters,
         cursors_never_step_back,
