@@ -6,6 +6,7 @@
 pub mod boltcard;
 mod error;
 mod model;
+pub mod programming;
 mod rules;
 
 use std::sync::Arc;
