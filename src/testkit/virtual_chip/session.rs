@@ -133,12 +133,9 @@ impl Chip {
         } else {
             self.session_key()?;
         }
-        if self.failed_in_a_row >= FAILURES_BEFORE_DELAY {
-            if self.delay > 0 {
-                self.delay -= 1;
-                return Err(Status::AUTHENTICATION_DELAY);
-            }
-            self.delay = DELAY;
+        if self.delay > 0 {
+            self.delay -= 1;
+            return Err(Status::AUTHENTICATION_DELAY);
         }
         let random = self.random();
         self.pending = Some(Pending::Authentication { key, random, first });
@@ -167,6 +164,9 @@ impl Chip {
         if ours != turned {
             self.failed += 1;
             self.failed_in_a_row += 1;
+            if self.failed_in_a_row >= FAILURES_BEFORE_DELAY {
+                self.delay = DELAY;
+            }
             return Err(Status::AUTHENTICATION_ERROR);
         }
         self.failed_in_a_row = 0;
