@@ -5,5 +5,6 @@ mod bench;
 mod operations;
 mod power_loss;
 mod published;
+mod recorded;
 mod refusals;
 mod tampering;

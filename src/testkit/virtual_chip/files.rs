@@ -208,3 +208,45 @@ impl Mirror {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(uid: &str, reads: u32, settings: &str, text: &str) -> String {
+        let mut file = File::factory()[1].clone();
+        file.content[..text.len()].copy_from_slice(text.as_bytes());
+        file.set(&hex::decode(settings).unwrap(), true).unwrap();
+        file.reads = reads;
+        let mut number = [0; 7];
+        hex::decode_to_slice(uid, &mut number).unwrap();
+        let filling: Block = *b"\xda\x5c\xf6\x09\x41 and more..";
+        let mut shown = file.mirrored(&number, &[[0; 16]; 5], &filling);
+        shown.truncate(text.len());
+        String::from_utf8(shown).unwrap()
+    }
+
+    /// AN12196 §3.4.2.2 and §3.4.4.2.1: number, counter, filling and signature, to the byte.
+    #[test]
+    fn mirrors_as_published() {
+        let text = format!("?e={}&c={}", "0".repeat(32), "0".repeat(16));
+        assert_eq!(
+            shown(
+                "04DE5F1EACC040",
+                61,
+                "4000e0c1ff00030000260000260000",
+                &text
+            ),
+            "?e=EF963FF7828658A599F3041510671E88&c=94EED9EE65337086"
+        );
+    }
+
+    /// AN12196 §3.4.4.2.2: what stands before the signature is signed with it.
+    #[test]
+    fn a_signature_over_text_as_published() {
+        let data = "CEE9A53E3E463EF1F459635736738962&cmac=";
+        let text = format!("{}{data}{}", "0".repeat(32), "0".repeat(16));
+        let shown = shown("04958CAA5C5E80", 8, "4000e0c1ff00000000200000460000", &text);
+        assert_eq!(&shown[32..], format!("{data}ECC1E7F6C6C73BF6"));
+    }
+}
