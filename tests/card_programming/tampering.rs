@@ -11,12 +11,15 @@ use proptest::prelude::*;
 
 use crate::bench::*;
 
+/// Makes an answer of another one, with some bytes of its own.
+type Lie = fn(Vec<u8>, &[u8]) -> Vec<u8>;
+
 /// A reader that changes one answer.
 struct Lying {
     chip: Arc<VirtualChip>,
     frames: AtomicU64,
     at: u64,
-    lie: fn(Vec<u8>, &[u8]) -> Vec<u8>,
+    lie: Lie,
     with: Vec<u8>,
 }
 
@@ -47,7 +50,7 @@ impl CardTransport for Nonsense {
     }
 }
 
-const LIES: [fn(Vec<u8>, &[u8]) -> Vec<u8>; 5] = [
+const LIES: [Lie; 5] = [
     |_, with| with.to_vec(),
     |answer, with| [with, &answer].concat(),
     |answer, with| answer[..answer.len().saturating_sub(with.len())].to_vec(),
