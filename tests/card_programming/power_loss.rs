@@ -100,6 +100,7 @@ impl Operation {
         }
         assert_eq!(ended, LOST, "{} {frame} {when:?}", self.name);
         self.assert_known(&chip);
+        self.assert_no_torn_mirrors(&chip);
         chip.power_on();
         Some(chip)
     }
@@ -113,6 +114,16 @@ impl Operation {
                 .any(|version| raw(*version)[number] == *key);
             assert!(known, "{}: key {number}", self.name);
         }
+    }
+
+    /// The chip mirrors nothing into a text that is only half there.
+    fn assert_no_torn_mirrors(&self, chip: &VirtualChip) {
+        let mirrors = chip.ndef_settings()[1] & 0x40 != 0;
+        let other = (self.start)();
+        let before = other.ndef_file();
+        (self.run)(&programmer(other.clone())).unwrap();
+        let whole = [before, other.ndef_file()].contains(&chip.ndef_file());
+        assert!(!mirrors || whole, "{}", self.name);
     }
 
     fn finish(&self, chip: &Arc<VirtualChip>) {

@@ -108,7 +108,7 @@ fn published_message() -> Vec<u8> {
     message
 }
 
-/// AN12196 §5.2 (select), §5.5 (GetVersion).
+/// AN12196 §5.3 and §5.13 (ISOSelectFile), §5.5 (GetVersion).
 #[test]
 fn the_chip_says_what_it_is() {
     let script = Script::new(&[

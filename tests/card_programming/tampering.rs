@@ -66,6 +66,33 @@ const LIES: [Lie; 5] = [
     },
 ];
 
+/// A card whose tap does not verify in the end is not handed over.
+#[test]
+fn the_tap_of_the_finished_card_is_a_lie() {
+    let chip = card(1);
+    let lying = |at: u64, byte: usize| {
+        let mut with = vec![0; byte];
+        with.push(0x01);
+        let reader = Arc::new(Lying {
+            chip: chip.clone(),
+            frames: AtomicU64::new(0),
+            at,
+            lie: LIES[3],
+            with,
+        });
+        run(programmer(reader).program(&payload(1)))
+    };
+    let before = chip.frames();
+    run(programmer(chip.clone()).program(&payload(1))).unwrap();
+    let last_but_one = chip.frames() - before - 2;
+    let settled = chip.ndef_file();
+    let text = String::from_utf8_lossy(&settled);
+    for place in ["lnurlw", "?p=", "&c="].map(|place| text.find(place).unwrap() + 3) {
+        assert_eq!(lying(last_but_one, place), Err(ChipError::CheckFailed));
+    }
+    assert_card(&chip, 1, URL);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 

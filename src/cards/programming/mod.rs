@@ -33,8 +33,8 @@ use super::boltcard::{PiccData, TapUrl, open_picc, verify_mac};
 use crate::ports::Entropy;
 use template::{FILE_SIZE, url_in};
 
-/// The most sets of keys that are tried at one chip. A chip answers slowly after 50 failures and
-/// locks a key after 1,000 (NT4H2421Gx §8.2.5).
+/// The most sets of keys that are tried at one chip. A chip answers slowly after 50 failures in a
+/// row and locks a key after 1,000 (AN12196 §6.4, failed authentication counter).
 const MAX_KEY_SETS: usize = 8;
 
 /// Writes chips behind one reader.

@@ -12,7 +12,7 @@ use super::transport::CardTransport;
 use crate::cards::boltcard::Key;
 use crate::ports::Entropy;
 
-/// The name of the NDEF application (NT4H2421Gx §8.2.2).
+/// The name of the NDEF application (NT4H2421Gx §8.2).
 const NDEF_APPLICATION: [u8; 7] = [0xd2, 0x76, 0x00, 0x00, 0x85, 0x01, 0x01];
 /// The most data that one frame reads or writes: with its header and signature it stays below
 /// what any reader can send at once.
@@ -23,7 +23,7 @@ const MORE: u16 = 0x91af;
 const AUTHENTICATION_ERROR: u16 = 0x91ae;
 const AUTHENTICATION_DELAY: u16 = 0x91ad;
 
-/// A command of the chip, with its code (NT4H2421Gx table 22).
+/// A command of the chip, with its code (NT4H2421Gx §10.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Instruction {

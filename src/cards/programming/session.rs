@@ -13,7 +13,7 @@ const BLOCK: usize = 16;
 /// A truncated MAC.
 const MAC: usize = 8;
 
-/// How a command and its answer are protected (NT4H2421Gx §8.2.3.5).
+/// How a command and its answer are protected (NT4H2421Gx §9.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CommMode {
     /// Not at all.
@@ -48,7 +48,7 @@ pub(super) struct Session {
 
 impl Session {
     /// The session after an authentication: `transaction` and `counter` are new after
-    /// AuthenticateEV2First and carried on by AuthenticateEV2NonFirst (NT4H2421Gx §9.1.7).
+    /// AuthenticateEV2First and carried on by AuthenticateEV2NonFirst (NT4H2421Gx §9.1.5 to §9.1.7).
     pub(super) fn new(
         key: &Key,
         key_number: u8,
