@@ -52,6 +52,11 @@ async fn do_job(job: &DueJob, invoices: &Invoices, settlement: &Settlement) -> R
                 .expire(job.object.parse().map_err(|_| unreadable())?)
                 .await
         }
+        invoices::CHECK_JOB => {
+            invoices
+                .check(job.object.parse().map_err(|_| unreadable())?)
+                .await
+        }
         settlement::CHECK_JOB => {
             settlement
                 .check(job.object.parse().map_err(|_| unreadable())?)

@@ -24,7 +24,7 @@ use boltcard::{BoltcardKeys, IssuerKey, KeyDerivation, TapUrl};
 pub use error::CardError;
 pub use model::{
     ActivateCard, Activation, Card, CardLimits, CardSnapshot, CardState, Charge, ChargeCard,
-    ExistingChip, FreezeCard, IssueCard, ProgrammingKeys, TopUpCard,
+    ExistingChip, FreezeCard, IssueCard, ProgrammingKeys, RenewHolder, TopUpCard,
 };
 
 pub(crate) const CARDS: &str = "card";
@@ -91,7 +91,7 @@ impl Cards {
             created_at_ms: self.core.clock.now_ms(),
             holder: None,
         };
-        let steps = vec![
+        let mut steps = vec![
             Step::Claim {
                 name: format!("chip/{}", card.chip),
                 by: card.id.to_string(),
@@ -99,6 +99,12 @@ impl Cards {
             rules::write(&card, 0)?,
             emit("card.issued", card.id.to_string(), &card)?,
         ];
+        if let Some(chip) = existing.filter(|chip| chip.counter > 0) {
+            steps.push(Step::Advance {
+                counter: rules::counter_name(&card),
+                to: chip.counter.into(),
+            });
+        }
         Ok(Decision {
             steps,
             answer: card,
@@ -158,18 +164,23 @@ impl Cards {
                         cards.decide_activate(&command)
                     })
                     .await?;
-                let Answer {
-                    as_of_ms,
-                    value: card,
-                } = executed.answer;
-                let id = card.holder.ok_or(CardError::NotFound)?;
-                let holder = cards.core.token(id);
-                Ok(Answer {
-                    as_of_ms,
-                    value: Activation { card, holder },
-                })
+                cards.activation(executed.answer)
             })
             .await
+    }
+
+    /// The answer with the holder's credential, which is derived and never kept.
+    fn activation(&self, answer: Answer<Card>) -> Result<Answer<Activation>, Error> {
+        let Answer {
+            as_of_ms,
+            value: card,
+        } = answer;
+        let id = card.holder.ok_or(CardError::NotFound)?;
+        let holder = self.core.token(id);
+        Ok(Answer {
+            as_of_ms,
+            value: Activation { card, holder },
+        })
     }
 
     async fn decide_activate(&self, command: &ActivateCard) -> Result<Decision<Card>, Error> {
@@ -193,6 +204,60 @@ impl Cards {
             rules::write(&after, card.version)?,
             self.core.new_credential(holder, role, "holder")?,
             emit("card.activated", after.id.to_string(), &after)?,
+        ];
+        Ok(Decision {
+            steps,
+            answer: after,
+        })
+    }
+
+    /// For a holder whose phone is lost: the old credential is refused from now on, and a new one
+    /// is made. Issuer only, who must know whom it gives it to.
+    ///
+    /// # Errors
+    /// `card.not_found`, `card.not_active` when it was never activated, `access.*`.
+    pub async fn renew_holder(
+        &self,
+        credential: &Credential,
+        command: RenewHolder,
+    ) -> Result<Answer<Activation>, Error> {
+        let (cards, credential) = (self.clone(), credential.clone());
+        self.core
+            .detached(async move {
+                let caller = cards.core.authenticate(&credential).await?;
+                caller.require_issuer()?;
+                let executed: Executed<Card> = cards
+                    .core
+                    .execute(
+                        &caller,
+                        "cards.renew_holder",
+                        &command.key,
+                        &command,
+                        || cards.decide_renew(&command),
+                    )
+                    .await?;
+                cards.activation(executed.answer)
+            })
+            .await
+    }
+
+    async fn decide_renew(&self, command: &RenewHolder) -> Result<Decision<Card>, Error> {
+        let card = load(&self.core, command.card).await?;
+        let Some(old) = card.value.holder else {
+            let (card, state) = (card.value.id, card.value.state);
+            return Err(CardError::NotActive { card, state }.into());
+        };
+        let holder = self.core.new_id(CredentialId::from_parts)?;
+        let after = Card {
+            holder: Some(holder),
+            ..card.value
+        };
+        let role = Role::Holder { card: after.id };
+        let steps = vec![
+            self.core.revoke(old).await?,
+            rules::write(&after, card.version)?,
+            self.core.new_credential(holder, role, "holder")?,
+            emit("card.holder_renewed", after.id.to_string(), &after)?,
         ];
         Ok(Decision {
             steps,
@@ -431,7 +496,8 @@ impl Cards {
             points: reward.as_ref().map_or(0, |reward| reward.points),
         };
         let transfer = core.new_id(TransferId::from_parts)?;
-        let mut steps = rules::charge(&card, &charge, counter, transfer, now_ms)?;
+        let commit_ms = core.commit_time_ms();
+        let mut steps = rules::charge(&card, &charge, counter, transfer, commit_ms)?;
         steps.push(settlement::guard(&merchant));
         if let Some(reward) = reward {
             steps.extend(reward.steps(core, &charge.id.to_string())?);

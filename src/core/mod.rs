@@ -5,6 +5,7 @@ mod documents;
 mod secrets;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
@@ -17,7 +18,7 @@ pub(crate) use secrets::Secrets;
 
 use crate::Error;
 use crate::ids::{BatchId, CredentialId};
-use crate::ledger::{Batch, Commit, Step};
+use crate::ledger::{Batch, Commit, Refusal, Step};
 use crate::lightning::{LightningError, LightningNode};
 use crate::ports::{Clock, Entropy, Executor};
 use crate::rates::{RatePolicy, RateSource};
@@ -59,10 +60,14 @@ pub(crate) struct Core {
     pub(crate) secrets: Secrets,
     pub(crate) issuer: CredentialId,
     pub(crate) settings: Settings,
+    /// The latest commit time that was seen. It can be ahead of the clock, if that was set back.
+    pub(crate) last_commit_ms: AtomicI64,
 }
 
 /// How often a command is decided again when what it read has changed under it.
 const MAX_DECISIONS: usize = 32;
+/// However long nothing is known of a payment: after this time the node is asked again.
+const RAREST_RETRY_MS: i64 = 600_000;
 /// How often the same batch is submitted again when its outcome is not known.
 const MAX_SUBMISSIONS: usize = 5;
 
@@ -90,13 +95,36 @@ impl Core {
 
     /// Submits a batch; an unknown outcome is resolved by submitting the same batch again.
     pub(crate) async fn submit(&self, batch: Batch) -> Result<Commit, Error> {
+        let mut answer = self.store.commit(batch.clone()).await;
         for _ in 1..MAX_SUBMISSIONS {
-            match self.store.commit(batch.clone()).await {
-                Err(CommitError::Store(StoreError::OutcomeUnknown)) => {}
-                answer => return Ok(answer?),
+            if answer != Err(CommitError::Store(StoreError::OutcomeUnknown)) {
+                break;
             }
+            answer = self.store.commit(batch.clone()).await;
         }
-        Ok(self.store.commit(batch).await?)
+        if let Ok(Commit { at_ms, .. })
+        | Err(CommitError::Refused(Refusal::OutsideWindow { at_ms, .. })) = &answer
+        {
+            self.last_commit_ms.fetch_max(*at_ms, Ordering::SeqCst);
+        }
+        Ok(answer?)
+    }
+
+    /// When a commit that is decided now will be, as far as can be told: windows of usage are
+    /// chosen for it. Commit times never decrease, so a clock that was once ahead keeps them
+    /// there; the first refusal tells by how much.
+    pub(crate) fn commit_time_ms(&self) -> i64 {
+        let last = self.last_commit_ms.load(Ordering::SeqCst);
+        self.clock.now_ms().max(last)
+    }
+
+    /// When to ask a node again about what began at `since_ms`: soon at first, then ever more
+    /// rarely, after a quarter of the time that has passed.
+    pub(crate) fn ask_again_at(&self, since_ms: i64) -> i64 {
+        let now_ms = self.clock.now_ms();
+        let soonest = self.settings.unknown_retry_ms;
+        let wait_ms = now_ms.saturating_sub(since_ms) / 4;
+        now_ms.saturating_add(wait_ms.clamp(soonest, soonest.max(RAREST_RETRY_MS)))
     }
 
     /// Decides and commits until nothing that was read has changed in between. `decide` answers

@@ -1,5 +1,8 @@
 //! What the books say as a whole.
 
+mod error;
+mod journal;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -11,6 +14,9 @@ use crate::core::{Answer, Core};
 use crate::ledger::{Account, Balance, Side};
 use crate::money::Asset;
 use crate::store::MAX_PAGE;
+
+pub use error::ReportError;
+pub use journal::{HeadKey, JournalVerdict, SignedHeads};
 
 /// One line of the trial balance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

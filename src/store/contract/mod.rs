@@ -8,6 +8,7 @@
 //! that a damaged file is refused) is not in here: it needs a store that can be opened again.
 
 mod batches;
+mod journal;
 mod money;
 mod node_state;
 mod probe;
@@ -25,6 +26,11 @@ pub use batches::{
     commit_time_never_decreases, concurrent_batches_see_each_other, counters_only_go_up,
     documents_change_only_at_the_version_read, refused_batch_leaves_nothing,
     usage_stays_within_its_window,
+};
+pub use journal::{
+    answers_are_forgotten_and_keys_are_not, commits_are_a_chain,
+    ended_holds_give_back_what_is_needed, released_holds_give_usage_back, the_past_can_be_asked,
+    transfers_are_undone_once, transfers_up_to_an_amount_take_what_there_is,
 };
 pub use money::{
     amounts_and_accounts_must_fit, capture_takes_part_of_a_hold, ceiling_counts_holds,
@@ -155,6 +161,13 @@ where
         hold_ends_once,
         expired_hold_can_only_be_released,
         lifetime_totals_outgrow_an_amount,
+        ended_holds_give_back_what_is_needed,
+        released_holds_give_usage_back,
+        transfers_up_to_an_amount_take_what_there_is,
+        transfers_are_undone_once,
+        the_past_can_be_asked,
+        commits_are_a_chain,
+        answers_are_forgotten_and_keys_are_not,
         transfers_are_paged_newest_first,
         balances_are_paged_in_order,
         documents_are_found_by_index_range,

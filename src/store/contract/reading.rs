@@ -319,6 +319,12 @@ pub async fn jobs_are_leased_once(fresh: &FreshStore) -> Kept {
     let expected = ["d", "a", "b"].map(String::from).to_vec();
     probe.same("after the leases ended", taken, expected)?;
 
+    // A lease from a clock that was a day ahead and was set right.
+    let ahead = later + super::probe::DAY_MS;
+    probe.read(take(ahead, 1).await)?;
+    let taken = objects(probe.read(take(later, 10).await)?);
+    probe.same("after the clock was set back", taken, vec!["d".into()])?;
+
     let done = crate::ledger::Step::Done {
         kind: "expire",
         object: "d".into(),
