@@ -18,11 +18,11 @@ pub(crate) use secrets::Secrets;
 
 use crate::Error;
 use crate::ids::{BatchId, CredentialId};
-use crate::ledger::{Batch, Commit, Refusal, Step};
+use crate::ledger::{Account, Balance, Batch, Commit, Refusal, Step};
 use crate::lightning::{LightningError, LightningNode};
 use crate::ports::{Clock, Entropy, Executor};
 use crate::rates::{RatePolicy, RateSource};
-use crate::store::{CommitError, Store, StoreError};
+use crate::store::{CommitError, MAX_PAGE, Store, StoreError};
 
 /// What the host can set; the defaults are for a shop.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,6 +35,10 @@ pub struct Settings {
     pub job_lease_ms: i64,
     /// How soon a payment whose outcome is not known is asked about again, in milliseconds.
     pub unknown_retry_ms: i64,
+    /// How long the answers of commands are kept for whoever asks again with the same key, in
+    /// milliseconds; `None` for ever. The keys themselves stay taken: a command is never done
+    /// twice, however late it comes again.
+    pub keep_answers_ms: Option<i64>,
 }
 
 impl Default for Settings {
@@ -44,6 +48,7 @@ impl Default for Settings {
             tap_url: "localhost/boltcard".to_owned(),
             job_lease_ms: 30_000,
             unknown_retry_ms: 2_000,
+            keep_answers_ms: None,
         }
     }
 }
@@ -116,6 +121,17 @@ impl Core {
     pub(crate) fn commit_time_ms(&self) -> i64 {
         let last = self.last_commit_ms.load(Ordering::SeqCst);
         self.clock.now_ms().max(last)
+    }
+
+    /// The totals of an account as they are now: holds that have ended count as given back.
+    pub(crate) async fn balance(&self, account: &Account) -> Result<Balance, Error> {
+        let balance = self.store.balance(account).await?;
+        if balance.debits_pending == 0 && balance.credits_pending == 0 {
+            return Ok(balance);
+        }
+        let at_ms = self.commit_time_ms();
+        let due = self.store.due_holds(account, at_ms, MAX_PAGE).await?;
+        Ok(balance.without(&due, account))
     }
 
     /// When to ask a node again about what began at `since_ms`: soon at first, then ever more

@@ -152,7 +152,25 @@ impl Reports {
         let as_of_ms = self.core.clock.now_ms();
         Ok(Answer {
             as_of_ms,
-            value: self.core.store.balance(&account).await?,
+            value: self.core.balance(&account).await?,
+        })
+    }
+
+    /// What was posted to an account up to and with a time in the past, towards the account's
+    /// side, in the asset's unit. Issuer only.
+    ///
+    /// # Errors
+    /// `access.*`, `store.*`.
+    pub async fn balance_at(
+        &self,
+        credential: &Credential,
+        account: Account,
+        at_ms: i64,
+    ) -> Result<Answer<i64>, Error> {
+        self.core.authenticate(credential).await?.require_issuer()?;
+        Ok(Answer {
+            as_of_ms: at_ms,
+            value: self.core.store.balance_at(&account, at_ms).await?,
         })
     }
 

@@ -238,7 +238,7 @@ impl Settlement {
     async fn balance_of(&self, merchant: MerchantId) -> Result<MerchantBalance, Error> {
         let account = Account::merchant_payable(merchant);
         let side = account.kind().side();
-        let balance = self.core.store.balance(&account).await?;
+        let balance = self.core.balance(&account).await?;
         Ok(MerchantBalance {
             merchant,
             available_msat: i64::try_from(balance.available(side)).unwrap_or(i64::MAX),

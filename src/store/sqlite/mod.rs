@@ -4,6 +4,7 @@
 //! system has it). One thread writes and groups what waits into one flush; two threads read.
 
 mod answers;
+mod backup;
 mod node_state;
 mod readers;
 mod reading;
