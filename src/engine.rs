@@ -1,16 +1,18 @@
 //! The engine: its ports put together, its handles, and its life.
 
 use std::future::poll_fn;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
+
+use serde::Serialize;
 
 use crate::Error;
 use crate::access::Credential;
 use crate::cards::Cards;
 use crate::cards::boltcard::IssuerKey;
-use crate::core::{Core, MasterSecret, Secrets, Settings};
+use crate::core::{Core, MasterSecret, Secrets, Settings, emit};
 use crate::events::Events;
 use crate::invoices::Invoices;
 use crate::jobs::{self, JobsRun};
@@ -22,7 +24,7 @@ use crate::rates::{FixedRates, RateSource};
 use crate::reports::Reports;
 use crate::rewards::Rewards;
 use crate::settlement::Settlement;
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 use crate::treasury::Treasury;
 
 /// How often due jobs are looked for.
@@ -101,12 +103,12 @@ impl EngineBuilder {
     ///
     /// # Errors
     /// `access.other_secret` and `access.other_network` when the books were made with others;
-    /// `store.*`; `command.interrupted` when there is no executor and no tokio runtime.
+    /// `store.*`; `command.no_executor` when there is no executor and no tokio runtime.
     pub async fn open(self) -> Result<Engine, Error> {
         let executor: Arc<dyn Executor> = match self.executor {
             Some(executor) => executor,
             None => {
-                Arc::new(TokioExecutor::current().ok_or(crate::core::CommandError::Interrupted)?)
+                Arc::new(TokioExecutor::current().ok_or(crate::core::CommandError::NoExecutor)?)
             }
         };
         let issuer_key = self
@@ -124,6 +126,7 @@ impl EngineBuilder {
             issuer: secrets.issuer_credential(),
             secrets,
             settings: self.settings,
+            last_commit_ms: AtomicI64::new(0),
         });
         core.check_identity().await?;
         core.ensure_issuer().await?;
@@ -153,7 +156,15 @@ struct Life {
     started: AtomicBool,
     stopping: AtomicBool,
     stopped: event_listener::Event,
-    last_problem: Mutex<Option<Error>>,
+    /// By whose work it was: see [`Work`].
+    last_problems: Mutex<[Option<Error>; 2]>,
+}
+
+/// The two kinds of the engine's own work.
+#[derive(Debug, Clone, Copy)]
+enum Work {
+    Events,
+    Jobs,
 }
 
 impl Engine {
@@ -219,8 +230,12 @@ impl Engine {
     /// again, it does nothing: a node's events have one reader.
     ///
     /// # Errors
-    /// `lightning.start_failed`, `store.*`; it can be tried again.
+    /// `lightning.start_failed`, `store.*`; it can be tried again. `store.closed` once it was
+    /// stopped: open another one.
     pub async fn start(&self) -> Result<(), Error> {
+        if self.is_stopping() {
+            return Err(StoreError::Closed.into());
+        }
         if self.life.started.swap(true, Ordering::SeqCst) {
             return Ok(());
         }
@@ -237,8 +252,9 @@ impl Engine {
             // What the node has to say comes first: an outcome that waits in its queue must not
             // be asked about, since a node forgets in time what it has told.
             while self.deal_with_waiting(node).await? {}
-            self.invoices.reconcile().await?;
-            self.settlement.reconcile().await?;
+            let problem = self.invoices.reconcile().await?;
+            let problem = self.settlement.reconcile().await?.or(problem);
+            self.note(Work::Jobs, problem);
             let (engine, node) = (self.clone(), node.clone());
             self.core
                 .executor
@@ -275,18 +291,21 @@ impl Engine {
 
     /// What last went wrong in the engine's own work, if anything did since it went right.
     pub fn last_problem(&self) -> Option<Error> {
-        match self.life.last_problem.lock() {
-            Ok(problem) => problem.clone(),
-            Err(poisoned) => poisoned.into_inner().clone(),
-        }
+        let last = self.last_problems();
+        last.iter().flatten().next().cloned()
     }
 
-    fn note(&self, problem: Option<Error>) {
-        let mut last = match self.life.last_problem.lock() {
-            Ok(last) => last,
-            Err(poisoned) => poisoned.into_inner(),
-        };
-        *last = problem;
+    fn last_problems(&self) -> MutexGuard<'_, [Option<Error>; 2]> {
+        let last = self.life.last_problems.lock();
+        last.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&self, work: Work, problem: Option<Error>) {
+        let [events, jobs] = &mut *self.last_problems();
+        match work {
+            Work::Events => *events = problem,
+            Work::Jobs => *jobs = problem,
+        }
     }
 
     fn is_stopping(&self) -> bool {
@@ -306,11 +325,11 @@ impl Engine {
         while !self.is_stopping() {
             match self.run_due_jobs().await {
                 Ok(run) => match run.failed.into_iter().next() {
-                    Some((_, error)) => self.note(Some(error)),
-                    None if run.done > 0 => self.note(None),
+                    Some((_, error)) => self.note(Work::Jobs, Some(error)),
+                    None if run.done > 0 => self.note(Work::Jobs, None),
                     None => {}
                 },
-                Err(error) => self.note(Some(error)),
+                Err(error) => self.note(Work::Jobs, Some(error)),
             }
             self.pause(JOBS_EVERY).await;
         }
@@ -330,7 +349,7 @@ impl Engine {
         while !self.is_stopping() {
             let dealt = self.deal_with_next(node.as_ref()).await;
             let failed = dealt.is_err();
-            self.note(dealt.err());
+            self.note(Work::Events, dealt.err());
             if failed {
                 self.pause(RETRY_AFTER).await;
             }
@@ -338,38 +357,72 @@ impl Engine {
     }
 
     /// Deals with one event and acknowledges it **after** the commit: an event that could not be
-    /// dealt with is returned again.
+    /// dealt with is returned again. One that never can be is written into the books' own events
+    /// for a person, and does not keep the others waiting.
     async fn deal_with_next(&self, node: &dyn LightningNode) -> Result<(), Error> {
-        match node.next_event().await? {
-            LightningEvent::Claimable {
-                payment_hash,
-                amount_msat,
-            } => {
-                self.invoices.claimable(payment_hash, amount_msat).await?;
+        let event = node.next_event().await?;
+        match self.deal_with(&event).await {
+            Err(error) if is_about_the_event(&error) => {
+                let body = ParkedEvent {
+                    event: format!("{event:?}"),
+                    code: error.code().to_owned(),
+                    detail: error.detail(),
+                };
+                let parked = emit("node_event.parked", self.core.network.clone(), &body)?;
+                self.core.commit(vec![parked]).await?;
             }
-            LightningEvent::Received {
-                payment_hash,
-                amount_msat,
-            } => {
-                self.invoices.received(payment_hash, amount_msat).await?;
-            }
-            LightningEvent::Sent {
-                payment_hash,
-                fee_msat,
-            } => {
-                self.settlement.sent(payment_hash, fee_msat).await?;
-            }
-            LightningEvent::SendFailed {
-                payment_hash,
-                reason,
-            } => {
-                self.settlement.send_failed(payment_hash, &reason).await?;
-            }
-            LightningEvent::ChannelChanged { .. } | LightningEvent::Other { .. } => {}
+            dealt => dealt?,
         }
         node.acknowledge()
             .await
             .map_err(|error: LightningError| error.into())
+    }
+
+    async fn deal_with(&self, event: &LightningEvent) -> Result<(), Error> {
+        match event {
+            LightningEvent::Claimable {
+                payment_hash,
+                amount_msat,
+                blocks_left,
+            } => {
+                self.invoices
+                    .claimable(*payment_hash, *amount_msat, *blocks_left)
+                    .await
+            }
+            LightningEvent::Received {
+                payment_hash,
+                amount_msat,
+            } => self.invoices.received(*payment_hash, *amount_msat).await,
+            LightningEvent::Sent {
+                payment_hash,
+                fee_msat,
+            } => self.settlement.sent(*payment_hash, *fee_msat).await,
+            LightningEvent::SendFailed {
+                payment_hash,
+                reason,
+            } => self.settlement.attempt_failed(*payment_hash, reason).await,
+            LightningEvent::ChannelChanged { .. } | LightningEvent::Other { .. } => Ok(()),
+        }
+    }
+}
+
+/// What the node told and the engine cannot deal with.
+#[derive(Debug, Serialize)]
+struct ParkedEvent {
+    event: String,
+    code: String,
+    detail: String,
+}
+
+/// True when the event itself, or what the books have on it, is the trouble: it would be the same
+/// the next time. Whatever may pass (the store, the node, other commands) is not.
+fn is_about_the_event(error: &Error) -> bool {
+    match error {
+        Error::Store(StoreError::Corrupt { .. })
+        | Error::Lightning(LightningError::Refused { .. }) => true,
+        Error::Ledger(refusal) => !refusal.should_decide_again(),
+        Error::Money(_) | Error::Card(_) | Error::Invoice(_) | Error::Settlement(_) => true,
+        _ => false,
     }
 }
 

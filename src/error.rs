@@ -9,9 +9,11 @@ use crate::lightning::LightningError;
 use crate::money::MoneyError;
 use crate::ports::EntropyError;
 use crate::rates::RateError;
+use crate::reports::ReportError;
 use crate::rewards::RewardError;
 use crate::settlement::SettlementError;
 use crate::store::{CommitError, StoreError};
+use crate::treasury::TreasuryError;
 
 /// Whatever went wrong, as its module's own error. The text (`Display`) is for people;
 /// [`code`](Self::code) is stable and for programs.
@@ -51,6 +53,12 @@ pub enum Error {
     /// A merchant or a payout.
     #[error(transparent)]
     Settlement(#[from] SettlementError),
+    /// The operator's own money, or what waits in suspense.
+    #[error(transparent)]
+    Treasury(#[from] TreasuryError),
+    /// A report.
+    #[error(transparent)]
+    Report(#[from] ReportError),
     /// The machine gave no randomness.
     #[error(transparent)]
     Entropy(#[from] EntropyError),
@@ -72,6 +80,8 @@ impl Error {
             Self::Card(error) => error.code(),
             Self::Reward(error) => error.code(),
             Self::Settlement(error) => error.code(),
+            Self::Treasury(error) => error.code(),
+            Self::Report(error) => error.code(),
             Self::Entropy(_) => "entropy.failed",
         }
     }

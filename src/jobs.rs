@@ -9,6 +9,9 @@ use crate::settlement::{self, Settlement};
 /// The most jobs taken at once.
 const MAX_JOBS: usize = 100;
 
+/// The most answers forgotten at once.
+const MAX_FORGOTTEN: usize = 1_000;
+
 /// What was done.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct JobsRun {
@@ -26,6 +29,10 @@ pub(crate) async fn run_due(
 ) -> Result<JobsRun, Error> {
     let now_ms = core.clock.now_ms();
     let lease_until_ms = now_ms.saturating_add(core.settings.job_lease_ms);
+    if let Some(keep_ms) = core.settings.keep_answers_ms {
+        let before_ms = now_ms.saturating_sub(keep_ms);
+        core.store.forget_answers(before_ms, MAX_FORGOTTEN).await?;
+    }
     let mut run = JobsRun::default();
     for job in core
         .store
@@ -50,6 +57,11 @@ async fn do_job(job: &DueJob, invoices: &Invoices, settlement: &Settlement) -> R
         invoices::EXPIRE_JOB => {
             invoices
                 .expire(job.object.parse().map_err(|_| unreadable())?)
+                .await
+        }
+        invoices::CHECK_JOB => {
+            invoices
+                .check(job.object.parse().map_err(|_| unreadable())?)
                 .await
         }
         settlement::CHECK_JOB => {

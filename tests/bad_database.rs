@@ -11,7 +11,7 @@ use flashkit::ids::{BatchId, CardId, TransferId};
 use flashkit::ledger::{Account, Batch, NewEvent, NewTransfer, Step, TransferKind};
 use flashkit::ports::SystemClock;
 use flashkit::store::sqlite::SqliteStore;
-use flashkit::store::{CommitError, Store, StoreError};
+use flashkit::store::{CommitError, KeyPath, KeyValue, KeyValueWrite, Store, StoreError};
 use sha2::{Digest, Sha256};
 
 /// In the second process: the file to open.
@@ -352,4 +352,83 @@ async fn a_closed_store_changes_nothing() {
     // And the file is free at once.
     let store = open(&books.file).unwrap();
     assert_eq!(use_all(&store).await, [""; 0]);
+}
+
+/// A second name for the same file is the same file.
+#[cfg(unix)]
+#[tokio::test]
+async fn one_engine_a_file_whatever_it_is_called() {
+    let books = Books::closed().await;
+    let link = books.file.with_file_name("link.db");
+    std::os::unix::fs::symlink(&books.file, &link).unwrap();
+    let store = open(&books.file).unwrap();
+    let error = open(&link).map(drop).unwrap_err();
+    assert_eq!(error.code(), "store.in_use", "{error:?}");
+    store.close().await.unwrap();
+    let store = open(&link).unwrap();
+    assert_eq!(use_all(&store).await, [""; 0]);
+}
+
+#[tokio::test]
+async fn an_emptied_file_is_no_new_one() {
+    let books = Books::closed().await;
+    fs::write(&books.file, b"").unwrap();
+    let error = open(&books.file).map(drop).unwrap_err();
+    assert_eq!(error.code(), "store.corrupt", "{error:?}");
+    assert_eq!(fs::metadata(&books.file).unwrap().len(), 0);
+}
+
+async fn node_writes(store: &SqliteStore, times: u8) {
+    let epoch = store.begin_epoch().await.unwrap();
+    for number in 0..times {
+        let path = KeyPath {
+            primary: "monitors".to_owned(),
+            secondary: String::new(),
+            key: number.to_string(),
+        };
+        let value = vec![number];
+        let change = KeyValueWrite::Put { path, value };
+        store.write(epoch, change).await.unwrap();
+    }
+}
+
+/// An older copy that was put back: the books open, the node does not run.
+#[tokio::test]
+async fn a_node_never_runs_on_an_older_copy_of_its_state() {
+    let books = Books::closed().await;
+    let store = open(&books.file).unwrap();
+    node_writes(&store, 3).await;
+    store.close().await.unwrap();
+    let copy = fs::read(&books.file).unwrap();
+    // The newest file runs, as often as it likes.
+    for _ in 0..2 {
+        let store = open(&books.file).unwrap();
+        node_writes(&store, 1).await;
+        store.close().await.unwrap();
+    }
+    let newest = fs::read(&books.file).unwrap();
+
+    fs::write(&books.file, &copy).unwrap();
+    let store = open(&books.file).unwrap();
+    let refused = store.begin_epoch().await.unwrap_err();
+    let stale = StoreError::StaleNodeState {
+        found: 3,
+        expected: Some(5),
+    };
+    assert_eq!(refused, stale);
+    assert_eq!(refused.code(), "store.stale_node_state");
+    assert_eq!(use_all(&store).await, [""; 0], "the books are usable");
+    store.close().await.unwrap();
+
+    // Moved without what lies beside it: nobody knows whether it is the newest.
+    fs::write(&books.file, &newest).unwrap();
+    fs::remove_file(books.beside(".lock")).unwrap();
+    let store = open(&books.file).unwrap();
+    let refused = store.begin_epoch().await.unwrap_err();
+    assert_eq!(refused.code(), "store.stale_node_state");
+    store.trust_node_state();
+    node_writes(&store, 1).await;
+    store.close().await.unwrap();
+    let store = open(&books.file).unwrap();
+    store.begin_epoch().await.unwrap();
 }

@@ -8,14 +8,19 @@ use std::sync::Arc;
 
 use flashkit::Answer;
 use flashkit::cards::{
-    ActivateCard, CardLimits, ChargeCard, ExistingChip, FreezeCard, IssueCard, TopUpCard,
+    ActivateCard, CardLimits, ChargeCard, ExistingChip, FreezeCard, IssueCard, RenewHolder,
+    TopUpCard,
 };
-use flashkit::invoices::{CreateInvoice, InvoicePurpose};
+use flashkit::invoices::{CreateInvoice, GiveUpInvoice, InvoicePurpose};
 use flashkit::ports::SystemClock;
 use flashkit::rewards::{CreateProgram, RedeemPoints};
-use flashkit::settlement::{CreateMerchant, PairTill, PayoutTerms, RequestPayout, RevokeTill};
+use flashkit::settlement::{
+    CreateMerchant, PairTill, PayoutOutcome, PayoutTerms, RequestPayout, ResolvePayout, RevokeTill,
+};
 use flashkit::store::MemoryStore;
-use flashkit::treasury::{BookCapital, CapitalAccount, CapitalDirection};
+use flashkit::treasury::{
+    AssignSuspense, BookCapital, CapitalAccount, CapitalDirection, SuspenseTarget,
+};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -203,7 +208,29 @@ async fn every_command_and_every_answer() {
         card: card.id,
     };
     check(&command);
-    check_answer(&cards.freeze(&holder, command).await.unwrap());
+    check_answer(&cards.freeze(&holder, command.clone()).await.unwrap());
+    check_answer(&cards.unfreeze(&holder, command).await.unwrap());
+    let command = RenewHolder {
+        key: key("renew"),
+        card: card.id,
+    };
+    check(&command);
+    check_answer(&cards.renew_holder(&issuer, command).await.unwrap());
+    check(&GiveUpInvoice {
+        key: key("give-up"),
+        invoice: invoice.id,
+        reason: "none came".to_owned(),
+    });
+    check(&AssignSuspense {
+        key: key("assign"),
+        item: flashkit::ids::TransferId::from_parts(1, [1; 10]),
+        to: SuspenseTarget::Merchant {
+            merchant: merchant.id,
+        },
+        reason: "a letter".to_owned(),
+    });
+    check_answer(&engine.treasury().suspense(&issuer, None, 10).await.unwrap());
+    check_answer(&engine.rewards().get(&issuer, program.id).await.unwrap());
 
     check_answer(&settlement.balance(&credential, merchant.id).await.unwrap());
     let quote = settlement
@@ -224,6 +251,20 @@ async fn every_command_and_every_answer() {
     check(&command);
     let payout = settlement.request_payout(&issuer, command).await.unwrap();
     check_answer(&payout);
+    check_answer(&settlement.payout(&issuer, payout.id).await.unwrap());
+    for outcome in [
+        PayoutOutcome::Failed,
+        PayoutOutcome::PaidOut {
+            route_fee_msat: Some(1),
+        },
+    ] {
+        check(&ResolvePayout {
+            key: key("resolve"),
+            payout: payout.id,
+            outcome,
+            reason: "asked".to_owned(),
+        });
+    }
     check_answer(
         &settlement
             .payouts(&credential, merchant.id, None, 10)
@@ -245,6 +286,8 @@ async fn every_command_and_every_answer() {
     check_answer(&settlement.revoke_till(&issuer, command).await.unwrap());
 
     check_answer(&engine.reports().trial_balance(&issuer).await.unwrap());
+    let account = flashkit::ledger::Account::fee_income();
+    check_answer(&engine.reports().account(&issuer, account).await.unwrap());
     check_answer(&engine.reports().audit(&issuer).await.unwrap());
     for event in engine
         .events()

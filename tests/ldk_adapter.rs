@@ -196,6 +196,7 @@ async fn settle(payer: &Party, payee: &Party, secret: u8, amount_msat: i64) {
     let sent = payer.node.pay(pay(&bolt11)).await;
     assert_eq!(sent, Ok(Dispatch::Accepted));
     let claimable = LightningEvent::Claimable {
+        blocks_left: None,
         payment_hash,
         amount_msat,
     };
@@ -384,6 +385,7 @@ fn an_event_stays_until_it_is_acknowledged() {
         let sent = net.alice.node.pay(pay(&bolt11)).await;
         assert_eq!(sent, Ok(Dispatch::Accepted));
         let claimable = LightningEvent::Claimable {
+            blocks_left: None,
             payment_hash,
             amount_msat: 7_001,
         };

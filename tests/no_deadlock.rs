@@ -50,7 +50,8 @@ async fn sell_under_load(
     let commits = load.end().await;
     deadline.done("the load");
     println!("{sales} sales in {took:?}, beside {commits} commits of the load");
-    assert!(commits > 100, "the writer was idle: {commits}");
+    // Each of the load's tasks stood in the queue all the time, and came through many times.
+    assert!(commits > 10 * LOAD_TASKS, "the writer rested: {commits}");
 
     let payable = balance(engine, Account::merchant_payable(merchant.id)).await;
     assert_eq!(

@@ -15,7 +15,7 @@ use flashkit::ports::SystemClock;
 use flashkit::settlement::{Payout, PayoutState, RequestPayout};
 use flashkit::store::{MemoryStore, Store};
 use flashkit::testkit::wallet::Wallet;
-use support::books::{expect, expect_sound};
+use support::books::expect;
 use support::scripted::{Pay, ScriptedNode};
 use support::shop::{self, HeldCard, Merchant, SAT, sat};
 use support::{key, until};
@@ -221,59 +221,6 @@ async fn outcomes_told_twice_or_late_change_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_failure_is_not_believed_while_an_attempt_is_on_its_way() {
-    // Nobody looks after the merchant's node yet: the payment stays on its way.
-    let network = SimulatedNetwork::new(Arc::new(SystemClock));
-    let node = ScriptedNode::new(network.node(200_000 * SAT));
-    let store = Arc::new(MemoryStore::new(Arc::new(SystemClock)));
-    let engine = shop::engine_on(store, Some(Arc::new(node.clone()))).await;
-    engine.start().await.unwrap();
-    let merchant = shop::merchant(&engine, "Other").await;
-    let payer = network.node(1_000_000 * SAT);
-    payer.start().await.unwrap();
-    let payer = Arc::new(Wallet::new(Arc::new(payer), None));
-    let sale = shop::sale(&engine, &merchant, "sale", sat(100_000)).await;
-    payer.send(&sale.bolt11).await.unwrap();
-    shop::settled(&engine, &sale).await;
-    let bolt11 = payer.invoice(50_000 * SAT, "slow").await.unwrap();
-    let hash = bolt11.parse::<Bolt11Details>().unwrap().payment_hash;
-    let command = RequestPayout {
-        key: key("p"),
-        merchant: merchant.id,
-        bolt11,
-    };
-    let issuer = engine.issuer();
-    let payout = engine
-        .settlement()
-        .request_payout(&issuer, command)
-        .await
-        .unwrap();
-    node.inject(LightningEvent::SendFailed {
-        payment_hash: hash,
-        reason: "early".to_owned(),
-    });
-    until("the event is dealt with", || async { node.waiting() == 0 }).await;
-    let now = engine
-        .settlement()
-        .payout(&issuer, payout.id)
-        .await
-        .unwrap();
-    assert_eq!(now.state, PayoutState::Sending);
-    // Now the payee wakes up and takes it.
-    tokio::spawn(payer.clone().run());
-    until("the payout is paid out", || async {
-        let now = engine
-            .settlement()
-            .payout(&issuer, payout.id)
-            .await
-            .unwrap();
-        now.state == PayoutState::PaidOut
-    })
-    .await;
-    expect_sound(&engine, "paid out after all").await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn money_that_matches_nothing_waits_in_suspense() {
     let set = set().await;
     let (received, sent) = (PaymentHash([1; 32]), PaymentHash([2; 32]));
@@ -346,6 +293,7 @@ async fn a_sale_told_twice_is_booked_once() {
     shop::settled(&set.engine, &sale).await;
     for event in [
         LightningEvent::Claimable {
+            blocks_left: None,
             payment_hash,
             amount_msat,
         },
@@ -358,6 +306,7 @@ async fn a_sale_told_twice_is_booked_once() {
             amount_msat,
         },
         LightningEvent::Claimable {
+            blocks_left: None,
             payment_hash,
             amount_msat,
         },
@@ -382,6 +331,7 @@ async fn payments_that_do_not_fit_go_back() {
     for amount_msat in [999 * SAT, 1_001 * SAT] {
         let payment_hash = sale.payment_hash;
         set.node.inject(LightningEvent::Claimable {
+            blocks_left: None,
             payment_hash,
             amount_msat,
         });

@@ -7,7 +7,7 @@ use flashkit::store::contract::{FreshStore, check_all};
 
 fn report(kept: &[&str]) {
     println!("{} promises kept: {}", kept.len(), kept.join(", "));
-    assert!(kept.len() >= 31);
+    assert!(kept.len() >= 39);
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use flashkit::access::Credential;
 use flashkit::cards::{
@@ -12,14 +12,15 @@ use flashkit::cards::{
 };
 use flashkit::ids::{CardId, MerchantId, ProgramId};
 use flashkit::invoices::{CreateInvoice, Invoice, InvoicePurpose, InvoiceState};
-use flashkit::lightning::LightningNode;
 use flashkit::lightning::ldk::LdkNode;
+use flashkit::lightning::{Bolt11Details, LightningNode, PaymentState};
 use flashkit::money::{Asset, Currency, Price, Rate, format_minor};
 use flashkit::ports::{Clock, Entropy, SystemClock, SystemEntropy};
 use flashkit::rates::FixedRates;
 use flashkit::rewards::{CreateProgram, RedeemPoints};
 use flashkit::settlement::{
-    CreateMerchant, PairTill, Payout, PayoutState, PayoutTerms, RequestPayout,
+    CreateMerchant, PairTill, Payout, PayoutOutcome, PayoutState, PayoutTerms, RequestPayout,
+    ResolvePayout,
 };
 use flashkit::testkit::chain::{EsploraServer, RegtestChain};
 use flashkit::testkit::local_network::{self, LocalNode};
@@ -34,6 +35,8 @@ use crate::{Failure, Nodes, Options};
 
 const UID: &str = "04a39493cc8680";
 const RATE: &str = "15600000.00";
+/// How long a payment is waited for.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Everybody who takes part.
 struct Story {
@@ -183,6 +186,20 @@ impl Story {
         Ok(format!("day-{}/{step}", self.day).parse()?)
     }
 
+    /// The key of a step that asks for an invoice: another one once an invoice ran out of time,
+    /// as it does when this program was stopped before it was paid.
+    fn attempt(&self, step: &str) -> Result<String, Failure> {
+        let page = format!("day-{}/{step}/attempt", self.day);
+        let attempt: u32 = self.notes.read(&page)?.unwrap_or(1);
+        Ok(format!("day-{}/{step}/{attempt}", self.day))
+    }
+
+    fn next_attempt(&mut self, step: &str) -> Result<(), Failure> {
+        let page = format!("day-{}/{step}/attempt", self.day);
+        let attempt: u32 = self.notes.read(&page)?.unwrap_or(1);
+        self.notes.write(&page, &(attempt + 1))
+    }
+
     fn sats(amount: i64) -> Price {
         Price::Bitcoin {
             amount_msat: amount * 1_000,
@@ -266,21 +283,27 @@ impl Story {
     async fn sell(&mut self, shop: &Shop) -> Result<(), Failure> {
         self.print
             .step("A customer buys two patties and pays over Lightning");
-        let command = CreateInvoice {
-            key: self.key("sale")?,
-            purpose: InvoicePurpose::Sale {
-                merchant: shop.merchant,
-            },
-            price: self.jmd(156_000)?,
-            description: "Two patties and a coco bread".to_owned(),
-            expiry_seconds: 24 * 3_600,
-        };
-        let invoice = self
-            .engine
-            .invoices()
-            .create(&shop.till, command)
-            .await?
-            .value;
+        loop {
+            let command = CreateInvoice {
+                key: self.attempt("sale")?.parse()?,
+                purpose: InvoicePurpose::Sale {
+                    merchant: shop.merchant,
+                },
+                price: self.jmd(156_000)?,
+                description: "Two patties and a coco bread".to_owned(),
+                expiry_seconds: 600,
+            };
+            let invoices = self.engine.invoices();
+            let invoice = invoices.create(&shop.till, command).await?.value;
+            self.show(&invoice)?;
+            if self.pay(&invoice).await? {
+                return self.say_balance(shop).await;
+            }
+            self.next_attempt("sale")?;
+        }
+    }
+
+    fn show(&self, invoice: &Invoice) -> Result<(), Failure> {
         let print = &self.print;
         print.say(&format!(
             "The till asks for J$1,560.00: {}.",
@@ -292,25 +315,35 @@ impl Story {
                 quote.rate, quote.source
             ));
         }
-        print.qr(&invoice.bolt11)?;
-        self.pay(&invoice).await?;
-        self.say_balance(shop).await
+        print.qr(&invoice.bolt11)
     }
 
-    /// The customer pays, unless that was done before; then it is waited for.
-    async fn pay(&self, invoice: &Invoice) -> Result<(), Failure> {
+    /// The customer pays, unless that was done before; then it is waited for. False when the
+    /// invoice ran out of time.
+    async fn pay(&self, invoice: &Invoice) -> Result<bool, Failure> {
         let issuer = self.engine.issuer();
         let mut asked = false;
+        let patience = Instant::now() + PATIENCE;
         loop {
             let now = self.engine.invoices().get(&issuer, invoice.id).await?;
             match now.state {
                 InvoiceState::Settled => break,
+                InvoiceState::Expired => {
+                    self.print
+                        .say("It ran out of time before it was paid: here is another.");
+                    return Ok(false);
+                }
+                InvoiceState::New if now.expires_at_ms <= SystemClock.now_ms() => {}
                 InvoiceState::New if !asked => {
                     self.customer.send(&invoice.bolt11).await?;
                     asked = true;
                 }
                 InvoiceState::New | InvoiceState::Processing => {}
-                state => return Err(format!("the invoice is {state:?}: try --fresh").into()),
+                InvoiceState::Invalid => return Err("less arrived than was accepted".into()),
+            }
+            if Instant::now() > patience {
+                let state = now.state;
+                return Err(format!("the invoice is still {state:?} after a minute").into());
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -318,7 +351,7 @@ impl Story {
             "Paid, and booked once: {}.",
             self.print.money(invoice.amount_msat)
         ));
-        Ok(())
+        Ok(true)
     }
 
     async fn say_balance(&self, shop: &Shop) -> Result<(), Failure> {
@@ -370,18 +403,19 @@ impl Story {
     async fn top_up(&mut self, card: &Card) -> Result<(), Failure> {
         self.print
             .step("The customer tops the card up over Lightning");
-        let command = TopUpCard {
-            key: self.key("top-up")?,
-            card: card.id,
-            price: Self::sats(50_000),
-        };
-        let invoice = self
-            .engine
-            .cards()
-            .top_up(&card.holder, command)
-            .await?
-            .value;
-        self.pay(&invoice).await?;
+        loop {
+            let command = TopUpCard {
+                key: self.attempt("top-up")?.parse()?,
+                card: card.id,
+                price: Self::sats(50_000),
+            };
+            let cards = self.engine.cards();
+            let invoice = cards.top_up(&card.holder, command).await?.value;
+            if self.pay(&invoice).await? {
+                break;
+            }
+            self.next_attempt("top-up")?;
+        }
         let balance = self
             .engine
             .cards()
@@ -469,32 +503,14 @@ impl Story {
     async fn pay_out(&mut self, shop: &Shop) -> Result<(), Failure> {
         self.print
             .step("The cookshop is paid out to its own Lightning node");
-        let settlement = self.engine.settlement();
-        let page = format!("day-{}/payout", self.day);
-        let bolt11: String = self
-            .notes
-            .keep(&page, async || {
-                let quote = settlement.quote_payout(&shop.till, shop.merchant).await?;
-                Ok(self
-                    .customer
-                    .invoice(quote.amount_msat, "The day's takings")
-                    .await?)
-            })
-            .await?;
-        let command = RequestPayout {
-            key: self.key("payout")?,
-            merchant: shop.merchant,
-            bolt11,
+        let payout = loop {
+            if let Some(payout) = self.try_payout(shop).await? {
+                break payout;
+            }
+            self.print
+                .say("That invoice was of no use any more: the cookshop makes another.");
+            self.next_attempt("payout")?;
         };
-        let issuer = self.engine.issuer();
-        let mut payout: Payout = settlement.request_payout(&issuer, command).await?.value;
-        while !payout.state.is_final() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            payout = settlement.payout(&issuer, payout.id).await?.value;
-        }
-        if payout.state != PayoutState::PaidOut {
-            return Err(format!("the payout failed: {:?}; try --fresh", payout.reason).into());
-        }
         let print = &self.print;
         print.say(&format!("Paid out: {},", print.money(payout.amount_msat)));
         print.say(&format!(
@@ -506,6 +522,68 @@ impl Story {
             "out of which the operator paid {route} for the route."
         ));
         self.say_balance(shop).await
+    }
+
+    /// One invoice of the cookshop's own node, paid; `None` when another one is needed.
+    async fn try_payout(&mut self, shop: &Shop) -> Result<Option<Payout>, Failure> {
+        let settlement = self.engine.settlement();
+        let key = self.attempt("payout")?;
+        let bolt11: String = self
+            .notes
+            .keep(&key, async || {
+                let quote = settlement.quote_payout(&shop.till, shop.merchant).await?;
+                Ok(self
+                    .customer
+                    .invoice(quote.amount_msat, "The day's takings")
+                    .await?)
+            })
+            .await?;
+        let issuer = self.engine.issuer();
+        let command = RequestPayout {
+            key: key.parse()?,
+            merchant: shop.merchant,
+            bolt11: bolt11.clone(),
+        };
+        let requested = settlement.request_payout(&issuer, command).await;
+        let mut payout = match requested {
+            Err(refused) if refused.code() == "settlement.invoice_expired" => return Ok(None),
+            requested => requested?.value,
+        };
+        let patience = Instant::now() + PATIENCE;
+        while !payout.state.is_final() {
+            if payout.state == PayoutState::Unknown {
+                self.ask_the_cookshop(&payout, &bolt11).await?;
+            }
+            if Instant::now() > patience {
+                let state = payout.state;
+                return Err(format!("the payout is still {state:?} after a minute").into());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            payout = settlement.payout(&issuer, payout.id).await?.value;
+        }
+        Ok((payout.state == PayoutState::PaidOut).then_some(payout))
+    }
+
+    /// This program was stopped between the intent and the sending, and the invoice ran out of
+    /// time since: the operator's node can neither send nor tell. A person asks the cookshop.
+    async fn ask_the_cookshop(&self, payout: &Payout, bolt11: &str) -> Result<(), Failure> {
+        let invoice: Bolt11Details = bolt11.parse()?;
+        let record = self.world.payment(invoice.payment_hash).await?;
+        let arrived = record.is_some_and(|record| record.state == PaymentState::Succeeded);
+        if arrived || SystemClock.now_ms() < invoice.expires_at_ms {
+            return Ok(());
+        }
+        let command = ResolvePayout {
+            key: format!("resolve/{}", payout.id).parse()?,
+            payout: payout.id,
+            outcome: PayoutOutcome::Failed,
+            reason: "the invoice expired, and the cookshop's node has nothing".to_owned(),
+        };
+        let settlement = self.engine.settlement();
+        settlement
+            .resolve_payout(&self.engine.issuer(), command)
+            .await?;
+        Ok(())
     }
 
     async fn close_the_books(mut self, options: &Options) -> Result<(), Failure> {

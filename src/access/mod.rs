@@ -120,6 +120,22 @@ impl Core {
         put(CREDENTIALS, id.to_string(), 0, &record, Vec::new())
     }
 
+    /// The step that takes a credential away.
+    pub(crate) async fn revoke(&self, id: CredentialId) -> Result<Step, Error> {
+        let Loaded { version, value } = self
+            .load::<CredentialRecord>(CREDENTIALS, &id.to_string())
+            .await?
+            .ok_or(AccessError::Unknown)?;
+        if value.revoked {
+            return Err(AccessError::Revoked { credential: id }.into());
+        }
+        let after = CredentialRecord {
+            revoked: true,
+            ..value
+        };
+        put(CREDENTIALS, id.to_string(), version, &after, Vec::new())
+    }
+
     /// Books belong to one master secret and one network: with another secret their preimages
     /// and credentials would be lost, on another network their money would be nobody's.
     pub(crate) async fn check_identity(&self) -> Result<(), Error> {

@@ -4,26 +4,28 @@
 //! money. Looking at a card never uses up a tap.
 
 pub mod boltcard;
+mod charging;
 mod error;
+mod life;
 mod model;
+pub mod programming;
 mod rules;
 
 use std::sync::Arc;
 
 use crate::Error;
-use crate::access::{Credential, Role};
-use crate::core::{Answer, Caller, Core, Decision, Executed, Loaded, check_text, emit};
-use crate::ids::{CardId, ChargeId, CredentialId, TransferId};
+use crate::access::Credential;
+use crate::core::{Answer, Core, Decision, Executed, Loaded, emit};
+use crate::ids::CardId;
 use crate::invoices::{CreateInvoice, Invoice, InvoicePurpose, Invoices};
 use crate::ledger::{Account, Balance, Step, TransferRow};
-use crate::rates::price_in_msat;
-use crate::{rewards, settlement};
 
-use boltcard::{BoltcardKeys, IssuerKey, KeyDerivation, TapUrl};
+use boltcard::IssuerKey;
+use charging::VerifiedTap;
 pub use error::CardError;
 pub use model::{
     ActivateCard, Activation, Card, CardLimits, CardSnapshot, CardState, Charge, ChargeCard,
-    ExistingChip, FreezeCard, IssueCard, ProgrammingKeys, TopUpCard,
+    ExistingChip, FreezeCard, IssueCard, ProgrammingKeys, RenewHolder, TopUpCard,
 };
 
 pub(crate) const CARDS: &str = "card";
@@ -36,12 +38,6 @@ const FIRST_VERSION: u32 = 1;
 pub struct Cards {
     core: Arc<Core>,
     issuer_key: Arc<IssuerKey>,
-}
-
-/// A tap whose signature is right.
-struct VerifiedTap {
-    card: Loaded<Card>,
-    counter: i64,
 }
 
 impl Cards {
@@ -90,7 +86,7 @@ impl Cards {
             created_at_ms: self.core.clock.now_ms(),
             holder: None,
         };
-        let steps = vec![
+        let mut steps = vec![
             Step::Claim {
                 name: format!("chip/{}", card.chip),
                 by: card.id.to_string(),
@@ -98,6 +94,12 @@ impl Cards {
             rules::write(&card, 0)?,
             emit("card.issued", card.id.to_string(), &card)?,
         ];
+        if let Some(chip) = existing.filter(|chip| chip.counter > 0) {
+            steps.push(Step::Advance {
+                counter: rules::counter_name(&card),
+                to: chip.counter.into(),
+            });
+        }
         Ok(Decision {
             steps,
             answer: card,
@@ -134,149 +136,6 @@ impl Cards {
             k3: keys.k3.to_hex(),
             k4: keys.k4.to_hex(),
         })
-    }
-
-    /// Hands a card over: it can be used from now on, and its holder gets a credential. Issuer
-    /// only.
-    ///
-    /// # Errors
-    /// `card.not_found`, `card.not_active` when it was activated before, `access.*`.
-    pub async fn activate(
-        &self,
-        credential: &Credential,
-        command: ActivateCard,
-    ) -> Result<Answer<Activation>, Error> {
-        let (cards, credential) = (self.clone(), credential.clone());
-        self.core
-            .detached(async move {
-                let caller = cards.core.authenticate(&credential).await?;
-                caller.require_issuer()?;
-                let executed: Executed<Card> = cards
-                    .core
-                    .execute(&caller, "cards.activate", &command.key, &command, || {
-                        cards.decide_activate(&command)
-                    })
-                    .await?;
-                let Answer {
-                    as_of_ms,
-                    value: card,
-                } = executed.answer;
-                let id = card.holder.ok_or(CardError::NotFound)?;
-                let holder = cards.core.token(id);
-                Ok(Answer {
-                    as_of_ms,
-                    value: Activation { card, holder },
-                })
-            })
-            .await
-    }
-
-    async fn decide_activate(&self, command: &ActivateCard) -> Result<Decision<Card>, Error> {
-        let card = load(&self.core, command.card).await?;
-        let state = card.value.state;
-        if state != CardState::Issued {
-            return Err(CardError::NotActive {
-                card: card.value.id,
-                state,
-            }
-            .into());
-        }
-        let holder = self.core.new_id(CredentialId::from_parts)?;
-        let after = Card {
-            state: CardState::Active,
-            holder: Some(holder),
-            ..card.value
-        };
-        let role = Role::Holder { card: after.id };
-        let steps = vec![
-            rules::write(&after, card.version)?,
-            self.core.new_credential(holder, role, "holder")?,
-            emit("card.activated", after.id.to_string(), &after)?,
-        ];
-        Ok(Decision {
-            steps,
-            answer: after,
-        })
-    }
-
-    /// Stops a card at once. Its holder, or the issuer.
-    ///
-    /// # Errors
-    /// `card.not_found`, `card.not_active`, `card.frozen` when it is already, `access.*`.
-    pub async fn freeze(
-        &self,
-        credential: &Credential,
-        command: FreezeCard,
-    ) -> Result<Answer<Card>, Error> {
-        let (from, to) = (CardState::Active, CardState::Frozen);
-        self.change_state(credential, command, "cards.freeze", from, to, "card.frozen")
-            .await
-    }
-
-    /// Lets a frozen card be used again. Its holder alone.
-    ///
-    /// # Errors
-    /// `card.not_found`, `card.not_active`, `access.*`.
-    pub async fn unfreeze(
-        &self,
-        credential: &Credential,
-        command: FreezeCard,
-    ) -> Result<Answer<Card>, Error> {
-        let (from, to) = (CardState::Frozen, CardState::Active);
-        self.change_state(
-            credential,
-            command,
-            "cards.unfreeze",
-            from,
-            to,
-            "card.unfrozen",
-        )
-        .await
-    }
-
-    async fn change_state(
-        &self,
-        credential: &Credential,
-        command: FreezeCard,
-        operation: &'static str,
-        from: CardState,
-        to: CardState,
-        event: &'static str,
-    ) -> Result<Answer<Card>, Error> {
-        let (cards, credential) = (self.clone(), credential.clone());
-        self.core
-            .detached(async move {
-                let caller = cards.core.authenticate(&credential).await?;
-                match to {
-                    CardState::Frozen => caller.require_issuer_or_holder(command.card)?,
-                    _ => caller.require_holder(command.card)?,
-                }
-                let decide = || async {
-                    let card = load(&cards.core, command.card).await?;
-                    if card.value.state != from {
-                        let (card, state) = (card.value.id, card.value.state);
-                        return Err(CardError::NotActive { card, state }.into());
-                    }
-                    let after = Card {
-                        state: to,
-                        ..card.value
-                    };
-                    let steps = vec![
-                        rules::write(&after, card.version)?,
-                        emit(event, after.id.to_string(), &after)?,
-                    ];
-                    Ok(Decision {
-                        steps,
-                        answer: after,
-                    })
-                };
-                let executed: Executed<Card> = cards
-                    .core
-                    .execute(&caller, operation, &command.key, &command, decide)
-                    .await?;
-                Ok(executed.answer)
-            })
-            .await
     }
 
     /// An invoice whose payment goes on the card: see [`Invoices::create`].
@@ -359,7 +218,7 @@ impl Cards {
     async fn snapshot_of(&self, card: Card) -> Result<CardSnapshot, Error> {
         let account = Account::card_balance(card.id);
         let side = account.kind().side();
-        let balance: Balance = self.core.store.balance(&account).await?;
+        let balance: Balance = self.core.balance(&account).await?;
         Ok(CardSnapshot {
             card: card.id,
             state: card.state,
@@ -367,109 +226,6 @@ impl Cards {
             pending_msat: balance.incoming(side),
             limits: card.limits,
         })
-    }
-
-    /// Pays a sale with a tapped card: the card is debited, the merchant credited and the points
-    /// given in one commit, which uses the tap up. Tills only; the merchant is the till's.
-    ///
-    /// # Errors
-    /// `card.tap_malformed`, `card.tap_not_ours`, `card.tap_wrong_mac`, `card.tap_replayed`,
-    /// `card.frozen`, `card.not_active`, `card.insufficient_funds`, `card.limit_exceeded`,
-    /// `money.*`, `rate.*`, `command.*`, `access.*`.
-    pub async fn charge(
-        &self,
-        credential: &Credential,
-        command: ChargeCard,
-    ) -> Result<Answer<Charge>, Error> {
-        let (cards, credential) = (self.clone(), credential.clone());
-        self.core
-            .detached(async move {
-                let caller = cards.core.authenticate(&credential).await?;
-                caller.require_till()?;
-                check_text("reference", &command.reference, 100, "100 characters")?;
-                let executed: Executed<Charge> = cards
-                    .core
-                    .execute(&caller, "cards.charge", &command.key, &command, || {
-                        cards.decide_charge(&caller, &command)
-                    })
-                    .await
-                    .map_err(rules::refused)?;
-                Ok(executed.answer)
-            })
-            .await
-    }
-
-    async fn decide_charge(
-        &self,
-        caller: &Caller,
-        command: &ChargeCard,
-    ) -> Result<Decision<Charge>, Error> {
-        let core = &self.core;
-        let VerifiedTap { card, counter } = self.verify(&command.tap).await?;
-        rules::require_active(&card.value)?;
-        let merchant = settlement::load_merchant(core, caller.require_till()?).await?;
-        let now_ms = core.clock.now_ms();
-        let (amount_msat, quote) = price_in_msat(
-            core.rates.as_ref(),
-            &command.price,
-            core.settings.rates,
-            now_ms,
-        )
-        .await?;
-        let reward = rewards::accrual(core, &merchant.value, card.value.id, amount_msat).await?;
-        let charge = Charge {
-            id: core.new_id(ChargeId::from_parts)?,
-            card: card.value.id,
-            merchant: merchant.value.id,
-            till: caller.id,
-            price: command.price,
-            amount_msat,
-            quote,
-            reference: command.reference.clone(),
-            program: reward.as_ref().map(|reward| reward.program),
-            points: reward.as_ref().map_or(0, |reward| reward.points),
-        };
-        let transfer = core.new_id(TransferId::from_parts)?;
-        let mut steps = rules::charge(&card, &charge, counter, transfer, now_ms)?;
-        steps.push(settlement::guard(&merchant));
-        if let Some(reward) = reward {
-            steps.extend(reward.steps(core, &charge.id.to_string())?);
-        }
-        Ok(Decision {
-            steps,
-            answer: charge,
-        })
-    }
-
-    /// Finds the card of a tap and checks the chip's signature.
-    async fn verify(&self, tap: &str) -> Result<VerifiedTap, Error> {
-        let tap = TapUrl::parse(tap).map_err(CardError::from)?;
-        let picc = boltcard::decrypt_picc(&self.issuer_key, tap.p()).map_err(CardError::from)?;
-        let card = self.by_chip(&picc.uid).await?;
-        let keys = self.keys(&card.value, &picc.uid);
-        boltcard::verify_mac(&keys, &picc, tap.c()).map_err(CardError::from)?;
-        Ok(VerifiedTap {
-            card,
-            counter: i64::from(picc.counter),
-        })
-    }
-
-    async fn by_chip(&self, uid: &[u8; 7]) -> Result<Loaded<Card>, Error> {
-        let chip = hex::encode(self.issuer_key.card_id_hash(uid));
-        self.core
-            .find(CARDS, "chip", &chip)
-            .await?
-            .ok_or(CardError::NotFound.into())
-    }
-
-    fn keys(&self, card: &Card, uid: &[u8; 7]) -> BoltcardKeys {
-        let derivation = match &card.pull_payment_id {
-            Some(id) => KeyDerivation::BtcPay {
-                pull_payment_id: id.clone(),
-            },
-            None => KeyDerivation::Standard,
-        };
-        self.issuer_key.card_keys(uid, card.version, &derivation)
     }
 }
 

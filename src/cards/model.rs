@@ -65,6 +65,15 @@ pub struct ActivateCard {
     pub card: CardId,
 }
 
+/// Takes a holder's credential away and makes a new one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RenewHolder {
+    /// Made by the caller before the call.
+    pub key: IdempotencyKey,
+    /// The card.
+    pub card: CardId,
+}
+
 /// Freezes or unfreezes a card.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FreezeCard {

@@ -81,6 +81,10 @@ pub enum CommandError {
     /// The key was used for another request. `command.key_reused`.
     #[error("the idempotency key was used for another request")]
     KeyReused,
+    /// The command was done long ago, and its answer was forgotten since; nothing was done now.
+    /// `command.answer_forgotten`.
+    #[error("the command was done long ago, and its answer was forgotten since")]
+    AnswerForgotten,
     /// A text or a number is out of its bounds. `command.out_of_bounds`.
     #[error("{field} is out of its bounds: {bounds}")]
     OutOfBounds {
@@ -92,6 +96,12 @@ pub enum CommandError {
     /// Too many others changed the same things. `command.contended`, retryable.
     #[error("too many others change the same things")]
     Contended,
+    /// The engine was given no executor and opened outside of a tokio runtime.
+    /// `command.no_executor`.
+    #[error(
+        "there is nothing to run the engine's work: open it in a tokio runtime, or give it an executor"
+    )]
+    NoExecutor,
     /// The work was given up because the engine stops; it is not known how far it got. Ask again
     /// with the same key. `command.interrupted`, retryable.
     #[error("the engine stopped in the middle of the command")]
@@ -104,8 +114,10 @@ impl CommandError {
         match self {
             Self::BadKey => "command.bad_key",
             Self::KeyReused => "command.key_reused",
+            Self::AnswerForgotten => "command.answer_forgotten",
             Self::OutOfBounds { .. } => "command.out_of_bounds",
             Self::Contended => "command.contended",
+            Self::NoExecutor => "command.no_executor",
             Self::Interrupted => "command.interrupted",
         }
     }
@@ -216,7 +228,8 @@ fn executed<A: DeserializeOwned>(
     as_of_ms: i64,
     replayed: bool,
 ) -> Result<Executed<A>, Error> {
-    let value = serde_json::from_value(answer.unwrap_or_default()).map_err(unreadable)?;
+    let answer = answer.ok_or(CommandError::AnswerForgotten)?;
+    let value = serde_json::from_value(answer).map_err(unreadable)?;
     Ok(Executed {
         answer: Answer { as_of_ms, value },
         replayed,

@@ -5,6 +5,7 @@ mod documents;
 mod secrets;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
@@ -17,11 +18,11 @@ pub(crate) use secrets::Secrets;
 
 use crate::Error;
 use crate::ids::{BatchId, CredentialId};
-use crate::ledger::{Batch, Commit, Step};
+use crate::ledger::{Account, Balance, Batch, Commit, Refusal, Step};
 use crate::lightning::{LightningError, LightningNode};
 use crate::ports::{Clock, Entropy, Executor};
 use crate::rates::{RatePolicy, RateSource};
-use crate::store::{CommitError, Store, StoreError};
+use crate::store::{CommitError, MAX_PAGE, Store, StoreError};
 
 /// What the host can set; the defaults are for a shop.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +35,10 @@ pub struct Settings {
     pub job_lease_ms: i64,
     /// How soon a payment whose outcome is not known is asked about again, in milliseconds.
     pub unknown_retry_ms: i64,
+    /// How long the answers of commands are kept for whoever asks again with the same key, in
+    /// milliseconds; `None` for ever. The keys themselves stay taken: a command is never done
+    /// twice, however late it comes again.
+    pub keep_answers_ms: Option<i64>,
 }
 
 impl Default for Settings {
@@ -43,6 +48,7 @@ impl Default for Settings {
             tap_url: "localhost/boltcard".to_owned(),
             job_lease_ms: 30_000,
             unknown_retry_ms: 2_000,
+            keep_answers_ms: None,
         }
     }
 }
@@ -59,10 +65,14 @@ pub(crate) struct Core {
     pub(crate) secrets: Secrets,
     pub(crate) issuer: CredentialId,
     pub(crate) settings: Settings,
+    /// The latest commit time that was seen. It can be ahead of the clock, if that was set back.
+    pub(crate) last_commit_ms: AtomicI64,
 }
 
 /// How often a command is decided again when what it read has changed under it.
 const MAX_DECISIONS: usize = 32;
+/// However long nothing is known of a payment: after this time the node is asked again.
+const RAREST_RETRY_MS: i64 = 600_000;
 /// How often the same batch is submitted again when its outcome is not known.
 const MAX_SUBMISSIONS: usize = 5;
 
@@ -90,13 +100,47 @@ impl Core {
 
     /// Submits a batch; an unknown outcome is resolved by submitting the same batch again.
     pub(crate) async fn submit(&self, batch: Batch) -> Result<Commit, Error> {
+        let mut answer = self.store.commit(batch.clone()).await;
         for _ in 1..MAX_SUBMISSIONS {
-            match self.store.commit(batch.clone()).await {
-                Err(CommitError::Store(StoreError::OutcomeUnknown)) => {}
-                answer => return Ok(answer?),
+            if answer != Err(CommitError::Store(StoreError::OutcomeUnknown)) {
+                break;
             }
+            answer = self.store.commit(batch.clone()).await;
         }
-        Ok(self.store.commit(batch).await?)
+        if let Ok(Commit { at_ms, .. })
+        | Err(CommitError::Refused(Refusal::OutsideWindow { at_ms, .. })) = &answer
+        {
+            self.last_commit_ms.fetch_max(*at_ms, Ordering::SeqCst);
+        }
+        Ok(answer?)
+    }
+
+    /// When a commit that is decided now will be, as far as can be told: windows of usage are
+    /// chosen for it. Commit times never decrease, so a clock that was once ahead keeps them
+    /// there; the first refusal tells by how much.
+    pub(crate) fn commit_time_ms(&self) -> i64 {
+        let last = self.last_commit_ms.load(Ordering::SeqCst);
+        self.clock.now_ms().max(last)
+    }
+
+    /// The totals of an account as they are now: holds that have ended count as given back.
+    pub(crate) async fn balance(&self, account: &Account) -> Result<Balance, Error> {
+        let balance = self.store.balance(account).await?;
+        if balance.debits_pending == 0 && balance.credits_pending == 0 {
+            return Ok(balance);
+        }
+        let at_ms = self.commit_time_ms();
+        let due = self.store.due_holds(account, at_ms, MAX_PAGE).await?;
+        Ok(balance.without(&due, account))
+    }
+
+    /// When to ask a node again about what began at `since_ms`: soon at first, then ever more
+    /// rarely, after a quarter of the time that has passed.
+    pub(crate) fn ask_again_at(&self, since_ms: i64) -> i64 {
+        let now_ms = self.clock.now_ms();
+        let soonest = self.settings.unknown_retry_ms;
+        let wait_ms = now_ms.saturating_sub(since_ms) / 4;
+        now_ms.saturating_add(wait_ms.clamp(soonest, soonest.max(RAREST_RETRY_MS)))
     }
 
     /// Decides and commits until nothing that was read has changed in between. `decide` answers

@@ -1,5 +1,6 @@
 //! What can be wrong with an invoice.
 
+use super::InvoiceState;
 use crate::ids::InvoiceId;
 
 /// An invoice could not be made or found. Nothing was changed.
@@ -12,6 +13,14 @@ pub enum InvoiceError {
         /// Which.
         invoice: InvoiceId,
     },
+    /// No payment of the invoice is being taken. `invoice.not_processing`.
+    #[error("the invoice {invoice} is {state:?}")]
+    NotProcessing {
+        /// Which.
+        invoice: InvoiceId,
+        /// Where it stands.
+        state: InvoiceState,
+    },
 }
 
 impl InvoiceError {
@@ -19,6 +28,7 @@ impl InvoiceError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::NotFound { .. } => "invoice.not_found",
+            Self::NotProcessing { .. } => "invoice.not_processing",
         }
     }
 }

@@ -8,30 +8,29 @@
 mod error;
 mod model;
 mod rules;
+mod taking;
 
 use std::sync::Arc;
 
 use crate::Error;
 use crate::access::Credential;
-use crate::cards::{self, Card};
-use crate::core::{
-    Answer, Caller, CommandError, Core, Decision, Executed, Loaded, check_text, emit,
-};
-use crate::ids::{InvoiceId, TransferId};
-use crate::ledger::Step;
-use crate::lightning::{InvoiceRequest, LightningError, PaymentHash, PaymentState};
+use crate::cards;
+use crate::core::{Answer, Caller, CommandError, Core, Decision, Executed, Loaded, check_text};
+use crate::ids::InvoiceId;
+use crate::lightning::InvoiceRequest;
 use crate::rates::price_in_msat;
 use crate::settlement;
 
 pub use error::InvoiceError;
-pub use model::{CreateInvoice, Invoice, InvoicePurpose, InvoiceState};
-use rules::Incoming;
-pub(crate) use rules::payment_claim;
+pub use model::{CreateInvoice, GiveUpInvoice, Invoice, InvoicePurpose, InvoiceState};
 
 pub(crate) const INVOICES: &str = "invoice";
 pub(crate) const EXPIRE_JOB: &str = "invoice.expire";
+pub(crate) const CHECK_JOB: &str = "invoice.check";
 
 const MAX_DESCRIPTION: usize = 200;
+/// What fits into a BOLT 11 text.
+const MAX_DESCRIPTION_BYTES: usize = 639;
 const EXPIRY_SECONDS: std::ops::RangeInclusive<u32> = 60..=7 * 24 * 3_600;
 
 /// The handle for invoices.
@@ -62,7 +61,7 @@ impl Invoices {
         self.core
             .detached(async move {
                 let caller = invoices.core.authenticate(&credential).await?;
-                invoices.check(&caller, &command).await?;
+                invoices.check_command(&caller, &command).await?;
                 let executed: Executed<Invoice> = invoices
                     .core
                     .execute(&caller, "invoices.create", &command.key, &command, || {
@@ -74,7 +73,7 @@ impl Invoices {
             .await
     }
 
-    async fn check(&self, caller: &Caller, command: &CreateInvoice) -> Result<(), Error> {
+    async fn check_command(&self, caller: &Caller, command: &CreateInvoice) -> Result<(), Error> {
         match command.purpose {
             InvoicePurpose::Sale { merchant } => caller.require_seller(merchant)?,
             InvoicePurpose::TopUp { card } => {
@@ -89,6 +88,10 @@ impl Invoices {
             MAX_DESCRIPTION,
             "200 characters",
         )?;
+        if command.description.len() > MAX_DESCRIPTION_BYTES {
+            let (field, bounds) = ("description", "639 bytes");
+            return Err(CommandError::OutOfBounds { field, bounds }.into());
+        }
         if !EXPIRY_SECONDS.contains(&command.expiry_seconds) {
             let (field, bounds) = ("expiry_seconds", "60 seconds to 7 days");
             return Err(CommandError::OutOfBounds { field, bounds }.into());
@@ -110,6 +113,7 @@ impl Invoices {
             now_ms,
         )
         .await?;
+        let expiry_seconds = rules::expiry(command.expiry_seconds, quote.as_ref(), now_ms);
         let id = core.new_id(InvoiceId::from_parts)?;
         let payment_hash = core.secrets.preimage(id).payment_hash();
         // Made before the commit: without one nobody learns of it, and it cannot be claimed.
@@ -119,7 +123,7 @@ impl Invoices {
                 payment_hash,
                 amount_msat: Some(amount_msat),
                 description: command.description.clone(),
-                expiry_seconds: command.expiry_seconds,
+                expiry_seconds,
             })
             .await?;
         let invoice = Invoice {
@@ -133,7 +137,7 @@ impl Invoices {
             bolt11,
             state: InvoiceState::New,
             created_at_ms: now_ms,
-            expires_at_ms: now_ms.saturating_add(i64::from(command.expiry_seconds) * 1_000),
+            expires_at_ms: now_ms.saturating_add(i64::from(expiry_seconds) * 1_000),
             received_msat: 0,
             hold: None,
         };
@@ -198,140 +202,38 @@ impl Invoices {
         Ok(Answer { as_of_ms, value })
     }
 
+    /// Gives up on a payment that is being taken (`processing`) and does not arrive: its sender
+    /// has the money back, because the claim came too late. The hold ends. Should the money
+    /// arrive after all, it goes to suspense. Issuer only.
+    ///
+    /// # Errors
+    /// `invoice.not_found`, `invoice.not_processing`, `command.*`, `access.*`.
+    pub async fn give_up(
+        &self,
+        credential: &Credential,
+        command: GiveUpInvoice,
+    ) -> Result<Answer<Invoice>, Error> {
+        let (invoices, credential) = (self.clone(), credential.clone());
+        self.core
+            .detached(async move {
+                let caller = invoices.core.authenticate(&credential).await?;
+                caller.require_issuer()?;
+                check_text("reason", &command.reason, 200, "200 characters")?;
+                let decide = || async {
+                    let invoice = command.invoice;
+                    let found = invoices.load(invoice).await?;
+                    rules::give_up(&found.ok_or(InvoiceError::NotFound { invoice })?)
+                };
+                let executed: Executed<Invoice> = invoices
+                    .core
+                    .execute(&caller, "invoices.give_up", &command.key, &command, decide)
+                    .await?;
+                Ok(executed.answer)
+            })
+            .await
+    }
+
     async fn load(&self, id: InvoiceId) -> Result<Option<Loaded<Invoice>>, Error> {
         self.core.load(INVOICES, &id.to_string()).await
-    }
-
-    async fn by_hash(&self, hash: PaymentHash) -> Result<Option<Loaded<Invoice>>, Error> {
-        self.core
-            .find(INVOICES, "payment_hash", &hash.to_string())
-            .await
-    }
-
-    /// A payment waits: decide, commit, then claim or give it back. Called again for the same
-    /// payment, it comes to the same end.
-    pub(crate) async fn claimable(&self, hash: PaymentHash, amount_msat: i64) -> Result<(), Error> {
-        let accepted = self
-            .core
-            .settle(|| async move {
-                let Some(invoice) = self.by_hash(hash).await? else {
-                    return Ok(None);
-                };
-                let now_ms = self.core.clock.now_ms();
-                if rules::incoming(&invoice.value, amount_msat, now_ms) != Incoming::Accept {
-                    return Ok(None);
-                }
-                self.accept(&invoice).await
-            })
-            .await;
-        match accepted {
-            Ok(_) => {}
-            // A guard said no (the card is full, the hash is taken by book): it goes back.
-            Err(Error::Ledger(refusal)) if !refusal.should_decide_again() => {}
-            Err(Error::Card(_)) => {}
-            Err(error) => return Err(error),
-        }
-        // What stands in the books now says what is done with the payment.
-        let node = self.core.node()?;
-        match self.by_hash(hash).await? {
-            Some(Loaded { value, .. }) if value.state == InvoiceState::Processing => {
-                node.claim(hash, self.core.secrets.preimage(value.id), amount_msat)
-                    .await?;
-            }
-            _ => match node.fail(hash).await {
-                // The node knows nothing of it: there is nothing to give back.
-                Ok(()) | Err(LightningError::Refused { .. }) => {}
-                Err(error) => return Err(error.into()),
-            },
-        }
-        Ok(())
-    }
-
-    async fn accept(&self, invoice: &Loaded<Invoice>) -> Result<Option<Vec<Step>>, Error> {
-        let hold = self.core.new_id(TransferId::from_parts)?;
-        let mut ceiling = None;
-        let mut steps = Vec::new();
-        if let InvoicePurpose::TopUp { card } = invoice.value.purpose {
-            let card: Loaded<Card> = cards::load_active(&self.core, card).await?;
-            ceiling = card.value.limits.max_balance_msat;
-            steps.push(cards::guard(&card));
-        }
-        steps.extend(rules::accept(invoice, hold, ceiling)?);
-        Ok(Some(steps))
-    }
-
-    /// Money arrived: book it where it belongs, or in suspense.
-    pub(crate) async fn received(&self, hash: PaymentHash, amount_msat: i64) -> Result<(), Error> {
-        let booked = self
-            .core
-            .settle(|| async move {
-                let id = self.core.new_id(TransferId::from_parts)?;
-                let surplus = self.core.new_id(TransferId::from_parts)?;
-                match self.by_hash(hash).await? {
-                    Some(invoice) if rules::was_accepted(&invoice.value) => {
-                        rules::received(&invoice, amount_msat, id, surplus)
-                    }
-                    _ => Ok(Some(vec![
-                        Step::Claim {
-                            name: payment_claim(hash),
-                            by: id.to_string(),
-                        },
-                        rules::unmatched(id, amount_msat, hash.to_string()),
-                        emit("payment.unmatched", hash.to_string(), &amount_msat)?,
-                    ])),
-                }
-            })
-            .await;
-        match booked {
-            // Told a second time.
-            Err(Error::Ledger(crate::ledger::Refusal::AlreadyClaimed { .. })) => Ok(()),
-            other => other.map(drop),
-        }
-    }
-
-    /// The job that ends an invoice's time.
-    pub(crate) async fn expire(&self, id: InvoiceId) -> Result<(), Error> {
-        self.core
-            .settle(|| async move {
-                let now_ms = self.core.clock.now_ms();
-                match self.load(id).await? {
-                    Some(invoice) => rules::expire(&invoice, now_ms).map(Some),
-                    None => Ok(Some(vec![Step::Done {
-                        kind: EXPIRE_JOB,
-                        object: id.to_string(),
-                    }])),
-                }
-            })
-            .await
-            .map(drop)
-    }
-
-    /// After a start: a payment that was being taken is claimed again, and booked if the node
-    /// has it. Events that wait in the node's queue say the same; whichever comes second changes
-    /// nothing.
-    pub(crate) async fn reconcile(&self) -> Result<(), Error> {
-        let node = self.core.node()?;
-        let mut after = None;
-        loop {
-            let state = rules::state_key(InvoiceState::Processing);
-            let page: Vec<Invoice> = self.core.list(INVOICES, "state", state, after, 100).await?;
-            let Some(last) = page.last() else {
-                return Ok(());
-            };
-            after = Some(last.id.to_string());
-            for invoice in &page {
-                let (hash, amount_msat) = (invoice.payment_hash, invoice.amount_msat);
-                match node.payment(hash).await? {
-                    Some(record) if record.state == PaymentState::Succeeded => {
-                        self.received(hash, record.amount_msat.unwrap_or(amount_msat))
-                            .await?;
-                    }
-                    _ => {
-                        let preimage = self.core.secrets.preimage(invoice.id);
-                        node.claim(hash, preimage, amount_msat).await?;
-                    }
-                }
-            }
-        }
     }
 }

@@ -49,10 +49,22 @@ pub struct CreateInvoice {
     /// What is to be paid. A price in a currency is turned into bitcoin at the rate of now,
     /// which is recorded.
     pub price: Price,
-    /// What the payer reads; at most 200 characters.
+    /// What the payer reads; at most 200 characters, and 639 bytes (BOLT 11).
     pub description: String,
-    /// How long it can be paid: 60 seconds to 7 days.
+    /// How long it can be paid: 60 seconds to 7 days. With a price in a currency never longer
+    /// than its quote holds.
     pub expiry_seconds: u32,
+}
+
+/// Gives up on a payment that is being taken and does not arrive.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GiveUpInvoice {
+    /// Made by the caller before the call.
+    pub key: IdempotencyKey,
+    /// The invoice.
+    pub invoice: InvoiceId,
+    /// How it is known, for whoever reads the books; at most 200 characters.
+    pub reason: String,
 }
 
 /// Where an invoice stands.
@@ -67,7 +79,8 @@ pub enum InvoiceState {
     Settled,
     /// Its time is over; a payment that comes now goes back to its sender.
     Expired,
-    /// What arrived is less than what was accepted; it is booked, and a person should look.
+    /// What arrived is less than what was accepted; it is booked, and a person should look. Or
+    /// nothing arrived, and a person gave up.
     Invalid,
 }
 

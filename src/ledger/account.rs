@@ -89,6 +89,24 @@ impl Account {
         }
     }
 
+    /// What a merchant owes.
+    pub fn merchant_receivable(merchant: MerchantId) -> Self {
+        Self {
+            kind: AccountKind::MerchantReceivable,
+            owner: Owner::Merchant(merchant),
+            asset: Asset::Btc,
+        }
+    }
+
+    /// What whoever holds a card owes.
+    pub fn card_receivable(card: CardId) -> Self {
+        Self {
+            kind: AccountKind::CardReceivable,
+            owner: Owner::Card(card),
+            asset: Asset::Btc,
+        }
+    }
+
     /// The money on a card.
     pub fn card_balance(card: CardId) -> Self {
         Self {

@@ -1,13 +1,9 @@
 //! Carries out a batch: the only code that changes the books.
 
-use super::account::Account;
-use super::balance::Balance;
 use super::batch::{Batch, Commit, NewDocument, Step, UsageWindow};
-use super::chart_of_accounts::Side;
+use super::journal::{ChainHash, CommitDigest, CommitRow};
 use super::refusal::Refusal;
 use super::state::State;
-use super::transfer::{HoldState, NewHold, NewTransfer, TransferRow};
-use crate::ids::TransferId;
 
 /// A batch was not carried out. The store must undo what was written of it.
 #[derive(Debug)]
@@ -50,19 +46,22 @@ pub fn apply<S: State>(
             ..done
         });
     }
+    let place = state.commit_place().map_err(ApplyError::Store)?;
     let mut books = Books {
         state,
         at_ms,
+        commit: place.position,
+        digest: CommitDigest::default(),
         step: 0,
     };
     for (index, step) in batch.steps.iter().enumerate() {
         books.step = index;
         books.carry_out(step)?;
     }
-    let answer = batch.command.as_ref().map(|command| command.answer.clone());
+    let digest = books.digest;
     let commit = Commit {
         at_ms,
-        answer,
+        answer: batch.command.as_ref().map(|command| command.answer.clone()),
         replayed: false,
     };
     if let Some(command) = &batch.command {
@@ -70,32 +69,40 @@ pub fn apply<S: State>(
             .put_command(&command.scope, &command.fingerprint, &commit)
             .map_err(ApplyError::Store)?;
     }
-    let scope = batch.command.as_ref().map(|command| command.scope.as_str());
-    state
-        .put_commit(batch.id, scope, &commit)
-        .map_err(ApplyError::Store)?;
+    let mut row = CommitRow {
+        position: place.position,
+        writer: place.head.writer,
+        sequence: place.head.sequence.saturating_add(1),
+        batch: batch.id,
+        at_ms,
+        scope: batch.command.as_ref().map(|command| command.scope.clone()),
+        hash: ChainHash::GENESIS,
+    };
+    row.hash = digest.seal(place.head.hash, &row);
+    state.put_commit(&row, &commit).map_err(ApplyError::Store)?;
     Ok(commit)
 }
 
-/// Which way a change of totals goes.
-#[derive(Clone, Copy)]
-enum Totals {
-    Posted,
-    Pending,
+/// A batch being carried out.
+pub(super) struct Books<'a, S: State> {
+    pub(super) state: &'a mut S,
+    pub(super) at_ms: i64,
+    /// The position of the commit.
+    pub(super) commit: i64,
+    /// Covers what is written, for the commit's hash.
+    pub(super) digest: CommitDigest,
+    /// The step at hand.
+    pub(super) step: usize,
 }
 
-struct Books<'a, S: State> {
-    state: &'a mut S,
-    at_ms: i64,
-    step: usize,
-}
-
-type Done<S> = Result<(), ApplyError<<S as State>::Error>>;
+pub(super) type Done<S> = Result<(), ApplyError<<S as State>::Error>>;
 
 impl<S: State> Books<'_, S> {
     fn carry_out(&mut self, step: &Step) -> Done<S> {
         match step {
             Step::Transfer(transfer) => self.transfer(transfer),
+            Step::TransferUpTo(transfer) => self.transfer_up_to(transfer),
+            Step::Reverse(reversal) => self.reverse(reversal),
             Step::Hold(hold) => self.hold(hold),
             Step::Capture {
                 hold,
@@ -122,246 +129,6 @@ impl<S: State> Books<'_, S> {
             Step::Due(job) => self.state.put_due(job).map_err(store),
             Step::Done { kind, object } => self.state.remove_due(kind, object).map_err(store),
         }
-    }
-
-    fn transfer(&mut self, transfer: &NewTransfer) -> Done<S> {
-        self.check_new(transfer)?;
-        self.check_debit(&transfer.debit, transfer.amount)?;
-        self.check_credit(&transfer.credit, transfer.amount, transfer.credit_ceiling)?;
-        self.post(transfer.id, transfer, transfer.amount)
-    }
-
-    fn hold(&mut self, hold: &NewHold) -> Done<S> {
-        let transfer = &hold.transfer;
-        self.check_new(transfer)?;
-        self.check_debit(&transfer.debit, transfer.amount)?;
-        self.check_credit(&transfer.credit, transfer.amount, transfer.credit_ceiling)?;
-        self.move_pending(transfer, transfer.amount)?;
-        let state = HoldState {
-            hold: hold.clone(),
-            remaining: transfer.amount,
-        };
-        self.state.put_hold(&state).map_err(store)
-    }
-
-    fn capture(
-        &mut self,
-        hold: TransferId,
-        id: TransferId,
-        amount: i64,
-        release_rest: bool,
-    ) -> Done<S> {
-        let step = self.step;
-        let mut state = self.open_hold(hold)?;
-        if let Some(expired_at_ms) = state.hold.expires_at_ms
-            && self.at_ms >= expired_at_ms
-        {
-            return Err(Refusal::HoldExpired {
-                step,
-                id: hold,
-                expired_at_ms,
-            }
-            .into());
-        }
-        if amount <= 0 {
-            return Err(Refusal::NotPositive { step, amount }.into());
-        }
-        if amount > state.remaining {
-            let remaining = state.remaining;
-            return Err(Refusal::HoldExceeded {
-                step,
-                id: hold,
-                remaining,
-                asked: amount,
-            }
-            .into());
-        }
-        if self.state.transfer_exists(id).map_err(store)? {
-            return Err(Refusal::DuplicateId { step, id }.into());
-        }
-        let freed = if release_rest {
-            state.remaining
-        } else {
-            amount
-        };
-        let transfer = state.hold.transfer.clone();
-        self.move_pending(&transfer, -freed)?;
-        // The guards of both accounts held when the money was set aside and have counted it
-        // since, so the posting itself cannot break them.
-        self.post(id, &transfer, amount)?;
-        state.remaining -= freed;
-        self.state.put_hold(&state).map_err(store)
-    }
-
-    fn release(&mut self, hold: TransferId) -> Done<S> {
-        let mut state = self.open_hold(hold)?;
-        let transfer = state.hold.transfer.clone();
-        self.move_pending(&transfer, -state.remaining)?;
-        state.remaining = 0;
-        self.state.put_hold(&state).map_err(store)
-    }
-
-    fn open_hold(&mut self, id: TransferId) -> Result<HoldState, ApplyError<S::Error>> {
-        match self.state.hold(id).map_err(store)? {
-            Some(state) if state.remaining > 0 => Ok(state),
-            _ => Err(Refusal::HoldNotOpen {
-                step: self.step,
-                id,
-            }
-            .into()),
-        }
-    }
-
-    fn check_new(&mut self, transfer: &NewTransfer) -> Done<S> {
-        let (
-            step,
-            NewTransfer {
-                id,
-                debit,
-                credit,
-                amount,
-                ..
-            },
-        ) = (self.step, transfer);
-        if *amount <= 0 {
-            return Err(Refusal::NotPositive {
-                step,
-                amount: *amount,
-            }
-            .into());
-        }
-        if debit == credit || debit.asset() != credit.asset() {
-            return Err(Refusal::AccountsDoNotFit {
-                step,
-                debit: *debit,
-                credit: *credit,
-            }
-            .into());
-        }
-        if self.state.transfer_exists(*id).map_err(store)? {
-            return Err(Refusal::DuplicateId { step, id: *id }.into());
-        }
-        Ok(())
-    }
-
-    fn check_debit(&mut self, account: &Account, amount: i64) -> Done<S> {
-        match account.kind().side() {
-            Side::Credit => self.check_floor(account, amount),
-            Side::Debit => self.check_ceiling(account, amount, None),
-        }
-    }
-
-    fn check_credit(&mut self, account: &Account, amount: i64, ceiling: Option<i64>) -> Done<S> {
-        match account.kind().side() {
-            Side::Debit => self.check_floor(account, amount),
-            Side::Credit => self.check_ceiling(account, amount, ceiling),
-        }
-    }
-
-    /// The account loses `amount`: may it?
-    fn check_floor(&mut self, account: &Account, amount: i64) -> Done<S> {
-        let Some(floor) = account.kind().floor() else {
-            return Ok(());
-        };
-        let balance = self.state.balance(account).map_err(store)?;
-        let spendable = balance.available(account.kind().side()) - i128::from(floor);
-        if spendable < i128::from(amount) {
-            let available = i64::try_from(spendable.max(0)).unwrap_or(i64::MAX);
-            return Err(Refusal::InsufficientFunds {
-                step: self.step,
-                account: *account,
-                available,
-                needed: amount,
-            }
-            .into());
-        }
-        Ok(())
-    }
-
-    /// The account gains `amount`: may it?
-    fn check_ceiling(&mut self, account: &Account, amount: i64, ceiling: Option<i64>) -> Done<S> {
-        let balance = self.state.balance(account).map_err(store)?;
-        let after = balance.highest(account.kind().side()) + i128::from(amount);
-        if let Some(ceiling) = ceiling
-            && after > i128::from(ceiling)
-        {
-            let (step, account) = (self.step, *account);
-            return Err(Refusal::CeilingReached {
-                step,
-                account,
-                ceiling,
-            }
-            .into());
-        }
-        if after > i128::from(i64::MAX) {
-            return Err(Refusal::Overflow {
-                step: self.step,
-                account: *account,
-            }
-            .into());
-        }
-        Ok(())
-    }
-
-    fn post(&mut self, id: TransferId, transfer: &NewTransfer, amount: i64) -> Done<S> {
-        let debit = self.change(&transfer.debit, Side::Debit, Totals::Posted, amount)?;
-        let credit = self.change(&transfer.credit, Side::Credit, Totals::Posted, amount)?;
-        let row = TransferRow {
-            position: 0,
-            id,
-            at_ms: self.at_ms,
-            debit: transfer.debit,
-            credit: transfer.credit,
-            amount,
-            kind: transfer.kind,
-            reference: transfer.reference.clone(),
-            debit_balance_after: self.narrow(&transfer.debit, &debit)?,
-            credit_balance_after: self.narrow(&transfer.credit, &credit)?,
-        };
-        self.state.append_transfer(&row).map_err(store)
-    }
-
-    fn move_pending(&mut self, transfer: &NewTransfer, amount: i64) -> Done<S> {
-        self.change(&transfer.debit, Side::Debit, Totals::Pending, amount)?;
-        self.change(&transfer.credit, Side::Credit, Totals::Pending, amount)?;
-        Ok(())
-    }
-
-    fn change(
-        &mut self,
-        account: &Account,
-        side: Side,
-        totals: Totals,
-        amount: i64,
-    ) -> Result<Balance, ApplyError<S::Error>> {
-        let mut balance = self.state.balance(account).map_err(store)?;
-        let overflow = Refusal::Overflow {
-            step: self.step,
-            account: *account,
-        };
-        match (totals, side) {
-            (Totals::Posted, Side::Debit) => balance.debits_posted += i128::from(amount),
-            (Totals::Posted, Side::Credit) => balance.credits_posted += i128::from(amount),
-            (Totals::Pending, side) => {
-                let pending = match side {
-                    Side::Debit => &mut balance.debits_pending,
-                    Side::Credit => &mut balance.credits_pending,
-                };
-                *pending = pending.checked_add(amount).ok_or(overflow)?;
-            }
-        }
-        self.state.put_balance(account, &balance).map_err(store)?;
-        Ok(balance)
-    }
-
-    fn narrow(&self, account: &Account, balance: &Balance) -> Result<i64, ApplyError<S::Error>> {
-        i64::try_from(balance.posted(account.kind().side())).map_err(|_| {
-            Refusal::Overflow {
-                step: self.step,
-                account: *account,
-            }
-            .into()
-        })
     }
 
     fn put(&mut self, document: &NewDocument) -> Done<S> {
@@ -417,7 +184,13 @@ impl<S: State> Books<'_, S> {
             return Err(Refusal::NotPositive { step, amount }.into());
         }
         if self.at_ms < window.start_ms || self.at_ms >= window.end_ms {
-            return Err(Refusal::OutsideWindow { step, subject }.into());
+            let at_ms = self.at_ms;
+            return Err(Refusal::OutsideWindow {
+                step,
+                subject,
+                at_ms,
+            }
+            .into());
         }
         let used = self.state.usage(window).map_err(store)?;
         match used.checked_add(amount) {
@@ -433,7 +206,7 @@ impl<S: State> Books<'_, S> {
         }
     }
 
-    fn unuse(&mut self, window: &UsageWindow, amount: i64) -> Done<S> {
+    pub(super) fn unuse(&mut self, window: &UsageWindow, amount: i64) -> Done<S> {
         if amount <= 0 {
             return Err(Refusal::NotPositive {
                 step: self.step,
@@ -448,6 +221,6 @@ impl<S: State> Books<'_, S> {
     }
 }
 
-fn store<E>(error: E) -> ApplyError<E> {
+pub(super) fn store<E>(error: E) -> ApplyError<E> {
     ApplyError::Store(error)
 }

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::chart_of_accounts::Side;
+use super::transfer::HoldState;
 
 /// The running totals of one account, kept in the commit that changes them.
 ///
@@ -41,6 +42,21 @@ impl Balance {
     /// What is posted and everything on hold that would raise it: the most it can become.
     pub fn highest(&self, side: Side) -> i128 {
         self.posted(side) + i128::from(self.incoming(side))
+    }
+
+    /// The totals of `account` as they are once `due`, holds on it that have ended, are given
+    /// back: the next commit that needs the money does that.
+    pub fn without(mut self, due: &[HoldState], account: &super::Account) -> Self {
+        for hold in due {
+            let transfer = &hold.hold.transfer;
+            if transfer.debit == *account {
+                self.debits_pending -= hold.remaining;
+            }
+            if transfer.credit == *account {
+                self.credits_pending -= hold.remaining;
+            }
+        }
+        self
     }
 
     /// What is on hold and would raise the balance.

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::transfer::{NewHold, NewTransfer};
+use super::transfer::{NewHold, NewReversal, NewTransfer};
 use crate::ids::{BatchId, TransferId};
 
 /// A document as it was read.
@@ -59,7 +59,7 @@ pub struct EventRecord {
 }
 
 /// A window of time in which usage is counted.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UsageWindow {
     /// What is limited, for example `card_…/spent/day`.
     pub subject: String,
@@ -86,6 +86,12 @@ pub struct DueJob {
 pub enum Step {
     /// Moves money now. Guards: floor and ceiling, holds counted.
     Transfer(NewTransfer),
+    /// Moves as much as the guards of a transfer allow, up to its amount; when that is nothing,
+    /// nothing. What moved is the amount of the row with the transfer's id.
+    TransferUpTo(NewTransfer),
+    /// Undoes a transfer. Guards: no more than what of it still stands; the floor, where nobody
+    /// is named to owe the rest.
+    Reverse(NewReversal),
     /// Sets money aside. Guards: as for a transfer.
     Hold(NewHold),
     /// Moves money that was set aside; what is then left of the hold is given back when
@@ -181,7 +187,7 @@ pub struct Batch {
     pub steps: Vec<Step>,
 }
 
-/// A batch that stands in the books.
+/// A batch that stands in the books, as its caller gets it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Commit {
     /// When it was committed; never decreases from one commit to the next.

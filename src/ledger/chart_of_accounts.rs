@@ -85,6 +85,10 @@ chart! {
     OperatorCapital = "operator_capital", Credit, Operator, None;
     /// What the operator owes a merchant.
     MerchantPayable = "merchant_payable", Credit, Merchant, Some(0);
+    /// What a merchant owes the operator: a credit that vanished after it was paid out.
+    MerchantReceivable = "merchant_receivable", Debit, Merchant, Some(0);
+    /// What whoever holds a card owes the operator: a credit that vanished after it was spent.
+    CardReceivable = "card_receivable", Debit, Card, Some(0);
     /// What the operator owes whoever holds a card.
     CardBalance = "card_balance", Credit, Card, Some(0);
     /// Bitcoin set aside for the points of a program that are out.

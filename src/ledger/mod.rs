@@ -12,6 +12,9 @@ mod apply;
 mod balance;
 mod batch;
 mod chart_of_accounts;
+mod journal;
+mod journal_check;
+mod postings;
 mod refusal;
 mod state;
 mod transfer;
@@ -24,6 +27,13 @@ pub use batch::{
     UsageWindow,
 };
 pub use chart_of_accounts::{AccountKind, OwnerKind, Side};
+pub use journal::{
+    ChainHash, ChainHead, CommitDigest, CommitPlace, CommitRow, ParseChainHashError,
+};
+pub use journal_check::{JournalCheck, JournalProblem};
 pub use refusal::Refusal;
 pub use state::State;
-pub use transfer::{HoldState, NewHold, NewTransfer, TransferKind, TransferRow};
+pub use transfer::{
+    HoldChange, HoldChangeRow, HoldState, NewHold, NewReversal, NewTransfer, Shortfall,
+    TransferKind, TransferRow,
+};

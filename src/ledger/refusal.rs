@@ -86,6 +86,26 @@ pub enum Refusal {
         /// The hold.
         id: TransferId,
     },
+    /// There is no such transfer to undo. `ledger.transfer_not_found`.
+    #[error("there is no transfer {id}")]
+    TransferNotFound {
+        /// The place of the step.
+        step: usize,
+        /// The transfer.
+        id: TransferId,
+    },
+    /// More than what of the transfer still stands. `ledger.reversal_exceeded`.
+    #[error("of {id} {standing} still stands, {asked} was to be undone")]
+    ReversalExceeded {
+        /// The place of the step.
+        step: usize,
+        /// The transfer to be undone.
+        id: TransferId,
+        /// What was not undone yet.
+        standing: i64,
+        /// What was asked.
+        asked: i64,
+    },
     /// The hold ended before this commit. `ledger.hold_expired`.
     #[error("the hold {id} ended at {expired_at_ms}")]
     HoldExpired {
@@ -146,12 +166,14 @@ pub enum Refusal {
     },
     /// The commit fell outside the window it was decided for; decide again.
     /// `ledger.outside_window`.
-    #[error("{subject}: the window is over")]
+    #[error("{subject}: {at_ms} is not within the window")]
     OutsideWindow {
         /// The place of the step.
         step: usize,
         /// What is limited.
         subject: String,
+        /// When the commit would have been.
+        at_ms: i64,
     },
 }
 
@@ -168,6 +190,8 @@ impl Refusal {
             Self::CeilingReached { .. } => "ledger.ceiling_reached",
             Self::Overflow { .. } => "ledger.overflow",
             Self::HoldNotOpen { .. } => "ledger.hold_not_open",
+            Self::TransferNotFound { .. } => "ledger.transfer_not_found",
+            Self::ReversalExceeded { .. } => "ledger.reversal_exceeded",
             Self::HoldExpired { .. } => "ledger.hold_expired",
             Self::HoldExceeded { .. } => "ledger.hold_exceeded",
             Self::AlreadyClaimed { .. } => "ledger.already_claimed",

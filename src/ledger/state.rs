@@ -3,7 +3,8 @@
 use super::account::Account;
 use super::balance::Balance;
 use super::batch::{Commit, DueJob, NewDocument, NewEvent, UsageWindow};
-use super::transfer::{HoldState, TransferRow};
+use super::journal::{CommitPlace, CommitRow};
+use super::transfer::{HoldChangeRow, HoldState, TransferRow};
 use crate::ids::{BatchId, TransferId};
 
 /// The tables of a store, within one open atomic change.
@@ -16,13 +17,11 @@ pub trait State {
 
     /// The commit under this batch id, if it was done.
     fn commit_of_batch(&mut self, batch: BatchId) -> Result<Option<Commit>, Self::Error>;
-    /// Writes down that a batch was done, and under which scope its command is kept.
-    fn put_commit(
-        &mut self,
-        batch: BatchId,
-        scope: Option<&str>,
-        commit: &Commit,
-    ) -> Result<(), Self::Error>;
+    /// Where the commit that is being made will stand: after all commits, at the end of this
+    /// writer's chain.
+    fn commit_place(&mut self) -> Result<CommitPlace, Self::Error>;
+    /// Writes the commit down at its place; its writer's chain ends with it then.
+    fn put_commit(&mut self, row: &CommitRow, commit: &Commit) -> Result<(), Self::Error>;
 
     /// The command under this scope: its fingerprint and how it was committed.
     fn command(&mut self, scope: &str) -> Result<Option<(String, Commit)>, Self::Error>;
@@ -40,12 +39,28 @@ pub trait State {
     fn put_balance(&mut self, account: &Account, balance: &Balance) -> Result<(), Self::Error>;
     /// True when a transfer or a hold has this id.
     fn transfer_exists(&mut self, id: TransferId) -> Result<bool, Self::Error>;
+    /// A transfer that was posted.
+    fn transfer(&mut self, id: TransferId) -> Result<Option<TransferRow>, Self::Error>;
     /// Appends a transfer; the store gives it its position.
     fn append_transfer(&mut self, row: &TransferRow) -> Result<(), Self::Error>;
     /// A hold, open or not.
     fn hold(&mut self, id: TransferId) -> Result<Option<HoldState>, Self::Error>;
     /// Writes a hold.
     fn put_hold(&mut self, hold: &HoldState) -> Result<(), Self::Error>;
+    /// Open holds that debit or credit `account` and ended at or before `at_ms`, at most
+    /// `limit`, those first that ended first (then by id).
+    fn due_holds(
+        &mut self,
+        account: &Account,
+        at_ms: i64,
+        limit: usize,
+    ) -> Result<Vec<HoldState>, Self::Error>;
+    /// Appends what was done with a hold; the store gives it its position.
+    fn append_hold_change(&mut self, row: &HoldChangeRow) -> Result<(), Self::Error>;
+    /// How much of a transfer was undone; 0 for nothing.
+    fn reversed(&mut self, id: TransferId) -> Result<i64, Self::Error>;
+    /// Sets how much of a transfer was undone.
+    fn put_reversed(&mut self, id: TransferId, amount: i64) -> Result<(), Self::Error>;
 
     /// The version of a document; 0 when there is none.
     fn document_version(&mut self, collection: &str, id: &str) -> Result<i64, Self::Error>;

@@ -3,37 +3,58 @@
 use serde::{Deserialize, Serialize};
 
 use super::account::Account;
+use super::batch::UsageWindow;
 use crate::ids::TransferId;
 
-/// Why money moved. Stored with the transfer as its snake_case name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum TransferKind {
-    /// The operator put money in or took it out.
-    Capital,
-    /// A sale that was paid over Lightning.
-    Sale,
-    /// A card that was topped up.
-    TopUp,
-    /// A sale that was paid with a card.
-    Charge,
-    /// Bitcoin set aside for points.
-    RewardFunding,
-    /// Points given.
-    PointsAccrual,
-    /// Points handed back.
-    PointsRedemption,
-    /// Bitcoin for points handed back.
-    RedemptionCredit,
-    /// A merchant's money on its way to the merchant.
-    Payout,
-    /// The operator's fee for a payout.
-    PayoutFee,
-    /// What the route of a payout cost.
-    RoutingFee,
-    /// Money that matches nothing.
-    Unmatched,
+/// An enum whose variants are stored by a name each, the one that serde has for it.
+macro_rules! stored_by_name {
+    ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $text:literal,)* }) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+        pub enum $name { $($(#[$doc])* #[serde(rename = $text)] $variant,)* }
+
+        impl $name {
+            /// The name it is stored by.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text,)* }
+            }
+        }
+    };
+}
+
+stored_by_name! {
+    /// Why money moved. Stored with the transfer by its name.
+    #[non_exhaustive]
+    TransferKind {
+        /// The operator put money in or took it out.
+        Capital = "capital",
+        /// A sale that was paid over Lightning.
+        Sale = "sale",
+        /// A card that was topped up.
+        TopUp = "top_up",
+        /// A sale that was paid with a card.
+        Charge = "charge",
+        /// Bitcoin set aside for points.
+        RewardFunding = "reward_funding",
+        /// Points given.
+        PointsAccrual = "points_accrual",
+        /// Points handed back.
+        PointsRedemption = "points_redemption",
+        /// Bitcoin for points handed back.
+        RedemptionCredit = "redemption_credit",
+        /// A merchant's money on its way to the merchant.
+        Payout = "payout",
+        /// The operator's fee for a payout.
+        PayoutFee = "payout_fee",
+        /// What the route of a payout cost.
+        RoutingFee = "routing_fee",
+        /// Money that matches nothing.
+        Unmatched = "unmatched",
+        /// Money that matched nothing, given to whom it belongs.
+        Assigned = "assigned",
+        /// Another transfer undone, in whole or in part.
+        Reversal = "reversal",
+    }
 }
 
 /// A transfer to be made at once.
@@ -64,6 +85,31 @@ pub struct NewHold {
     /// When the hold ends by itself; `None` where an external effect is behind it, since that
     /// can only be ended by its outcome.
     pub expires_at_ms: Option<i64>,
+    /// The windows in which the amount was counted as used. What of the hold is not captured is
+    /// given back to them.
+    pub usage: Vec<UsageWindow>,
+}
+
+/// Undoes a transfer, in whole or in part: the same accounts, the other way round.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewReversal {
+    /// A new id.
+    pub id: TransferId,
+    /// The transfer to be undone.
+    pub of: TransferId,
+    /// How much of it; more than zero, and never more than what of it still stands.
+    pub amount: i64,
+    /// Who owes what the account cannot give back; `None` refuses what it cannot.
+    pub shortfall: Option<Shortfall>,
+}
+
+/// Where the part of a reversal goes that the credited account has spent by now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shortfall {
+    /// A new id for the transfer of that part.
+    pub id: TransferId,
+    /// A receivable: an account that grows by debits, in the same asset.
+    pub receivable: Account,
 }
 
 /// How a hold stands.
@@ -75,13 +121,48 @@ pub struct HoldState {
     pub remaining: i64,
 }
 
+stored_by_name! {
+    /// What became of a hold. Stored by its name.
+    HoldChange {
+        /// Money was set aside.
+        Held = "held",
+        /// Some of it moved.
+        Captured = "captured",
+        /// Some of it was given back.
+        Released = "released",
+        /// It ended by itself, and what was left was given back.
+        Expired = "expired",
+    }
+}
+
+/// A change of a hold as it stands in the books.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HoldChangeRow {
+    /// Its place in the order of all changes of holds.
+    pub position: i64,
+    /// The commit that did it, by its position.
+    pub commit: i64,
+    /// The hold as it was made.
+    pub hold: NewHold,
+    /// What was done.
+    pub change: HoldChange,
+    /// With how much of it.
+    pub amount: i64,
+    /// What is left of it.
+    pub remaining: i64,
+}
+
 /// A transfer as it stands in the books.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TransferRow {
     /// Its place in the order of all transfers.
     pub position: i64,
+    /// The commit that made it, by its position.
+    pub commit: i64,
     /// Its id.
     pub id: TransferId,
+    /// The hold it captured, or the transfer it undoes.
+    pub follows: Option<TransferId>,
     /// When it was committed, milliseconds since the epoch.
     pub at_ms: i64,
     /// The account debited.
@@ -98,4 +179,15 @@ pub struct TransferRow {
     pub debit_balance_after: i64,
     /// The balance of the credited account after it, towards that account's side.
     pub credit_balance_after: i64,
+}
+
+impl TransferRow {
+    /// The balance after it of `account`, which must be one of its two.
+    pub fn balance_after(&self, account: &Account) -> i64 {
+        if self.debit == *account {
+            self.debit_balance_after
+        } else {
+            self.credit_balance_after
+        }
+    }
 }

@@ -36,6 +36,13 @@ pub enum LightningError {
         /// What the node said.
         reason: String,
     },
+    /// The node's state is not the newest there was, so that running on it could lose all it has.
+    /// `lightning.stale_state`.
+    #[error("the node's state is stale: {reason}")]
+    StaleState {
+        /// What the store said.
+        reason: String,
+    },
     /// It is not known whether the call had its effect. Ask again. `lightning.unknown`, retryable.
     #[error("it is not known whether the node did this: {reason}")]
     Unknown {
@@ -53,6 +60,7 @@ impl LightningError {
             Self::BadInvoice { .. } => "lightning.bad_invoice",
             Self::WrongNetwork { .. } => "lightning.wrong_network",
             Self::Refused { .. } => "lightning.refused",
+            Self::StaleState { .. } => "lightning.stale_state",
             Self::StartFailed { .. } => "lightning.start_failed",
             Self::Unknown { .. } => "lightning.unknown",
         }

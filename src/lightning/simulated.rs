@@ -224,6 +224,7 @@ impl State {
             self.settle(payee, hash);
         } else {
             let claimable = LightningEvent::Claimable {
+                blocks_left: None,
                 payment_hash: hash,
                 amount_msat,
             };

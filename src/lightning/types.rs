@@ -186,6 +186,8 @@ pub enum LightningEvent {
         payment_hash: PaymentHash,
         /// What arrived.
         amount_msat: i64,
+        /// How many blocks it can still be claimed for; `None` when the node does not say.
+        blocks_left: Option<u32>,
     },
     /// Money is ours: a claim went through, or (no invoice of ours) the node took a payment by
     /// itself.

@@ -1,5 +1,8 @@
 //! What the books say as a whole.
 
+mod error;
+mod journal;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -11,6 +14,9 @@ use crate::core::{Answer, Core};
 use crate::ledger::{Account, Balance, Side};
 use crate::money::Asset;
 use crate::store::MAX_PAGE;
+
+pub use error::ReportError;
+pub use journal::{HeadKey, JournalVerdict, SignedHeads};
 
 /// One line of the trial balance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -146,7 +152,25 @@ impl Reports {
         let as_of_ms = self.core.clock.now_ms();
         Ok(Answer {
             as_of_ms,
-            value: self.core.store.balance(&account).await?,
+            value: self.core.balance(&account).await?,
+        })
+    }
+
+    /// What was posted to an account up to and with a time in the past, towards the account's
+    /// side, in the asset's unit. Issuer only.
+    ///
+    /// # Errors
+    /// `access.*`, `store.*`.
+    pub async fn balance_at(
+        &self,
+        credential: &Credential,
+        account: Account,
+        at_ms: i64,
+    ) -> Result<Answer<i64>, Error> {
+        self.core.authenticate(credential).await?.require_issuer()?;
+        Ok(Answer {
+            as_of_ms: at_ms,
+            value: self.core.store.balance_at(&account, at_ms).await?,
         })
     }
 

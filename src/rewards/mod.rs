@@ -124,7 +124,7 @@ impl Rewards {
         let as_of_ms = self.core.clock.now_ms();
         let program = load(&self.core, program).await?.value;
         let account = Account::points_balance(card, program.id);
-        let balance = self.core.store.balance(&account).await?;
+        let balance = self.core.balance(&account).await?;
         let points = i64::try_from(balance.available(account.kind().side()))
             .map_err(|_| MoneyError::Overflow)?;
         let value_msat = rules::value_of(&program, points)?;

@@ -24,6 +24,13 @@ pub enum SettlementError {
         /// Which.
         payout: PayoutId,
     },
+    /// What became of the payout is known, so nobody can say otherwise.
+    /// `settlement.payout_final`.
+    #[error("the payout {payout} has ended")]
+    PayoutFinal {
+        /// Which.
+        payout: PayoutId,
+    },
     /// The merchant's balance does not cover amount and fee. `settlement.insufficient_balance`.
     #[error("the merchant has {available_msat} msat, {needed_msat} msat is needed")]
     InsufficientBalance {
@@ -59,6 +66,7 @@ impl SettlementError {
             Self::MerchantNotFound { .. } => "settlement.merchant_not_found",
             Self::TillNotFound { .. } => "settlement.till_not_found",
             Self::PayoutNotFound { .. } => "settlement.payout_not_found",
+            Self::PayoutFinal { .. } => "settlement.payout_final",
             Self::InsufficientBalance { .. } => "settlement.insufficient_balance",
             Self::NoAmount => "settlement.no_amount",
             Self::InvoiceExpired { .. } => "settlement.invoice_expired",

@@ -4,21 +4,22 @@ mod error;
 mod model;
 mod payouts;
 mod rules;
+mod sending;
 
 use std::sync::Arc;
 
 use async_lock::Mutex;
 
 use crate::Error;
-use crate::access::{AccessError, CREDENTIALS, Credential, CredentialRecord, Role};
+use crate::access::{CREDENTIALS, Credential, CredentialRecord, Role};
 use crate::core::{Answer, Core, Decision, Executed, Loaded, check_text, emit, put};
 use crate::ids::{CredentialId, MerchantId};
 use crate::ledger::{Account, Step, TransferRow};
 
 pub use error::SettlementError;
 pub use model::{
-    CreateMerchant, Merchant, MerchantBalance, PairTill, PairedTill, Payout, PayoutQuote,
-    PayoutState, PayoutTerms, RequestPayout, RevokeTill, Till,
+    CreateMerchant, Merchant, MerchantBalance, PairTill, PairedTill, Payout, PayoutOutcome,
+    PayoutQuote, PayoutState, PayoutTerms, RequestPayout, ResolvePayout, RevokeTill, Till,
 };
 pub(crate) use payouts::{CHECK_JOB, PAYOUTS};
 
@@ -28,7 +29,7 @@ const MERCHANTS: &str = "merchant";
 #[derive(Clone)]
 pub struct Settlement {
     core: Arc<Core>,
-    /// One at a time asks the node to send or decides what a failure means: see `payouts.rs`.
+    /// One at a time asks the node to send or decides what a failure means: see `sending.rs`.
     sending: Arc<Mutex<()>>,
 }
 
@@ -195,25 +196,18 @@ impl Settlement {
         let found: Option<Loaded<CredentialRecord>> =
             self.core.load(CREDENTIALS, &id.to_string()).await?;
         let missing = SettlementError::TillNotFound { till: id };
-        let Loaded { version, value } = found.ok_or(missing.clone())?;
-        let Role::Till { merchant } = value.role else {
+        let CredentialRecord { role, label, .. } = found.ok_or(missing.clone())?.value;
+        let Role::Till { merchant } = role else {
             return Err(missing.into());
-        };
-        if value.revoked {
-            return Err(AccessError::Revoked { credential: id }.into());
-        }
-        let after = CredentialRecord {
-            revoked: true,
-            ..value
         };
         let till = Till {
             id,
             merchant,
-            label: after.label.clone(),
+            label,
             revoked: true,
         };
         let steps = vec![
-            put(CREDENTIALS, id.to_string(), version, &after, Vec::new())?,
+            self.core.revoke(id).await?,
             emit("till.revoked", id.to_string(), &till)?,
         ];
         Ok(Decision {
@@ -244,7 +238,7 @@ impl Settlement {
     async fn balance_of(&self, merchant: MerchantId) -> Result<MerchantBalance, Error> {
         let account = Account::merchant_payable(merchant);
         let side = account.kind().side();
-        let balance = self.core.store.balance(&account).await?;
+        let balance = self.core.balance(&account).await?;
         Ok(MerchantBalance {
             merchant,
             available_msat: i64::try_from(balance.available(side)).unwrap_or(i64::MAX),

@@ -135,6 +135,32 @@ pub struct RequestPayout {
     pub bolt11: String,
 }
 
+/// Says what became of a payout that the node cannot tell about.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResolvePayout {
+    /// Made by the caller before the call.
+    pub key: IdempotencyKey,
+    /// The payout.
+    pub payout: PayoutId,
+    /// What became of it.
+    pub outcome: PayoutOutcome,
+    /// How that is known, for whoever reads the books; at most 200 characters.
+    pub reason: String,
+}
+
+/// What became of a payout, as a person says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum PayoutOutcome {
+    /// The merchant has it.
+    PaidOut {
+        /// What the route cost, where that is known.
+        route_fee_msat: Option<i64>,
+    },
+    /// It never left, or came back.
+    Failed,
+}
+
 /// How a payout stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -183,6 +209,54 @@ pub struct Payout {
     pub created_at_ms: i64,
     /// Its holds: what is sent, the operator's fee, the route.
     pub(crate) holds: PayoutHolds,
+    /// How often the node was asked to send it.
+    pub(crate) attempts: PayoutAttempts,
+}
+
+/// How often the node was asked to send a payout: written down before each time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PayoutAttempts {
+    /// How many attempts can have been made.
+    pub(crate) begun: u32,
+    /// What the node answered to the last of several was not written down: it may be on its way
+    /// although nothing else says so.
+    pub(crate) in_doubt: bool,
+}
+
+impl Default for PayoutAttempts {
+    /// The intent counts as the first: it is followed by one at once.
+    fn default() -> Self {
+        Self {
+            begun: 1,
+            in_doubt: false,
+        }
+    }
+}
+
+impl PayoutAttempts {
+    /// One more is about to be made.
+    pub(super) fn begin(self) -> Self {
+        Self {
+            begun: self.begun.saturating_add(1),
+            in_doubt: true,
+        }
+    }
+
+    /// One more was made, and taken by the node.
+    pub(super) fn accepted(self) -> Self {
+        Self {
+            in_doubt: false,
+            ..self.begin()
+        }
+    }
+
+    /// None was made: the node knows the one before.
+    pub(super) fn answered(self) -> Self {
+        Self {
+            in_doubt: false,
+            ..self
+        }
+    }
 }
 
 /// The holds of a payout; the ones for nothing are left out.

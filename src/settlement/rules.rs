@@ -1,11 +1,14 @@
 //! Pure decisions about payouts: no I/O, no clock.
 
-use super::model::{Payout, PayoutHolds, PayoutState, PayoutTerms};
-use super::{CHECK_JOB, PAYOUTS};
+use super::model::{
+    Payout, PayoutAttempts, PayoutHolds, PayoutOutcome, PayoutState, PayoutTerms, ResolvePayout,
+};
+use super::{CHECK_JOB, PAYOUTS, SettlementError};
 use crate::Error;
-use crate::core::{CommandError, Loaded, emit, put};
+use crate::core::{CommandError, Decision, Loaded, emit, put};
 use crate::ids::TransferId;
 use crate::ledger::{Account, DueJob, NewHold, NewTransfer, Step, TransferKind};
+use crate::lightning::PaymentState;
 use crate::money::{MAX_MSAT, MoneyError};
 
 const MAX_BPS: u32 = 10_000;
@@ -93,6 +96,7 @@ fn hold(id: TransferId, payout: &Payout, kind: TransferKind, amount: i64) -> Ste
     Step::Hold(NewHold {
         transfer,
         expires_at_ms: None,
+        usage: Vec::new(),
     })
 }
 
@@ -155,20 +159,97 @@ pub(super) fn intend(payout: &Payout, check_at_ms: i64) -> Result<Vec<Step>, Err
     Ok(steps)
 }
 
+/// What a failure that the node tells of means for the payout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum AfterFailure {
+    /// The payout failed.
+    Failed,
+    /// A later attempt is on its way: its own outcome will come.
+    OnItsWay,
+    /// A later attempt may be on its way.
+    Doubt,
+    /// The node's record is later than the failure.
+    Succeeded,
+}
+
+/// A failure ends an attempt. When only one was ever made it ends the payout, whatever the
+/// node's record says: a node writes its record after it has handed the payment over, so that the
+/// failure can come first. With several the record tells which of them failed, unless the answer
+/// to the last one was lost.
+pub(super) fn after_failure(
+    attempts: PayoutAttempts,
+    record: Option<PaymentState>,
+) -> AfterFailure {
+    match record {
+        Some(PaymentState::Succeeded) => AfterFailure::Succeeded,
+        _ if attempts.begun <= 1 => AfterFailure::Failed,
+        _ if attempts.in_doubt => AfterFailure::Doubt,
+        Some(PaymentState::Pending) => AfterFailure::OnItsWay,
+        Some(PaymentState::Failed) | None => AfterFailure::Failed,
+    }
+}
+
+/// How often the node was asked is written down. No event: nothing changed for anybody.
+pub(super) fn note_attempts(
+    payout: &Loaded<Payout>,
+    attempts: PayoutAttempts,
+) -> Result<Option<Vec<Step>>, Error> {
+    let before = &payout.value;
+    if before.state.is_final() || before.attempts == attempts {
+        return Ok(None);
+    }
+    let after = Payout {
+        attempts,
+        ..before.clone()
+    };
+    let id = after.id.to_string();
+    let step = put(PAYOUTS, id, payout.version, &after, index_keys(&after))?;
+    Ok(Some(vec![step]))
+}
+
+/// A person says what became of it.
+pub(super) fn resolve(
+    payout: &Loaded<Payout>,
+    command: &ResolvePayout,
+    new_id: impl Fn() -> Result<TransferId, Error>,
+) -> Result<Decision<Payout>, Error> {
+    if payout.value.state.is_final() {
+        let payout = payout.value.id;
+        return Err(SettlementError::PayoutFinal { payout }.into());
+    }
+    let reason = Some(command.reason.clone());
+    let (answer, steps) = match command.outcome {
+        PayoutOutcome::PaidOut { route_fee_msat } => {
+            arrived(payout, route_fee_msat, reason, new_id)?
+        }
+        PayoutOutcome::Failed => came_back(payout, reason)?,
+    };
+    Ok(Decision { steps, answer })
+}
+
 /// The merchant has it: the holds become transfers.
 pub(super) fn paid_out(
     payout: &Loaded<Payout>,
     route_fee_msat: Option<i64>,
     new_id: impl Fn() -> Result<TransferId, Error>,
 ) -> Result<Option<Vec<Step>>, Error> {
-    let before = &payout.value;
-    if before.state.is_final() {
+    if payout.value.state.is_final() {
         return Ok(None);
     }
+    arrived(payout, route_fee_msat, None, new_id).map(|(_, steps)| Some(steps))
+}
+
+fn arrived(
+    payout: &Loaded<Payout>,
+    route_fee_msat: Option<i64>,
+    reason: Option<String>,
+    new_id: impl Fn() -> Result<TransferId, Error>,
+) -> Result<(Payout, Vec<Step>), Error> {
+    let before = &payout.value;
     let after = Payout {
         state: PayoutState::PaidOut,
         route_fee_msat,
-        reason: None,
+        reason,
         ..before.clone()
     };
     let capture = |hold, amount| -> Result<Step, Error> {
@@ -197,18 +278,25 @@ pub(super) fn paid_out(
         object: before.id.to_string(),
     });
     steps.extend(write(&after, payout.version, "payout.paid_out")?);
-    Ok(Some(steps))
+    Ok((after, steps))
 }
 
 /// It failed for good: the money is the merchant's again.
 pub(super) fn failed(payout: &Loaded<Payout>, reason: &str) -> Result<Option<Vec<Step>>, Error> {
-    let before = &payout.value;
-    if before.state.is_final() {
+    if payout.value.state.is_final() {
         return Ok(None);
     }
+    came_back(payout, Some(reason.to_owned())).map(|(_, steps)| Some(steps))
+}
+
+fn came_back(
+    payout: &Loaded<Payout>,
+    reason: Option<String>,
+) -> Result<(Payout, Vec<Step>), Error> {
+    let before = &payout.value;
     let after = Payout {
         state: PayoutState::Failed,
-        reason: Some(reason.to_owned()),
+        reason,
         ..before.clone()
     };
     let PayoutHolds { amount, fee, route } = before.holds;
@@ -222,7 +310,7 @@ pub(super) fn failed(payout: &Loaded<Payout>, reason: &str) -> Result<Option<Vec
         object: before.id.to_string(),
     });
     steps.extend(write(&after, payout.version, "payout.failed")?);
-    Ok(Some(steps))
+    Ok((after, steps))
 }
 
 /// It is not known whether it was sent: the money stays on hold, and the node is asked again.

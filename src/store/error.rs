@@ -63,6 +63,16 @@ pub enum StoreError {
         /// The epoch that holds.
         current: u64,
     },
+    /// The node's state here is not the newest there was: the file is a copy, or was put back.
+    /// A node that ran on it could lose all it has. `store.stale_node_state`.
+    #[error("{found} writes of the node are in the file, and there were {}",
+        .expected.map_or_else(|| "more, or it was moved".to_owned(), |n| n.to_string()))]
+    StaleNodeState {
+        /// How many of the node's writes are in the file.
+        found: i64,
+        /// How many there were; `None` when what says so is missing beside the file.
+        expected: Option<i64>,
+    },
     /// The writer went away before it answered: the change may or may not have been made. The
     /// same batch can be submitted again. `store.outcome_unknown`, retryable.
     #[error("it is not known whether the change was made")]
@@ -83,6 +93,7 @@ impl StoreError {
             Self::Busy { .. } => "store.busy",
             Self::Closed => "store.closed",
             Self::Fenced { .. } => "store.fenced",
+            Self::StaleNodeState { .. } => "store.stale_node_state",
             Self::OutcomeUnknown => "store.outcome_unknown",
         }
     }

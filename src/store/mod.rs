@@ -18,7 +18,8 @@ use async_trait::async_trait;
 
 use crate::ids::TransferId;
 use crate::ledger::{
-    Account, Balance, Batch, Commit, Document, DueJob, EventRecord, HoldState, Refusal, TransferRow,
+    Account, Balance, Batch, ChainHead, Commit, CommitRow, Document, DueJob, EventRecord,
+    HoldChangeRow, HoldState, Refusal, TransferRow,
 };
 
 pub use error::StoreError;
@@ -109,6 +110,45 @@ pub trait Store: Send + Sync {
         limit: usize,
     ) -> Result<Vec<TransferRow>, StoreError>;
 
+    /// A transfer that was posted.
+    async fn transfer(&self, id: TransferId) -> Result<Option<TransferRow>, StoreError>;
+
+    /// What was posted to an account up to and with `at_ms`, towards the account's side. Takes a
+    /// time that grows with the logarithm of the number of transfers.
+    async fn balance_at(&self, account: &Account, at_ms: i64) -> Result<i64, StoreError>;
+
+    /// Open holds that debit or credit `account` and ended at or before `at_ms`, at most
+    /// `limit`, those first that ended first. They still stand in the account's totals, until a
+    /// commit that needs the money gives them back.
+    async fn due_holds(
+        &self,
+        account: &Account,
+        at_ms: i64,
+        limit: usize,
+    ) -> Result<Vec<HoldState>, StoreError>;
+
+    /// All commits after a position, in order.
+    async fn commits(&self, after: i64, limit: usize) -> Result<Vec<CommitRow>, StoreError>;
+
+    /// All transfers after a position, in order: those of one commit stand together, commits in
+    /// the order of their positions.
+    async fn journal(&self, after: i64, limit: usize) -> Result<Vec<TransferRow>, StoreError>;
+
+    /// All changes of holds after a position, in order, as in [`journal`](Self::journal).
+    async fn hold_changes(
+        &self,
+        after: i64,
+        limit: usize,
+    ) -> Result<Vec<HoldChangeRow>, StoreError>;
+
+    /// The end of every writer's chain, by the name of the writer.
+    async fn chain_heads(&self) -> Result<Vec<ChainHead>, StoreError>;
+
+    /// Forgets the answers of commands that were committed before `before_ms`, at most `limit`
+    /// of them, oldest first; answers how many. The keys stay taken, so that nothing is done
+    /// twice: whoever asks with one again learns that its answer was forgotten.
+    async fn forget_answers(&self, before_ms: i64, limit: usize) -> Result<usize, StoreError>;
+
     /// A hold, open or not.
     async fn hold(&self, id: TransferId) -> Result<Option<HoldState>, StoreError>;
 
@@ -131,7 +171,8 @@ pub trait Store: Send + Sync {
     async fn acknowledge(&self, name: &str, position: i64) -> Result<(), StoreError>;
 
     /// Takes jobs that are due at `now_ms` and not leased, and leases them until
-    /// `lease_until_ms`: nobody else gets them before. A job that is set again loses its lease.
+    /// `lease_until_ms`: nobody else gets them before. A job that is set again loses its lease. A
+    /// lease beyond `lease_until_ms` was given by a clock that was ahead, and does not count.
     async fn lease_due(
         &self,
         now_ms: i64,

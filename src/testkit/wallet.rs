@@ -83,6 +83,7 @@ impl Wallet {
             LightningEvent::Claimable {
                 payment_hash,
                 amount_msat,
+                ..
             } => {
                 self.while_it_holds().await;
                 match self.preimage(payment_hash) {

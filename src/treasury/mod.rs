@@ -3,6 +3,9 @@
 //! Nothing of this is guessed from the node's balance: a person or the operator's program says
 //! what happened, and the audit in [`reports`](crate::reports) shows what was not said.
 
+mod error;
+mod suspense;
+
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -13,6 +16,10 @@ use crate::core::{Answer, Core, Decision, Executed, IdempotencyKey, check_text, 
 use crate::ids::{CapitalId, TransferId};
 use crate::ledger::{Account, NewTransfer, Step, TransferKind};
 use crate::money::Price;
+
+pub use error::TreasuryError;
+pub(crate) use suspense::suspend;
+pub use suspense::{AssignSuspense, SuspenseItem, SuspenseTarget};
 
 /// Where the operator's money lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

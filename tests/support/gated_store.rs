@@ -5,7 +5,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use flashkit::ids::TransferId;
 use flashkit::ledger::{
-    Account, Balance, Batch, Commit, Document, DueJob, EventRecord, HoldState, Step, TransferRow,
+    Account, Balance, Batch, ChainHead, Commit, CommitRow, Document, DueJob, EventRecord,
+    HoldChangeRow, HoldState, Step, TransferRow,
 };
 use flashkit::store::{CommitError, DocumentPosition, DocumentQuery, Store, StoreError};
 
@@ -72,6 +73,47 @@ impl Store for GatedStore {
         limit: usize,
     ) -> Result<Vec<TransferRow>, StoreError> {
         self.store.transfers(account, before, limit).await
+    }
+
+    async fn transfer(&self, id: TransferId) -> Result<Option<TransferRow>, StoreError> {
+        self.store.transfer(id).await
+    }
+
+    async fn balance_at(&self, account: &Account, at_ms: i64) -> Result<i64, StoreError> {
+        self.store.balance_at(account, at_ms).await
+    }
+
+    async fn due_holds(
+        &self,
+        account: &Account,
+        at_ms: i64,
+        limit: usize,
+    ) -> Result<Vec<HoldState>, StoreError> {
+        self.store.due_holds(account, at_ms, limit).await
+    }
+
+    async fn commits(&self, after: i64, limit: usize) -> Result<Vec<CommitRow>, StoreError> {
+        self.store.commits(after, limit).await
+    }
+
+    async fn journal(&self, after: i64, limit: usize) -> Result<Vec<TransferRow>, StoreError> {
+        self.store.journal(after, limit).await
+    }
+
+    async fn hold_changes(
+        &self,
+        after: i64,
+        limit: usize,
+    ) -> Result<Vec<HoldChangeRow>, StoreError> {
+        self.store.hold_changes(after, limit).await
+    }
+
+    async fn chain_heads(&self) -> Result<Vec<ChainHead>, StoreError> {
+        self.store.chain_heads().await
+    }
+
+    async fn forget_answers(&self, before_ms: i64, limit: usize) -> Result<usize, StoreError> {
+        self.store.forget_answers(before_ms, limit).await
     }
 
     async fn hold(&self, id: TransferId) -> Result<Option<HoldState>, StoreError> {

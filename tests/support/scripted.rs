@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use flashkit::lightning::simulated::SimulatedNode;
 use flashkit::lightning::{
     Dispatch, InvoiceRequest, LightningError, LightningEvent, LightningNode, NodeBalances,
-    PaymentHash, PaymentRecord, PaymentRequest, Preimage,
+    PaymentDirection, PaymentHash, PaymentRecord, PaymentRequest, PaymentState, Preimage,
 };
 
 /// What the next call of `pay` does.
@@ -31,6 +31,10 @@ pub struct ScriptedNode {
     last_was_injected: Arc<AtomicBool>,
     forgets: Arc<AtomicBool>,
     pub sent: Arc<Mutex<Vec<String>>>,
+    /// The amounts that were claimed.
+    pub claimed: Arc<Mutex<Vec<i64>>>,
+    /// A record of a payment that the simulated node knows nothing of.
+    remembered: Arc<Mutex<Option<PaymentRecord>>>,
 }
 
 impl ScriptedNode {
@@ -42,7 +46,20 @@ impl ScriptedNode {
             last_was_injected: Arc::default(),
             forgets: Arc::default(),
             sent: Arc::default(),
+            claimed: Arc::default(),
+            remembered: Arc::default(),
         }
+    }
+
+    /// From now on the node has a record of a payment that it sent.
+    pub fn remember_sent(&self, payment_hash: PaymentHash, amount_msat: i64) {
+        *self.remembered.lock().unwrap() = Some(PaymentRecord {
+            payment_hash,
+            direction: PaymentDirection::Outbound,
+            state: PaymentState::Succeeded,
+            amount_msat: Some(amount_msat),
+            fee_msat: None,
+        });
     }
 
     pub fn script(&self, pay: impl IntoIterator<Item = Pay>) {
@@ -88,6 +105,7 @@ impl LightningNode for ScriptedNode {
         preimage: Preimage,
         amount_msat: i64,
     ) -> Result<(), LightningError> {
+        self.claimed.lock().unwrap().push(amount_msat);
         self.node.claim(payment_hash, preimage, amount_msat).await
     }
 
@@ -122,6 +140,10 @@ impl LightningNode for ScriptedNode {
     ) -> Result<Option<PaymentRecord>, LightningError> {
         if self.forgets.load(Ordering::SeqCst) {
             return Ok(None);
+        }
+        let remembered = self.remembered.lock().unwrap().clone();
+        if let Some(record) = remembered.filter(|record| record.payment_hash == payment_hash) {
+            return Ok(Some(record));
         }
         self.node.payment(payment_hash).await
     }

@@ -30,6 +30,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::Duration;
 
+use futures_timer::Delay;
 use ldk_node::lightning::io;
 use ldk_node::lightning::util::persist::{
     ARCHIVED_CHANNEL_MONITOR_PERSISTENCE_PRIMARY_NAMESPACE,
@@ -38,7 +39,6 @@ use ldk_node::lightning::util::persist::{
 };
 use ldk_node::tokio::runtime::{Handle, RuntimeFlavor};
 use ldk_node::tokio::task::block_in_place;
-use ldk_node::tokio::time::sleep;
 
 use super::health::NodeHealth;
 use crate::ports::BoxFuture;
@@ -247,7 +247,7 @@ impl PendingWrite {
                     drop(self);
                     return std::future::pending().await;
                 }
-                Step::Wait(pause) => sleep(pause).await,
+                Step::Wait(pause) => Delay::new(pause).await,
             }
             step = match self.again() {
                 Ok(future) => self.settle(future.await),
@@ -551,5 +551,5 @@ mod tests {
         runtime.shutdown_background();
     }
 
-    use ldk_node::tokio::time::timeout;
+    use ldk_node::tokio::time::{sleep, timeout};
 }

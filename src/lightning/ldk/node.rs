@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use event_listener::Event;
+use futures_timer::Delay;
 use ldk_node::bitcoin::bip32::{ChildNumber, Xpriv};
 use ldk_node::bitcoin::secp256k1::Secp256k1;
 use ldk_node::bitcoin::{Network, secp256k1::PublicKey};
@@ -23,7 +24,6 @@ use ldk_node::payment::PaymentDirection as LdkDirection;
 use ldk_node::payment::PaymentStatus;
 use ldk_node::tokio::runtime::{Builder as RuntimeBuilder, Handle, Runtime};
 use ldk_node::tokio::sync::Mutex as AsyncMutex;
-use ldk_node::tokio::time::{sleep, timeout};
 use ldk_node::{Builder, Node, NodeError};
 
 use super::balances::node_balances;
@@ -37,11 +37,12 @@ use crate::lightning::{
     NodeBalances, PaymentHash, PaymentRecord, PaymentRequest, Preimage,
 };
 use crate::ports::Clock;
-use crate::store::KeyValue;
+use crate::store::{KeyValue, StoreError};
 
 /// How long a stop waits for the writes of the node to end. ldk-node's own waits, about 35
 /// seconds at the worst, come before.
 const LAST_WRITES: Duration = Duration::from_secs(30);
+const LAST_WRITES_POLL: Duration = Duration::from_millis(5);
 
 /// A Lightning node in this process.
 ///
@@ -236,7 +237,12 @@ impl Shared {
             return Ok(());
         }
         let epoch = self.state.begin_epoch().await;
-        let epoch = epoch.map_err(|error| start_failed(error.to_string()))?;
+        let epoch = epoch.map_err(|error| match error {
+            StoreError::StaleNodeState { .. } => LightningError::StaleState {
+                reason: error.to_string(),
+            },
+            other => start_failed(other.to_string()),
+        })?;
         let store = LdkStore::new(
             Arc::clone(&self.state),
             epoch,
@@ -311,13 +317,15 @@ impl Shared {
             return Ok(());
         }
         stopped?;
-        let idle = async {
-            while !store.is_idle() {
-                sleep(Duration::from_millis(5)).await;
+        let mut waited = Duration::ZERO;
+        while !store.is_idle() {
+            if waited >= LAST_WRITES {
+                return Err(unknown("the store still refuses the node's last writes"));
             }
-        };
-        let ended = timeout(LAST_WRITES, idle).await;
-        ended.map_err(|_| unknown("the store still refuses the node's last writes"))
+            Delay::new(LAST_WRITES_POLL).await;
+            waited += LAST_WRITES_POLL;
+        }
+        Ok(())
     }
 
     fn build(&self, store: &LdkStore, runtime: Handle) -> Result<Node, LightningError> {
@@ -577,7 +585,8 @@ impl LightningNode for LdkNode {
         ldk_node::tokio::select! {
             event = node.next_event_async() => {
                 *lock(&running.delivered) = true;
-                Ok(lightning_event(event))
+                let height = node.status().current_best_block.height;
+                Ok(lightning_event(event, height))
             }
             () = moved => Err(LightningError::NotRunning),
             () = self.shared.health.fenced() => Err(LightningError::NotRunning),

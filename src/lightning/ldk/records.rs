@@ -82,7 +82,8 @@ pub(super) fn payment_record(details: &PaymentDetails) -> Option<PaymentRecord> 
     })
 }
 
-pub(super) fn lightning_event(event: Event) -> LightningEvent {
+/// `height` is that of the best block the node knows.
+pub(super) fn lightning_event(event: Event, height: u32) -> LightningEvent {
     let channel = |change: &str, channel_id: String| LightningEvent::ChannelChanged {
         change: change.into(),
         channel_id,
@@ -92,10 +93,12 @@ pub(super) fn lightning_event(event: Event) -> LightningEvent {
         Event::PaymentClaimable {
             payment_hash,
             claimable_amount_msat,
+            claim_deadline,
             ..
         } => LightningEvent::Claimable {
             payment_hash: PaymentHash(payment_hash.0),
             amount_msat: signed(claimable_amount_msat),
+            blocks_left: claim_deadline.map(|deadline| deadline.saturating_sub(height)),
         },
         Event::PaymentReceived {
             payment_hash,

@@ -8,6 +8,7 @@
 //! that a damaged file is refused) is not in here: it needs a store that can be opened again.
 
 mod batches;
+mod journal;
 mod money;
 mod node_state;
 mod probe;
@@ -26,6 +27,11 @@ pub use batches::{
     documents_change_only_at_the_version_read, refused_batch_leaves_nothing,
     usage_stays_within_its_window,
 };
+pub use journal::{
+    answers_are_forgotten_and_keys_are_not, commits_are_a_chain,
+    ended_holds_give_back_what_is_needed, released_holds_give_usage_back, the_past_can_be_asked,
+    transfers_are_undone_once, transfers_up_to_an_amount_take_what_there_is,
+};
 pub use money::{
     amounts_and_accounts_must_fit, capture_takes_part_of_a_hold, ceiling_counts_holds,
     expired_hold_can_only_be_released, floor_counts_holds, hold_ends_once,
@@ -38,8 +44,9 @@ pub use node_state::{
 };
 pub use reading::{
     balances_are_paged_in_order, closed_store_refuses, cursors_never_step_back,
-    documents_are_found_by_index_range, events_are_in_order_without_late_gaps, events_wake_waiters,
-    jobs_are_leased_once, transfers_are_paged_newest_first,
+    documents_are_found_by_index_range, documents_leave_the_keys_of_older_versions,
+    events_are_in_order_without_late_gaps, events_wake_waiters, jobs_are_leased_once,
+    transfers_are_paged_newest_first,
 };
 
 /// What the clock of a [`FreshStore`] shows at first.
@@ -155,9 +162,17 @@ where
         hold_ends_once,
         expired_hold_can_only_be_released,
         lifetime_totals_outgrow_an_amount,
+        ended_holds_give_back_what_is_needed,
+        released_holds_give_usage_back,
+        transfers_up_to_an_amount_take_what_there_is,
+        transfers_are_undone_once,
+        the_past_can_be_asked,
+        commits_are_a_chain,
+        answers_are_forgotten_and_keys_are_not,
         transfers_are_paged_newest_first,
         balances_are_paged_in_order,
         documents_are_found_by_index_range,
+        documents_leave_the_keys_of_older_versions,
         events_are_in_order_without_late_gaps,
         events_wake_waiters,
         cursors_never_step_back,

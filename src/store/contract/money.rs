@@ -49,6 +49,7 @@ pub async fn transfer_ids_are_used_once(fresh: &FreshStore) -> Kept {
     let as_hold = Step::Hold(NewHold {
         transfer: first.clone(),
         expires_at_ms: None,
+        usage: Vec::new(),
     });
     let of_hold = NewTransfer {
         id: hold,
@@ -114,6 +115,7 @@ pub async fn ceiling_counts_holds(fresh: &FreshStore) -> Kept {
     let hold = NewHold {
         transfer: probe.capped(card(1), 60, 100),
         expires_at_ms: None,
+        usage: Vec::new(),
     };
     probe.commit(vec![Step::Hold(hold)]).await?;
     let step = Step::Transfer(probe.capped(card(1), 41, 100));
@@ -121,6 +123,7 @@ pub async fn ceiling_counts_holds(fresh: &FreshStore) -> Kept {
     let hold = NewHold {
         transfer: probe.capped(card(1), 41, 100),
         expires_at_ms: None,
+        usage: Vec::new(),
     };
     probe
         .refused("a hold of 41", code, vec![Step::Hold(hold)])

@@ -209,6 +209,7 @@ impl<'a> Probe<'a> {
         let hold = NewHold {
             transfer,
             expires_at_ms,
+            usage: Vec::new(),
         };
         (hold.transfer.id, Step::Hold(hold))
     }

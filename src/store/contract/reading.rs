@@ -102,8 +102,8 @@ pub async fn balances_are_paged_in_order(fresh: &FreshStore) -> Kept {
     probe.same("an account that was never used", unused, Default::default())
 }
 
-/// Documents are found under the keys of their last version, by a range of keys, in the order of
-/// the keys' bytes and then of the ids, in pages.
+/// Documents are found by a range of keys, in the order of the keys' bytes and then of the ids,
+/// in pages.
 ///
 /// # Errors
 /// The promise is broken.
@@ -171,8 +171,18 @@ pub async fn documents_are_found_by_index_range(fresh: &FreshStore) -> Kept {
         "after a place before the range",
         found,
         vec!["a".into(), "c".into()],
-    )?;
+    )
+}
 
+/// A document is found under the keys of its last version alone.
+///
+/// # Errors
+/// The promise is broken.
+pub async fn documents_leave_the_keys_of_older_versions(fresh: &FreshStore) -> Kept {
+    let probe = Probe::new(fresh, "documents_leave_the_keys_of_older_versions");
+    let first = put("c", 0, &[("colour", "b"), ("colour", "é"), ("size", "b")]);
+    let other = put("d", 0, &[("colour", "b")]);
+    probe.commit(vec![first, other]).await?;
     probe.commit(vec![put("c", 1, &[("colour", "c")])]).await?;
     let found = probe.ids(by_index("colour", "b", Some("z"))).await?;
     probe.same("after a new version", found, vec!["d".into(), "c".into()])?;
@@ -318,6 +328,12 @@ pub async fn jobs_are_leased_once(fresh: &FreshStore) -> Kept {
     let taken = objects(probe.read(take(later, 10).await)?);
     let expected = ["d", "a", "b"].map(String::from).to_vec();
     probe.same("after the leases ended", taken, expected)?;
+
+    // A lease from a clock that was a day ahead and was set right.
+    let ahead = later + super::probe::DAY_MS;
+    probe.read(take(ahead, 1).await)?;
+    let taken = objects(probe.read(take(later, 10).await)?);
+    probe.same("after the clock was set back", taken, vec!["d".into()])?;
 
     let done = crate::ledger::Step::Done {
         kind: "expire",

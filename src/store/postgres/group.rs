@@ -17,7 +17,7 @@ use super::connection::{
 };
 use super::queue::Taker;
 use super::schema::SCHEMA_VERSION;
-use super::snapshot::{Keys, LOAD, Snapshot, corrupt};
+use super::snapshot::{Keys, LOAD, Snapshot};
 use super::state::{Changes, GroupState, NotLoaded};
 use super::watch::Watch;
 use super::write::{Head, LOCK_HEAD, Statement, statements};
@@ -30,6 +30,9 @@ pub(super) const MAX_GROUP: usize = 1_024;
 /// The most batches that may wait; further ones are refused as busy.
 pub(super) const MAX_WAITING: usize = 65_536;
 
+/// Rows are asked for before the commit's time is known: holds that end within this are among
+/// them. Where the lock took longer, they are asked for again.
+const LOOK_AHEAD_MS: i64 = 1_000;
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
@@ -131,7 +134,10 @@ impl GroupWriter {
         connection: &ClientWrapper,
         batches: &[Batch],
     ) -> Result<Vec<Answer>, Failed> {
-        let mut keys = Keys::default();
+        let mut keys = Keys {
+            due_until_ms: self.clock.now_ms().saturating_add(LOOK_AHEAD_MS),
+            ..Keys::default()
+        };
         for batch in batches {
             keys.add_batch(batch);
         }
@@ -144,7 +150,7 @@ impl GroupWriter {
         // Taken under the lock, so that it is not less than that of any commit before.
         let at_ms = self.clock.now_ms().max(head.last_commit_ms);
         let (answers, changes) = loop {
-            match decide(batches, &snapshot, at_ms) {
+            match decide(batches, &head, &snapshot, at_ms) {
                 Ok(decided) => break decided,
                 Err(missing) => load(connection, &missing, &mut snapshot).await?,
             }
@@ -229,7 +235,7 @@ async fn begin(
     match rows.as_slice() {
         [_, Some(head), Some(row)] => {
             snapshot.add(keys, row)?;
-            Head::from_row(head).map_err(|error| corrupt(error).into())
+            Head::from_row(head).map_err(Failed::from)
         }
         _ => Err(StoreError::Corrupt {
             reason: "the table head has no row".to_owned(),
@@ -258,10 +264,11 @@ async fn load(
 /// Applies every batch in turn. Answers what must be loaded first, if anything must.
 fn decide(
     batches: &[Batch],
+    head: &Head,
     snapshot: &Snapshot,
     at_ms: i64,
 ) -> Result<(Vec<Answer>, Changes), Keys> {
-    let mut state = GroupState::new(snapshot);
+    let mut state = GroupState::new(head, snapshot);
     let mut answers = Vec::new();
     for batch in batches {
         match apply(&mut state, batch, at_ms) {

@@ -41,7 +41,8 @@ use self::watch::Watch;
 use super::{CommitError, DocumentPosition, DocumentQuery, MAX_PAGE, Store, StoreError};
 use crate::ids::TransferId;
 use crate::ledger::{
-    Account, Balance, Batch, Commit, Document, DueJob, EventRecord, HoldState, TransferRow,
+    Account, Balance, Batch, ChainHead, Commit, CommitRow, Document, DueJob, EventRecord,
+    HoldChangeRow, HoldState, TransferRow,
 };
 use crate::ports::Clock;
 
@@ -188,6 +189,10 @@ fn sql_limit(limit: usize) -> i64 {
     i64::try_from(limit.clamp(1, MAX_PAGE)).unwrap_or(1)
 }
 
+fn page(after: i64, limit: usize) -> Vec<Param> {
+    vec![Box::new(after), Box::new(sql_limit(limit))]
+}
+
 #[async_trait]
 impl Store for PostgresStore {
     async fn commit(&self, batch: Batch) -> Result<Commit, CommitError> {
@@ -265,6 +270,67 @@ impl Store for PostgresStore {
         rows.iter().map(reads::transfer).collect()
     }
 
+    async fn transfer(&self, id: TransferId) -> Result<Option<TransferRow>, StoreError> {
+        let rows = self
+            .rows(reads::TRANSFER, vec![Box::new(id.to_string())])
+            .await?;
+        rows.first().map(reads::transfer).transpose()
+    }
+
+    async fn balance_at(&self, account: &Account, at_ms: i64) -> Result<i64, StoreError> {
+        let rows = self.rows(reads::FIRST_AFTER, vec![Box::new(at_ms)]).await?;
+        let before = rows.first().map(|row| reads::value(row, 0)).transpose()?;
+        let last = self.transfers(account, before, 1).await?;
+        Ok(last.first().map_or(0, |row| row.balance_after(account)))
+    }
+
+    async fn due_holds(
+        &self,
+        account: &Account,
+        at_ms: i64,
+        limit: usize,
+    ) -> Result<Vec<HoldState>, StoreError> {
+        let params: Vec<Param> = vec![
+            Box::new(account.to_string()),
+            Box::new(at_ms),
+            Box::new(sql_limit(limit)),
+        ];
+        let rows = self.rows(reads::DUE_HOLDS, params).await?;
+        rows.iter().map(reads::hold).collect()
+    }
+
+    async fn commits(&self, after: i64, limit: usize) -> Result<Vec<CommitRow>, StoreError> {
+        let rows = self.rows(reads::COMMITS, page(after, limit)).await?;
+        rows.iter().map(reads::commit_row).collect()
+    }
+
+    async fn journal(&self, after: i64, limit: usize) -> Result<Vec<TransferRow>, StoreError> {
+        let rows = self.rows(reads::JOURNAL, page(after, limit)).await?;
+        rows.iter().map(reads::transfer).collect()
+    }
+
+    async fn hold_changes(
+        &self,
+        after: i64,
+        limit: usize,
+    ) -> Result<Vec<HoldChangeRow>, StoreError> {
+        let rows = self.rows(reads::HOLD_CHANGES, page(after, limit)).await?;
+        rows.iter().map(reads::hold_change).collect()
+    }
+
+    async fn chain_heads(&self) -> Result<Vec<ChainHead>, StoreError> {
+        let rows = self.rows(reads::CHAIN_HEADS, Vec::new()).await?;
+        rows.iter().map(reads::chain_head).collect()
+    }
+
+    async fn forget_answers(&self, before_ms: i64, limit: usize) -> Result<usize, StoreError> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let params: Vec<Param> = vec![Box::new(before_ms), Box::new(limit)];
+        let rows = self.rows(reads::FORGET_ANSWERS, params).await?;
+        let forgotten: Option<i64> = rows.first().map(|row| reads::value(row, 0)).transpose()?;
+        Ok(usize::try_from(forgotten.unwrap_or(0)).unwrap_or(0))
+    }
+
     async fn hold(&self, id: TransferId) -> Result<Option<HoldState>, StoreError> {
         let rows = self
             .rows(reads::HOLD, vec![Box::new(id.to_string())])
@@ -287,8 +353,7 @@ impl Store for PostgresStore {
     }
 
     async fn events(&self, after: i64, limit: usize) -> Result<Vec<EventRecord>, StoreError> {
-        let params: Vec<Param> = vec![Box::new(after), Box::new(sql_limit(limit))];
-        let rows = self.rows(reads::EVENTS, params).await?;
+        let rows = self.rows(reads::EVENTS, page(after, limit)).await?;
         rows.iter().map(reads::event).collect()
     }
 

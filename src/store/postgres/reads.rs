@@ -8,8 +8,8 @@ use tokio_postgres::types::FromSqlOwned;
 
 use super::snapshot::{commit, corrupt};
 use crate::ledger::{
-    Account, Balance, Commit, Document, DueJob, EventRecord, HoldState, NewHold, NewTransfer,
-    TransferRow,
+    Account, Balance, ChainHash, ChainHead, Commit, CommitRow, Document, DueJob, EventRecord,
+    HoldChangeRow, HoldState, NewHold, NewTransfer, TransferRow,
 };
 use crate::store::{DocumentPosition, StoreError};
 
@@ -67,27 +67,44 @@ pub(super) fn balance(row: &Row) -> Read<(Account, Balance)> {
     Ok((parsed(row, 0)?, balance))
 }
 
-pub(super) const TRANSFERS: &str = "
-WITH wanted AS (SELECT id FROM accounts WHERE account = $1),
-     positions AS (
+/// The columns that [`transfer`] reads, of a transfer `t` with its accounts `d` and `c`.
+macro_rules! select_transfers {
+    ($($rest:literal),*) => {
+        concat!(
+            "SELECT t.position, t.id, t.at_ms, d.account, c.account, t.amount, t.kind,
+                    t.reference, t.debit_balance_after, t.credit_balance_after,
+                    t.commit_position, t.follows
+             FROM transfers t JOIN accounts d ON d.id = t.debit
+                  JOIN accounts c ON c.id = t.credit ",
+            $($rest),*
+        )
+    };
+}
+
+pub(super) const TRANSFERS: &str = select_transfers!(
+    "WHERE t.position IN (
          (SELECT position FROM transfers
-          WHERE debit = (SELECT id FROM wanted) AND position < $2
+          WHERE debit = (SELECT id FROM accounts WHERE account = $1) AND position < $2
           ORDER BY position DESC LIMIT $3)
          UNION ALL
          (SELECT position FROM transfers
-          WHERE credit = (SELECT id FROM wanted) AND position < $2
-          ORDER BY position DESC LIMIT $3)
-     )
-SELECT t.position, t.id, t.at_ms, d.account, c.account, t.amount, t.kind, t.reference,
-       t.debit_balance_after, t.credit_balance_after
-FROM positions JOIN transfers t ON t.position = positions.position
-     JOIN accounts d ON d.id = t.debit JOIN accounts c ON c.id = t.credit
-ORDER BY t.position DESC LIMIT $3";
+          WHERE credit = (SELECT id FROM accounts WHERE account = $1) AND position < $2
+          ORDER BY position DESC LIMIT $3))
+     ORDER BY t.position DESC LIMIT $3"
+);
+
+pub(super) const TRANSFER: &str = select_transfers!("WHERE t.id = $1");
+
+pub(super) const JOURNAL: &str =
+    select_transfers!("WHERE t.position > $1 ORDER BY t.position LIMIT $2");
 
 pub(super) fn transfer(row: &Row) -> Read<TransferRow> {
+    let follows: Option<String> = value(row, 11)?;
     Ok(TransferRow {
         position: value(row, 0)?,
+        commit: value(row, 10)?,
         id: parsed(row, 1)?,
+        follows: follows.map(|_| parsed(row, 11)).transpose()?,
         at_ms: value(row, 2)?,
         debit: parsed(row, 3)?,
         credit: parsed(row, 4)?,
@@ -99,27 +116,142 @@ pub(super) fn transfer(row: &Row) -> Read<TransferRow> {
     })
 }
 
-pub(super) const HOLD: &str = "
-SELECT id, debit, credit, amount, remaining, kind, reference, credit_ceiling, expires_at_ms
-FROM holds WHERE id = $1";
+/// The position of the first transfer after a time; one after the last when there is none.
+/// Positions have no gaps and times grow with them, so it is found by halves.
+pub(super) const FIRST_AFTER: &str = "
+WITH RECURSIVE search (low, high) AS (
+    SELECT 1::bigint, transfer_position + 1 FROM head
+    UNION ALL
+    SELECT CASE WHEN t.at_ms <= $1 THEN s.middle + 1 ELSE s.low END,
+           CASE WHEN t.at_ms <= $1 THEN s.high ELSE s.middle END
+    FROM (SELECT low, high, (low + high) / 2 AS middle FROM search WHERE low < high) AS s
+         JOIN transfers t ON t.position = s.middle)
+SELECT low FROM search WHERE low >= high";
+
+/// The columns that [`hold`] reads, of a hold `h`.
+macro_rules! select_holds {
+    ($first:literal, $rest:literal) => {
+        concat!(
+            $first,
+            "h.id, h.debit, h.credit, h.amount, h.remaining, h.kind, h.reference,
+             h.credit_ceiling, h.expires_at_ms, h.usage::text ",
+            $rest
+        )
+    };
+}
+
+pub(super) const HOLD: &str = select_holds!("SELECT ", "FROM holds h WHERE h.id = $1");
+
+/// Two indexes, and no account stands on both sides of a hold.
+pub(super) const DUE_HOLDS: &str = select_holds!(
+    "SELECT ",
+    "FROM holds h WHERE h.id IN (
+         (SELECT id FROM holds WHERE debit = $1 AND expires_at_ms <= $2 AND remaining > 0
+               AND expires_at_ms IS NOT NULL ORDER BY expires_at_ms, id LIMIT $3)
+         UNION ALL
+         (SELECT id FROM holds WHERE credit = $1 AND expires_at_ms <= $2 AND remaining > 0
+               AND expires_at_ms IS NOT NULL ORDER BY expires_at_ms, id LIMIT $3))
+     ORDER BY h.expires_at_ms, h.id LIMIT $3"
+);
+
+pub(super) const HOLD_CHANGES: &str = select_holds!(
+    "SELECT x.position, x.commit_position, x.change, x.amount, x.remaining, ",
+    "FROM hold_changes x JOIN holds h ON h.id = x.hold
+     WHERE x.position > $1 ORDER BY x.position LIMIT $2"
+);
 
 pub(super) fn hold(row: &Row) -> Read<HoldState> {
+    hold_from(row, 0)
+}
+
+fn hold_from(row: &Row, first: usize) -> Read<HoldState> {
     let transfer = NewTransfer {
-        id: parsed(row, 0)?,
-        debit: parsed(row, 1)?,
-        credit: parsed(row, 2)?,
-        amount: value(row, 3)?,
-        kind: named(row, 5)?,
-        reference: value(row, 6)?,
-        credit_ceiling: value(row, 7)?,
+        id: parsed(row, first)?,
+        debit: parsed(row, first + 1)?,
+        credit: parsed(row, first + 2)?,
+        amount: value(row, first + 3)?,
+        kind: named(row, first + 5)?,
+        reference: value(row, first + 6)?,
+        credit_ceiling: value(row, first + 7)?,
     };
+    let usage: Option<String> = value(row, first + 9)?;
+    let usage = usage.map(|text| serde_json::from_str(&text)).transpose();
     let hold = NewHold {
         transfer,
-        expires_at_ms: value(row, 8)?,
+        expires_at_ms: value(row, first + 8)?,
+        usage: usage.map_err(corrupt)?.unwrap_or_default(),
     };
-    let remaining = value(row, 4)?;
+    let remaining = value(row, first + 4)?;
     Ok(HoldState { hold, remaining })
 }
+
+pub(super) fn hold_change(row: &Row) -> Read<HoldChangeRow> {
+    Ok(HoldChangeRow {
+        position: value(row, 0)?,
+        commit: value(row, 1)?,
+        hold: hold_from(row, 5)?.hold,
+        change: named(row, 2)?,
+        amount: value(row, 3)?,
+        remaining: value(row, 4)?,
+    })
+}
+
+pub(super) const COMMITS: &str = "
+SELECT position, batch, at_ms, scope, writer, sequence, hash FROM commits
+WHERE position > $1 ORDER BY position LIMIT $2";
+
+pub(super) fn commit_row(row: &Row) -> Read<CommitRow> {
+    Ok(CommitRow {
+        position: value(row, 0)?,
+        batch: parsed(row, 1)?,
+        at_ms: value(row, 2)?,
+        scope: value(row, 3)?,
+        writer: value(row, 4)?,
+        sequence: value(row, 5)?,
+        hash: chain_hash(row, 6)?,
+    })
+}
+
+pub(super) const CHAIN_HEADS: &str =
+    "SELECT writer, sequence, hash FROM commits ORDER BY position DESC LIMIT 1";
+
+pub(super) fn chain_head(row: &Row) -> Read<ChainHead> {
+    Ok(ChainHead {
+        writer: value(row, 0)?,
+        sequence: value(row, 1)?,
+        hash: chain_hash(row, 2)?,
+    })
+}
+
+pub(super) fn chain_hash(row: &Row, column: usize) -> Read<ChainHash> {
+    let bytes: Vec<u8> = value(row, column)?;
+    let bytes = <[u8; 32]>::try_from(bytes.as_slice()).map_err(corrupt)?;
+    Ok(ChainHash::new(bytes))
+}
+
+/// Goes on from the oldest commit whose answer is still there. Times grow with positions, so the
+/// end is found by halves.
+pub(super) const FORGET_ANSWERS: &str = "
+WITH RECURSIVE search (low, high) AS (
+    SELECT 1::bigint, commit_position + 1 FROM head
+    UNION ALL
+    SELECT CASE WHEN c.at_ms < $1 THEN s.middle + 1 ELSE s.low END,
+           CASE WHEN c.at_ms < $1 THEN s.high ELSE s.middle END
+    FROM (SELECT low, high, (low + high) / 2 AS middle FROM search WHERE low < high) AS s
+         JOIN commits c ON c.position = s.middle),
+picked AS (
+    SELECT position, scope FROM commits
+    WHERE position > coalesce((SELECT value FROM settings WHERE name = 'answers_forgotten_to'), 0)
+          AND position < (SELECT low FROM search WHERE low >= high) AND scope IS NOT NULL
+    ORDER BY position LIMIT $2),
+forgotten AS (
+    UPDATE commands SET answer = NULL FROM picked WHERE commands.scope = picked.scope
+    RETURNING 1),
+reached AS (
+    INSERT INTO settings (name, value)
+    SELECT 'answers_forgotten_to', max(position) FROM picked HAVING max(position) IS NOT NULL
+    ON CONFLICT (name) DO UPDATE SET value = greatest(settings.value, excluded.value))
+SELECT count(*) FROM forgotten";
 
 pub(super) const CLAIM: &str = "SELECT claimed_by FROM claims WHERE name = $1";
 
@@ -151,7 +283,7 @@ ON CONFLICT (name) DO UPDATE SET position = greatest(cursors.position, excluded.
 /// What another instance is taking at this moment is passed over.
 pub(super) const LEASE_DUE: &str = "
 WITH ready AS (
-    SELECT kind, object FROM due WHERE due_at_ms <= $1 AND leased_until_ms <= $1
+    SELECT kind, object FROM due WHERE due_at_ms <= $1 AND (leased_until_ms <= $1 OR leased_until_ms > $2)
     ORDER BY due_at_ms, kind, object LIMIT $3 FOR UPDATE SKIP LOCKED)
 UPDATE due SET leased_until_ms = $2 FROM ready
 WHERE due.kind = ready.kind AND due.object = ready.object

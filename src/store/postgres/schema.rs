@@ -22,15 +22,21 @@ CREATE TABLE head (
     last_commit_ms bigint NOT NULL,
     commit_position bigint NOT NULL,
     transfer_position bigint NOT NULL,
+    hold_change_position bigint NOT NULL,
     event_position bigint NOT NULL,
-    account_id bigint NOT NULL
+    account_id bigint NOT NULL,
+    chain_sequence bigint NOT NULL,
+    chain_hash bytea NOT NULL
 ) WITH (fillfactor = 10);
 CREATE TABLE settings (name text COLLATE "C" PRIMARY KEY, value bigint NOT NULL);
 CREATE TABLE commits (
     position bigint PRIMARY KEY,
     batch text COLLATE "C" NOT NULL UNIQUE,
     at_ms bigint NOT NULL,
-    scope text COLLATE "C"
+    scope text COLLATE "C",
+    writer text COLLATE "C" NOT NULL,
+    sequence bigint NOT NULL,
+    hash bytea NOT NULL CHECK (octet_length(hash) = 32)
 );
 CREATE TABLE commands (
     scope text COLLATE "C" PRIMARY KEY,
@@ -50,7 +56,9 @@ CREATE TABLE accounts (
 ) WITH (fillfactor = 60);
 CREATE TABLE transfers (
     position bigint PRIMARY KEY,
+    commit_position bigint NOT NULL,
     id text COLLATE "C" NOT NULL UNIQUE,
+    follows text COLLATE "C",
     at_ms bigint NOT NULL,
     debit bigint NOT NULL,
     credit bigint NOT NULL,
@@ -71,8 +79,25 @@ CREATE TABLE holds (
     kind text COLLATE "C" NOT NULL,
     reference text COLLATE "C" NOT NULL,
     credit_ceiling bigint,
-    expires_at_ms bigint
+    expires_at_ms bigint,
+    usage json
 ) WITH (fillfactor = 80);
+CREATE INDEX holds_due_by_debit ON holds (debit, expires_at_ms, id)
+    WHERE expires_at_ms IS NOT NULL AND remaining > 0;
+CREATE INDEX holds_due_by_credit ON holds (credit, expires_at_ms, id)
+    WHERE expires_at_ms IS NOT NULL AND remaining > 0;
+CREATE TABLE hold_changes (
+    position bigint PRIMARY KEY,
+    commit_position bigint NOT NULL,
+    hold text COLLATE "C" NOT NULL,
+    change text COLLATE "C" NOT NULL,
+    amount bigint NOT NULL CHECK (amount > 0),
+    remaining bigint NOT NULL CHECK (remaining >= 0)
+);
+CREATE TABLE reversals (
+    transfer text COLLATE "C" PRIMARY KEY,
+    amount bigint NOT NULL CHECK (amount > 0)
+);
 CREATE TABLE documents (
     collection text COLLATE "C" NOT NULL,
     id text COLLATE "C" NOT NULL,
@@ -127,7 +152,8 @@ CREATE TABLE node_state (
     PRIMARY KEY (primary_namespace, secondary_namespace, key)
 );
 INSERT INTO head (schema_version, last_commit_ms, commit_position, transfer_position,
-                  event_position, account_id) VALUES (0, 0, 0, 0, 0, 0);
+                  hold_change_position, event_position, account_id, chain_sequence, chain_hash)
+VALUES (0, 0, 0, 0, 0, 0, 0, 0, decode(repeat('00', 32), 'hex'));
 "#;
 
 /// Makes the tables, or brings older ones up to this version, one instance at a time.

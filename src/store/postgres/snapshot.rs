@@ -1,6 +1,6 @@
 //! What a group reads: which rows its batches name, and those rows as they are.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::Hash;
 
 use serde::de::DeserializeOwned;
@@ -10,7 +10,7 @@ use super::connection::Param;
 use crate::ids::{BatchId, TransferId};
 use crate::ledger::{
     Account, Balance, Batch, Commit, HoldState, NewHold, NewTransfer, Step, TransferKind,
-    UsageWindow,
+    TransferRow, UsageWindow,
 };
 use crate::store::StoreError;
 
@@ -22,6 +22,10 @@ pub(super) struct Keys {
     /// Of transfers and holds, which share their ids.
     pub(super) transfers: BTreeSet<TransferId>,
     pub(super) accounts: BTreeSet<Account>,
+    /// Accounts of which the holds are wanted that end by themselves, and how many at most.
+    pub(super) due: BTreeMap<Account, i64>,
+    /// Up to when such a hold must have ended.
+    pub(super) due_until_ms: i64,
     pub(super) documents: BTreeSet<(String, String)>,
     pub(super) claims: BTreeSet<String>,
     pub(super) counters: BTreeSet<String>,
@@ -41,8 +45,20 @@ impl Keys {
 
     fn add_step(&mut self, step: &Step) {
         match step {
-            Step::Transfer(transfer) => self.add_transfer(transfer),
-            Step::Hold(hold) => self.add_transfer(&hold.transfer),
+            Step::Transfer(transfer) | Step::TransferUpTo(transfer) => {
+                self.add_transfer(transfer);
+            }
+            Step::Reverse(reversal) => {
+                self.transfers.extend([reversal.id, reversal.of]);
+                if let Some(shortfall) = &reversal.shortfall {
+                    self.transfers.insert(shortfall.id);
+                    self.add_account(shortfall.receivable);
+                }
+            }
+            Step::Hold(hold) => {
+                self.add_transfer(&hold.transfer);
+                self.usage.extend(hold.usage.iter().map(usage_key));
+            }
             Step::Capture { hold, id, .. } => self.transfers.extend([*hold, *id]),
             Step::Release { hold } => {
                 self.transfers.insert(*hold);
@@ -70,7 +86,16 @@ impl Keys {
 
     fn add_transfer(&mut self, transfer: &NewTransfer) {
         self.transfers.insert(transfer.id);
-        self.accounts.extend([transfer.debit, transfer.credit]);
+        self.add_account(transfer.debit);
+        self.add_account(transfer.credit);
+    }
+
+    fn add_account(&mut self, account: Account) {
+        self.accounts.insert(account);
+        // Only an account with a floor needs what its ended holds give back.
+        if account.kind().floor().is_some() {
+            self.due.insert(account, FIRST_DUE);
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -78,6 +103,7 @@ impl Keys {
             && self.scopes.is_empty()
             && self.transfers.is_empty()
             && self.accounts.is_empty()
+            && self.due.is_empty()
             && self.documents.is_empty()
             && self.claims.is_empty()
             && self.counters.is_empty()
@@ -88,6 +114,8 @@ impl Keys {
     pub(super) fn params(&self) -> Vec<Param> {
         let (collections, ids): (Vec<String>, Vec<String>) = self.documents.iter().cloned().unzip();
         let (subjects, starts): (Vec<String>, Vec<i64>) = self.usage.iter().cloned().unzip();
+        let due: Vec<String> = self.due.keys().map(ToString::to_string).collect();
+        let most: Vec<i64> = self.due.values().copied().collect();
         vec![
             texts(&self.batches),
             texts(&self.scopes),
@@ -99,6 +127,9 @@ impl Keys {
             texts(&self.counters),
             Box::new(subjects),
             Box::new(starts),
+            Box::new(due),
+            Box::new(most),
+            Box::new(self.due_until_ms),
         ]
     }
 }
@@ -111,22 +142,52 @@ pub(super) fn usage_key(window: &UsageWindow) -> (String, i64) {
     (window.subject.clone(), window.start_ms)
 }
 
-/// All rows of a group in one statement and one row, each column a JSON array of rows.
+/// How many ended holds of an account are loaded at first. Twice what a commit gives back at once,
+/// so that a group rarely needs more.
+pub(super) const FIRST_DUE: i64 = 128;
+
+/// All rows of a group in one statement and one row, each column a JSON array of rows. Holds and
+/// transfers bring their accounts with them, and holds the usage they would give back.
 pub(super) const LOAD: &str = "
-WITH wanted_holds AS (SELECT * FROM holds WHERE id = ANY ($3::text[]))
+WITH due_holds AS (
+         SELECT k.account, h.id FROM unnest($11::text[], $12::bigint[]) AS k (account, most),
+         LATERAL (
+             SELECT * FROM (SELECT id, expires_at_ms FROM holds
+                  WHERE debit = k.account AND expires_at_ms <= $13 AND remaining > 0
+                        AND expires_at_ms IS NOT NULL
+                  ORDER BY expires_at_ms, id LIMIT k.most) AS debited
+             UNION ALL
+             SELECT * FROM (SELECT id, expires_at_ms FROM holds
+                  WHERE credit = k.account AND expires_at_ms <= $13 AND remaining > 0
+                        AND expires_at_ms IS NOT NULL
+                  ORDER BY expires_at_ms, id LIMIT k.most) AS credited
+             ORDER BY expires_at_ms, id LIMIT k.most) AS h),
+     wanted_holds AS (
+         SELECT * FROM holds WHERE id = ANY ($3::text[]) OR id IN (SELECT id FROM due_holds)),
+     wanted_transfers AS (
+         SELECT t.*, d.account AS debited, c.account AS credited FROM transfers t
+         JOIN accounts d ON d.id = t.debit JOIN accounts c ON c.id = t.credit
+         WHERE t.id = ANY ($3::text[]))
 SELECT
     (SELECT json_agg(json_build_array(c.batch, c.at_ms, m.answer::text))::text
      FROM commits c LEFT JOIN commands m ON m.scope = c.scope WHERE c.batch = ANY ($1::text[])),
     (SELECT json_agg(json_build_array(scope, fingerprint, at_ms, answer::text))::text
      FROM commands WHERE scope = ANY ($2::text[])),
-    (SELECT json_agg(id)::text FROM transfers WHERE id = ANY ($3::text[])),
+    (SELECT json_agg(json_build_object(
+         'position', position, 'commit', commit_position, 'id', id, 'follows', follows,
+         'at_ms', at_ms, 'debit', debited, 'credit', credited, 'amount', amount, 'kind', kind,
+         'reference', reference, 'debit_balance_after', debit_balance_after,
+         'credit_balance_after', credit_balance_after))::text
+     FROM wanted_transfers),
     (SELECT json_agg(json_build_array(id, debit, credit, amount, remaining, kind, reference,
-                                      credit_ceiling, expires_at_ms))::text
+                                      credit_ceiling, expires_at_ms, usage))::text
      FROM wanted_holds),
     (SELECT json_agg(json_build_array(account, id, debits_posted::text, credits_posted::text,
                                       debits_pending, credits_pending))::text
-     FROM accounts WHERE account IN (SELECT unnest($4::text[]) UNION SELECT debit FROM wanted_holds
-                                     UNION SELECT credit FROM wanted_holds)),
+     FROM accounts WHERE account IN (
+         SELECT unnest($4::text[])
+         UNION SELECT debit FROM wanted_holds UNION SELECT credit FROM wanted_holds
+         UNION SELECT debited FROM wanted_transfers UNION SELECT credited FROM wanted_transfers)),
     (SELECT json_agg(json_build_array(d.collection, d.id, d.version))::text
      FROM unnest($5::text[], $6::text[]) AS k (collection, id)
           JOIN documents d ON d.collection = k.collection AND d.id = k.id),
@@ -135,8 +196,14 @@ SELECT
     (SELECT json_agg(json_build_array(name, value))::text
      FROM counters WHERE name = ANY ($8::text[])),
     (SELECT json_agg(json_build_array(u.subject, u.start_ms, u.used))::text
-     FROM unnest($9::text[], $10::bigint[]) AS k (subject, start_ms)
-          JOIN usage u ON u.subject = k.subject AND u.start_ms = k.start_ms)";
+     FROM (SELECT subject, start_ms FROM unnest($9::text[], $10::bigint[]) AS k (subject, start_ms)
+           UNION
+           SELECT given.value ->> 'subject', (given.value ->> 'start_ms')::bigint
+           FROM wanted_holds, json_array_elements(usage) AS given) AS k
+          JOIN usage u ON u.subject = k.subject AND u.start_ms = k.start_ms),
+    (SELECT json_agg(json_build_array(transfer, amount))::text
+     FROM reversals WHERE transfer = ANY ($3::text[])),
+    (SELECT json_agg(json_build_array(account, id))::text FROM due_holds)";
 
 /// An account's row.
 #[derive(Debug, Clone, Copy)]
@@ -145,15 +212,32 @@ pub(super) struct AccountRow {
     pub(super) balance: Balance,
 }
 
+/// The open holds of an account that ended by a time, those first that ended first.
+#[derive(Debug, Default)]
+pub(super) struct DueHolds {
+    pub(super) ids: Vec<TransferId>,
+    /// As many as were asked for; there may be more when that is how many there are.
+    pub(super) most: i64,
+    pub(super) until_ms: i64,
+}
+
+impl DueHolds {
+    pub(super) fn are_all(&self) -> bool {
+        i64::try_from(self.ids.len()).is_ok_and(|found| found < self.most)
+    }
+}
+
 /// Rows as they are while the head is locked. A key that is not in here was not asked for; one
 /// that has no row has `None`.
 #[derive(Debug, Default)]
 pub(super) struct Snapshot {
     pub(super) commits: HashMap<BatchId, Option<Commit>>,
     pub(super) commands: HashMap<String, Option<(String, Commit)>>,
-    pub(super) transfers: HashMap<TransferId, Option<()>>,
+    pub(super) transfers: HashMap<TransferId, Option<TransferRow>>,
+    pub(super) reversed: HashMap<TransferId, Option<i64>>,
     pub(super) holds: HashMap<TransferId, Option<HoldState>>,
     pub(super) accounts: HashMap<Account, Option<AccountRow>>,
+    pub(super) due: HashMap<Account, DueHolds>,
     pub(super) documents: HashMap<(String, String), Option<i64>>,
     pub(super) claims: HashMap<String, Option<String>>,
     pub(super) counters: HashMap<String, Option<i64>>,
@@ -170,6 +254,7 @@ type HoldRow = (
     String,
     Option<i64>,
     Option<i64>,
+    Option<Vec<UsageWindow>>,
 );
 
 impl Snapshot {
@@ -185,16 +270,48 @@ impl Snapshot {
             let commit = commit(at_ms, answer)?;
             self.commands.insert(scope, Some((fingerprint, commit)));
         }
-        for id in rows::<TransferId>(row, 2)? {
-            self.transfers.insert(id, Some(()));
+        self.add_money(row)?;
+        for (collection, id, version) in rows::<(String, String, i64)>(row, 5)? {
+            self.documents.insert((collection, id), Some(version));
+        }
+        for (name, by) in rows::<(String, String)>(row, 6)? {
+            self.claims.insert(name, Some(by));
+        }
+        for (name, value) in rows::<(String, i64)>(row, 7)? {
+            self.counters.insert(name, Some(value));
+        }
+        for (subject, start_ms, used) in rows::<(String, i64, i64)>(row, 8)? {
+            self.usage.insert((subject, start_ms), Some(used));
+        }
+        for (account, most) in &keys.due {
+            let due = DueHolds {
+                ids: Vec::new(),
+                most: *most,
+                until_ms: keys.due_until_ms,
+            };
+            self.due.insert(*account, due);
+        }
+        for (account, id) in rows::<(Account, TransferId)>(row, 10)? {
+            self.due.entry(account).or_default().ids.push(id);
+        }
+        self.note_absent(keys);
+        Ok(())
+    }
+
+    fn add_money(&mut self, row: &Row) -> Result<(), StoreError> {
+        for transfer in rows::<TransferRow>(row, 2)? {
+            self.transfers.insert(transfer.id, Some(transfer));
+        }
+        for (transfer, amount) in rows::<(TransferId, i64)>(row, 9)? {
+            self.reversed.insert(transfer, Some(amount));
         }
         for hold in rows::<HoldRow>(row, 3)? {
             let hold = hold_state(hold);
-            let transfer = &hold.hold.transfer;
-            for account in [transfer.debit, transfer.credit] {
-                self.accounts.entry(account).or_default();
+            // The same statement has looked for all that the hold names.
+            for window in &hold.hold.usage {
+                self.usage.entry(usage_key(window)).or_default();
             }
-            self.holds.insert(transfer.id, Some(hold));
+            self.holds.insert(hold.hold.transfer.id, Some(hold));
         }
         for (account, id, debits, credits, debits_pending, credits_pending) in
             rows::<(Account, i64, String, String, i64, i64)>(row, 4)?
@@ -208,19 +325,6 @@ impl Snapshot {
             self.accounts
                 .insert(account, Some(AccountRow { id, balance }));
         }
-        for (collection, id, version) in rows::<(String, String, i64)>(row, 5)? {
-            self.documents.insert((collection, id), Some(version));
-        }
-        for (name, by) in rows::<(String, String)>(row, 6)? {
-            self.claims.insert(name, Some(by));
-        }
-        for (name, value) in rows::<(String, i64)>(row, 7)? {
-            self.counters.insert(name, Some(value));
-        }
-        for (subject, start_ms, used) in rows::<(String, i64, i64)>(row, 8)? {
-            self.usage.insert((subject, start_ms), Some(used));
-        }
-        self.note_absent(keys);
         Ok(())
     }
 
@@ -230,6 +334,7 @@ impl Snapshot {
         absent(&mut self.commands, &keys.scopes);
         absent(&mut self.transfers, &keys.transfers);
         absent(&mut self.holds, &keys.transfers);
+        absent(&mut self.reversed, &keys.transfers);
         absent(&mut self.accounts, &keys.accounts);
         absent(&mut self.documents, &keys.documents);
         absent(&mut self.claims, &keys.claims);
@@ -261,8 +366,18 @@ pub(super) fn commit(at_ms: i64, answer: Option<String>) -> Result<Commit, Store
 }
 
 fn hold_state(row: HoldRow) -> HoldState {
-    let (id, debit, credit, amount, remaining, kind, reference, credit_ceiling, expires_at_ms) =
-        row;
+    let (
+        id,
+        debit,
+        credit,
+        amount,
+        remaining,
+        kind,
+        reference,
+        credit_ceiling,
+        expires_at_ms,
+        usage,
+    ) = row;
     let transfer = NewTransfer {
         id,
         debit,
@@ -275,6 +390,7 @@ fn hold_state(row: HoldRow) -> HoldState {
     let hold = NewHold {
         transfer,
         expires_at_ms,
+        usage: usage.unwrap_or_default(),
     };
     HoldState { hold, remaining }
 }

@@ -1,24 +1,27 @@
 //! The tables as the ledger sees them: what was loaded, and over it what the group has changed.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
 
-use super::snapshot::{Keys, Snapshot, usage_key};
+use super::snapshot::{FIRST_DUE, Keys, Snapshot, usage_key};
+use super::write::Head;
 use crate::ids::{BatchId, TransferId};
 use crate::ledger::{
-    Account, Balance, Commit, DueJob, HoldState, NewDocument, NewEvent, State, TransferRow,
-    UsageWindow,
+    Account, Balance, ChainHead, Commit, CommitPlace, CommitRow, DueJob, HoldChangeRow, HoldState,
+    NewDocument, NewEvent, State, TransferRow, UsageWindow,
 };
 
 /// The rows that batches have changed.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
-    pub(super) commits: Vec<(BatchId, Option<String>, Commit)>,
+    pub(super) commits: Vec<CommitRow>,
     pub(super) commit_of_batch: HashMap<BatchId, Commit>,
     pub(super) commands: HashMap<String, (String, Commit)>,
     pub(super) balances: HashMap<Account, Balance>,
     pub(super) transfers: Vec<TransferRow>,
-    pub(super) transfer_ids: HashMap<TransferId, ()>,
+    pub(super) transfer_of_id: HashMap<TransferId, TransferRow>,
+    pub(super) reversed: HashMap<TransferId, i64>,
+    pub(super) hold_changes: Vec<HoldChangeRow>,
     pub(super) holds: HashMap<TransferId, HoldState>,
     pub(super) documents: HashMap<(String, String), (i64, NewDocument)>,
     pub(super) claims: HashMap<String, String>,
@@ -37,7 +40,9 @@ impl Changes {
         self.commands.extend(later.commands);
         self.balances.extend(later.balances);
         self.transfers.extend(later.transfers);
-        self.transfer_ids.extend(later.transfer_ids);
+        self.transfer_of_id.extend(later.transfer_of_id);
+        self.reversed.extend(later.reversed);
+        self.hold_changes.extend(later.hold_changes);
         self.holds.extend(later.holds);
         self.documents.extend(later.documents);
         self.claims.extend(later.claims);
@@ -51,6 +56,7 @@ impl Changes {
 /// The state within the group's transaction. One batch at a time is applied to it, and then
 /// [kept](Self::keep) or [undone](Self::undo).
 pub(super) struct GroupState<'a> {
+    head: &'a Head,
     loaded: &'a Snapshot,
     group: Changes,
     batch: Changes,
@@ -62,8 +68,9 @@ pub(super) struct GroupState<'a> {
 pub(super) struct NotLoaded;
 
 impl<'a> GroupState<'a> {
-    pub(super) fn new(loaded: &'a Snapshot) -> Self {
+    pub(super) fn new(head: &'a Head, loaded: &'a Snapshot) -> Self {
         Self {
+            head,
             loaded,
             group: Changes::default(),
             batch: Changes::default(),
@@ -86,6 +93,12 @@ impl<'a> GroupState<'a> {
         } else {
             Err(self.missing)
         }
+    }
+
+    fn miss_due<T>(&mut self, account: &Account, at_ms: i64, most: i64) -> Read<T> {
+        self.missing.due.insert(*account, most);
+        self.missing.due_until_ms = at_ms;
+        Err(NotLoaded)
     }
 
     /// What was last written under the key, if anything was.
@@ -121,6 +134,12 @@ macro_rules! read {
     }};
 }
 
+/// The position that comes after `before` others after `last`.
+fn after(last: i64, before: usize) -> i64 {
+    let before = i64::try_from(before).unwrap_or(i64::MAX);
+    last.saturating_add(before).saturating_add(1)
+}
+
 type Read<T> = Result<T, NotLoaded>;
 
 impl State for GroupState<'_> {
@@ -130,10 +149,26 @@ impl State for GroupState<'_> {
         read!(self, commit_of_batch, commits, batches, batch)
     }
 
-    fn put_commit(&mut self, batch: BatchId, scope: Option<&str>, commit: &Commit) -> Read<()> {
-        let scope = scope.map(ToOwned::to_owned);
-        self.batch.commits.push((batch, scope, commit.clone()));
-        self.batch.commit_of_batch.insert(batch, commit.clone());
+    fn commit_place(&mut self) -> Read<CommitPlace> {
+        let last = self.batch.commits.last().or(self.group.commits.last());
+        let (position, head) = match last {
+            Some(row) => {
+                let head = ChainHead {
+                    writer: row.writer.clone(),
+                    sequence: row.sequence,
+                    hash: row.hash,
+                };
+                (row.position, head)
+            }
+            None => (self.head.commit_position, self.head.chain()),
+        };
+        let position = position.saturating_add(1);
+        Ok(CommitPlace { position, head })
+    }
+
+    fn put_commit(&mut self, row: &CommitRow, commit: &Commit) -> Read<()> {
+        self.batch.commits.push(row.clone());
+        self.batch.commit_of_batch.insert(row.batch, commit.clone());
         Ok(())
     }
 
@@ -166,13 +201,22 @@ impl State for GroupState<'_> {
     }
 
     fn transfer_exists(&mut self, id: TransferId) -> Read<bool> {
-        let transfer = read!(self, transfer_ids, transfers, transfers, id)?;
-        Ok(transfer.is_some() || self.hold(id)?.is_some())
+        Ok(self.transfer(id)?.is_some() || self.hold(id)?.is_some())
+    }
+
+    fn transfer(&mut self, id: TransferId) -> Read<Option<TransferRow>> {
+        read!(self, transfer_of_id, transfers, transfers, id)
     }
 
     fn append_transfer(&mut self, row: &TransferRow) -> Read<()> {
-        self.batch.transfer_ids.insert(row.id, ());
-        self.batch.transfers.push(row.clone());
+        let before = self.group.transfers.len() + self.batch.transfers.len();
+        let position = after(self.head.transfer_position, before);
+        let row = TransferRow {
+            position,
+            ..row.clone()
+        };
+        self.batch.transfer_of_id.insert(row.id, row.clone());
+        self.batch.transfers.push(row);
         Ok(())
     }
 
@@ -182,6 +226,56 @@ impl State for GroupState<'_> {
 
     fn put_hold(&mut self, hold: &HoldState) -> Read<()> {
         self.batch.holds.insert(hold.hold.transfer.id, hold.clone());
+        Ok(())
+    }
+
+    fn due_holds(&mut self, account: &Account, at_ms: i64, limit: usize) -> Read<Vec<HoldState>> {
+        let loaded = self.loaded.due.get(account);
+        let Some(loaded) = loaded.filter(|due| due.until_ms >= at_ms) else {
+            return self.miss_due(account, at_ms, FIRST_DUE);
+        };
+        // What the group has changed since, and what it has not.
+        let changed = [&self.group, &self.batch];
+        let mut ids: BTreeSet<TransferId> = loaded.ids.iter().copied().collect();
+        ids.extend(changed.iter().flat_map(|changes| changes.holds.keys()));
+        let mut due = Vec::new();
+        for id in ids {
+            let Some(state) = self.hold(id)? else {
+                continue;
+            };
+            let transfer = &state.hold.transfer;
+            let ended = state.hold.expires_at_ms.is_some_and(|at| at <= at_ms);
+            let touches = transfer.debit == *account || transfer.credit == *account;
+            if ended && touches && state.remaining > 0 {
+                due.push(state);
+            }
+        }
+        if due.len() < limit && !loaded.are_all() {
+            let most = loaded.most.saturating_mul(2);
+            return self.miss_due(account, at_ms, most);
+        }
+        due.sort_by_key(|state| (state.hold.expires_at_ms, state.hold.transfer.id));
+        due.truncate(limit);
+        Ok(due)
+    }
+
+    fn append_hold_change(&mut self, row: &HoldChangeRow) -> Read<()> {
+        let before = self.group.hold_changes.len() + self.batch.hold_changes.len();
+        let position = after(self.head.hold_change_position, before);
+        self.batch.hold_changes.push(HoldChangeRow {
+            position,
+            ..row.clone()
+        });
+        Ok(())
+    }
+
+    fn reversed(&mut self, id: TransferId) -> Read<i64> {
+        let reversed = read!(self, reversed, reversed, transfers, id)?;
+        Ok(reversed.unwrap_or(0))
+    }
+
+    fn put_reversed(&mut self, id: TransferId, amount: i64) -> Read<()> {
+        self.batch.reversed.insert(id, amount);
         Ok(())
     }
 

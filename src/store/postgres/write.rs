@@ -2,13 +2,13 @@
 
 use std::collections::HashMap;
 
-use serde::Serialize;
 use tokio_postgres::types::ToSql;
 
 use super::connection::Param;
+use super::reads::{chain_hash, value};
 use super::snapshot::{Snapshot, corrupt};
 use super::state::Changes;
-use crate::ledger::{Account, Balance, Commit};
+use crate::ledger::{Account, Balance, ChainHash, ChainHead, Commit};
 use crate::store::StoreError;
 
 /// The row that gives out positions, as it was when it was locked.
@@ -18,31 +18,50 @@ pub(super) struct Head {
     pub(super) last_commit_ms: i64,
     pub(super) commit_position: i64,
     pub(super) transfer_position: i64,
+    pub(super) hold_change_position: i64,
     pub(super) event_position: i64,
     pub(super) account_id: i64,
+    pub(super) chain_sequence: i64,
+    pub(super) chain_hash: ChainHash,
 }
+
+/// Commits of all instances have one order, and so are one chain.
+const WRITER: &str = "postgres";
 
 /// Locks the head. Every group begins with it, so that groups of all instances are done one
 /// after another, and what is read after it cannot change before the commit.
 pub(super) const LOCK_HEAD: &str = "
-SELECT schema_version, last_commit_ms, commit_position, transfer_position, event_position,
-       account_id
+SELECT schema_version, last_commit_ms, commit_position, transfer_position, hold_change_position,
+       event_position, account_id, chain_sequence, chain_hash
 FROM head FOR UPDATE";
 
 const MOVE_HEAD: &str = "
 UPDATE head SET last_commit_ms = $1, commit_position = $2, transfer_position = $3,
-                event_position = $4, account_id = $5";
+                hold_change_position = $4, event_position = $5, account_id = $6,
+                chain_sequence = $7, chain_hash = $8";
 
 impl Head {
-    pub(super) fn from_row(row: &tokio_postgres::Row) -> Result<Self, tokio_postgres::Error> {
+    pub(super) fn from_row(row: &tokio_postgres::Row) -> Result<Self, StoreError> {
         Ok(Self {
-            schema_version: row.try_get(0)?,
-            last_commit_ms: row.try_get(1)?,
-            commit_position: row.try_get(2)?,
-            transfer_position: row.try_get(3)?,
-            event_position: row.try_get(4)?,
-            account_id: row.try_get(5)?,
+            schema_version: value(row, 0)?,
+            last_commit_ms: value(row, 1)?,
+            commit_position: value(row, 2)?,
+            transfer_position: value(row, 3)?,
+            hold_change_position: value(row, 4)?,
+            event_position: value(row, 5)?,
+            account_id: value(row, 6)?,
+            chain_sequence: value(row, 7)?,
+            chain_hash: chain_hash(row, 8)?,
         })
+    }
+
+    /// The end of the chain before this group.
+    pub(super) fn chain(&self) -> ChainHead {
+        ChainHead {
+            writer: WRITER.to_owned(),
+            sequence: self.chain_sequence,
+            hash: self.chain_hash,
+        }
     }
 }
 
@@ -64,8 +83,9 @@ pub(super) fn statements(
         statements: Vec::new(),
     };
     let ids = writing.accounts(changes, snapshot);
-    writing.transfers(changes, &ids)?;
+    writing.transfers(changes, &ids);
     writing.holds(changes)?;
+    writing.hold_changes(changes);
     writing.documents(changes);
     writing.names(changes);
     writing.events(changes);
@@ -91,13 +111,6 @@ where
 fn next(last: &mut i64) -> i64 {
     *last = last.saturating_add(1);
     *last
-}
-
-fn name_of<T: Serialize>(variant: &T) -> Result<String, StoreError> {
-    match serde_json::to_value(variant).map_err(corrupt)? {
-        serde_json::Value::String(name) => Ok(name),
-        other => Ok(other.to_string()),
-    }
 }
 
 impl Writing {
@@ -139,39 +152,45 @@ impl Writing {
         ids
     }
 
-    fn transfers(
-        &mut self,
-        changes: &Changes,
-        ids: &HashMap<Account, i64>,
-    ) -> Result<(), StoreError> {
-        let mut rows = Vec::new();
-        for transfer in &changes.transfers {
-            let position = next(&mut self.head.transfer_position);
-            rows.push((position, name_of(&transfer.kind)?, transfer));
+    fn transfers(&mut self, changes: &Changes, ids: &HashMap<Account, i64>) {
+        let rows = &changes.transfers;
+        if let Some(last) = rows.last() {
+            self.head.transfer_position = last.position;
         }
         let id = |account: &Account| ids.get(account).copied();
-        self.add(&rows, ADD_TRANSFERS, || {
+        self.add(rows, ADD_TRANSFERS, || {
             vec![
-                column(&rows, |row| row.0),
-                column(&rows, |row| row.2.id.to_string()),
-                column(&rows, |row| row.2.at_ms),
-                column(&rows, |row| id(&row.2.debit)),
-                column(&rows, |row| id(&row.2.credit)),
-                column(&rows, |row| row.2.amount),
-                column(&rows, |row| row.1.clone()),
-                column(&rows, |row| row.2.reference.clone()),
-                column(&rows, |row| row.2.debit_balance_after),
-                column(&rows, |row| row.2.credit_balance_after),
+                column(rows, |row| row.position),
+                column(rows, |row| row.commit),
+                column(rows, |row| row.id.to_string()),
+                column(rows, |row| row.follows.map(|id| id.to_string())),
+                column(rows, |row| row.at_ms),
+                column(rows, |row| id(&row.debit)),
+                column(rows, |row| id(&row.credit)),
+                column(rows, |row| row.amount),
+                column(rows, |row| row.kind.as_str().to_owned()),
+                column(rows, |row| row.reference.clone()),
+                column(rows, |row| row.debit_balance_after),
+                column(rows, |row| row.credit_balance_after),
             ]
         });
-        Ok(())
+        let rows: Vec<_> = changes.reversed.iter().collect();
+        self.add(&rows, PUT_REVERSALS, || {
+            vec![
+                column(&rows, |row| row.0.to_string()),
+                column(&rows, |row| *row.1),
+            ]
+        });
     }
 
     fn holds(&mut self, changes: &Changes) -> Result<(), StoreError> {
         let mut rows = Vec::new();
         for state in changes.holds.values() {
-            let transfer = &state.hold.transfer;
-            rows.push((transfer, name_of(&transfer.kind)?, state));
+            let usage = match state.hold.usage.as_slice() {
+                [] => None,
+                usage => Some(serde_json::to_string(usage).map_err(corrupt)?),
+            };
+            rows.push((&state.hold.transfer, usage, state));
         }
         self.add(&rows, PUT_HOLDS, || {
             vec![
@@ -180,13 +199,31 @@ impl Writing {
                 column(&rows, |row| row.0.credit.to_string()),
                 column(&rows, |row| row.0.amount),
                 column(&rows, |row| row.2.remaining),
-                column(&rows, |row| row.1.clone()),
+                column(&rows, |row| row.0.kind.as_str().to_owned()),
                 column(&rows, |row| row.0.reference.clone()),
                 column(&rows, |row| row.0.credit_ceiling),
                 column(&rows, |row| row.2.hold.expires_at_ms),
+                column(&rows, |row| row.1.clone()),
             ]
         });
         Ok(())
+    }
+
+    fn hold_changes(&mut self, changes: &Changes) {
+        let rows = &changes.hold_changes;
+        if let Some(last) = rows.last() {
+            self.head.hold_change_position = last.position;
+        }
+        self.add(rows, ADD_HOLD_CHANGES, || {
+            vec![
+                column(rows, |row| row.position),
+                column(rows, |row| row.commit),
+                column(rows, |row| row.hold.transfer.id.to_string()),
+                column(rows, |row| row.change.as_str().to_owned()),
+                column(rows, |row| row.amount),
+                column(rows, |row| row.remaining),
+            ]
+        });
     }
 
     fn documents(&mut self, changes: &Changes) {
@@ -298,16 +335,21 @@ impl Writing {
                 column(&rows, |row| answer(&row.1.1)),
             ]
         });
-        let mut rows = Vec::new();
-        for commit in &changes.commits {
-            rows.push((next(&mut self.head.commit_position), commit));
+        let rows = &changes.commits;
+        if let Some(last) = rows.last() {
+            self.head.commit_position = last.position;
+            self.head.chain_sequence = last.sequence;
+            self.head.chain_hash = last.hash;
         }
-        self.add(&rows, ADD_COMMITS, || {
+        self.add(rows, ADD_COMMITS, || {
             vec![
-                column(&rows, |row| row.0),
-                column(&rows, |row| row.1.0.to_string()),
-                column(&rows, |row| row.1.2.at_ms),
-                column(&rows, |row| row.1.1.clone()),
+                column(rows, |row| row.position),
+                column(rows, |row| row.batch.to_string()),
+                column(rows, |row| row.at_ms),
+                column(rows, |row| row.scope.clone()),
+                column(rows, |row| row.writer.clone()),
+                column(rows, |row| row.sequence),
+                column(rows, |row| row.hash.as_bytes().to_vec()),
             ]
         });
     }
@@ -319,8 +361,11 @@ impl Writing {
                 Box::new(at_ms),
                 Box::new(head.commit_position),
                 Box::new(head.transfer_position),
+                Box::new(head.hold_change_position),
                 Box::new(head.event_position),
                 Box::new(head.account_id),
+                Box::new(head.chain_sequence),
+                Box::new(head.chain_hash.as_bytes().to_vec()),
             ]
         });
     }
@@ -339,17 +384,31 @@ ON CONFLICT (id) DO UPDATE SET
     balance = excluded.balance";
 
 const ADD_TRANSFERS: &str = "
-INSERT INTO transfers (position, id, at_ms, debit, credit, amount, kind, reference,
-                       debit_balance_after, credit_balance_after)
-SELECT * FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[],
-                     $6::bigint[], $7::text[], $8::text[], $9::bigint[], $10::bigint[])";
+INSERT INTO transfers (position, commit_position, id, follows, at_ms, debit, credit, amount, kind,
+                       reference, debit_balance_after, credit_balance_after)
+SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::bigint[],
+                     $6::bigint[], $7::bigint[], $8::bigint[], $9::text[], $10::text[],
+                     $11::bigint[], $12::bigint[])";
+
+const PUT_REVERSALS: &str = "
+INSERT INTO reversals (transfer, amount) SELECT * FROM unnest($1::text[], $2::bigint[])
+ON CONFLICT (transfer) DO UPDATE SET amount = excluded.amount";
 
 const PUT_HOLDS: &str = "
 INSERT INTO holds (id, debit, credit, amount, remaining, kind, reference, credit_ceiling,
-                   expires_at_ms)
-SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::text[],
-                     $7::text[], $8::bigint[], $9::bigint[])
+                   expires_at_ms, usage)
+SELECT id, debit, credit, amount, remaining, kind, reference, credit_ceiling, expires_at_ms,
+       usage::json
+FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::text[], $7::text[],
+            $8::bigint[], $9::bigint[], $10::text[])
+     AS row (id, debit, credit, amount, remaining, kind, reference, credit_ceiling, expires_at_ms,
+             usage)
 ON CONFLICT (id) DO UPDATE SET remaining = excluded.remaining";
+
+const ADD_HOLD_CHANGES: &str = "
+INSERT INTO hold_changes (position, commit_position, hold, change, amount, remaining)
+SELECT * FROM unnest($1::bigint[], $2::bigint[], $3::text[], $4::text[], $5::bigint[],
+                     $6::bigint[])";
 
 const PUT_DOCUMENTS: &str = "
 INSERT INTO documents (collection, id, version, body)
@@ -402,5 +461,6 @@ FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[])
      AS row (scope, fingerprint, at_ms, answer)";
 
 const ADD_COMMITS: &str = "
-INSERT INTO commits (position, batch, at_ms, scope)
-SELECT * FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::text[])";
+INSERT INTO commits (position, batch, at_ms, scope, writer, sequence, hash)
+SELECT * FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::bigint[],
+                     $7::bytea[])";

@@ -3,16 +3,19 @@
 //! Every commit is flushed before it is answered (`synchronous=FULL`, `fullfsync` where the
 //! system has it). One thread writes and groups what waits into one flush; two threads read.
 
+mod answers;
+mod backup;
 mod node_state;
 mod readers;
+mod reading;
 mod schema;
+mod seat;
 mod state;
 mod tasks;
 mod writer;
 
-use std::fs::{File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -21,13 +24,14 @@ use event_listener::Event;
 use rusqlite::{Connection, ErrorCode, OpenFlags, params};
 
 use self::readers::Readers;
-use self::state::{balance_from_row, from_json, named, parsed};
+use self::seat::{Seat, real_path};
 use self::tasks::{CommitTask, run_task};
 use self::writer::{Lane, Queue, Stopped, StopsWhenDropped, Writer};
 use super::{CommitError, DocumentPosition, DocumentQuery, MAX_PAGE, Store, StoreError};
 use crate::ids::TransferId;
 use crate::ledger::{
-    Account, Balance, Batch, Commit, Document, DueJob, EventRecord, HoldState, TransferRow,
+    Account, Balance, Batch, ChainHead, Commit, CommitRow, Document, DueJob, EventRecord,
+    HoldChangeRow, HoldState, TransferRow,
 };
 use crate::ports::Clock;
 
@@ -47,6 +51,8 @@ struct Shared {
     committed: Arc<Event>,
     stopped: Arc<Stopped>,
     location: PathBuf,
+    /// Why the node must not run on its state here.
+    stale: Mutex<Option<StoreError>>,
 }
 
 impl Drop for Shared {
@@ -67,11 +73,21 @@ impl SqliteStore {
     /// `store.in_use` when another engine has the file, `store.newer_schema`, `store.corrupt`,
     /// `store.read_only`, `store.io`. The file is not changed by a refusal.
     pub fn open(file: impl AsRef<Path>, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
-        let file = file.as_ref();
-        let lock = lock_file(file)?;
+        let file = real_path(file.as_ref())?;
+        let file = file.as_path();
+        let mut seat = Seat::take(file)?;
         let mut connection = connect(file, OpenFlags::SQLITE_OPEN_CREATE)?;
-        schema::prepare(&mut connection, file)?;
+        schema::prepare(&mut connection, file, seat.found.is_some())?;
         harden(&connection)?;
+        let node_writes = node_state::writes(&connection).map_err(sql_error)?;
+        let stale = match seat.found {
+            Some(expected) if expected > node_writes => true,
+            None => node_writes > 0,
+            Some(_) => false,
+        };
+        if seat.found.is_none() && !stale {
+            seat.note(node_writes);
+        }
         let last_commit_ms = connection
             .query_row(
                 "SELECT coalesce((SELECT at_ms FROM commits ORDER BY position DESC LIMIT 1), 0)",
@@ -86,6 +102,10 @@ impl SqliteStore {
             committed: Arc::new(Event::new()),
             stopped: Arc::default(),
             location: file.to_owned(),
+            stale: Mutex::new(stale.then_some(StoreError::StaleNodeState {
+                found: node_writes,
+                expected: seat.found,
+            })),
         });
         let mut threads = Vec::new();
         for _ in 0..READER_THREADS {
@@ -98,9 +118,12 @@ impl SqliteStore {
             clock,
             last_commit_ms,
             committed: shared.committed.clone(),
-            lock,
+            seat,
             readers: threads,
-            stopped: StopsWhenDropped(shared.stopped.clone()),
+            stopped: StopsWhenDropped {
+                stopped: shared.stopped.clone(),
+                queue: shared.queue.clone(),
+            },
         };
         drop(spawn("flashkit-write", move || writer.run())?);
         Ok(Self { shared })
@@ -109,6 +132,16 @@ impl SqliteStore {
     /// The file.
     pub fn location(&self) -> &Path {
         &self.shared.location
+    }
+
+    /// Lets the node run on its state here although it seems not to be the newest there was.
+    ///
+    /// **Only for a file that was moved as it was, with its engine stopped**, and is not used
+    /// anywhere else any more. On an older copy the node would publish states of its channels
+    /// that were revoked, and its peers may then take all that is in them. The books are not
+    /// affected by this.
+    pub fn trust_node_state(&self) {
+        *lock(&self.shared.stale) = None;
     }
 
     async fn read<T: Send + 'static>(
@@ -136,25 +169,6 @@ fn spawn(
         .map_err(|error| StoreError::Io {
             reason: error.to_string(),
         })
-}
-
-/// One engine a file: the lock is the operating system's, so it ends with the process.
-fn lock_file(file: &Path) -> Result<File, StoreError> {
-    let mut name = file.as_os_str().to_owned();
-    name.push(".lock");
-    let lock = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&name)
-        .map_err(io_error)?;
-    match lock.try_lock() {
-        Ok(()) => Ok(lock),
-        Err(TryLockError::WouldBlock) => Err(StoreError::InUse {
-            location: file.display().to_string(),
-        }),
-        Err(TryLockError::Error(error)) => Err(io_error(error)),
-    }
 }
 
 fn connect(file: &Path, more: OpenFlags) -> Result<Connection, StoreError> {
@@ -214,6 +228,10 @@ fn sql_error(error: rusqlite::Error) -> StoreError {
     }
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn sql_limit(limit: usize) -> i64 {
     i64::try_from(limit.clamp(1, MAX_PAGE)).unwrap_or(1)
 }
@@ -234,29 +252,15 @@ impl Store for SqliteStore {
 
     async fn document(&self, collection: &str, id: &str) -> Result<Option<Document>, StoreError> {
         let (collection, id) = (collection.to_owned(), id.to_owned());
-        self.read(move |connection| {
-            let mut statement = connection.prepare_cached(
-                "SELECT version, body FROM documents WHERE collection = ?1 AND id = ?2",
-            )?;
-            let mut rows = statement.query([&collection, &id])?;
-            let Some(row) = rows.next()? else {
-                return Ok(None);
-            };
-            let body = from_json(&row.get::<_, String>(1)?)?;
-            Ok(Some(Document {
-                id,
-                version: row.get(0)?,
-                body,
-            }))
-        })
-        .await
+        self.read(move |connection| reading::document(connection, &collection, id))
+            .await
     }
 
     async fn documents(
         &self,
         query: DocumentQuery,
     ) -> Result<Vec<(DocumentPosition, Document)>, StoreError> {
-        self.read(move |connection| documents(connection, &query))
+        self.read(move |connection| reading::documents(connection, &query))
             .await
     }
 
@@ -271,19 +275,8 @@ impl Store for SqliteStore {
         after: Option<Account>,
         limit: usize,
     ) -> Result<Vec<(Account, Balance)>, StoreError> {
-        self.read(move |connection| {
-            let mut statement = connection.prepare_cached(
-                "SELECT account, debits_posted, credits_posted, debits_pending, credits_pending
-                 FROM accounts WHERE account > ?1 ORDER BY account LIMIT ?2",
-            )?;
-            let after = after.map(|account| account.to_string()).unwrap_or_default();
-            statement
-                .query_map(params![after, sql_limit(limit)], |row| {
-                    Ok((parsed(row, 0)?, balance_from_row(row, 1)?))
-                })?
-                .collect()
-        })
-        .await
+        self.read(move |connection| reading::balances(connection, after, limit))
+            .await
     }
 
     async fn transfers(
@@ -292,15 +285,59 @@ impl Store for SqliteStore {
         before: Option<i64>,
         limit: usize,
     ) -> Result<Vec<TransferRow>, StoreError> {
-        let account = account.to_string();
-        self.read(move |connection| {
-            let mut statement = connection.prepare_cached(TRANSFERS_OF_ACCOUNT)?;
-            let before = before.unwrap_or(i64::MAX);
-            statement
-                .query_map(params![account, before, sql_limit(limit)], transfer)?
-                .collect()
-        })
-        .await
+        let account = *account;
+        self.read(move |connection| reading::transfers(connection, &account, before, limit))
+            .await
+    }
+
+    async fn transfer(&self, id: TransferId) -> Result<Option<TransferRow>, StoreError> {
+        self.read(move |connection| reading::transfer_by_id(connection, id))
+            .await
+    }
+
+    async fn balance_at(&self, account: &Account, at_ms: i64) -> Result<i64, StoreError> {
+        let account = *account;
+        self.read(move |connection| reading::balance_at(connection, &account, at_ms))
+            .await
+    }
+
+    async fn due_holds(
+        &self,
+        account: &Account,
+        at_ms: i64,
+        limit: usize,
+    ) -> Result<Vec<HoldState>, StoreError> {
+        let account = *account;
+        self.read(move |connection| reading::due_holds(connection, &account, at_ms, limit))
+            .await
+    }
+
+    async fn commits(&self, after: i64, limit: usize) -> Result<Vec<CommitRow>, StoreError> {
+        self.read(move |connection| reading::commits(connection, after, limit))
+            .await
+    }
+
+    async fn journal(&self, after: i64, limit: usize) -> Result<Vec<TransferRow>, StoreError> {
+        self.read(move |connection| reading::journal(connection, after, limit))
+            .await
+    }
+
+    async fn hold_changes(
+        &self,
+        after: i64,
+        limit: usize,
+    ) -> Result<Vec<HoldChangeRow>, StoreError> {
+        self.read(move |connection| reading::hold_changes(connection, after, limit))
+            .await
+    }
+
+    async fn chain_heads(&self) -> Result<Vec<ChainHead>, StoreError> {
+        self.read(reading::chain_heads).await
+    }
+
+    async fn forget_answers(&self, before_ms: i64, limit: usize) -> Result<usize, StoreError> {
+        self.write(move |connection, _| answers::forget(connection, before_ms, limit))
+            .await
     }
 
     async fn hold(&self, id: TransferId) -> Result<Option<HoldState>, StoreError> {
@@ -321,24 +358,8 @@ impl Store for SqliteStore {
     }
 
     async fn events(&self, after: i64, limit: usize) -> Result<Vec<EventRecord>, StoreError> {
-        self.read(move |connection| {
-            connection
-                .prepare_cached(
-                    "SELECT position, at_ms, kind, object, body FROM events
-                     WHERE position > ?1 ORDER BY position LIMIT ?2",
-                )?
-                .query_map(params![after, sql_limit(limit)], |row| {
-                    Ok(EventRecord {
-                        position: row.get(0)?,
-                        at_ms: row.get(1)?,
-                        kind: row.get(2)?,
-                        object: row.get(3)?,
-                        body: from_json(&row.get::<_, String>(4)?)?,
-                    })
-                })?
-                .collect()
-        })
-        .await
+        self.read(move |connection| reading::events(connection, after, limit))
+            .await
     }
 
     async fn event_after(&self, position: i64) -> Result<(), StoreError> {
@@ -416,89 +437,10 @@ impl Store for SqliteStore {
     }
 }
 
-const TRANSFERS_OF_ACCOUNT: &str = "
-WITH wanted AS (SELECT id FROM accounts WHERE account = ?1),
-     rows AS (
-         SELECT * FROM (SELECT position FROM transfers
-                        WHERE debit = (SELECT id FROM wanted) AND position < ?2
-                        ORDER BY position DESC LIMIT ?3)
-         UNION ALL
-         SELECT * FROM (SELECT position FROM transfers
-                        WHERE credit = (SELECT id FROM wanted) AND position < ?2
-                        ORDER BY position DESC LIMIT ?3)
-     )
-SELECT t.position, t.id, t.at_ms, d.account, c.account, t.amount, t.kind, t.reference,
-       t.debit_balance_after, t.credit_balance_after
-FROM rows JOIN transfers t ON t.position = rows.position
-     JOIN accounts d ON d.id = t.debit JOIN accounts c ON c.id = t.credit
-ORDER BY t.position DESC LIMIT ?3";
-
 const LEASE_DUE: &str = "
 UPDATE due SET leased_until_ms = ?2
 WHERE (kind, object) IN (
-    SELECT kind, object FROM due WHERE due_at_ms <= ?1 AND leased_until_ms <= ?1
+    SELECT kind, object FROM due
+    WHERE due_at_ms <= ?1 AND (leased_until_ms <= ?1 OR leased_until_ms > ?2)
     ORDER BY due_at_ms, kind, object LIMIT ?3)
 RETURNING kind, object, due_at_ms";
-
-fn transfer(row: &rusqlite::Row<'_>) -> Result<TransferRow, rusqlite::Error> {
-    Ok(TransferRow {
-        position: row.get(0)?,
-        id: parsed(row, 1)?,
-        at_ms: row.get(2)?,
-        debit: parsed(row, 3)?,
-        credit: parsed(row, 4)?,
-        amount: row.get(5)?,
-        kind: named(row, 6)?,
-        reference: row.get(7)?,
-        debit_balance_after: row.get(8)?,
-        credit_balance_after: row.get(9)?,
-    })
-}
-
-fn documents(
-    connection: &Connection,
-    query: &DocumentQuery,
-) -> Result<Vec<(DocumentPosition, Document)>, rusqlite::Error> {
-    let mut statement = connection.prepare_cached(
-        "SELECT k.key, k.id, d.version, d.body FROM document_keys k
-         JOIN documents d ON d.collection = k.collection AND d.id = k.id
-         WHERE k.collection = ?1 AND k.name = ?2 AND (k.key, k.id) > (?3, ?4)
-               AND (?5 IS NULL OR k.key < ?5)
-         ORDER BY k.key, k.id LIMIT ?6",
-    )?;
-    // Ids are never empty, so `(from, "")` is before every document with that key.
-    let first = DocumentPosition {
-        key: query.from.clone(),
-        id: String::new(),
-    };
-    let from = query
-        .after
-        .clone()
-        .filter(|after| *after >= first)
-        .unwrap_or(first);
-    statement
-        .query_map(
-            params![
-                query.collection,
-                query.index,
-                from.key,
-                from.id,
-                query.to,
-                sql_limit(query.limit)
-            ],
-            |row| {
-                let position = DocumentPosition {
-                    key: row.get(0)?,
-                    id: row.get(1)?,
-                };
-                let body = from_json(&row.get::<_, String>(3)?)?;
-                let document = Document {
-                    id: position.id.clone(),
-                    version: row.get(2)?,
-                    body,
-                };
-                Ok((position, document))
-            },
-        )?
-        .collect()
-}

@@ -2,14 +2,17 @@
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::SqliteStore;
 use super::tasks::run_task;
 use super::writer::Lane;
+use super::{SqliteStore, lock};
 use crate::ports::BoxFuture;
 use crate::store::{KeyPath, KeyValue, KeyValueWrite, StoreError};
 
 impl KeyValue for SqliteStore {
     fn begin_epoch(&self) -> BoxFuture<'static, Result<u64, StoreError>> {
+        if let Some(stale) = lock(&self.shared.stale).clone() {
+            return Box::pin(std::future::ready(Err(stale)));
+        }
         let begun = run_task(&self.shared.queue, Lane::Node, |connection, _| {
             connection.query_row(
                 "INSERT INTO settings (name, value) VALUES ('node_epoch', 1)
@@ -34,7 +37,8 @@ impl KeyValue for SqliteStore {
                     current,
                 }));
             }
-            put_or_remove(connection, &change).map(Ok)
+            put_or_remove(connection, &change)?;
+            count_write(connection).map(Ok)
         });
         Box::pin(async move { written.await? })
     }
@@ -78,6 +82,25 @@ impl KeyValue for SqliteStore {
                 .await
         })
     }
+}
+
+/// How often the node has written.
+pub(super) fn writes(connection: &Connection) -> Result<i64, rusqlite::Error> {
+    connection
+        .prepare_cached(
+            "SELECT coalesce((SELECT value FROM settings WHERE name = 'node_writes'), 0)",
+        )?
+        .query_row([], |row| row.get(0))
+}
+
+fn count_write(connection: &Connection) -> Result<(), rusqlite::Error> {
+    connection
+        .prepare_cached(
+            "INSERT INTO settings (name, value) VALUES ('node_writes', 1)
+             ON CONFLICT (name) DO UPDATE SET value = value + 1",
+        )?
+        .execute([])
+        .map(drop)
 }
 
 fn current_epoch(connection: &Connection) -> Result<u64, rusqlite::Error> {

@@ -21,7 +21,10 @@ CREATE TABLE commits (
     position INTEGER PRIMARY KEY,
     batch TEXT NOT NULL UNIQUE,
     at_ms INTEGER NOT NULL,
-    scope TEXT
+    scope TEXT,
+    writer TEXT NOT NULL,
+    sequence INTEGER NOT NULL,
+    hash BLOB NOT NULL CHECK (length(hash) = 32)
 ) STRICT;
 CREATE TABLE commands (
     scope TEXT PRIMARY KEY,
@@ -41,7 +44,9 @@ CREATE TABLE accounts (
 ) STRICT;
 CREATE TABLE transfers (
     position INTEGER PRIMARY KEY,
+    commit_position INTEGER NOT NULL,
     id TEXT NOT NULL UNIQUE,
+    follows TEXT,
     at_ms INTEGER NOT NULL,
     debit INTEGER NOT NULL REFERENCES accounts (id),
     credit INTEGER NOT NULL REFERENCES accounts (id),
@@ -62,7 +67,24 @@ CREATE TABLE holds (
     kind TEXT NOT NULL,
     reference TEXT NOT NULL,
     credit_ceiling INTEGER,
-    expires_at_ms INTEGER
+    expires_at_ms INTEGER,
+    usage TEXT
+) STRICT, WITHOUT ROWID;
+CREATE INDEX holds_due_by_debit ON holds (debit, expires_at_ms, id)
+    WHERE expires_at_ms IS NOT NULL AND remaining > 0;
+CREATE INDEX holds_due_by_credit ON holds (credit, expires_at_ms, id)
+    WHERE expires_at_ms IS NOT NULL AND remaining > 0;
+CREATE TABLE hold_changes (
+    position INTEGER PRIMARY KEY,
+    commit_position INTEGER NOT NULL,
+    hold TEXT NOT NULL REFERENCES holds (id),
+    change TEXT NOT NULL,
+    amount INTEGER NOT NULL CHECK (amount > 0),
+    remaining INTEGER NOT NULL CHECK (remaining >= 0)
+) STRICT;
+CREATE TABLE reversals (
+    transfer TEXT PRIMARY KEY,
+    amount INTEGER NOT NULL CHECK (amount > 0)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE documents (
     collection TEXT NOT NULL,
@@ -114,25 +136,37 @@ CREATE TABLE node_state (
 ";
 
 /// Makes the tables in a new file, or checks that an old one is ours and sound.
-pub(super) fn prepare(connection: &mut Connection, file: &Path) -> Result<(), StoreError> {
+pub(super) fn prepare(
+    connection: &mut Connection,
+    file: &Path,
+    was_used: bool,
+) -> Result<(), StoreError> {
     // A connection that ends writes the log back: into a file that may turn out not to be ours.
     let keep_log = DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
     connection
         .set_db_config(keep_log, true)
         .map_err(sql_error)?;
-    check_or_create(connection, file)?;
+    check_or_create(connection, file, was_used)?;
     connection
         .set_db_config(keep_log, false)
         .map(drop)
         .map_err(sql_error)
 }
 
-fn check_or_create(connection: &mut Connection, file: &Path) -> Result<(), StoreError> {
+fn check_or_create(
+    connection: &mut Connection,
+    file: &Path,
+    was_used: bool,
+) -> Result<(), StoreError> {
     let application_id = number(connection, "PRAGMA application_id")?;
     let found = number(connection, "PRAGMA user_version")?;
     // Asked after the first read, which undoes what a crash left half-made. SQLite itself would
     // take the first bytes of a lost database for an empty one.
     if fs::metadata(file).map_err(io_error)?.len() == 0 {
+        if was_used {
+            let reason = "the file is empty, and was not before".to_owned();
+            return Err(StoreError::Corrupt { reason });
+        }
         return create(connection);
     }
     if application_id != APPLICATION_ID {

@@ -1,14 +1,18 @@
 //! The tables as the ledger sees them, within the writer's transaction.
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::ids::{BatchId, TransferId};
 use crate::ledger::{
-    Account, Balance, Commit, DueJob, HoldState, NewDocument, NewEvent, NewHold, NewTransfer,
-    State, TransferRow, UsageWindow,
+    Account, Balance, ChainHash, ChainHead, Commit, CommitPlace, CommitRow, DueJob, HoldChangeRow,
+    HoldState, NewDocument, NewEvent, NewHold, NewTransfer, State, TransferRow, UsageWindow,
 };
+
+use super::reading;
+
+/// A file has one writer, so its commits are one chain.
+const WRITER: &str = "sqlite";
 
 pub(super) struct SqliteState<'a>(pub(super) &'a Connection);
 
@@ -27,10 +31,46 @@ impl State for SqliteState<'_> {
             .optional()
     }
 
-    fn put_commit(&mut self, batch: BatchId, scope: Option<&str>, commit: &Commit) -> Result<()> {
+    fn commit_place(&mut self) -> Result<CommitPlace> {
+        let last = self
+            .0
+            .prepare_cached(
+                "SELECT position, writer, sequence, hash FROM commits
+                 ORDER BY position DESC LIMIT 1",
+            )?
+            .query_row([], |row| {
+                let position: i64 = row.get(0)?;
+                Ok(CommitPlace {
+                    position: position.saturating_add(1),
+                    head: chain_head(row, 1)?,
+                })
+            })
+            .optional()?;
+        Ok(last.unwrap_or_else(|| CommitPlace {
+            position: 1,
+            head: ChainHead {
+                writer: WRITER.to_owned(),
+                sequence: 0,
+                hash: ChainHash::GENESIS,
+            },
+        }))
+    }
+
+    fn put_commit(&mut self, row: &CommitRow, _commit: &Commit) -> Result<()> {
         self.0
-            .prepare_cached("INSERT INTO commits (batch, at_ms, scope) VALUES (?1, ?2, ?3)")?
-            .execute(params![batch.to_string(), commit.at_ms, scope])?;
+            .prepare_cached(
+                "INSERT INTO commits (position, batch, at_ms, scope, writer, sequence, hash)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            )?
+            .execute(params![
+                row.position,
+                row.batch.to_string(),
+                row.at_ms,
+                row.scope,
+                row.writer,
+                row.sequence,
+                row.hash.as_bytes(),
+            ])?;
         Ok(())
     }
 
@@ -83,21 +123,28 @@ impl State for SqliteState<'_> {
             .query_row([id.to_string()], |row| row.get(0))
     }
 
+    fn transfer(&mut self, id: TransferId) -> Result<Option<TransferRow>> {
+        reading::transfer_by_id(self.0, id)
+    }
+
     fn append_transfer(&mut self, row: &TransferRow) -> Result<()> {
         self.0
             .prepare_cached(
-                "INSERT INTO transfers (id, at_ms, debit, credit, amount, kind, reference,
-                                        debit_balance_after, credit_balance_after)
-                 VALUES (?1, ?2, (SELECT id FROM accounts WHERE account = ?3),
-                         (SELECT id FROM accounts WHERE account = ?4), ?5, ?6, ?7, ?8, ?9)",
+                "INSERT INTO transfers (commit_position, id, follows, at_ms, debit, credit, amount,
+                                        kind, reference, debit_balance_after,
+                                        credit_balance_after)
+                 VALUES (?1, ?2, ?3, ?4, (SELECT id FROM accounts WHERE account = ?5),
+                         (SELECT id FROM accounts WHERE account = ?6), ?7, ?8, ?9, ?10, ?11)",
             )?
             .execute(params![
+                row.commit,
                 row.id.to_string(),
+                row.follows.map(|id| id.to_string()),
                 row.at_ms,
                 row.debit.to_string(),
                 row.credit.to_string(),
                 row.amount,
-                name_of(&row.kind)?,
+                row.kind.as_str(),
                 row.reference,
                 row.debit_balance_after,
                 row.credit_balance_after,
@@ -113,12 +160,17 @@ impl State for SqliteState<'_> {
         let NewHold {
             transfer,
             expires_at_ms,
+            usage,
         } = &state.hold;
+        let usage = (!usage.is_empty())
+            .then(|| serde_json::to_string(usage))
+            .transpose()
+            .map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
         self.0
             .prepare_cached(
                 "INSERT INTO holds (id, debit, credit, amount, remaining, kind, reference,
-                                    credit_ceiling, expires_at_ms)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
+                                    credit_ceiling, expires_at_ms, usage)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
                  ON CONFLICT (id) DO UPDATE SET remaining = ?5",
             )?
             .execute(params![
@@ -127,11 +179,50 @@ impl State for SqliteState<'_> {
                 transfer.credit.to_string(),
                 transfer.amount,
                 state.remaining,
-                name_of(&transfer.kind)?,
+                transfer.kind.as_str(),
                 transfer.reference,
                 transfer.credit_ceiling,
                 expires_at_ms,
+                usage,
             ])?;
+        Ok(())
+    }
+
+    fn due_holds(&mut self, account: &Account, at_ms: i64, limit: usize) -> Result<Vec<HoldState>> {
+        reading::due_holds(self.0, account, at_ms, limit)
+    }
+
+    fn append_hold_change(&mut self, row: &HoldChangeRow) -> Result<()> {
+        self.0
+            .prepare_cached(
+                "INSERT INTO hold_changes (commit_position, hold, change, amount, remaining)
+                 VALUES (?1, ?2, ?3, ?4, ?5)",
+            )?
+            .execute(params![
+                row.commit,
+                row.hold.transfer.id.to_string(),
+                row.change.as_str(),
+                row.amount,
+                row.remaining,
+            ])?;
+        Ok(())
+    }
+
+    fn reversed(&mut self, id: TransferId) -> Result<i64> {
+        self.0
+            .prepare_cached(
+                "SELECT coalesce((SELECT amount FROM reversals WHERE transfer = ?1), 0)",
+            )?
+            .query_row([id.to_string()], |row| row.get(0))
+    }
+
+    fn put_reversed(&mut self, id: TransferId, amount: i64) -> Result<()> {
+        self.0
+            .prepare_cached(
+                "INSERT INTO reversals (transfer, amount) VALUES (?1, ?2)
+                 ON CONFLICT (transfer) DO UPDATE SET amount = ?2",
+            )?
+            .execute(params![id.to_string(), amount])?;
         Ok(())
     }
 
@@ -282,32 +373,47 @@ pub(super) fn balance_from_row(row: &Row<'_>, first: usize) -> Result<Balance> {
     })
 }
 
+/// The columns that [`hold_from_row`] reads.
+pub(super) const HOLD_COLUMNS: &str = "h.id, h.debit, h.credit, h.amount, h.remaining, h.kind,
+    h.reference, h.credit_ceiling, h.expires_at_ms, h.usage";
+
 pub(super) fn hold(connection: &Connection, id: TransferId) -> Result<Option<HoldState>> {
     connection
-        .prepare_cached(
-            "SELECT debit, credit, amount, remaining, kind, reference, credit_ceiling,
-                    expires_at_ms FROM holds WHERE id = ?1",
-        )?
-        .query_row([id.to_string()], |row| {
-            let transfer = NewTransfer {
-                id,
-                debit: parsed(row, 0)?,
-                credit: parsed(row, 1)?,
-                amount: row.get(2)?,
-                kind: named(row, 4)?,
-                reference: row.get(5)?,
-                credit_ceiling: row.get(6)?,
-            };
-            let hold = NewHold {
-                transfer,
-                expires_at_ms: row.get(7)?,
-            };
-            Ok(HoldState {
-                hold,
-                remaining: row.get(3)?,
-            })
-        })
+        .prepare_cached(&format!(
+            "SELECT {HOLD_COLUMNS} FROM holds h WHERE h.id = ?1"
+        ))?
+        .query_row([id.to_string()], |row| hold_from_row(row, 0))
         .optional()
+}
+
+pub(super) fn hold_from_row(row: &Row<'_>, first: usize) -> Result<HoldState> {
+    let transfer = NewTransfer {
+        id: parsed(row, first)?,
+        debit: parsed(row, first + 1)?,
+        credit: parsed(row, first + 2)?,
+        amount: row.get(first + 3)?,
+        kind: named(row, first + 5)?,
+        reference: row.get(first + 6)?,
+        credit_ceiling: row.get(first + 7)?,
+    };
+    let usage: Option<String> = row.get(first + 9)?;
+    let hold = NewHold {
+        transfer,
+        expires_at_ms: row.get(first + 8)?,
+        usage: usage.map_or(Ok(Vec::new()), |text| from_json(&text))?,
+    };
+    Ok(HoldState {
+        hold,
+        remaining: row.get(first + 4)?,
+    })
+}
+
+pub(super) fn chain_head(row: &Row<'_>, first: usize) -> Result<ChainHead> {
+    Ok(ChainHead {
+        writer: row.get(first)?,
+        sequence: row.get(first + 1)?,
+        hash: ChainHash::new(row.get(first + 2)?),
+    })
 }
 
 pub(super) fn claim(connection: &Connection, name: &str) -> Result<Option<String>> {
@@ -351,14 +457,6 @@ pub(super) fn named<T: DeserializeOwned>(row: &Row<'_>, column: usize) -> Result
 
 pub(super) fn from_json<T: DeserializeOwned>(text: &str) -> Result<T> {
     serde_json::from_str(text).map_err(unreadable)
-}
-
-fn name_of<T: Serialize>(variant: &T) -> Result<String> {
-    match serde_json::to_value(variant) {
-        Ok(serde_json::Value::String(name)) => Ok(name),
-        Ok(other) => Ok(other.to_string()),
-        Err(error) => Err(rusqlite::Error::ToSqlConversionFailure(Box::new(error))),
-    }
 }
 
 fn unreadable(error: impl std::error::Error + Send + Sync + 'static) -> rusqlite::Error {

@@ -5,7 +5,6 @@
 //! nothing outside the store: it can always finish, whatever waits for it.
 
 use std::collections::VecDeque;
-use std::fs::File;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
@@ -13,7 +12,8 @@ use std::thread::JoinHandle;
 use event_listener::Event;
 use rusqlite::Connection;
 
-use super::sql_error;
+use super::seat::Seat;
+use super::{node_state, sql_error};
 use crate::store::StoreError;
 
 /// The most tasks in one transaction: bounds how long the first of them waits.
@@ -54,6 +54,12 @@ struct Waiting {
     node: VecDeque<Box<dyn Task>>,
     batches: VecDeque<Box<dyn Task>>,
     closing: bool,
+}
+
+/// What is done in one transaction.
+struct Group {
+    tasks: Vec<Box<dyn Task>>,
+    has_node_writes: bool,
 }
 
 pub(super) struct Queue {
@@ -105,8 +111,22 @@ impl Queue {
         self.changed.notify_all();
     }
 
+    /// No more tasks are taken, and those that wait are never done: nobody is left to do them.
+    fn abandon(&self) {
+        let mut waiting = self.lock();
+        waiting.closing = true;
+        let (node, batches) = (
+            std::mem::take(&mut waiting.node),
+            std::mem::take(&mut waiting.batches),
+        );
+        drop(waiting);
+        for task in node.into_iter().chain(batches) {
+            task.finish(Err(StoreError::Closed));
+        }
+    }
+
     /// Waits for work; `None` once the queue is closed and empty.
-    fn take(&self) -> Option<Vec<Box<dyn Task>>> {
+    fn take(&self) -> Option<Group> {
         let mut waiting = self.lock();
         loop {
             if !waiting.node.is_empty() || !waiting.batches.is_empty() {
@@ -114,7 +134,10 @@ impl Queue {
                 let mut group: Vec<_> = waiting.node.drain(..from_node).collect();
                 let from_batches = waiting.batches.len().min(MAX_GROUP - from_node);
                 group.extend(waiting.batches.drain(..from_batches));
-                return Some(group);
+                return Some(Group {
+                    tasks: group,
+                    has_node_writes: from_node > 0,
+                });
             }
             if waiting.closing {
                 return None;
@@ -146,14 +169,26 @@ impl Stopped {
     }
 }
 
-/// Says that the writer has ended, however it did.
-pub(super) struct StopsWhenDropped(pub(super) Arc<Stopped>);
+/// Says that the writer has ended, however it did, and that nothing waits for it any more.
+pub(super) struct StopsWhenDropped {
+    pub(super) stopped: Arc<Stopped>,
+    pub(super) queue: Arc<Queue>,
+}
 
 impl Drop for StopsWhenDropped {
     fn drop(&mut self) {
-        self.0.has_stopped.store(true, Ordering::SeqCst);
-        self.0.changed.notify(usize::MAX);
+        self.queue.abandon();
+        self.stopped.has_stopped.store(true, Ordering::SeqCst);
+        self.stopped.changed.notify(usize::MAX);
     }
+}
+
+/// What a transaction had in it.
+struct Written {
+    /// Whether there was a batch among it.
+    any_batch: bool,
+    /// How often the node has written by now, where it did.
+    node_writes: Option<i64>,
 }
 
 /// The writer's own things; they live on its thread.
@@ -164,7 +199,7 @@ pub(super) struct Writer {
     pub(super) last_commit_ms: i64,
     pub(super) committed: Arc<Event>,
     /// Held until the last write is done: only then may another engine open the file.
-    pub(super) lock: File,
+    pub(super) seat: Seat,
     /// Their connections end before the writer's does, so that the writer's is the last one:
     /// whoever closed the store finds everything in the one file.
     pub(super) readers: Vec<JoinHandle<()>>,
@@ -178,7 +213,7 @@ impl Writer {
         }
         let Self {
             connection,
-            lock,
+            seat,
             readers,
             stopped,
             committed,
@@ -189,35 +224,48 @@ impl Writer {
         }
         // A failed close leaves the write-ahead log, which the next open reads.
         drop(connection.close());
-        drop(lock);
+        drop(seat);
         committed.notify(usize::MAX);
         drop(stopped);
     }
 
-    fn write(&mut self, mut group: Vec<Box<dyn Task>>) {
+    fn write(&mut self, mut group: Group) {
         let at_ms = self.clock.now_ms().max(self.last_commit_ms);
         let outcome = self.commit(&mut group, at_ms);
-        match outcome {
-            // As in the table of commits, so that it is the same after the next open: what was
-            // refused has no time.
-            Ok(true) => self.last_commit_ms = at_ms,
-            Ok(false) => {}
+        match &outcome {
+            Ok(written) => {
+                // As in the table of commits, so that it is the same after the next open: what
+                // was refused has no time.
+                if written.any_batch {
+                    self.last_commit_ms = at_ms;
+                }
+                if let Some(node_writes) = written.node_writes {
+                    self.seat.note(node_writes);
+                }
+            }
             // A failed statement may have ended the transaction already; then this fails too.
             Err(_) => drop(self.connection.execute_batch("ROLLBACK")),
         }
         let outcome = outcome.map(drop);
-        for task in group {
+        for task in group.tasks {
             task.finish(outcome.clone());
         }
         self.committed.notify(usize::MAX);
     }
 
-    /// Answers whether a batch was among what was committed.
-    fn commit(&mut self, group: &mut [Box<dyn Task>], at_ms: i64) -> Result<bool, StoreError> {
+    fn commit(&mut self, group: &mut Group, at_ms: i64) -> Result<Written, StoreError> {
         let connection = &self.connection;
-        let any_batch = run_all(connection, group, at_ms).map_err(sql_error)?;
+        let any_batch = run_all(connection, &mut group.tasks, at_ms).map_err(sql_error)?;
+        let node_writes = group
+            .has_node_writes
+            .then(|| node_state::writes(connection))
+            .transpose()
+            .map_err(sql_error)?;
         match connection.execute_batch("COMMIT") {
-            Ok(()) => Ok(any_batch),
+            Ok(()) => Ok(Written {
+                any_batch,
+                node_writes,
+            }),
             Err(error) => match sql_error(error) {
                 // The flush failed half-way: the frames may be in the log and come back at the
                 // next open.

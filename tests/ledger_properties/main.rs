@@ -3,371 +3,32 @@
 //! The model is written from the design alone: it takes nothing of the engine but ids, amounts
 //! and accounts, and has its own table of what each kind of account may do.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod model;
+mod moves;
+
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use flashkit::ids::{BatchId, CardId, MerchantId, ProgramId, TransferId};
-use flashkit::ledger::{Account, Batch, NewHold, NewTransfer, Step, TransferKind};
+use flashkit::ids::{BatchId, TransferId};
+use flashkit::ledger::{Batch, NewHold, NewReversal, NewTransfer, Shortfall, Step, TransferKind};
 use flashkit::store::{CommitError, MemoryStore, Store};
 use flashkit::testkit::clock::ManualClock;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
+use model::{How, Model, Order, Totals, accounts};
+use moves::{Action, Move, actions};
+
 const FIRST_MS: i64 = 1_700_000_000_000;
 
-/// The accounts that take part, as the model knows them: whether they grow by debits, and their
-/// floor.
-fn accounts() -> Vec<(Account, bool, Option<i128>)> {
-    let card = |number| CardId::from_parts(1, [number; 10]);
-    let merchant = MerchantId::from_parts(1, [1; 10]);
-    let program = ProgramId::from_parts(1, [1; 10]);
-    vec![
-        (Account::node_channels(), true, None),
-        (Account::operator_capital(), false, None),
-        (Account::card_balance(card(1)), false, Some(0)),
-        (Account::card_balance(card(2)), false, Some(0)),
-        (Account::merchant_payable(merchant), false, Some(0)),
-        (Account::fee_income(), false, Some(0)),
-        (Account::routing_fees(), true, None),
-        (Account::points_issued(program), true, Some(0)),
-        (Account::points_balance(card(1), program), false, Some(0)),
-        (Account::points_balance(card(2), program), false, Some(0)),
-    ]
-}
-
-/// How many accounts there are, and where those of points begin.
-const ACCOUNTS: usize = 10;
-const POINTS_FROM: usize = 7;
-
-/// One step, by the places of its accounts and holds.
-#[derive(Debug, Clone)]
-enum Move {
-    Transfer {
-        debit: usize,
-        credit: usize,
-        amount: i64,
-        ceiling: Option<i64>,
-        again: bool,
-    },
-    Hold {
-        debit: usize,
-        credit: usize,
-        amount: i64,
-        ceiling: Option<i64>,
-        lasts_ms: Option<i64>,
-    },
-    Capture {
-        hold: usize,
-        amount: i64,
-        release_rest: bool,
-    },
-    Release {
-        hold: usize,
-    },
-}
-
-#[derive(Debug, Clone)]
-enum Action {
-    /// A batch, after the clock was moved by so much.
-    Batch { clock_ms: i64, moves: Vec<Move> },
-    /// The last batch once more, under its id.
-    Resubmit,
-    /// The store is closed and opened again, where it has a file.
-    Reopen,
-}
-
-fn amount() -> impl Strategy<Value = i64> {
-    prop_oneof![
-        20 => 1_i64..40,
-        6 => 40_i64..300,
-        1 => -2_i64..1,
-        1 => (i64::MAX - 50)..=i64::MAX,
-    ]
-}
-
-fn pair() -> impl Strategy<Value = (usize, usize)> {
-    let within = |from: usize, to: usize| {
-        (from..to, 1..to - from).prop_map(move |(debit, further)| {
-            let credit = from + (debit - from + further) % (to - from);
-            (debit, credit)
-        })
-    };
-    prop_oneof![
-        // Money comes in from outside, and points are given.
-        6 => (Just(0), 1_usize..POINTS_FROM),
-        3 => (Just(POINTS_FROM), POINTS_FROM + 1..ACCOUNTS),
-        8 => within(0, POINTS_FROM),
-        4 => within(POINTS_FROM, ACCOUNTS),
-        1 => (0..ACCOUNTS, 0..ACCOUNTS),
-    ]
-}
-
-fn one_move() -> impl Strategy<Value = Move> {
-    let ceiling = || prop_oneof![4 => Just(None), 1 => (0_i64..300).prop_map(Some)];
-    let lasts = prop_oneof![2 => Just(None), 1 => (0_i64..200).prop_map(Some)];
-    prop_oneof![
-        5 => (pair(), amount(), ceiling(), prop::bool::weighted(0.03)).prop_map(
-            |((debit, credit), amount, ceiling, again)| Move::Transfer {
-                debit, credit, amount, ceiling, again,
-            }
-        ),
-        4 => (pair(), amount(), ceiling(), lasts).prop_map(
-            |((debit, credit), amount, ceiling, lasts_ms)| Move::Hold {
-                debit, credit, amount, ceiling, lasts_ms,
-            }
-        ),
-        4 => (0_usize..8, amount(), any::<bool>()).prop_map(
-            |(hold, amount, release_rest)| Move::Capture { hold, amount, release_rest }
-        ),
-        2 => (0_usize..8).prop_map(|hold| Move::Release { hold }),
-    ]
-}
-
-fn actions() -> impl Strategy<Value = Vec<Action>> {
-    let moves = prop_oneof![
-        2 => prop::collection::vec(one_move(), 1..2),
-        1 => prop::collection::vec(one_move(), 2..4),
-    ];
-    let batch =
-        (-30_i64..60, moves).prop_map(|(clock_ms, moves)| Action::Batch { clock_ms, moves });
-    let action = prop_oneof![30 => batch, 2 => Just(Action::Resubmit), 1 => Just(Action::Reopen)];
-    prop::collection::vec(action, 20..60)
-}
-
-/// What the model keeps of an account: debits and credits, posted and pending.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Totals {
-    debits: i128,
-    credits: i128,
-    debits_pending: i128,
-    credits_pending: i128,
-}
-
-#[derive(Debug, Clone)]
-struct ModelHold {
-    debit: usize,
-    credit: usize,
-    left: i128,
-    ends_ms: Option<i64>,
-}
-
-/// The independent model.
-#[derive(Debug, Clone, Default)]
-struct Model {
-    totals: BTreeMap<usize, Totals>,
-    holds: BTreeMap<TransferId, ModelHold>,
-    ids: BTreeSet<TransferId>,
-    last_ms: i64,
-}
-
-/// A step with the ids that the test chose for it.
-#[derive(Debug, Clone)]
-enum Order {
-    Transfer {
-        id: TransferId,
-        debit: usize,
-        credit: usize,
-        amount: i64,
-        ceiling: Option<i64>,
-        hold: Option<Option<i64>>,
-    },
-    Capture {
-        hold: TransferId,
-        id: TransferId,
-        amount: i64,
-        release_rest: bool,
-    },
-    Release {
-        hold: TransferId,
-    },
-}
-
-impl Model {
-    fn of(&self, account: usize) -> Totals {
-        self.totals.get(&account).copied().unwrap_or_default()
-    }
-
-    /// The balance as the account grows, what it may lose, and the most it may become.
-    fn balance(&self, account: usize) -> (i128, i128, i128) {
-        let totals = self.of(account);
-        if accounts()[account].1 {
-            let balance = totals.debits - totals.credits;
-            let (spendable, most) = (
-                balance - totals.credits_pending,
-                balance + totals.debits_pending,
-            );
-            (balance, spendable, most)
-        } else {
-            let balance = totals.credits - totals.debits;
-            let (spendable, most) = (
-                balance - totals.debits_pending,
-                balance + totals.credits_pending,
-            );
-            (balance, spendable, most)
-        }
-    }
-
-    /// The whole batch, or the reason why nothing of it.
-    fn batch(&mut self, now_ms: i64, orders: &[Order]) -> Result<(), &'static str> {
-        let mut after = self.clone();
-        after.last_ms = after.last_ms.max(now_ms);
-        for order in orders {
-            after.order(order)?;
-        }
-        *self = after;
-        Ok(())
-    }
-
-    fn order(&mut self, order: &Order) -> Result<(), &'static str> {
-        match *order {
-            Order::Transfer {
-                id,
-                debit,
-                credit,
-                amount,
-                ceiling,
-                hold,
-            } => {
-                self.may_move(id, debit, credit, amount, ceiling)?;
-                self.ids.insert(id);
-                let amount = i128::from(amount);
-                match hold {
-                    None => self.post(debit, credit, amount),
-                    Some(ends_ms) => {
-                        let left = amount;
-                        self.holds.insert(
-                            id,
-                            ModelHold {
-                                debit,
-                                credit,
-                                left,
-                                ends_ms,
-                            },
-                        );
-                        self.set_aside(debit, credit, amount)
-                    }
-                }
-            }
-            Order::Capture {
-                hold: id_of_hold,
-                id,
-                amount,
-                release_rest,
-            } => {
-                let hold = self.open(id_of_hold)?;
-                if hold.ends_ms.is_some_and(|ends_ms| self.last_ms >= ends_ms) {
-                    return Err("ledger.hold_expired");
-                }
-                if amount < 1 {
-                    return Err("ledger.not_positive");
-                }
-                let amount = i128::from(amount);
-                if amount > hold.left {
-                    return Err("ledger.hold_exceeded");
-                }
-                if !self.ids.insert(id) {
-                    return Err("ledger.duplicate_id");
-                }
-                let gone = if release_rest { hold.left } else { amount };
-                self.set_aside(hold.debit, hold.credit, -gone)?;
-                self.post(hold.debit, hold.credit, amount)?;
-                self.lower(id_of_hold, gone);
-                Ok(())
-            }
-            Order::Release { hold: id } => {
-                let hold = self.open(id)?;
-                self.set_aside(hold.debit, hold.credit, -hold.left)?;
-                self.lower(id, hold.left);
-                Ok(())
-            }
-        }
-    }
-
-    fn may_move(
-        &self,
-        id: TransferId,
-        debit: usize,
-        credit: usize,
-        amount: i64,
-        ceiling: Option<i64>,
-    ) -> Result<(), &'static str> {
-        if amount < 1 {
-            return Err("ledger.not_positive");
-        }
-        if debit == credit || (debit < POINTS_FROM) != (credit < POINTS_FROM) {
-            return Err("ledger.accounts_do_not_fit");
-        }
-        if self.ids.contains(&id) {
-            return Err("ledger.duplicate_id");
-        }
-        // A debit makes an account of the debit side grow and any other shrink.
-        self.may_change(debit, accounts()[debit].1, amount, None)?;
-        let ceiling = ceiling.filter(|_| !accounts()[credit].1);
-        self.may_change(credit, !accounts()[credit].1, amount, ceiling)
-    }
-
-    fn may_change(
-        &self,
-        account: usize,
-        grows: bool,
-        amount: i64,
-        ceiling: Option<i64>,
-    ) -> Result<(), &'static str> {
-        let (_, spendable, most) = self.balance(account);
-        let amount = i128::from(amount);
-        if grows {
-            if ceiling.is_some_and(|ceiling| most + amount > i128::from(ceiling)) {
-                return Err("ledger.ceiling_reached");
-            }
-            if most + amount > i128::from(i64::MAX) {
-                return Err("ledger.overflow");
-            }
-        } else if let Some(floor) = accounts()[account].2
-            && spendable - amount < floor
-        {
-            return Err("ledger.insufficient_funds");
-        }
-        Ok(())
-    }
-
-    fn post(&mut self, debit: usize, credit: usize, amount: i128) -> Result<(), &'static str> {
-        self.totals.entry(debit).or_default().debits += amount;
-        self.totals.entry(credit).or_default().credits += amount;
-        for account in [debit, credit] {
-            i64::try_from(self.balance(account).0).map_err(|_| "ledger.overflow")?;
-        }
-        Ok(())
-    }
-
-    fn set_aside(&mut self, debit: usize, credit: usize, amount: i128) -> Result<(), &'static str> {
-        let debited = self.totals.entry(debit).or_default();
-        debited.debits_pending += amount;
-        i64::try_from(debited.debits_pending).map_err(|_| "ledger.overflow")?;
-        let credited = self.totals.entry(credit).or_default();
-        credited.credits_pending += amount;
-        i64::try_from(credited.credits_pending).map_err(|_| "ledger.overflow")?;
-        Ok(())
-    }
-
-    fn open(&self, id: TransferId) -> Result<ModelHold, &'static str> {
-        let hold = self.holds.get(&id).filter(|hold| hold.left > 0);
-        hold.cloned().ok_or("ledger.hold_not_open")
-    }
-
-    fn lower(&mut self, id: TransferId, by: i128) {
-        if let Some(hold) = self.holds.get_mut(&id) {
-            hold.left -= by;
-        }
-    }
-}
-
 /// How often what happened: a property that never meets a refusal shows little.
-static HAPPENED: [AtomicU64; 5] = [const { AtomicU64::new(0) }; 5];
-const NAMES: [&str; 5] = [
+static HAPPENED: [AtomicU64; 6] = [const { AtomicU64::new(0) }; 6];
+const NAMES: [&str; 6] = [
     "committed",
     "refused",
     "captured",
+    "reversed",
     "resubmitted",
     "reopened",
 ];
@@ -386,6 +47,8 @@ struct Run {
     #[cfg(feature = "sqlite")]
     file: tempfile::TempDir,
     model: Model,
+    /// The model after each commit, and when that was.
+    history: Vec<(i64, Model)>,
     last_id: u64,
     holds: Vec<TransferId>,
     transfers: Vec<TransferId>,
@@ -402,6 +65,7 @@ impl Run {
             #[cfg(feature = "sqlite")]
             file: tempfile::tempdir().unwrap(),
             model: Model::default(),
+            history: Vec::new(),
             last_id: 0,
             holds: Vec::new(),
             transfers: Vec::new(),
@@ -455,6 +119,7 @@ impl Run {
                 amount,
                 ceiling,
                 again,
+                up_to,
             } => {
                 let earlier = self.transfers.last().copied().filter(|_| again);
                 let id = earlier.unwrap_or_else(|| self.new_id());
@@ -465,7 +130,7 @@ impl Run {
                     credit,
                     amount,
                     ceiling,
-                    hold: None,
+                    how: if up_to { How::UpTo } else { How::Now },
                 }
             }
             Move::Hold {
@@ -484,7 +149,7 @@ impl Run {
                     credit,
                     amount,
                     ceiling,
-                    hold: Some(ends_ms),
+                    how: How::Hold { ends_ms },
                 }
             }
             Move::Capture {
@@ -504,6 +169,23 @@ impl Run {
             Move::Release { hold } => {
                 let hold = hold_at(&self.holds, hold).unwrap_or_else(|| self.new_id());
                 Order::Release { hold }
+            }
+            Move::Reverse {
+                transfer,
+                amount,
+                receivable,
+            } => {
+                let standing: Vec<_> = self.model.transfers.keys().copied().collect();
+                let of = match transfer {
+                    0 => None,
+                    number => standing.get(number % standing.len().max(1)).copied(),
+                };
+                Order::Reverse {
+                    id: self.new_id(),
+                    of: of.unwrap_or_else(|| self.new_id()),
+                    amount,
+                    shortfall: receivable.map(|account| (self.new_id(), account)),
+                }
             }
         }
     }
@@ -535,12 +217,19 @@ impl Run {
         }
         match expected {
             Ok(()) => {
+                self.history.push((self.model.last_ms, self.model.clone()));
                 count("committed");
                 if orders
                     .iter()
                     .any(|order| matches!(order, Order::Capture { .. }))
                 {
                     count("captured");
+                }
+                if orders
+                    .iter()
+                    .any(|order| matches!(order, Order::Reverse { .. }))
+                {
+                    count("reversed");
                 }
             }
             Err(code) => {
@@ -653,6 +342,25 @@ impl Run {
         }
         Ok(())
     }
+
+    /// At the end: what an account had at any time is what the model had then.
+    async fn check_the_past(&self) -> Result<(), TestCaseError> {
+        let mut times: Vec<i64> = vec![FIRST_MS - 1_000];
+        for (at_ms, _) in &self.history {
+            times.extend([at_ms - 1, *at_ms, at_ms + 1]);
+        }
+        for at_ms in times {
+            let then = self.history.iter().rfind(|(time, _)| *time <= at_ms);
+            for (place, (account, ..)) in accounts().into_iter().enumerate() {
+                let expected = then.map_or(0, |(_, model)| model.balance(place).0);
+                for store in &self.stores {
+                    let found = store.balance_at(&account, at_ms).await.unwrap();
+                    prop_assert_eq!(i128::from(found), expected, "{} at {}", account, at_ms);
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 fn step(order: &Order) -> Step {
@@ -664,7 +372,7 @@ fn step(order: &Order) -> Step {
             credit,
             amount,
             ceiling,
-            hold,
+            how,
         } => {
             let transfer = NewTransfer {
                 id,
@@ -675,11 +383,13 @@ fn step(order: &Order) -> Step {
                 reference: "property".to_owned(),
                 credit_ceiling: ceiling,
             };
-            match hold {
-                None => Step::Transfer(transfer),
-                Some(expires_at_ms) => Step::Hold(NewHold {
+            match how {
+                How::Now => Step::Transfer(transfer),
+                How::UpTo => Step::TransferUpTo(transfer),
+                How::Hold { ends_ms } => Step::Hold(NewHold {
                     transfer,
-                    expires_at_ms,
+                    expires_at_ms: ends_ms,
+                    usage: Vec::new(),
                 }),
             }
         }
@@ -695,6 +405,20 @@ fn step(order: &Order) -> Step {
             release_rest,
         },
         Order::Release { hold } => Step::Release { hold },
+        Order::Reverse {
+            id,
+            of,
+            amount,
+            shortfall,
+        } => Step::Reverse(NewReversal {
+            id,
+            of,
+            amount,
+            shortfall: shortfall.map(|(id, account)| Shortfall {
+                id,
+                receivable: at(account),
+            }),
+        }),
     }
 }
 
@@ -725,7 +449,8 @@ fn any_sequence_keeps_the_sums_and_agrees_with_the_model() {
             }
             run.reopen().await?;
             run.check().await?;
-            run.check_rows().await
+            run.check_rows().await?;
+            run.check_the_past().await
         })
     });
     for (name, times) in NAMES.iter().zip(&HAPPENED) {
@@ -743,6 +468,8 @@ fn any_sequence_keeps_the_sums_and_agrees_with_the_model() {
         "ledger.insufficient_funds",
         "ledger.not_positive",
         "ledger.overflow",
+        "ledger.reversal_exceeded",
+        "ledger.transfer_not_found",
     ] {
         assert!(
             REFUSALS.lock().unwrap().contains_key(code),

@@ -1,42 +1,21 @@
 //! A store in memory: for tests, and to read beside the contract. It forgets when it is dropped.
 
-use std::collections::{BTreeMap, HashMap};
-use std::convert::Infallible;
+mod tables;
+
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_trait::async_trait;
 use event_listener::Event;
 
+use self::tables::{Change, Tables};
 use super::key_value::{KeyPath, KeyValue, KeyValueWrite};
 use super::{CommitError, DocumentPosition, DocumentQuery, MAX_PAGE, Store, StoreError};
-use crate::ids::{BatchId, TransferId};
+use crate::ids::TransferId;
 use crate::ledger::{
-    Account, ApplyError, Balance, Batch, Commit, Document, DueJob, EventRecord, HoldState,
-    NewDocument, NewEvent, State, TransferRow, UsageWindow, apply,
+    Account, ApplyError, Balance, Batch, ChainHead, Commit, CommitRow, Document, DueJob,
+    EventRecord, HoldChangeRow, HoldState, NewDocument, TransferRow, apply,
 };
 use crate::ports::{BoxFuture, Clock};
-
-#[derive(Default)]
-struct Tables {
-    last_commit_ms: i64,
-    commits: HashMap<BatchId, Commit>,
-    commands: HashMap<String, (String, Commit)>,
-    balances: BTreeMap<Account, Balance>,
-    transfers: Vec<TransferRow>,
-    transfer_ids: HashMap<TransferId, ()>,
-    holds: HashMap<TransferId, HoldState>,
-    documents: HashMap<(String, String), (i64, NewDocument)>,
-    index: BTreeMap<(String, String, DocumentPosition), ()>,
-    claims: HashMap<String, String>,
-    counters: HashMap<String, i64>,
-    usage: HashMap<(String, i64), i64>,
-    events: Vec<EventRecord>,
-    due: HashMap<(String, String), (i64, i64)>,
-    cursors: HashMap<String, i64>,
-    node: BTreeMap<KeyPath, Vec<u8>>,
-    node_epoch: u64,
-    closed: bool,
-}
 
 /// A store in memory.
 #[derive(Clone)]
@@ -73,10 +52,7 @@ impl MemoryStore {
     fn commit_now(&self, batch: &Batch) -> Result<Commit, CommitError> {
         let mut tables = self.lock()?;
         let at_ms = self.clock.now_ms().max(tables.last_commit_ms);
-        let mut change = Change {
-            tables: &mut tables,
-            undo: Vec::new(),
-        };
+        let mut change = Change::new(&mut tables);
         match apply(&mut change, batch, at_ms) {
             Ok(commit) => {
                 if !commit.replayed {
@@ -93,227 +69,6 @@ impl MemoryStore {
             }
         }
     }
-}
-
-type Undo = Box<dyn FnOnce(&mut Tables)>;
-
-/// One change in the making, with the way back.
-struct Change<'a> {
-    tables: &'a mut Tables,
-    undo: Vec<Undo>,
-}
-
-impl Change<'_> {
-    fn undo_all(mut self) {
-        while let Some(undo) = self.undo.pop() {
-            undo(self.tables);
-        }
-    }
-}
-
-/// Sets a row of a table and remembers what stood there.
-macro_rules! set {
-    ($change:expr, $table:ident, $key:expr, $value:expr) => {{
-        let key = $key;
-        let before = $change.tables.$table.insert(key.clone(), $value);
-        $change.undo.push(Box::new(move |tables| {
-            match before {
-                Some(value) => tables.$table.insert(key, value),
-                None => tables.$table.remove(&key),
-            };
-        }));
-    }};
-}
-
-/// Takes a row out of a table and remembers it.
-macro_rules! unset {
-    ($change:expr, $table:ident, $key:expr) => {{
-        let key = $key;
-        if let Some(value) = $change.tables.$table.remove(&key) {
-            $change.undo.push(Box::new(move |tables| {
-                tables.$table.insert(key, value);
-            }));
-        }
-    }};
-}
-
-impl State for Change<'_> {
-    type Error = Infallible;
-
-    fn commit_of_batch(&mut self, batch: BatchId) -> Result<Option<Commit>, Infallible> {
-        Ok(self.tables.commits.get(&batch).cloned())
-    }
-
-    fn put_commit(
-        &mut self,
-        batch: BatchId,
-        _scope: Option<&str>,
-        commit: &Commit,
-    ) -> Result<(), Infallible> {
-        set!(self, commits, batch, commit.clone());
-        Ok(())
-    }
-
-    fn command(&mut self, scope: &str) -> Result<Option<(String, Commit)>, Infallible> {
-        Ok(self.tables.commands.get(scope).cloned())
-    }
-
-    fn put_command(
-        &mut self,
-        scope: &str,
-        fingerprint: &str,
-        commit: &Commit,
-    ) -> Result<(), Infallible> {
-        set!(
-            self,
-            commands,
-            scope.to_owned(),
-            (fingerprint.to_owned(), commit.clone())
-        );
-        Ok(())
-    }
-
-    fn balance(&mut self, account: &Account) -> Result<Balance, Infallible> {
-        Ok(self
-            .tables
-            .balances
-            .get(account)
-            .copied()
-            .unwrap_or_default())
-    }
-
-    fn put_balance(&mut self, account: &Account, balance: &Balance) -> Result<(), Infallible> {
-        set!(self, balances, *account, *balance);
-        Ok(())
-    }
-
-    fn transfer_exists(&mut self, id: TransferId) -> Result<bool, Infallible> {
-        Ok(self.tables.transfer_ids.contains_key(&id) || self.tables.holds.contains_key(&id))
-    }
-
-    fn append_transfer(&mut self, row: &TransferRow) -> Result<(), Infallible> {
-        let position = next_position(self.tables.transfers.len());
-        set!(self, transfer_ids, row.id, ());
-        self.tables.transfers.push(TransferRow {
-            position,
-            ..row.clone()
-        });
-        self.undo.push(Box::new(|tables| {
-            tables.transfers.pop();
-        }));
-        Ok(())
-    }
-
-    fn hold(&mut self, id: TransferId) -> Result<Option<HoldState>, Infallible> {
-        Ok(self.tables.holds.get(&id).cloned())
-    }
-
-    fn put_hold(&mut self, hold: &HoldState) -> Result<(), Infallible> {
-        set!(self, holds, hold.hold.transfer.id, hold.clone());
-        Ok(())
-    }
-
-    fn document_version(&mut self, collection: &str, id: &str) -> Result<i64, Infallible> {
-        let key = (collection.to_owned(), id.to_owned());
-        Ok(self
-            .tables
-            .documents
-            .get(&key)
-            .map_or(0, |(version, _)| *version))
-    }
-
-    fn put_document(&mut self, document: &NewDocument, version: i64) -> Result<(), Infallible> {
-        let key = (document.collection.to_owned(), document.id.clone());
-        if let Some((_, before)) = self.tables.documents.get(&key).cloned() {
-            for index_key in index_rows(&before) {
-                unset!(self, index, index_key);
-            }
-        }
-        for index_key in index_rows(document) {
-            set!(self, index, index_key, ());
-        }
-        set!(self, documents, key, (version, document.clone()));
-        Ok(())
-    }
-
-    fn claim(&mut self, name: &str) -> Result<Option<String>, Infallible> {
-        Ok(self.tables.claims.get(name).cloned())
-    }
-
-    fn put_claim(&mut self, name: &str, by: &str) -> Result<(), Infallible> {
-        set!(self, claims, name.to_owned(), by.to_owned());
-        Ok(())
-    }
-
-    fn counter(&mut self, name: &str) -> Result<Option<i64>, Infallible> {
-        Ok(self.tables.counters.get(name).copied())
-    }
-
-    fn put_counter(&mut self, name: &str, value: i64) -> Result<(), Infallible> {
-        set!(self, counters, name.to_owned(), value);
-        Ok(())
-    }
-
-    fn usage(&mut self, window: &UsageWindow) -> Result<i64, Infallible> {
-        let key = (window.subject.clone(), window.start_ms);
-        Ok(self.tables.usage.get(&key).copied().unwrap_or(0))
-    }
-
-    fn put_usage(&mut self, window: &UsageWindow, used: i64) -> Result<(), Infallible> {
-        set!(self, usage, (window.subject.clone(), window.start_ms), used);
-        Ok(())
-    }
-
-    fn append_event(&mut self, event: &NewEvent, at_ms: i64) -> Result<(), Infallible> {
-        self.tables.events.push(EventRecord {
-            position: next_position(self.tables.events.len()),
-            at_ms,
-            kind: event.kind.to_owned(),
-            object: event.object.clone(),
-            body: event.body.clone(),
-        });
-        self.undo.push(Box::new(|tables| {
-            tables.events.pop();
-        }));
-        Ok(())
-    }
-
-    fn put_due(&mut self, job: &DueJob) -> Result<(), Infallible> {
-        set!(
-            self,
-            due,
-            (job.kind.clone(), job.object.clone()),
-            (job.due_at_ms, 0)
-        );
-        Ok(())
-    }
-
-    fn remove_due(&mut self, kind: &str, object: &str) -> Result<(), Infallible> {
-        unset!(self, due, (kind.to_owned(), object.to_owned()));
-        Ok(())
-    }
-}
-
-fn next_position(rows: usize) -> i64 {
-    i64::try_from(rows).unwrap_or(i64::MAX).saturating_add(1)
-}
-
-fn index_rows(document: &NewDocument) -> Vec<(String, String, DocumentPosition)> {
-    document
-        .index_keys
-        .iter()
-        .map(|(index, key)| {
-            let position = DocumentPosition {
-                key: key.clone(),
-                id: document.id.clone(),
-            };
-            (
-                document.collection.to_owned(),
-                (*index).to_owned(),
-                position,
-            )
-        })
-        .collect()
 }
 
 #[async_trait]
@@ -417,6 +172,72 @@ impl Store for MemoryStore {
             .collect())
     }
 
+    async fn transfer(&self, id: TransferId) -> Result<Option<TransferRow>, StoreError> {
+        Ok(self.lock()?.transfer(id))
+    }
+
+    async fn balance_at(&self, account: &Account, at_ms: i64) -> Result<i64, StoreError> {
+        let tables = self.lock()?;
+        let up_to = tables.transfers.partition_point(|row| row.at_ms <= at_ms);
+        let rows = tables.transfers.get(..up_to).unwrap_or_default();
+        let last = rows
+            .iter()
+            .rfind(|row| row.debit == *account || row.credit == *account);
+        Ok(last.map_or(0, |row| row.balance_after(account)))
+    }
+
+    async fn due_holds(
+        &self,
+        account: &Account,
+        at_ms: i64,
+        limit: usize,
+    ) -> Result<Vec<HoldState>, StoreError> {
+        Ok(self
+            .lock()?
+            .due_holds(account, at_ms, limit.clamp(1, MAX_PAGE)))
+    }
+
+    async fn commits(&self, after: i64, limit: usize) -> Result<Vec<CommitRow>, StoreError> {
+        Ok(page(&self.lock()?.commits, after, limit))
+    }
+
+    async fn journal(&self, after: i64, limit: usize) -> Result<Vec<TransferRow>, StoreError> {
+        Ok(page(&self.lock()?.transfers, after, limit))
+    }
+
+    async fn hold_changes(
+        &self,
+        after: i64,
+        limit: usize,
+    ) -> Result<Vec<HoldChangeRow>, StoreError> {
+        Ok(page(&self.lock()?.hold_changes, after, limit))
+    }
+
+    async fn chain_heads(&self) -> Result<Vec<ChainHead>, StoreError> {
+        let head = self.lock()?.head();
+        Ok((head.sequence > 0).then_some(head).into_iter().collect())
+    }
+
+    async fn forget_answers(&self, before_ms: i64, limit: usize) -> Result<usize, StoreError> {
+        let mut tables = self.lock()?;
+        let mut forgotten = 0;
+        while forgotten < limit {
+            let Some(row) = tables.commits.get(tables.forgotten) else {
+                break;
+            };
+            if row.at_ms >= before_ms {
+                break;
+            }
+            let scope = row.scope.clone();
+            tables.forgotten += 1;
+            if let Some((_, commit)) = scope.and_then(|scope| tables.commands.get_mut(&scope)) {
+                commit.answer = None;
+                forgotten += 1;
+            }
+        }
+        Ok(forgotten)
+    }
+
     async fn hold(&self, id: TransferId) -> Result<Option<HoldState>, StoreError> {
         Ok(self.lock()?.holds.get(&id).cloned())
     }
@@ -430,14 +251,7 @@ impl Store for MemoryStore {
     }
 
     async fn events(&self, after: i64, limit: usize) -> Result<Vec<EventRecord>, StoreError> {
-        Ok(self
-            .lock()?
-            .events
-            .iter()
-            .filter(|event| event.position > after)
-            .take(limit.clamp(1, MAX_PAGE))
-            .cloned()
-            .collect())
+        Ok(page(&self.lock()?.events, after, limit))
     }
 
     async fn event_after(&self, position: i64) -> Result<(), StoreError> {
@@ -472,7 +286,8 @@ impl Store for MemoryStore {
             .due
             .iter()
             .filter(|(_, (due_at_ms, leased_until_ms))| {
-                *due_at_ms <= now_ms && *leased_until_ms <= now_ms
+                let is_free = *leased_until_ms <= now_ms || *leased_until_ms > lease_until_ms;
+                *due_at_ms <= now_ms && is_free
             })
             .map(|((kind, object), (due_at_ms, _))| DueJob {
                 kind: kind.clone(),
@@ -503,6 +318,13 @@ impl Store for MemoryStore {
         self.committed.notify(usize::MAX);
         Ok(())
     }
+}
+
+/// The rows after a position: they stand in order from 1, without gaps.
+fn page<T: Clone>(rows: &[T], after: i64, limit: usize) -> Vec<T> {
+    let from = usize::try_from(after).unwrap_or(0);
+    let rows = rows.iter().skip(from);
+    rows.take(limit.clamp(1, MAX_PAGE)).cloned().collect()
 }
 
 fn as_document((version, document): &(i64, NewDocument)) -> Document {

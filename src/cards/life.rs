@@ -1,0 +1,212 @@
+//! The life of a card: handed over, frozen, its holder's credential renewed.
+
+use super::model::{ActivateCard, Activation, Card, CardState, FreezeCard, RenewHolder};
+use super::{CardError, Cards, load, rules};
+use crate::Error;
+use crate::access::{Credential, Role};
+use crate::core::{Answer, Decision, Executed, emit};
+use crate::ids::CredentialId;
+
+impl Cards {
+    /// Hands a card over: it can be used from now on, and its holder gets a credential. Issuer
+    /// only.
+    ///
+    /// # Errors
+    /// `card.not_found`, `card.not_active` when it was activated before, `access.*`.
+    pub async fn activate(
+        &self,
+        credential: &Credential,
+        command: ActivateCard,
+    ) -> Result<Answer<Activation>, Error> {
+        let (cards, credential) = (self.clone(), credential.clone());
+        self.core
+            .detached(async move {
+                let caller = cards.core.authenticate(&credential).await?;
+                caller.require_issuer()?;
+                let executed: Executed<Card> = cards
+                    .core
+                    .execute(&caller, "cards.activate", &command.key, &command, || {
+                        cards.decide_activate(&command)
+                    })
+                    .await?;
+                cards.activation(executed.answer)
+            })
+            .await
+    }
+
+    /// The answer with the holder's credential, which is derived and never kept.
+    fn activation(&self, answer: Answer<Card>) -> Result<Answer<Activation>, Error> {
+        let Answer {
+            as_of_ms,
+            value: card,
+        } = answer;
+        let id = card.holder.ok_or(CardError::NotFound)?;
+        let holder = self.core.token(id);
+        Ok(Answer {
+            as_of_ms,
+            value: Activation { card, holder },
+        })
+    }
+
+    async fn decide_activate(&self, command: &ActivateCard) -> Result<Decision<Card>, Error> {
+        let card = load(&self.core, command.card).await?;
+        let state = card.value.state;
+        if state != CardState::Issued {
+            return Err(CardError::NotActive {
+                card: card.value.id,
+                state,
+            }
+            .into());
+        }
+        let holder = self.core.new_id(CredentialId::from_parts)?;
+        let after = Card {
+            state: CardState::Active,
+            holder: Some(holder),
+            ..card.value
+        };
+        let role = Role::Holder { card: after.id };
+        let steps = vec![
+            rules::write(&after, card.version)?,
+            self.core.new_credential(holder, role, "holder")?,
+            emit("card.activated", after.id.to_string(), &after)?,
+        ];
+        Ok(Decision {
+            steps,
+            answer: after,
+        })
+    }
+
+    /// For a holder whose phone is lost: the old credential is refused from now on, and a new one
+    /// is made. Issuer only, who must know whom it gives it to.
+    ///
+    /// # Errors
+    /// `card.not_found`, `card.not_active` when it was never activated, `access.*`.
+    pub async fn renew_holder(
+        &self,
+        credential: &Credential,
+        command: RenewHolder,
+    ) -> Result<Answer<Activation>, Error> {
+        let (cards, credential) = (self.clone(), credential.clone());
+        self.core
+            .detached(async move {
+                let caller = cards.core.authenticate(&credential).await?;
+                caller.require_issuer()?;
+                let executed: Executed<Card> = cards
+                    .core
+                    .execute(
+                        &caller,
+                        "cards.renew_holder",
+                        &command.key,
+                        &command,
+                        || cards.decide_renew(&command),
+                    )
+                    .await?;
+                cards.activation(executed.answer)
+            })
+            .await
+    }
+
+    async fn decide_renew(&self, command: &RenewHolder) -> Result<Decision<Card>, Error> {
+        let card = load(&self.core, command.card).await?;
+        let Some(old) = card.value.holder else {
+            let (card, state) = (card.value.id, card.value.state);
+            return Err(CardError::NotActive { card, state }.into());
+        };
+        let holder = self.core.new_id(CredentialId::from_parts)?;
+        let after = Card {
+            holder: Some(holder),
+            ..card.value
+        };
+        let role = Role::Holder { card: after.id };
+        let steps = vec![
+            self.core.revoke(old).await?,
+            rules::write(&after, card.version)?,
+            self.core.new_credential(holder, role, "holder")?,
+            emit("card.holder_renewed", after.id.to_string(), &after)?,
+        ];
+        Ok(Decision {
+            steps,
+            answer: after,
+        })
+    }
+
+    /// Stops a card at once. Its holder, or the issuer.
+    ///
+    /// # Errors
+    /// `card.not_found`, `card.not_active`, `card.frozen` when it is already, `access.*`.
+    pub async fn freeze(
+        &self,
+        credential: &Credential,
+        command: FreezeCard,
+    ) -> Result<Answer<Card>, Error> {
+        let (from, to) = (CardState::Active, CardState::Frozen);
+        self.change_state(credential, command, "cards.freeze", from, to, "card.frozen")
+            .await
+    }
+
+    /// Lets a frozen card be used again. Its holder alone.
+    ///
+    /// # Errors
+    /// `card.not_found`, `card.not_active`, `access.*`.
+    pub async fn unfreeze(
+        &self,
+        credential: &Credential,
+        command: FreezeCard,
+    ) -> Result<Answer<Card>, Error> {
+        let (from, to) = (CardState::Frozen, CardState::Active);
+        self.change_state(
+            credential,
+            command,
+            "cards.unfreeze",
+            from,
+            to,
+            "card.unfrozen",
+        )
+        .await
+    }
+
+    async fn change_state(
+        &self,
+        credential: &Credential,
+        command: FreezeCard,
+        operation: &'static str,
+        from: CardState,
+        to: CardState,
+        event: &'static str,
+    ) -> Result<Answer<Card>, Error> {
+        let (cards, credential) = (self.clone(), credential.clone());
+        self.core
+            .detached(async move {
+                let caller = cards.core.authenticate(&credential).await?;
+                match to {
+                    CardState::Frozen => caller.require_issuer_or_holder(command.card)?,
+                    _ => caller.require_holder(command.card)?,
+                }
+                let decide = || async {
+                    let card = load(&cards.core, command.card).await?;
+                    if card.value.state != from {
+                        let (card, state) = (card.value.id, card.value.state);
+                        return Err(CardError::NotActive { card, state }.into());
+                    }
+                    let after = Card {
+                        state: to,
+                        ..card.value
+                    };
+                    let steps = vec![
+                        rules::write(&after, card.version)?,
+                        emit(event, after.id.to_string(), &after)?,
+                    ];
+                    Ok(Decision {
+                        steps,
+                        answer: after,
+                    })
+                };
+                let executed: Executed<Card> = cards
+                    .core
+                    .execute(&caller, operation, &command.key, &command, decide)
+                    .await?;
+                Ok(executed.answer)
+            })
+            .await
+    }
+}

@@ -1,0 +1,230 @@
+//! Checks a journal: the chains of commits against each other and against heads that were kept
+//! elsewhere, and every balance against the transfers that made it. Pure: rows are fed to it.
+
+use std::collections::{BTreeMap, HashMap};
+
+use serde::{Deserialize, Serialize};
+
+use super::account::Account;
+use super::balance::Balance;
+use super::journal::{ChainHash, ChainHead, CommitDigest, CommitRow};
+use super::transfer::{HoldChange, HoldChangeRow, TransferRow};
+use crate::ids::TransferId;
+
+/// Something that honest books never show.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+#[non_exhaustive]
+pub enum JournalProblem {
+    /// The commit, or a transfer or change of a hold in it, is not as it was written.
+    CommitAltered {
+        /// The commit, by its position.
+        commit: i64,
+    },
+    /// Commits are missing in a writer's chain.
+    CommitsMissing {
+        /// Whose chain.
+        writer: String,
+        /// After this one.
+        after: i64,
+        /// The next one that is there.
+        found: i64,
+    },
+    /// A transfer or change of a hold that no commit made.
+    StrayRow {
+        /// The commit it names.
+        commit: i64,
+    },
+    /// The balance that a transfer says to have left is not the sum of those before it.
+    BalanceAfterWrong {
+        /// The transfer.
+        transfer: TransferId,
+        /// The account.
+        account: Account,
+    },
+    /// An account's totals are not the sums of what moved.
+    TotalsWrong {
+        /// The account.
+        account: Account,
+        /// What stands there.
+        stored: Balance,
+        /// What should.
+        computed: Balance,
+    },
+    /// A chain ends before the head that was kept.
+    TailMissing {
+        /// Whose chain.
+        writer: String,
+        /// How long it was.
+        kept: i64,
+        /// How long it is.
+        found: i64,
+    },
+    /// A chain is not the one whose head was kept.
+    OtherChain {
+        /// Whose chain.
+        writer: String,
+        /// Where they differ at the latest.
+        sequence: i64,
+    },
+    /// A whole chain is missing.
+    ChainMissing {
+        /// Whose.
+        writer: String,
+    },
+}
+
+/// A check in the making: rows are fed in the order of commits, then the accounts.
+#[derive(Debug, Default)]
+pub struct JournalCheck {
+    kept: BTreeMap<String, ChainHead>,
+    heads: BTreeMap<String, ChainHead>,
+    balances: HashMap<Account, Balance>,
+    problems: Vec<JournalProblem>,
+}
+
+impl JournalCheck {
+    /// A check against heads that were kept elsewhere; none to check the journal with itself.
+    pub fn new(kept: &[ChainHead]) -> Self {
+        let kept = kept.iter().map(|head| (head.writer.clone(), head.clone()));
+        Self {
+            kept: kept.collect(),
+            ..Self::default()
+        }
+    }
+
+    /// The next commit, with what it made.
+    pub fn commit(
+        &mut self,
+        commit: &CommitRow,
+        transfers: &[TransferRow],
+        hold_changes: &[HoldChangeRow],
+    ) {
+        let mut digest = CommitDigest::default();
+        for row in transfers {
+            digest.transfer(row);
+            self.transfer(row);
+        }
+        for row in hold_changes {
+            digest.hold_change(row);
+            self.hold_change(row);
+        }
+        let before = self.heads.get(&commit.writer);
+        let previous = before.map_or(ChainHash::GENESIS, |head| head.hash);
+        let after = before.map_or(0, |head| head.sequence);
+        if commit.sequence != after.saturating_add(1) {
+            self.problems.push(JournalProblem::CommitsMissing {
+                writer: commit.writer.clone(),
+                after,
+                found: commit.sequence,
+            });
+        } else if digest.seal(previous, commit) != commit.hash {
+            let commit = commit.position;
+            self.problems.push(JournalProblem::CommitAltered { commit });
+        }
+        if let Some(kept) = self.kept.get(&commit.writer)
+            && kept.sequence == commit.sequence
+            && kept.hash != commit.hash
+        {
+            self.problems.push(JournalProblem::OtherChain {
+                writer: commit.writer.clone(),
+                sequence: commit.sequence,
+            });
+        }
+        let head = ChainHead {
+            writer: commit.writer.clone(),
+            sequence: commit.sequence,
+            hash: commit.hash,
+        };
+        self.heads.insert(commit.writer.clone(), head);
+    }
+
+    /// A row whose commit is not there.
+    pub fn stray(&mut self, commit: i64) {
+        self.problems.push(JournalProblem::StrayRow { commit });
+    }
+
+    fn transfer(&mut self, row: &TransferRow) {
+        for (account, after) in [
+            (row.debit, row.debit_balance_after),
+            (row.credit, row.credit_balance_after),
+        ] {
+            let balance = self.balances.entry(account).or_default();
+            if account == row.debit {
+                balance.debits_posted += i128::from(row.amount);
+            } else {
+                balance.credits_posted += i128::from(row.amount);
+            }
+            if balance.posted(account.kind().side()) != i128::from(after) {
+                self.problems.push(JournalProblem::BalanceAfterWrong {
+                    transfer: row.id,
+                    account,
+                });
+            }
+        }
+    }
+
+    fn hold_change(&mut self, row: &HoldChangeRow) {
+        let amount = match row.change {
+            HoldChange::Held => row.amount,
+            HoldChange::Captured | HoldChange::Released | HoldChange::Expired => {
+                row.amount.saturating_neg()
+            }
+        };
+        let transfer = &row.hold.transfer;
+        let debit = self.balances.entry(transfer.debit).or_default();
+        debit.debits_pending = debit.debits_pending.saturating_add(amount);
+        let credit = self.balances.entry(transfer.credit).or_default();
+        credit.credits_pending = credit.credits_pending.saturating_add(amount);
+    }
+
+    /// The accounts whose totals, as they stand in the store, are not what was fed; and those
+    /// that the store does not have.
+    pub fn accounts_that_differ(&self, stored: &[(Account, Balance)]) -> Vec<Account> {
+        let stored: HashMap<_, _> = stored.iter().copied().collect();
+        let mut differ: Vec<Account> = self
+            .balances
+            .keys()
+            .chain(stored.keys())
+            .filter(|account| {
+                self.balances.get(account).copied().unwrap_or_default()
+                    != stored.get(account).copied().unwrap_or_default()
+            })
+            .copied()
+            .collect();
+        differ.sort_unstable();
+        differ.dedup();
+        differ
+    }
+
+    /// An account as it stands in the store.
+    pub fn account(&mut self, account: Account, stored: Balance) {
+        let computed = self.balances.get(&account).copied().unwrap_or_default();
+        if computed != stored {
+            self.problems.push(JournalProblem::TotalsWrong {
+                account,
+                stored,
+                computed,
+            });
+        }
+    }
+
+    /// What was found: nothing in honest books. Also the ends of the chains.
+    pub fn finish(mut self) -> (Vec<JournalProblem>, Vec<ChainHead>) {
+        for (writer, kept) in &self.kept {
+            let writer = writer.clone();
+            match self.heads.get(&writer) {
+                None => self.problems.push(JournalProblem::ChainMissing { writer }),
+                Some(head) if head.sequence < kept.sequence => {
+                    self.problems.push(JournalProblem::TailMissing {
+                        writer,
+                        kept: kept.sequence,
+                        found: head.sequence,
+                    });
+                }
+                Some(_) => {}
+            }
+        }
+        (self.problems, self.heads.into_values().collect())
+    }
+}

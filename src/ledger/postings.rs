@@ -1,0 +1,416 @@
+//! The steps that move money, and their guards.
+
+use super::account::Account;
+use super::apply::{ApplyError, Books, Done, store};
+use super::balance::Balance;
+use super::chart_of_accounts::Side;
+use super::refusal::Refusal;
+use super::state::State;
+use super::transfer::{
+    HoldChange, HoldChangeRow, HoldState, NewHold, NewReversal, NewTransfer, TransferKind,
+    TransferRow,
+};
+use crate::ids::TransferId;
+
+/// The most holds that have ended which one commit gives back for one account: it bounds the
+/// commit. What is beyond is given back by the next ones.
+const MAX_DUE_RELEASES: usize = 64;
+
+/// Which way a change of totals goes.
+#[derive(Clone, Copy)]
+enum Totals {
+    Posted,
+    Pending,
+}
+
+impl<S: State> Books<'_, S> {
+    pub(super) fn transfer(&mut self, transfer: &NewTransfer) -> Done<S> {
+        self.check_new(transfer)?;
+        self.check_debit(&transfer.debit, transfer.amount)?;
+        self.check_credit(&transfer.credit, transfer.amount, transfer.credit_ceiling)?;
+        self.post(transfer.id, None, transfer, transfer.amount)
+    }
+
+    pub(super) fn transfer_up_to(&mut self, transfer: &NewTransfer) -> Done<S> {
+        self.check_new(transfer)?;
+        let NewTransfer { debit, credit, .. } = transfer;
+        let room = self
+            .room_to_debit(debit)?
+            .min(self.room_to_credit(credit, transfer.credit_ceiling)?);
+        let amount = at_most(transfer.amount, room);
+        if amount == 0 {
+            return Ok(());
+        }
+        self.post(transfer.id, None, transfer, amount)
+    }
+
+    pub(super) fn reverse(&mut self, reversal: &NewReversal) -> Done<S> {
+        let step = self.step;
+        let NewReversal { id, of, amount, .. } = reversal;
+        let Some(undone) = self.state.transfer(*of).map_err(store)? else {
+            return Err(Refusal::TransferNotFound { step, id: *of }.into());
+        };
+        let reversed = self.state.reversed(*of).map_err(store)?;
+        let standing = undone.amount.saturating_sub(reversed);
+        let mut back = NewTransfer {
+            id: *id,
+            debit: undone.credit,
+            credit: undone.debit,
+            amount: *amount,
+            kind: TransferKind::Reversal,
+            reference: undone.reference,
+            credit_ceiling: None,
+        };
+        self.check_new(&back)?;
+        if *amount > standing {
+            let (id, asked) = (*of, *amount);
+            return Err(Refusal::ReversalExceeded {
+                step,
+                id,
+                standing,
+                asked,
+            }
+            .into());
+        }
+        let from_account = match &reversal.shortfall {
+            Some(_) => at_most(*amount, self.room_to_debit(&back.debit)?),
+            None => {
+                self.check_debit(&back.debit, *amount)?;
+                *amount
+            }
+        };
+        self.check_credit(&back.credit, *amount, None)?;
+        if from_account > 0 {
+            self.post(*id, Some(*of), &back, from_account)?;
+        }
+        if let Some(shortfall) = &reversal.shortfall
+            && from_account < *amount
+        {
+            back.id = shortfall.id;
+            back.debit = shortfall.receivable;
+            back.amount = amount.saturating_sub(from_account);
+            self.check_new(&back)?;
+            if shortfall.receivable.kind().side() != Side::Debit {
+                return Err(self.do_not_fit(&back).into());
+            }
+            self.check_debit(&back.debit, back.amount)?;
+            self.post(back.id, Some(*of), &back, back.amount)?;
+        }
+        self.state
+            .put_reversed(*of, reversed.saturating_add(*amount))
+            .map_err(store)
+    }
+
+    pub(super) fn hold(&mut self, hold: &NewHold) -> Done<S> {
+        let transfer = &hold.transfer;
+        self.check_new(transfer)?;
+        self.check_debit(&transfer.debit, transfer.amount)?;
+        self.check_credit(&transfer.credit, transfer.amount, transfer.credit_ceiling)?;
+        self.move_pending(transfer, transfer.amount)?;
+        let state = HoldState {
+            hold: hold.clone(),
+            remaining: transfer.amount,
+        };
+        self.change_hold(&state, HoldChange::Held, transfer.amount)
+    }
+
+    pub(super) fn capture(
+        &mut self,
+        hold: TransferId,
+        id: TransferId,
+        amount: i64,
+        release_rest: bool,
+    ) -> Done<S> {
+        let step = self.step;
+        let mut state = self.open_hold(hold)?;
+        if let Some(expired_at_ms) = state.hold.expires_at_ms
+            && self.at_ms >= expired_at_ms
+        {
+            return Err(Refusal::HoldExpired {
+                step,
+                id: hold,
+                expired_at_ms,
+            }
+            .into());
+        }
+        if amount <= 0 {
+            return Err(Refusal::NotPositive { step, amount }.into());
+        }
+        if amount > state.remaining {
+            let remaining = state.remaining;
+            return Err(Refusal::HoldExceeded {
+                step,
+                id: hold,
+                remaining,
+                asked: amount,
+            }
+            .into());
+        }
+        if self.state.transfer_exists(id).map_err(store)? {
+            return Err(Refusal::DuplicateId { step, id }.into());
+        }
+        let transfer = state.hold.transfer.clone();
+        self.move_pending(&transfer, -amount)?;
+        // The guards of both accounts held when the money was set aside and have counted it
+        // since, so the posting itself cannot break them.
+        self.post(id, Some(hold), &transfer, amount)?;
+        state.remaining -= amount;
+        self.change_hold(&state, HoldChange::Captured, amount)?;
+        if release_rest && state.remaining > 0 {
+            self.give_back(state, HoldChange::Released)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn release(&mut self, hold: TransferId) -> Done<S> {
+        let state = self.open_hold(hold)?;
+        self.give_back(state, HoldChange::Released)
+    }
+
+    fn give_back(&mut self, mut state: HoldState, change: HoldChange) -> Done<S> {
+        let rest = state.remaining;
+        self.move_pending(&state.hold.transfer.clone(), -rest)?;
+        state.remaining = 0;
+        self.change_hold(&state, change, rest)?;
+        for window in &state.hold.usage {
+            self.unuse(window, rest)?;
+        }
+        Ok(())
+    }
+
+    fn change_hold(&mut self, state: &HoldState, change: HoldChange, amount: i64) -> Done<S> {
+        self.state.put_hold(state).map_err(store)?;
+        let row = HoldChangeRow {
+            position: 0,
+            commit: self.commit,
+            hold: state.hold.clone(),
+            change,
+            amount,
+            remaining: state.remaining,
+        };
+        self.digest.hold_change(&row);
+        self.state.append_hold_change(&row).map_err(store)
+    }
+
+    fn open_hold(&mut self, id: TransferId) -> Result<HoldState, ApplyError<S::Error>> {
+        match self.state.hold(id).map_err(store)? {
+            Some(state) if state.remaining > 0 => Ok(state),
+            _ => Err(Refusal::HoldNotOpen {
+                step: self.step,
+                id,
+            }
+            .into()),
+        }
+    }
+
+    fn check_new(&mut self, transfer: &NewTransfer) -> Done<S> {
+        let NewTransfer { id, amount, .. } = transfer;
+        if *amount <= 0 {
+            return Err(Refusal::NotPositive {
+                step: self.step,
+                amount: *amount,
+            }
+            .into());
+        }
+        if transfer.debit == transfer.credit || transfer.debit.asset() != transfer.credit.asset() {
+            return Err(self.do_not_fit(transfer).into());
+        }
+        if self.state.transfer_exists(*id).map_err(store)? {
+            return Err(Refusal::DuplicateId {
+                step: self.step,
+                id: *id,
+            }
+            .into());
+        }
+        Ok(())
+    }
+
+    fn do_not_fit(&self, transfer: &NewTransfer) -> Refusal {
+        Refusal::AccountsDoNotFit {
+            step: self.step,
+            debit: transfer.debit,
+            credit: transfer.credit,
+        }
+    }
+
+    fn check_debit(&mut self, account: &Account, amount: i64) -> Done<S> {
+        match account.kind().side() {
+            Side::Credit => self.check_floor(account, amount),
+            Side::Debit => self.check_ceiling(account, amount, None),
+        }
+    }
+
+    fn check_credit(&mut self, account: &Account, amount: i64, ceiling: Option<i64>) -> Done<S> {
+        match account.kind().side() {
+            Side::Debit => self.check_floor(account, amount),
+            Side::Credit => self.check_ceiling(account, amount, ceiling),
+        }
+    }
+
+    /// How much an account may be debited.
+    fn room_to_debit(&mut self, account: &Account) -> Result<i128, ApplyError<S::Error>> {
+        match account.kind().side() {
+            Side::Credit => Ok(self.spendable(account)?.unwrap_or(i128::MAX)),
+            Side::Debit => self.room_below(account, None),
+        }
+    }
+
+    /// How much an account may be credited.
+    fn room_to_credit(
+        &mut self,
+        account: &Account,
+        ceiling: Option<i64>,
+    ) -> Result<i128, ApplyError<S::Error>> {
+        match account.kind().side() {
+            Side::Debit => Ok(self.spendable(account)?.unwrap_or(i128::MAX)),
+            Side::Credit => self.room_below(account, ceiling),
+        }
+    }
+
+    /// What lies above the account's floor, holds counted; `None` for one without a floor.
+    fn spendable(&mut self, account: &Account) -> Result<Option<i128>, ApplyError<S::Error>> {
+        let Some(floor) = account.kind().floor() else {
+            return Ok(None);
+        };
+        self.give_back_due(account)?;
+        let balance = self.state.balance(account).map_err(store)?;
+        Ok(Some(
+            balance.available(account.kind().side()) - i128::from(floor),
+        ))
+    }
+
+    /// Gives back the holds on an account that have ended by now, whether or not a job has run.
+    fn give_back_due(&mut self, account: &Account) -> Done<S> {
+        let balance = self.state.balance(account).map_err(store)?;
+        if balance.debits_pending == 0 && balance.credits_pending == 0 {
+            return Ok(());
+        }
+        let due = self
+            .state
+            .due_holds(account, self.at_ms, MAX_DUE_RELEASES)
+            .map_err(store)?;
+        for state in due {
+            self.give_back(state, HoldChange::Expired)?;
+        }
+        Ok(())
+    }
+
+    /// What an account may still gain: below a ceiling, and at all.
+    fn room_below(
+        &mut self,
+        account: &Account,
+        ceiling: Option<i64>,
+    ) -> Result<i128, ApplyError<S::Error>> {
+        let balance = self.state.balance(account).map_err(store)?;
+        let highest = balance.highest(account.kind().side());
+        Ok(i128::from(ceiling.unwrap_or(i64::MAX)) - highest)
+    }
+
+    /// The account loses `amount`: may it?
+    fn check_floor(&mut self, account: &Account, amount: i64) -> Done<S> {
+        match self.spendable(account)? {
+            Some(spendable) if spendable < i128::from(amount) => Err(Refusal::InsufficientFunds {
+                step: self.step,
+                account: *account,
+                available: at_most(i64::MAX, spendable),
+                needed: amount,
+            }
+            .into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// The account gains `amount`: may it?
+    fn check_ceiling(&mut self, account: &Account, amount: i64, ceiling: Option<i64>) -> Done<S> {
+        let (step, account) = (self.step, *account);
+        if let Some(ceiling) = ceiling
+            && self.room_below(&account, Some(ceiling))? < i128::from(amount)
+        {
+            return Err(Refusal::CeilingReached {
+                step,
+                account,
+                ceiling,
+            }
+            .into());
+        }
+        if self.room_below(&account, None)? < i128::from(amount) {
+            return Err(Refusal::Overflow { step, account }.into());
+        }
+        Ok(())
+    }
+
+    fn post(
+        &mut self,
+        id: TransferId,
+        follows: Option<TransferId>,
+        transfer: &NewTransfer,
+        amount: i64,
+    ) -> Done<S> {
+        let debit = self.change(&transfer.debit, Side::Debit, Totals::Posted, amount)?;
+        let credit = self.change(&transfer.credit, Side::Credit, Totals::Posted, amount)?;
+        let row = TransferRow {
+            position: 0,
+            commit: self.commit,
+            id,
+            follows,
+            at_ms: self.at_ms,
+            debit: transfer.debit,
+            credit: transfer.credit,
+            amount,
+            kind: transfer.kind,
+            reference: transfer.reference.clone(),
+            debit_balance_after: self.narrow(&transfer.debit, &debit)?,
+            credit_balance_after: self.narrow(&transfer.credit, &credit)?,
+        };
+        self.digest.transfer(&row);
+        self.state.append_transfer(&row).map_err(store)
+    }
+
+    fn move_pending(&mut self, transfer: &NewTransfer, amount: i64) -> Done<S> {
+        self.change(&transfer.debit, Side::Debit, Totals::Pending, amount)?;
+        self.change(&transfer.credit, Side::Credit, Totals::Pending, amount)?;
+        Ok(())
+    }
+
+    fn change(
+        &mut self,
+        account: &Account,
+        side: Side,
+        totals: Totals,
+        amount: i64,
+    ) -> Result<Balance, ApplyError<S::Error>> {
+        let mut balance = self.state.balance(account).map_err(store)?;
+        let overflow = Refusal::Overflow {
+            step: self.step,
+            account: *account,
+        };
+        match (totals, side) {
+            (Totals::Posted, Side::Debit) => balance.debits_posted += i128::from(amount),
+            (Totals::Posted, Side::Credit) => balance.credits_posted += i128::from(amount),
+            (Totals::Pending, side) => {
+                let pending = match side {
+                    Side::Debit => &mut balance.debits_pending,
+                    Side::Credit => &mut balance.credits_pending,
+                };
+                *pending = pending.checked_add(amount).ok_or(overflow)?;
+            }
+        }
+        self.state.put_balance(account, &balance).map_err(store)?;
+        Ok(balance)
+    }
+
+    fn narrow(&self, account: &Account, balance: &Balance) -> Result<i64, ApplyError<S::Error>> {
+        i64::try_from(balance.posted(account.kind().side())).map_err(|_| {
+            Refusal::Overflow {
+                step: self.step,
+                account: *account,
+            }
+            .into()
+        })
+    }
+}
+
+/// As much of `amount` as there is room for, never less than nothing.
+fn at_most(amount: i64, room: i128) -> i64 {
+    i64::try_from(room.max(0)).map_or(amount, |room| amount.min(room))
+}

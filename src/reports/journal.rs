@@ -1,0 +1,265 @@
+//! The journal checked as a whole, and its head kept outside.
+
+use std::collections::VecDeque;
+
+use bitcoin::hashes::{Hash, sha256};
+use bitcoin::hex::DisplayHex;
+use bitcoin::secp256k1::schnorr::Signature;
+use bitcoin::secp256k1::{Keypair, Message, Secp256k1, SecretKey, XOnlyPublicKey};
+use serde::{Deserialize, Serialize};
+
+use super::{ReportError, Reports};
+use crate::Error;
+use crate::access::Credential;
+use crate::core::Answer;
+use crate::ledger::{
+    Account, Balance, ChainHead, CommitRow, HoldChangeRow, JournalCheck, JournalProblem,
+    TransferRow,
+};
+use crate::store::{MAX_PAGE, Store, StoreError};
+
+/// The ends of all chains at one time, signed with a key of the host (BIP 340), to be kept where
+/// whoever can write to the store cannot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignedHeads {
+    /// When, milliseconds since the epoch.
+    pub at_ms: i64,
+    /// The ends of the chains.
+    pub heads: Vec<ChainHead>,
+    /// 128 hex digits.
+    pub signature: String,
+}
+
+/// The host's key for [`SignedHeads`]. It is no secret of the engine's, and never comes near the
+/// store.
+pub struct HeadKey(Keypair);
+
+impl HeadKey {
+    /// Takes the 32 bytes of the secret key; `None` for the few that are none.
+    pub fn new(bytes: &[u8; 32]) -> Option<Self> {
+        let key = SecretKey::from_slice(bytes).ok()?;
+        Some(Self(Keypair::from_secret_key(
+            &Secp256k1::signing_only(),
+            &key,
+        )))
+    }
+
+    /// What checks the signatures: 64 hex digits.
+    pub fn public_key(&self) -> String {
+        self.0
+            .x_only_public_key()
+            .0
+            .serialize()
+            .to_lower_hex_string()
+    }
+}
+
+impl std::fmt::Debug for HeadKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("HeadKey(redacted)")
+    }
+}
+
+impl SignedHeads {
+    /// Signs.
+    pub fn sign(at_ms: i64, heads: Vec<ChainHead>, key: &HeadKey) -> Self {
+        let signature =
+            Secp256k1::signing_only().sign_schnorr_no_aux_rand(&digest(at_ms, &heads), &key.0);
+        Self {
+            at_ms,
+            heads,
+            signature: signature.as_ref().to_lower_hex_string(),
+        }
+    }
+
+    /// Checks the signature; `public_key` is 64 hex digits.
+    ///
+    /// # Errors
+    /// `report.bad_signature`.
+    pub fn verify(&self, public_key: &str) -> Result<(), ReportError> {
+        let bad = ReportError::BadSignature;
+        let key: XOnlyPublicKey = public_key.parse().map_err(|_| bad.clone())?;
+        let signature: Signature = self.signature.parse().map_err(|_| bad.clone())?;
+        let digest = digest(self.at_ms, &self.heads);
+        Secp256k1::verification_only()
+            .verify_schnorr(&signature, &digest, &key)
+            .map_err(|_| bad)
+    }
+}
+
+fn digest(at_ms: i64, heads: &[ChainHead]) -> Message {
+    let mut text = format!("flashkit/heads/1\n{at_ms}\n");
+    for head in heads {
+        // Its length first, so that no name can look like another line.
+        let ChainHead {
+            writer,
+            sequence,
+            hash,
+        } = head;
+        text += &format!("{} {writer} {sequence} {hash}\n", writer.len());
+    }
+    Message::from_digest(sha256::Hash::hash(text.as_bytes()).to_byte_array())
+}
+
+/// What a check of the journal found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JournalVerdict {
+    /// Nothing in honest books.
+    pub problems: Vec<JournalProblem>,
+    /// How many commits were read.
+    pub commits: i64,
+    /// The ends of the chains, to be signed and kept.
+    pub heads: Vec<ChainHead>,
+}
+
+impl Reports {
+    /// Reads the whole journal: recomputes every commit's hash, every balance after a transfer
+    /// and every account's totals, and compares the chains with heads that were kept elsewhere.
+    /// Issuer only. It reads all there is, and everything else goes on meanwhile.
+    ///
+    /// # Errors
+    /// `access.*`, `store.*`. That something is wrong with the books is no error: see the
+    /// verdict.
+    pub async fn verify_journal(
+        &self,
+        credential: &Credential,
+        kept: &[ChainHead],
+    ) -> Result<Answer<JournalVerdict>, Error> {
+        self.core.authenticate(credential).await?.require_issuer()?;
+        let as_of_ms = self.core.clock.now_ms();
+        let mut reader = JournalReader::new(self.core.store.as_ref());
+        let mut check = JournalCheck::new(kept);
+        reader.read_on(&mut check).await?;
+        let mut suspects = check.accounts_that_differ(&reader.balances().await?);
+        // What differs may have been changed by commits since: those are read as well, until
+        // nothing comes between the commits and the accounts any more.
+        let mut stored: Vec<(Account, Balance)> = Vec::new();
+        for _ in 0..MAX_LOOKS {
+            let seen = reader.read_on(&mut check).await?;
+            stored.clear();
+            for account in &suspects {
+                stored.push((*account, self.core.store.balance(account).await?));
+            }
+            let differ = check.accounts_that_differ(&stored);
+            suspects.retain(|account| differ.contains(account));
+            stored.retain(|(account, _)| suspects.contains(account));
+            if suspects.is_empty() || !seen {
+                break;
+            }
+        }
+        for (account, balance) in stored {
+            check.account(account, balance);
+        }
+        let (problems, heads) = check.finish();
+        let value = JournalVerdict {
+            problems,
+            commits: reader.commits,
+            heads,
+        };
+        Ok(Answer { as_of_ms, value })
+    }
+}
+
+/// How often accounts that differ are looked at again while commits go on.
+const MAX_LOOKS: usize = 100;
+
+/// Reads commits with their rows, page by page.
+struct JournalReader<'a> {
+    store: &'a dyn Store,
+    after: (i64, i64, i64),
+    transfers: VecDeque<TransferRow>,
+    hold_changes: VecDeque<HoldChangeRow>,
+    commits: i64,
+}
+
+impl<'a> JournalReader<'a> {
+    fn new(store: &'a dyn Store) -> Self {
+        Self {
+            store,
+            after: (0, 0, 0),
+            transfers: VecDeque::new(),
+            hold_changes: VecDeque::new(),
+            commits: 0,
+        }
+    }
+
+    /// Feeds all commits that were not read yet. True when there were any.
+    async fn read_on(&mut self, check: &mut JournalCheck) -> Result<bool, StoreError> {
+        let mut any = false;
+        loop {
+            let page = self.store.commits(self.after.0, MAX_PAGE).await?;
+            let Some(last) = page.last() else {
+                return Ok(any);
+            };
+            any = true;
+            self.after.0 = last.position;
+            for commit in &page {
+                self.feed(commit, check).await?;
+            }
+        }
+    }
+
+    async fn feed(
+        &mut self,
+        commit: &CommitRow,
+        check: &mut JournalCheck,
+    ) -> Result<(), StoreError> {
+        let (mut transfers, mut hold_changes) = (Vec::new(), Vec::new());
+        while let Some(row) = self.next_transfer(commit.position).await? {
+            if row.commit == commit.position {
+                transfers.push(row);
+            } else {
+                check.stray(row.commit);
+            }
+        }
+        while let Some(row) = self.next_hold_change(commit.position).await? {
+            if row.commit == commit.position {
+                hold_changes.push(row);
+            } else {
+                check.stray(row.commit);
+            }
+        }
+        check.commit(commit, &transfers, &hold_changes);
+        self.commits = self.commits.saturating_add(1);
+        Ok(())
+    }
+
+    /// The next transfer of a commit up to and with `commit`.
+    async fn next_transfer(&mut self, commit: i64) -> Result<Option<TransferRow>, StoreError> {
+        if self.transfers.is_empty() {
+            let page = self.store.journal(self.after.1, MAX_PAGE).await?;
+            self.after.1 = page.last().map_or(self.after.1, |row| row.position);
+            self.transfers.extend(page);
+        }
+        let is_next = self
+            .transfers
+            .front()
+            .is_some_and(|row| row.commit <= commit);
+        Ok(is_next.then(|| self.transfers.pop_front()).flatten())
+    }
+
+    async fn next_hold_change(&mut self, commit: i64) -> Result<Option<HoldChangeRow>, StoreError> {
+        if self.hold_changes.is_empty() {
+            let page = self.store.hold_changes(self.after.2, MAX_PAGE).await?;
+            self.after.2 = page.last().map_or(self.after.2, |row| row.position);
+            self.hold_changes.extend(page);
+        }
+        let is_next = self
+            .hold_changes
+            .front()
+            .is_some_and(|row| row.commit <= commit);
+        Ok(is_next.then(|| self.hold_changes.pop_front()).flatten())
+    }
+
+    async fn balances(&self) -> Result<Vec<(Account, Balance)>, StoreError> {
+        let (mut all, mut after) = (Vec::new(), None);
+        loop {
+            let page = self.store.balances(after, MAX_PAGE).await?;
+            let Some((last, _)) = page.last() else {
+                return Ok(all);
+            };
+            after = Some(*last);
+            all.extend(page);
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! Sending a payout: effect and outcome.
+//!
+//! What a node says of a payment is read with care:
+//!
+//! - A refusal means that *this call* sent nothing. Only when no earlier call can have been made
+//!   (the first call, by the process that has just committed the intent) is it a failure.
+//! - No record at the node proves nothing, since a node hands a payment to the network before it
+//!   writes its record. The node is asked to send again instead: it is idempotent by payment
+//!   hash, and answers that it knows the payment while it is on its way.
+//! - A failure ends an attempt. Whether it ends the payout is in the count of attempts, which is
+//!   committed before each one: see [`rules::after_failure`]. Sending and judging a failure
+//!   exclude each other.
+
+use super::model::{Payout, PayoutAttempts, PayoutState};
+use super::rules::{self, AfterFailure};
+use super::{CHECK_JOB, PAYOUTS, Settlement};
+use crate::Error;
+use crate::core::{Loaded, emit};
+use crate::ids::{PayoutId, TransferId};
+use crate::ledger::{Refusal, Step};
+use crate::lightning::{Dispatch, PaymentHash, PaymentRecord, PaymentRequest, PaymentState};
+use crate::treasury;
+
+/// Whether an earlier call to the node can have been made for the same payout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Attempt {
+    /// No: this process has just committed the intent.
+    First,
+    /// Perhaps.
+    Again,
+}
+
+impl Settlement {
+    async fn by_hash(&self, hash: PaymentHash) -> Result<Option<Loaded<Payout>>, Error> {
+        self.core
+            .find(PAYOUTS, "payment_hash", &hash.to_string())
+            .await
+    }
+
+    /// Asks the node to send, and writes down what that proves.
+    pub(super) async fn send(&self, id: PayoutId, attempt: Attempt) -> Result<(), Error> {
+        let _one_at_a_time = self.sending.lock().await;
+        let payout = self.load_payout(id).await?.value;
+        if payout.state.is_final() {
+            return Ok(());
+        }
+        let before = payout.attempts;
+        if attempt == Attempt::Again {
+            self.note(id, before.begin()).await?;
+        }
+        let request = PaymentRequest {
+            bolt11: payout.bolt11.clone(),
+            max_fee_msat: payout.max_route_fee_msat,
+        };
+        match (self.core.node()?.pay(request).await, attempt) {
+            // The job that was set with the intent asks again, should the event not come.
+            (Ok(Dispatch::Accepted | Dispatch::AlreadyKnown), Attempt::First) => Ok(()),
+            (Ok(Dispatch::Accepted), Attempt::Again) => self.note(id, before.accepted()).await,
+            (Ok(Dispatch::AlreadyKnown), Attempt::Again) => self.note(id, before.answered()).await,
+            (Ok(Dispatch::Refused { reason }), Attempt::First) => self.fail(id, &reason).await,
+            (Ok(Dispatch::Refused { reason }), Attempt::Again) => {
+                self.note(id, before).await?;
+                self.doubt(id, &reason).await
+            }
+            (Err(error), _) => self.doubt(id, &error.to_string()).await,
+        }
+    }
+
+    async fn note(&self, id: PayoutId, attempts: PayoutAttempts) -> Result<(), Error> {
+        let decide = || async { rules::note_attempts(&self.load_payout(id).await?, attempts) };
+        self.core.settle(decide).await.map(drop)
+    }
+
+    async fn fail(&self, id: PayoutId, reason: &str) -> Result<(), Error> {
+        let decide = || async { rules::failed(&self.load_payout(id).await?, reason) };
+        self.core.settle(decide).await.map(drop)
+    }
+
+    async fn doubt(&self, id: PayoutId, reason: &str) -> Result<(), Error> {
+        let decide = || async {
+            let payout = self.load_payout(id).await?;
+            let check_at_ms = self.core.ask_again_at(payout.value.created_at_ms);
+            rules::unknown(&payout, reason, check_at_ms)
+        };
+        self.core.settle(decide).await.map(drop)
+    }
+
+    async fn succeed(&self, id: PayoutId, route_fee_msat: Option<i64>) -> Result<(), Error> {
+        let new_id = || self.core.new_id(TransferId::from_parts);
+        let decide =
+            || async { rules::paid_out(&self.load_payout(id).await?, route_fee_msat, new_id) };
+        self.core.settle(decide).await.map(drop)
+    }
+
+    async fn record(&self, hash: PaymentHash) -> Result<Option<PaymentRecord>, Error> {
+        Ok(self.core.node()?.payment(hash).await?)
+    }
+
+    /// The job that asks what became of a payout.
+    pub(crate) async fn check(&self, id: PayoutId) -> Result<(), Error> {
+        let payout = self.load_payout(id).await?.value;
+        if payout.state.is_final() {
+            let done = Step::Done {
+                kind: CHECK_JOB,
+                object: id.to_string(),
+            };
+            return self.core.commit(vec![done]).await.map(drop);
+        }
+        match self.record(payout.payment_hash).await? {
+            Some(record) if record.state == PaymentState::Succeeded => {
+                self.succeed(id, record.fee_msat).await
+            }
+            Some(record) if record.state == PaymentState::Pending => Ok(()),
+            // An attempt whose answer was lost may be on its way although the record is of the
+            // one before: the node is asked by sending again.
+            Some(_) if !payout.attempts.in_doubt => {
+                let reason = "the node has it as failed";
+                self.attempt_failed(payout.payment_hash, reason).await
+            }
+            _ => self.send(id, Attempt::Again).await,
+        }
+    }
+
+    /// After a start: every open payout is asked about. One that cannot be dealt with does not
+    /// keep the others waiting; its job stays and tries again.
+    pub(crate) async fn reconcile(&self) -> Result<Option<Error>, Error> {
+        let (mut after, mut problem) = (None, None);
+        loop {
+            let page: Vec<Payout> = self.core.list(PAYOUTS, "state", "open", after, 100).await?;
+            let Some(last) = page.last() else {
+                return Ok(problem);
+            };
+            after = Some(last.id.to_string());
+            for payout in &page {
+                problem = self.check(payout.id).await.err().or(problem);
+            }
+        }
+    }
+
+    /// The node says that a payment of ours arrived.
+    pub(crate) async fn sent(&self, hash: PaymentHash, fee: Option<i64>) -> Result<(), Error> {
+        match self.by_hash(hash).await? {
+            Some(payout) if payout.value.state != PayoutState::Failed => {
+                self.succeed(payout.value.id, fee).await
+            }
+            payout => {
+                self.unexpected(hash, payout.map(|payout| payout.value), fee)
+                    .await
+            }
+        }
+    }
+
+    /// The node says that an attempt failed for good.
+    pub(crate) async fn attempt_failed(
+        &self,
+        hash: PaymentHash,
+        reason: &str,
+    ) -> Result<(), Error> {
+        let sending = self.sending.lock().await;
+        let Some(payout) = self.by_hash(hash).await? else {
+            return Ok(());
+        };
+        let id = payout.value.id;
+        let record = self.record(hash).await?;
+        let state = record.as_ref().map(|record| record.state);
+        match rules::after_failure(payout.value.attempts, state) {
+            AfterFailure::Succeeded => {
+                let fee_msat = record.and_then(|record| record.fee_msat);
+                self.succeed(id, fee_msat).await
+            }
+            AfterFailure::Failed => self.fail(id, reason).await,
+            AfterFailure::OnItsWay => Ok(()),
+            AfterFailure::Doubt => {
+                drop(sending);
+                self.doubt(id, reason).await
+            }
+        }
+    }
+
+    /// Money left the node and no open payout is behind it: it is booked against suspense, and
+    /// waits for a person.
+    async fn unexpected(
+        &self,
+        hash: PaymentHash,
+        payout: Option<Payout>,
+        fee_msat: Option<i64>,
+    ) -> Result<(), Error> {
+        let amount_msat = match &payout {
+            Some(payout) => Some(payout.amount_msat),
+            None => self
+                .core
+                .node()?
+                .payment(hash)
+                .await?
+                .and_then(|record| record.amount_msat),
+        };
+        let amount = amount_msat
+            .unwrap_or(0)
+            .saturating_add(fee_msat.unwrap_or(0));
+        let booked = self
+            .core
+            .settle(|| async move {
+                let id = self.core.new_id(TransferId::from_parts)?;
+                let name = format!("unexpected/{hash}");
+                let mut steps = vec![
+                    Step::Claim {
+                        name,
+                        by: id.to_string(),
+                    },
+                    emit("payment.unexpected", hash.to_string(), &amount)?,
+                ];
+                if amount > 0 {
+                    let at_ms = self.core.clock.now_ms();
+                    steps.extend(treasury::suspend(id, -amount, hash, at_ms)?);
+                }
+                Ok(Some(steps))
+            })
+            .await;
+        match booked {
+            // Told a second time.
+            Err(Error::Ledger(Refusal::AlreadyClaimed { .. })) => Ok(()),
+            other => other.map(drop),
+        }
+    }
+}

@@ -1,0 +1,355 @@
+//! The tables of a store in memory, as the ledger sees them: every change can be undone.
+
+use std::collections::{BTreeMap, HashMap};
+use std::convert::Infallible;
+
+use crate::ids::{BatchId, TransferId};
+use crate::ledger::{
+    Account, Balance, ChainHash, ChainHead, Commit, CommitPlace, CommitRow, DueJob, EventRecord,
+    HoldChangeRow, HoldState, NewDocument, NewEvent, State, TransferRow, UsageWindow,
+};
+use crate::store::{DocumentPosition, KeyPath};
+
+#[derive(Default)]
+pub(super) struct Tables {
+    pub(super) last_commit_ms: i64,
+    pub(super) commits: Vec<CommitRow>,
+    /// Where in `commits` a batch is.
+    pub(super) batches: HashMap<BatchId, usize>,
+    /// The commits before this one have no answer any more.
+    pub(super) forgotten: usize,
+    pub(super) commands: HashMap<String, (String, Commit)>,
+    pub(super) balances: BTreeMap<Account, Balance>,
+    pub(super) transfers: Vec<TransferRow>,
+    /// Where in `transfers` a transfer is.
+    pub(super) transfer_ids: HashMap<TransferId, usize>,
+    pub(super) reversed: HashMap<TransferId, i64>,
+    pub(super) holds: BTreeMap<TransferId, HoldState>,
+    pub(super) hold_changes: Vec<HoldChangeRow>,
+    pub(super) documents: HashMap<(String, String), (i64, NewDocument)>,
+    pub(super) index: BTreeMap<(String, String, DocumentPosition), ()>,
+    pub(super) claims: HashMap<String, String>,
+    pub(super) counters: HashMap<String, i64>,
+    pub(super) usage: HashMap<(String, i64), i64>,
+    pub(super) events: Vec<EventRecord>,
+    pub(super) due: HashMap<(String, String), (i64, i64)>,
+    pub(super) cursors: HashMap<String, i64>,
+    pub(super) node: BTreeMap<KeyPath, Vec<u8>>,
+    pub(super) node_epoch: u64,
+    pub(super) closed: bool,
+}
+
+impl Tables {
+    /// The end of the one chain.
+    pub(super) fn head(&self) -> ChainHead {
+        let last = self.commits.last();
+        ChainHead {
+            writer: WRITER.to_owned(),
+            sequence: last.map_or(0, |row| row.sequence),
+            hash: last.map_or(ChainHash::GENESIS, |row| row.hash),
+        }
+    }
+
+    pub(super) fn transfer(&self, id: TransferId) -> Option<TransferRow> {
+        let at = *self.transfer_ids.get(&id)?;
+        self.transfers.get(at).cloned()
+    }
+
+    pub(super) fn due_holds(&self, account: &Account, at_ms: i64, limit: usize) -> Vec<HoldState> {
+        let mut due: Vec<_> = self
+            .holds
+            .values()
+            .filter(|state| {
+                let transfer = &state.hold.transfer;
+                let ended = state.hold.expires_at_ms.is_some_and(|at| at <= at_ms);
+                let touches = transfer.debit == *account || transfer.credit == *account;
+                ended && touches && state.remaining > 0
+            })
+            .cloned()
+            .collect();
+        due.sort_by_key(|state| (state.hold.expires_at_ms, state.hold.transfer.id));
+        due.truncate(limit);
+        due
+    }
+}
+
+/// The one that writes.
+const WRITER: &str = "memory";
+
+type Undo = Box<dyn FnOnce(&mut Tables)>;
+
+/// One change in the making, with the way back.
+pub(super) struct Change<'a> {
+    tables: &'a mut Tables,
+    undo: Vec<Undo>,
+}
+
+impl<'a> Change<'a> {
+    pub(super) fn new(tables: &'a mut Tables) -> Self {
+        Self {
+            tables,
+            undo: Vec::new(),
+        }
+    }
+
+    pub(super) fn undo_all(mut self) {
+        while let Some(undo) = self.undo.pop() {
+            undo(self.tables);
+        }
+    }
+}
+
+/// Sets a row of a table and remembers what stood there.
+macro_rules! set {
+    ($change:expr, $table:ident, $key:expr, $value:expr) => {{
+        let key = $key;
+        let before = $change.tables.$table.insert(key.clone(), $value);
+        $change.undo.push(Box::new(move |tables| {
+            match before {
+                Some(value) => tables.$table.insert(key, value),
+                None => tables.$table.remove(&key),
+            };
+        }));
+    }};
+}
+
+/// Takes a row out of a table and remembers it.
+macro_rules! unset {
+    ($change:expr, $table:ident, $key:expr) => {{
+        let key = $key;
+        if let Some(value) = $change.tables.$table.remove(&key) {
+            $change.undo.push(Box::new(move |tables| {
+                tables.$table.insert(key, value);
+            }));
+        }
+    }};
+}
+
+impl State for Change<'_> {
+    type Error = Infallible;
+
+    fn commit_of_batch(&mut self, batch: BatchId) -> Result<Option<Commit>, Infallible> {
+        let Some(&at) = self.tables.batches.get(&batch) else {
+            return Ok(None);
+        };
+        Ok(self.tables.commits.get(at).map(|row| Commit {
+            at_ms: row.at_ms,
+            answer: row
+                .scope
+                .as_ref()
+                .and_then(|scope| self.tables.commands.get(scope))
+                .and_then(|(_, commit)| commit.answer.clone()),
+            replayed: false,
+        }))
+    }
+
+    fn commit_place(&mut self) -> Result<CommitPlace, Infallible> {
+        Ok(CommitPlace {
+            position: next_position(self.tables.commits.len()),
+            head: self.tables.head(),
+        })
+    }
+
+    fn put_commit(&mut self, row: &CommitRow, _commit: &Commit) -> Result<(), Infallible> {
+        set!(self, batches, row.batch, self.tables.commits.len());
+        self.tables.commits.push(row.clone());
+        self.undo.push(Box::new(|tables| {
+            tables.commits.pop();
+        }));
+        Ok(())
+    }
+
+    fn command(&mut self, scope: &str) -> Result<Option<(String, Commit)>, Infallible> {
+        Ok(self.tables.commands.get(scope).cloned())
+    }
+
+    fn put_command(
+        &mut self,
+        scope: &str,
+        fingerprint: &str,
+        commit: &Commit,
+    ) -> Result<(), Infallible> {
+        set!(
+            self,
+            commands,
+            scope.to_owned(),
+            (fingerprint.to_owned(), commit.clone())
+        );
+        Ok(())
+    }
+
+    fn balance(&mut self, account: &Account) -> Result<Balance, Infallible> {
+        Ok(self
+            .tables
+            .balances
+            .get(account)
+            .copied()
+            .unwrap_or_default())
+    }
+
+    fn put_balance(&mut self, account: &Account, balance: &Balance) -> Result<(), Infallible> {
+        set!(self, balances, *account, *balance);
+        Ok(())
+    }
+
+    fn transfer_exists(&mut self, id: TransferId) -> Result<bool, Infallible> {
+        Ok(self.tables.transfer_ids.contains_key(&id) || self.tables.holds.contains_key(&id))
+    }
+
+    fn transfer(&mut self, id: TransferId) -> Result<Option<TransferRow>, Infallible> {
+        Ok(self.tables.transfer(id))
+    }
+
+    fn append_transfer(&mut self, row: &TransferRow) -> Result<(), Infallible> {
+        let position = next_position(self.tables.transfers.len());
+        set!(self, transfer_ids, row.id, self.tables.transfers.len());
+        self.tables.transfers.push(TransferRow {
+            position,
+            ..row.clone()
+        });
+        self.undo.push(Box::new(|tables| {
+            tables.transfers.pop();
+        }));
+        Ok(())
+    }
+
+    fn hold(&mut self, id: TransferId) -> Result<Option<HoldState>, Infallible> {
+        Ok(self.tables.holds.get(&id).cloned())
+    }
+
+    fn put_hold(&mut self, hold: &HoldState) -> Result<(), Infallible> {
+        set!(self, holds, hold.hold.transfer.id, hold.clone());
+        Ok(())
+    }
+
+    fn due_holds(
+        &mut self,
+        account: &Account,
+        at_ms: i64,
+        limit: usize,
+    ) -> Result<Vec<HoldState>, Infallible> {
+        Ok(self.tables.due_holds(account, at_ms, limit))
+    }
+
+    fn append_hold_change(&mut self, row: &HoldChangeRow) -> Result<(), Infallible> {
+        self.tables.hold_changes.push(HoldChangeRow {
+            position: next_position(self.tables.hold_changes.len()),
+            ..row.clone()
+        });
+        self.undo.push(Box::new(|tables| {
+            tables.hold_changes.pop();
+        }));
+        Ok(())
+    }
+
+    fn reversed(&mut self, id: TransferId) -> Result<i64, Infallible> {
+        Ok(self.tables.reversed.get(&id).copied().unwrap_or(0))
+    }
+
+    fn put_reversed(&mut self, id: TransferId, amount: i64) -> Result<(), Infallible> {
+        set!(self, reversed, id, amount);
+        Ok(())
+    }
+
+    fn document_version(&mut self, collection: &str, id: &str) -> Result<i64, Infallible> {
+        let key = (collection.to_owned(), id.to_owned());
+        Ok(self
+            .tables
+            .documents
+            .get(&key)
+            .map_or(0, |(version, _)| *version))
+    }
+
+    fn put_document(&mut self, document: &NewDocument, version: i64) -> Result<(), Infallible> {
+        let key = (document.collection.to_owned(), document.id.clone());
+        if let Some((_, before)) = self.tables.documents.get(&key).cloned() {
+            for index_key in index_rows(&before) {
+                unset!(self, index, index_key);
+            }
+        }
+        for index_key in index_rows(document) {
+            set!(self, index, index_key, ());
+        }
+        set!(self, documents, key, (version, document.clone()));
+        Ok(())
+    }
+
+    fn claim(&mut self, name: &str) -> Result<Option<String>, Infallible> {
+        Ok(self.tables.claims.get(name).cloned())
+    }
+
+    fn put_claim(&mut self, name: &str, by: &str) -> Result<(), Infallible> {
+        set!(self, claims, name.to_owned(), by.to_owned());
+        Ok(())
+    }
+
+    fn counter(&mut self, name: &str) -> Result<Option<i64>, Infallible> {
+        Ok(self.tables.counters.get(name).copied())
+    }
+
+    fn put_counter(&mut self, name: &str, value: i64) -> Result<(), Infallible> {
+        set!(self, counters, name.to_owned(), value);
+        Ok(())
+    }
+
+    fn usage(&mut self, window: &UsageWindow) -> Result<i64, Infallible> {
+        let key = (window.subject.clone(), window.start_ms);
+        Ok(self.tables.usage.get(&key).copied().unwrap_or(0))
+    }
+
+    fn put_usage(&mut self, window: &UsageWindow, used: i64) -> Result<(), Infallible> {
+        set!(self, usage, (window.subject.clone(), window.start_ms), used);
+        Ok(())
+    }
+
+    fn append_event(&mut self, event: &NewEvent, at_ms: i64) -> Result<(), Infallible> {
+        self.tables.events.push(EventRecord {
+            position: next_position(self.tables.events.len()),
+            at_ms,
+            kind: event.kind.to_owned(),
+            object: event.object.clone(),
+            body: event.body.clone(),
+        });
+        self.undo.push(Box::new(|tables| {
+            tables.events.pop();
+        }));
+        Ok(())
+    }
+
+    fn put_due(&mut self, job: &DueJob) -> Result<(), Infallible> {
+        set!(
+            self,
+            due,
+            (job.kind.clone(), job.object.clone()),
+            (job.due_at_ms, 0)
+        );
+        Ok(())
+    }
+
+    fn remove_due(&mut self, kind: &str, object: &str) -> Result<(), Infallible> {
+        unset!(self, due, (kind.to_owned(), object.to_owned()));
+        Ok(())
+    }
+}
+
+fn next_position(rows: usize) -> i64 {
+    i64::try_from(rows).unwrap_or(i64::MAX).saturating_add(1)
+}
+
+fn index_rows(document: &NewDocument) -> Vec<(String, String, DocumentPosition)> {
+    document
+        .index_keys
+        .iter()
+        .map(|(index, key)| {
+            let position = DocumentPosition {
+                key: key.clone(),
+                id: document.id.clone(),
+            };
+            (
+                document.collection.to_owned(),
+                (*index).to_owned(),
+                position,
+            )
+        })
+        .collect()
+}

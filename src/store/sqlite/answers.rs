@@ -1,0 +1,41 @@
+//! Old answers are forgotten, from the oldest commit on.
+
+use rusqlite::{Connection, Result, params};
+
+/// Up to which commit answers were forgotten.
+const FORGOTTEN: &str = "answers_forgotten_to";
+
+pub(super) fn forget(connection: &Connection, before_ms: i64, limit: usize) -> Result<usize> {
+    let mut reached: i64 = connection
+        .prepare_cached("SELECT coalesce((SELECT value FROM settings WHERE name = ?1), 0)")?
+        .query_row([FORGOTTEN], |row| row.get(0))?;
+    let mut forgotten = 0;
+    {
+        let mut commits = connection.prepare_cached(
+            "SELECT position, at_ms, scope FROM commits WHERE position > ?1 ORDER BY position",
+        )?;
+        let mut forget =
+            connection.prepare_cached("UPDATE commands SET answer = NULL WHERE scope = ?1")?;
+        let mut rows = commits.query([reached])?;
+        while forgotten < limit
+            && let Some(row) = rows.next()?
+        {
+            // Commit times never decrease, so nothing older comes after this one.
+            if row.get::<_, i64>(1)? >= before_ms {
+                break;
+            }
+            reached = row.get(0)?;
+            if let Some(scope) = row.get::<_, Option<String>>(2)? {
+                forget.execute([scope])?;
+                forgotten += 1;
+            }
+        }
+    }
+    connection
+        .prepare_cached(
+            "INSERT INTO settings (name, value) VALUES (?1, ?2)
+             ON CONFLICT (name) DO UPDATE SET value = ?2",
+        )?
+        .execute(params![FORGOTTEN, reached])?;
+    Ok(forgotten)
+}

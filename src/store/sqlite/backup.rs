@@ -1,0 +1,96 @@
+//! A copy of the books while they are written, and the full check of a file.
+
+use std::path::{Path, PathBuf};
+
+use futures_channel::oneshot;
+use rusqlite::{Connection, OpenFlags, params};
+
+use super::{SqliteStore, connect, io_error, spawn, sql_error};
+use crate::store::StoreError;
+
+/// The state of channels: an older copy of it is poison, so it is in no backup.
+const CHANNEL_STATE: &str = "
+DELETE FROM node_state WHERE primary_namespace IN
+    ('monitors', 'monitor_updates', 'archived_monitors')
+    OR (primary_namespace = '' AND key IN ('manager', 'manager_backup', 'event_queue'))";
+
+impl SqliteStore {
+    /// Writes a copy of the books, as they are at one moment, to a new file; commits go on
+    /// meanwhile. What the node knows of its channels is **not** in it: a node must never run on
+    /// an older state of a channel. Where the copy is opened the books are whole, and the node
+    /// does not start.
+    ///
+    /// # Errors
+    /// `store.io` when there is a file already, `store.full`, `store.read_only`.
+    pub async fn backup(&self, to: impl AsRef<Path>) -> Result<(), StoreError> {
+        let (from, to) = (self.location().to_owned(), to.as_ref().to_owned());
+        on_a_thread("flashkit-backup", move || {
+            if to.exists() {
+                let reason = format!("{} exists already", to.display());
+                return Err(StoreError::Io { reason });
+            }
+            let mut unfinished = to.clone().into_os_string();
+            unfinished.push(".unfinished");
+            let unfinished = PathBuf::from(unfinished);
+            drop(std::fs::remove_file(&unfinished));
+            let copied = copy(&from, &unfinished)
+                .and_then(|()| std::fs::rename(&unfinished, &to).map_err(io_error));
+            if copied.is_err() {
+                drop(std::fs::remove_file(&unfinished));
+            }
+            copied
+        })
+        .await
+    }
+
+    /// Reads the whole file and answers what SQLite finds wrong with it: nothing in a sound one.
+    /// Opening a file checks less, so that it is quick.
+    ///
+    /// # Errors
+    /// `store.io`, `store.corrupt` when it cannot even be read.
+    pub async fn check_file(&self) -> Result<Vec<String>, StoreError> {
+        let file = self.location().to_owned();
+        on_a_thread("flashkit-check", move || {
+            let connection = connect(&file, OpenFlags::empty())?;
+            let mut found = lines(&connection, "PRAGMA integrity_check")?;
+            found.retain(|line| line != "ok");
+            found.extend(lines(&connection, "PRAGMA foreign_key_check")?);
+            Ok(found)
+        })
+        .await
+    }
+}
+
+fn lines(connection: &Connection, pragma: &str) -> Result<Vec<String>, StoreError> {
+    let mut statement = connection.prepare(pragma).map_err(sql_error)?;
+    let rows = statement.query_map([], |row| row.get(0));
+    rows.map_err(sql_error)?
+        .collect::<Result<_, _>>()
+        .map_err(sql_error)
+}
+
+/// One reading transaction, so that it is the state of one moment; flushed before it answers.
+fn copy(from: &Path, to: &Path) -> Result<(), StoreError> {
+    let source = connect(from, OpenFlags::empty())?;
+    source
+        .execute("VACUUM INTO ?1", params![to.to_string_lossy()])
+        .map_err(sql_error)?;
+    drop(source);
+    let copy = connect(to, OpenFlags::empty())?;
+    copy.execute_batch("PRAGMA synchronous = EXTRA; PRAGMA secure_delete = ON")
+        .map_err(sql_error)?;
+    copy.execute_batch(CHANNEL_STATE).map_err(sql_error)?;
+    copy.close().map_err(|(_, error)| sql_error(error))?;
+    let file = std::fs::File::open(to).map_err(io_error)?;
+    file.sync_all().map_err(io_error)
+}
+
+/// Long work on a thread of its own: readers and writer go on.
+async fn on_a_thread<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    let (answer, answered) = oneshot::channel();
+    spawn(name, move || drop(answer.send(work())))?;
+    answered.await.unwrap_or(Err(StoreError::Closed))
+}

@@ -1,0 +1,67 @@
+//! What lies beside the file: the lock, so that one engine has it, and in the lock's file how
+//! often the node has written.
+//!
+//! The number is written after each commit that has writes of the node in it, and not flushed:
+//! it is never ahead of the file, and behind it only after a loss of power. A file with fewer
+//! writes in it than the number says is an older one that was put back.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use super::io_error;
+use crate::store::StoreError;
+
+pub(super) struct Seat {
+    file: File,
+    /// How often the node has written, as found at the start; `None` in a new seat.
+    pub(super) found: Option<i64>,
+}
+
+/// One name for a file, however it is reached.
+pub(super) fn real_path(file: &Path) -> Result<PathBuf, StoreError> {
+    if let Ok(real) = file.canonicalize() {
+        return Ok(real);
+    }
+    let folder = file
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or_else(|| Path::new(".")).canonicalize();
+    let name = file.file_name().unwrap_or_default();
+    Ok(folder.map_err(io_error)?.join(name))
+}
+
+impl Seat {
+    /// Takes the seat, which is the operating system's lock, so that it ends with the process.
+    pub(super) fn take(database: &Path) -> Result<Self, StoreError> {
+        let mut name = database.as_os_str().to_owned();
+        name.push(".lock");
+        let mut file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .open(&name)
+            .map_err(io_error)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(StoreError::InUse {
+                    location: database.display().to_string(),
+                });
+            }
+            Err(TryLockError::Error(error)) => return Err(io_error(error)),
+        }
+        let mut text = String::new();
+        file.read_to_string(&mut text).map_err(io_error)?;
+        let found = text.trim().parse().ok();
+        Ok(Self { file, found })
+    }
+
+    /// Writes down how often the node has written. A failure is no error: the number is then
+    /// behind, as after a loss of power.
+    pub(super) fn note(&mut self, writes: i64) {
+        let at_start = self.file.seek(SeekFrom::Start(0));
+        drop(at_start.and_then(|_| writeln!(self.file, "{writes:020}")));
+    }
+}

@@ -1,0 +1,227 @@
+//! Money that matches nothing: it waits for a person, who assigns it once.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Treasury, TreasuryError};
+use crate::Error;
+use crate::access::Credential;
+use crate::core::{Answer, Decision, Executed, IdempotencyKey, Loaded, check_text, emit, put};
+use crate::ids::{CardId, MerchantId, TransferId};
+use crate::ledger::{Account, NewTransfer, Step, TransferKind};
+use crate::lightning::PaymentHash;
+
+const SUSPENSE: &str = "suspense";
+
+/// One amount in suspense.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SuspenseItem {
+    /// The transfer that put it there.
+    pub id: TransferId,
+    /// The payment it came by, or went by.
+    pub payment_hash: PaymentHash,
+    /// What arrived and matches nothing; below zero what left and matches nothing.
+    pub amount_msat: i64,
+    /// Since when, milliseconds since the epoch.
+    pub since_ms: i64,
+    /// Whose it turned out to be; `None` while it waits.
+    pub assigned_to: Option<SuspenseTarget>,
+    /// How that is known, as whoever assigned it says.
+    pub reason: Option<String>,
+}
+
+/// Whose an amount in suspense turned out to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum SuspenseTarget {
+    /// A card's.
+    Card {
+        /// The card.
+        card: CardId,
+    },
+    /// A merchant's.
+    Merchant {
+        /// The merchant.
+        merchant: MerchantId,
+    },
+    /// The operator's own.
+    Operator,
+}
+
+impl SuspenseTarget {
+    fn account(self) -> Account {
+        match self {
+            Self::Card { card } => Account::card_balance(card),
+            Self::Merchant { merchant } => Account::merchant_payable(merchant),
+            Self::Operator => Account::operator_capital(),
+        }
+    }
+}
+
+/// Assigns an amount in suspense.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AssignSuspense {
+    /// Made by the caller before the call.
+    pub key: IdempotencyKey,
+    /// The item.
+    pub item: TransferId,
+    /// Whose it is. What left without reason is taken from there.
+    pub to: SuspenseTarget,
+    /// How that is known; at most 200 characters.
+    pub reason: String,
+}
+
+/// The steps that put an amount in suspense: what arrived, or below zero what left.
+pub(crate) fn suspend(
+    id: TransferId,
+    amount_msat: i64,
+    payment_hash: PaymentHash,
+    since_ms: i64,
+) -> Result<[Step; 2], Error> {
+    let item = SuspenseItem {
+        id,
+        payment_hash,
+        amount_msat,
+        since_ms,
+        assigned_to: None,
+        reason: None,
+    };
+    let (node, suspense) = (Account::node_channels(), Account::suspense());
+    let transfer = moved(
+        id,
+        (node, suspense),
+        amount_msat,
+        TransferKind::Unmatched,
+        payment_hash.to_string(),
+    );
+    Ok([transfer, write(&item, 0)?])
+}
+
+/// A positive amount goes from the first account to the second, a negative one back.
+fn moved(
+    id: TransferId,
+    (from, to): (Account, Account),
+    amount_msat: i64,
+    kind: TransferKind,
+    reference: String,
+) -> Step {
+    let (debit, credit) = if amount_msat < 0 {
+        (to, from)
+    } else {
+        (from, to)
+    };
+    Step::Transfer(NewTransfer {
+        id,
+        debit,
+        credit,
+        amount: amount_msat.saturating_abs(),
+        kind,
+        reference,
+        credit_ceiling: None,
+    })
+}
+
+fn write(item: &SuspenseItem, read_version: i64) -> Result<Step, Error> {
+    let state = if item.assigned_to.is_some() {
+        "assigned"
+    } else {
+        "open"
+    };
+    let keys = vec![("state", state.to_owned())];
+    put(SUSPENSE, item.id.to_string(), read_version, item, keys)
+}
+
+impl Treasury {
+    /// What waits in suspense, oldest first, after the item `after`; at most `limit` (1 to
+    /// 1,000). Issuer only.
+    ///
+    /// # Errors
+    /// `access.*`.
+    pub async fn suspense(
+        &self,
+        credential: &Credential,
+        after: Option<TransferId>,
+        limit: usize,
+    ) -> Result<Answer<Vec<SuspenseItem>>, Error> {
+        self.core.authenticate(credential).await?.require_issuer()?;
+        let as_of_ms = self.core.clock.now_ms();
+        let after = after.map(|id| id.to_string());
+        let value = self
+            .core
+            .list(SUSPENSE, "state", "open", after, limit)
+            .await?;
+        Ok(Answer { as_of_ms, value })
+    }
+
+    /// Assigns an amount in suspense to whoever it belongs to, once. Issuer only.
+    ///
+    /// # Errors
+    /// `treasury.suspense_not_found`, `treasury.suspense_assigned`, `ledger.insufficient_funds`
+    /// when more is to be taken than there is, `card.not_found`,
+    /// `settlement.merchant_not_found`, `command.*`, `access.*`.
+    pub async fn assign_suspense(
+        &self,
+        credential: &Credential,
+        command: AssignSuspense,
+    ) -> Result<Answer<SuspenseItem>, Error> {
+        let (treasury, credential) = (self.clone(), credential.clone());
+        self.core
+            .detached(async move {
+                let core = &treasury.core;
+                let caller = core.authenticate(&credential).await?;
+                caller.require_issuer()?;
+                check_text("reason", &command.reason, 200, "200 characters")?;
+                let executed: Executed<SuspenseItem> = core
+                    .execute(
+                        &caller,
+                        "treasury.assign_suspense",
+                        &command.key,
+                        &command,
+                        || treasury.decide_assign(&command),
+                    )
+                    .await?;
+                Ok(executed.answer)
+            })
+            .await
+    }
+
+    async fn decide_assign(
+        &self,
+        command: &AssignSuspense,
+    ) -> Result<Decision<SuspenseItem>, Error> {
+        let item = command.item;
+        let found: Option<Loaded<SuspenseItem>> =
+            self.core.load(SUSPENSE, &item.to_string()).await?;
+        let found = found.ok_or(TreasuryError::SuspenseNotFound { item })?;
+        if found.value.assigned_to.is_some() {
+            return Err(TreasuryError::SuspenseAssigned { item }.into());
+        }
+        let owner = match command.to {
+            SuspenseTarget::Card { card } => Some(crate::cards::guard(
+                &crate::cards::load(&self.core, card).await?,
+            )),
+            SuspenseTarget::Merchant { merchant } => {
+                Some(crate::settlement::guard_merchant(&self.core, merchant).await?)
+            }
+            SuspenseTarget::Operator => None,
+        };
+        let after = SuspenseItem {
+            assigned_to: Some(command.to),
+            reason: Some(command.reason.clone()),
+            ..found.value
+        };
+        let transfer = moved(
+            self.core.new_id(TransferId::from_parts)?,
+            (Account::suspense(), command.to.account()),
+            after.amount_msat,
+            TransferKind::Assigned,
+            item.to_string(),
+        );
+        let mut steps = vec![transfer, write(&after, found.version)?];
+        steps.extend(owner);
+        steps.push(emit("suspense.assigned", item.to_string(), &after)?);
+        Ok(Decision {
+            steps,
+            answer: after,
+        })
+    }
+}

@@ -1,0 +1,164 @@
+//! Copies of the books while they are written, old answers, and the past.
+#![cfg(feature = "sqlite")]
+
+mod support;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use flashkit::Settings;
+use flashkit::cards::{CardLimits, ChargeCard};
+use flashkit::ledger::Account;
+use flashkit::ports::{Clock, SystemClock};
+use flashkit::settlement::CreateMerchant;
+use flashkit::store::sqlite::SqliteStore;
+use flashkit::store::{KeyPath, KeyValue, KeyValueWrite, MemoryStore};
+use flashkit::testkit::clock::ManualClock;
+use support::key;
+use support::shop::{self, SAT, sat};
+
+fn node_value(primary: &str, name: &str) -> KeyValueWrite {
+    KeyValueWrite::Put {
+        path: path(primary, name),
+        value: vec![1; 3],
+    }
+}
+
+fn path(primary: &str, name: &str) -> KeyPath {
+    KeyPath {
+        primary: primary.to_owned(),
+        secondary: String::new(),
+        key: name.to_owned(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backup_is_whole_while_tills_sell_and_has_no_channels_in_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name);
+    let store = SqliteStore::open(file("books.db"), Arc::new(SystemClock)).unwrap();
+    let epoch = store.begin_epoch().await.unwrap();
+    for (primary, name) in [("monitors", "channel"), ("", "manager"), ("peers", "all")] {
+        let change = node_value(primary, name);
+        store.write(epoch, change).await.unwrap();
+    }
+    let shop = shop::simulated(Arc::new(store.clone())).await;
+    let merchant = shop::merchant(&shop.engine, "Cookshop").await;
+    let mut card = shop::card(&shop.engine, shop::UID, CardLimits::default()).await;
+    shop::top_up(&shop.engine, &shop.customer, &card, "top-up", sat(500_000)).await;
+    let (engine, till) = (shop.engine.clone(), merchant.till.clone());
+    let selling = tokio::spawn(async move {
+        for number in 0..200 {
+            let command = ChargeCard {
+                key: key(&format!("charge-{number}")),
+                tap: card.chip.tap(),
+                price: sat(100),
+                reference: "lunch".to_owned(),
+            };
+            engine.cards().charge(&till, command).await.unwrap();
+        }
+    });
+    let mut copies = 0;
+    while !selling.is_finished() {
+        store.backup(file(&format!("{copies}.db"))).await.unwrap();
+        copies += 1;
+    }
+    selling.await.unwrap();
+    assert!(copies > 1, "{copies}");
+    let again = store.backup(file("0.db")).await.unwrap_err();
+    assert_eq!(again.code(), "store.io");
+    assert_eq!(store.check_file().await, Ok(Vec::new()));
+    let newest = shop.engine.reports();
+    let newest = newest
+        .verify_journal(&shop.engine.issuer(), &[])
+        .await
+        .unwrap();
+    shop.engine.stop().await.unwrap();
+
+    let mut lengths = Vec::new();
+    for number in 0..copies {
+        let copy = SqliteStore::open(file(&format!("{number}.db")), Arc::new(SystemClock)).unwrap();
+        assert_eq!(copy.check_file().await, Ok(Vec::new()));
+        // The node does not run on it, and there is nothing of its channels to run on.
+        let refused = copy.begin_epoch().await.unwrap_err();
+        assert_eq!(refused.code(), "store.stale_node_state");
+        assert_eq!(copy.read(path("monitors", "channel")).await, Ok(None));
+        assert_eq!(copy.read(path("", "manager")).await, Ok(None));
+        assert!(copy.read(path("peers", "all")).await.unwrap().is_some());
+        let engine = shop::engine_on(Arc::new(copy), None).await;
+        let reports = engine.reports();
+        let verdict = reports.verify_journal(&engine.issuer(), &[]).await.unwrap();
+        assert_eq!(verdict.problems, []);
+        lengths.push(verdict.commits);
+        // Against the newest head it is what it is: older.
+        let verdict = reports
+            .verify_journal(&engine.issuer(), &newest.heads)
+            .await
+            .unwrap();
+        assert!(verdict.problems.len() <= 1, "{:?}", verdict.problems);
+        engine.stop().await.unwrap();
+    }
+    assert!(lengths.is_sorted(), "{lengths:?}");
+    assert!(lengths.last() <= Some(&newest.commits));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_old_answer_is_forgotten_and_the_command_is_still_done_once() {
+    let clock = Arc::new(ManualClock::at(SystemClock.now_ms()));
+    let store = Arc::new(MemoryStore::new(clock.clone()));
+    let settings = Settings {
+        keep_answers_ms: Some(86_400_000),
+        ..Settings::default()
+    };
+    let engine = flashkit::Engine::builder(store, shop::master())
+        .clock(clock.clone())
+        .settings(settings)
+        .open()
+        .await
+        .unwrap();
+    let command = CreateMerchant {
+        key: key("merchant"),
+        name: "Cookshop".to_owned(),
+        terms: flashkit::settlement::PayoutTerms::default(),
+    };
+    let issuer = engine.issuer();
+    let settlement = engine.settlement();
+    let first = settlement.create(&issuer, command.clone()).await.unwrap();
+    clock.advance(Duration::from_secs(86_400 - 1));
+    engine.run_due_jobs().await.unwrap();
+    let again = settlement.create(&issuer, command.clone()).await.unwrap();
+    assert_eq!(again, first);
+    clock.advance(Duration::from_secs(2));
+    engine.run_due_jobs().await.unwrap();
+    let late = settlement.create(&issuer, command.clone()).await;
+    assert_eq!(late.unwrap_err().code(), "command.answer_forgotten");
+    let other = CreateMerchant {
+        name: "Another".to_owned(),
+        ..command
+    };
+    let reused = settlement.create(&issuer, other).await;
+    assert_eq!(reused.unwrap_err().code(), "command.key_reused");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_past_is_as_it_was() {
+    let shop = shop::simulated(Arc::new(MemoryStore::new(Arc::new(SystemClock)))).await;
+    let (engine, issuer) = (&shop.engine, shop.engine.issuer());
+    let card = shop::card(engine, shop::UID, CardLimits::default()).await;
+    let before_ms = SystemClock.now_ms();
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    shop::top_up(engine, &shop.customer, &card, "top-up", sat(500)).await;
+    let account = Account::card_balance(card.id);
+    let reports = engine.reports();
+    let at = async |at_ms: i64| {
+        reports
+            .balance_at(&issuer, account, at_ms)
+            .await
+            .unwrap()
+            .value
+    };
+    assert_eq!(at(before_ms).await, 0);
+    assert_eq!(at(SystemClock.now_ms()).await, 500 * SAT);
+    let refused = reports.balance_at(&card.holder, account, before_ms).await;
+    assert_eq!(refused.unwrap_err().code(), "access.not_allowed");
+}
