@@ -11,14 +11,16 @@ use std::time::{Duration, Instant};
 
 use flashkit::ids::{BatchId, CardId, MerchantId, TransferId};
 use flashkit::ledger::{
-    Account, Batch, Commit, DueJob, NewEvent, NewTransfer, Refusal, Step, TransferKind,
+    Account, Batch, Commit, DueJob, HoldChangeRow, JournalCheck, NewEvent, NewHold, NewTransfer,
+    Refusal, Step, TransferKind, TransferRow,
 };
 use flashkit::store::contract::{FreshStore, check_all};
 use flashkit::store::postgres::{PostgresConfig, PostgresStore};
-use flashkit::store::{CommitError, MAX_PAGE, Store, StoreError};
+use flashkit::store::{CommitError, DocumentQuery, MAX_PAGE, MemoryStore, Store, StoreError};
 use flashkit::testkit::clock::ManualClock;
 use support::Cluster;
 use support::proxy::{Fault, Proxy};
+use support::steps::Steps;
 
 const NOW_MS: i64 = 1_700_000_000_000;
 
@@ -213,6 +215,150 @@ async fn two_instances_never_overspend_one_account() {
             .collect();
         assert_eq!(after.len(), 100);
     }
+}
+
+/// Everything that can be read of a store, as text.
+async fn picture(store: &dyn Store) -> Vec<String> {
+    let mut seen = Vec::new();
+    for row in store.balances(None, MAX_PAGE).await.unwrap() {
+        let due = store.due_holds(&row.0, i64::MAX, MAX_PAGE).await.unwrap();
+        let past = store.balance_at(&row.0, NOW_MS + 60).await.unwrap();
+        seen.push(format!("{row:?} {past} {due:?}"));
+        let rows = store.transfers(&row.0, None, MAX_PAGE).await.unwrap();
+        seen.push(format!("{rows:?}"));
+    }
+    for row in store.journal(0, MAX_PAGE).await.unwrap() {
+        seen.push(format!("{row:?}"));
+    }
+    for row in store.hold_changes(0, MAX_PAGE).await.unwrap() {
+        let state = store.hold(row.hold.transfer.id).await.unwrap();
+        seen.push(format!("{row:?} {state:?}"));
+    }
+    for row in store.commits(0, MAX_PAGE).await.unwrap() {
+        // Each store has a name for its writer, and the hashes cover it.
+        seen.push(format!("{} {} {:?}", row.position, row.at_ms, row.scope));
+    }
+    let query = DocumentQuery {
+        collection: "thing",
+        index: "colour",
+        from: String::new(),
+        to: None,
+        after: None,
+        limit: MAX_PAGE,
+    };
+    seen.push(format!("{:?}", store.documents(query).await.unwrap()));
+    seen.push(format!("{:?}", store.events(0, MAX_PAGE).await.unwrap()));
+    for name in 0..400 {
+        let claim = store.claim(&format!("claim {name}")).await.unwrap();
+        let counter = store.counter(&format!("name {name}")).await.unwrap();
+        let command = store.command(&format!("scope {name}")).await.unwrap();
+        seen.push(format!("{claim:?} {counter:?} {command:?}"));
+    }
+    let late_ms = NOW_MS + 1_000_000;
+    let jobs = store.lease_due(late_ms, late_ms, MAX_PAGE).await.unwrap();
+    seen.push(format!("{jobs:?}"));
+    seen
+}
+
+/// A group is applied in memory and written table by table: the same batches one by one, in a
+/// store that does neither, must come to the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_comes_to_what_its_batches_come_to_one_by_one() {
+    const ROUNDS: usize = 12;
+    const GROUP: usize = 40;
+    let Some(bench) = Bench::new() else { return };
+    let stores = [bench.store().await, bench.store().await];
+    let model = MemoryStore::new(bench.clock.clone());
+    let mut steps = Steps::new(2_026, NOW_MS);
+    let (raw, watch) = (bench.raw().await, bench.raw().await);
+    let (mut done, mut refused) = (0, BTreeSet::new());
+    for round in 0..ROUNDS {
+        let store = &stores[round % 2];
+        steps.now_ms += 10;
+        bench.clock.set(steps.now_ms);
+        let batches: Vec<_> = (0..GROUP).map(|_| steps.batch()).collect();
+        // All but the first wait for it, and are one group.
+        raw.batch_execute("BEGIN; SELECT 1 FROM head FOR UPDATE")
+            .await
+            .unwrap();
+        let mut answers = Vec::new();
+        for (at, batch) in batches.iter().enumerate() {
+            let mut answer = store.commit(batch.clone());
+            // The first poll submits it.
+            let first = std::future::poll_fn(|context| {
+                std::task::Poll::Ready(answer.as_mut().poll(context).is_ready())
+            });
+            assert!(!first.await);
+            answers.push(answer);
+            if at == 0 {
+                sessions_wait(&watch, 1).await;
+            }
+        }
+        raw.batch_execute("ROLLBACK").await.unwrap();
+        for (batch, answer) in batches.into_iter().zip(answers) {
+            let answer = answer.await;
+            assert_eq!(answer, model.commit(batch.clone()).await, "{batch:?}");
+            match answer {
+                Ok(_) => done += 1,
+                Err(CommitError::Refused(refusal)) => drop(refused.insert(refusal.code())),
+                Err(error) => panic!("{error}"),
+            }
+        }
+        assert_eq!(picture(store).await, picture(&model).await, "round {round}");
+    }
+    println!(
+        "{done} of {} were done, others refused: {refused:?}",
+        ROUNDS * GROUP
+    );
+    assert!(done > 150 && refused.len() >= 12);
+
+    let store = &stores[0];
+    let transfers = store.journal(0, MAX_PAGE).await.unwrap();
+    let changes = store.hold_changes(0, MAX_PAGE).await.unwrap();
+    let mut check = JournalCheck::new(&store.chain_heads().await.unwrap());
+    for commit in store.commits(0, MAX_PAGE).await.unwrap() {
+        let of_commit = |row: &&TransferRow| row.commit == commit.position;
+        let rows: Vec<_> = transfers.iter().filter(of_commit).cloned().collect();
+        let of_commit = |row: &&HoldChangeRow| row.commit == commit.position;
+        let changes: Vec<_> = changes.iter().filter(of_commit).cloned().collect();
+        check.commit(&commit, &rows, &changes);
+    }
+    for (account, balance) in store.balances(None, MAX_PAGE).await.unwrap() {
+        check.account(account, balance);
+    }
+    let (problems, heads) = check.finish();
+    assert!(problems.is_empty(), "{problems:?}");
+    assert_eq!(heads, store.chain_heads().await.unwrap());
+}
+
+/// More ended holds than are loaded at first, given back by one group.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_ended_holds_are_given_back() {
+    const HOLDS: u64 = 300;
+    let Some(bench) = Bench::new() else { return };
+    let store = bench.store().await;
+    let mut steps = vec![fund(card(1), 300)];
+    for hold in 0..HOLDS {
+        let Step::Transfer(transfer) = transfer(card(1), merchant(hold), 1) else {
+            continue;
+        };
+        steps.push(Step::Hold(NewHold {
+            transfer,
+            expires_at_ms: Some(NOW_MS + 5_000),
+            usage: Vec::new(),
+        }));
+    }
+    store.commit(batch(steps)).await.unwrap();
+    assert_eq!(available(&store, card(1)).await, 0);
+    bench.clock.set(NOW_MS + 5_000);
+    // 64 at a time: five batches of one group need them all.
+    let pay = || batch(vec![transfer(card(1), merchant(1), 60)]);
+    let calls: Vec<_> = (0..5).map(|_| begin(&store, pay())).collect();
+    for call in calls {
+        call.await.unwrap().unwrap();
+    }
+    assert_eq!(available(&store, card(1)).await, 0);
+    assert_eq!(available(&store, merchant(1)).await, 300);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -267,7 +267,7 @@ fn decide(
     head: &Head,
     snapshot: &Snapshot,
     at_ms: i64,
-) -> Result<(Vec<Answer>, Changes), Keys> {
+) -> Result<(Vec<Answer>, Changes), Box<Keys>> {
     let mut state = GroupState::new(head, snapshot);
     let mut answers = Vec::new();
     for batch in batches {

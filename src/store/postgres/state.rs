@@ -87,11 +87,11 @@ impl<'a> GroupState<'a> {
     }
 
     /// What was changed, or what must be loaded before it can be known.
-    pub(super) fn finish(self) -> Result<Changes, Keys> {
+    pub(super) fn finish(self) -> Result<Changes, Box<Keys>> {
         if self.missing.is_empty() {
             Ok(self.group)
         } else {
-            Err(self.missing)
+            Err(Box::new(self.missing))
         }
     }
 

@@ -3,6 +3,7 @@
 //! alone (the authority's key was thrown away). It is stopped and removed at the end.
 
 pub mod proxy;
+pub mod steps;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
