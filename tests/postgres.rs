@@ -331,6 +331,60 @@ async fn a_group_comes_to_what_its_batches_come_to_one_by_one() {
     assert_eq!(heads, store.chain_heads().await.unwrap());
 }
 
+/// Whatever the size of the tables, every row is found by an index.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_statement_scans_a_table() {
+    let Some(bench) = Bench::new() else { return };
+    let raw = bench.raw().await;
+    // A session that ends reports what it did.
+    let scans = async |store: PostgresStore| {
+        store.close().await.unwrap();
+        let sessions = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'scans'";
+        wait_until("the end of the sessions", async || {
+            let row = raw.query_one(sessions, &[]).await.unwrap();
+            row.get::<_, i64>(0) == 0
+        })
+        .await;
+        let rows = "SELECT relname::text, coalesce(seq_scan, 0), coalesce(idx_scan, 0)
+                    FROM pg_stat_user_tables WHERE schemaname = $1 ORDER BY relname";
+        let rows = raw.query(rows, &[&bench.schema]).await.unwrap();
+        let scans = rows
+            .iter()
+            .map(|row| (row.get(0), (row.get(1), row.get(2))));
+        scans.collect::<std::collections::BTreeMap<String, (i64, i64)>>()
+    };
+    let open = async || {
+        let options = "sslmode=disable&application_name=scans";
+        let config = PostgresConfig::new(bench.cluster.url(bench.cluster.port, options));
+        let config = config.schema(&bench.schema);
+        PostgresStore::connect(config, bench.clock.clone())
+            .await
+            .unwrap()
+    };
+    // Making the tables scans them.
+    let before = scans(open().await).await;
+    let store = open().await;
+    let mut steps = Steps::new(7, NOW_MS);
+    for _ in 0..150 {
+        drop(store.commit(steps.batch()).await);
+    }
+    picture(&store).await;
+    store.forget_answers(NOW_MS + 1, 5).await.unwrap();
+    store.acknowledge("reader", 1).await.unwrap();
+    store.cursor("reader").await.unwrap();
+    let after = scans(store).await;
+    println!("{after:?}");
+    for (table, (scanned, found)) in after {
+        let (scanned_before, found_before) = before[&table];
+        // The head has one row, and its place in the index is not looked up.
+        if table != "head" {
+            assert_eq!(scanned, scanned_before, "{table} was scanned");
+        }
+        let unused = ["node_state", "head"].contains(&table.as_str());
+        assert!(unused || found > found_before, "{table} was not used");
+    }
+}
+
 /// More ended holds than are loaded at first, given back by one group.
 #[tokio::test(flavor = "multi_thread")]
 async fn many_ended_holds_are_given_back() {

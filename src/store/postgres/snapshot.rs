@@ -163,7 +163,8 @@ WITH due_holds AS (
                   ORDER BY expires_at_ms, id LIMIT k.most) AS credited
              ORDER BY expires_at_ms, id LIMIT k.most) AS h),
      wanted_holds AS (
-         SELECT * FROM holds WHERE id = ANY ($3::text[]) OR id IN (SELECT id FROM due_holds)),
+         SELECT * FROM holds
+         WHERE id IN (SELECT unnest($3::text[]) UNION SELECT id FROM due_holds)),
      wanted_transfers AS (
          SELECT t.*, d.account AS debited, c.account AS credited FROM transfers t
          JOIN accounts d ON d.id = t.debit JOIN accounts c ON c.id = t.credit
