@@ -1,6 +1,6 @@
 //! A store in a PostgreSQL database, which several engines may share.
 //!
-//! What waits in one instance is one transaction, in two round trips ([`group`]). Each begins by
+//! What waits in one instance is one transaction, in two round trips. Each begins by
 //! locking one row, the head, which gives out commit times and the positions of commits, transfers
 //! and events. So the groups of all instances are done one after another: every guard is checked
 //! against all commits before it, times and positions grow in the order of the commits, and
