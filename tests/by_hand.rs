@@ -9,7 +9,7 @@ use flashkit::cards::CardLimits;
 use flashkit::invoices::{GiveUpInvoice, Invoice, InvoiceState};
 use flashkit::ledger::Account;
 use flashkit::lightning::simulated::SimulatedNetwork;
-use flashkit::lightning::{LightningEvent, PaymentHash};
+use flashkit::lightning::{LightningEvent, PaymentHash, PaymentState};
 use flashkit::ports::SystemClock;
 use flashkit::store::MemoryStore;
 use flashkit::treasury::{AssignSuspense, SuspenseItem, SuspenseTarget};
@@ -182,7 +182,7 @@ async fn what_left_without_reason_is_taken_from_whom_it_belongs_to() {
     assert_eq!(set.assign("a", &items[0], to).await, Ok(()));
     // A payment of 4,000 that nobody here asked for is in the node's record.
     let hash = PaymentHash([2; 32]);
-    set.node.remember_sent(hash, 4_000);
+    set.node.remember(hash, PaymentState::Succeeded, 4_000);
     set.tell(LightningEvent::Sent {
         payment_hash: hash,
         fee_msat: Some(1_500),

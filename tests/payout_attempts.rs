@@ -7,7 +7,9 @@ use std::sync::Arc;
 use flashkit::Engine;
 use flashkit::ledger::Account;
 use flashkit::lightning::simulated::{SimulatedNetwork, SimulatedNode};
-use flashkit::lightning::{Bolt11Details, LightningEvent, LightningNode, PaymentHash};
+use flashkit::lightning::{
+    Bolt11Details, LightningEvent, LightningNode, PaymentHash, PaymentState,
+};
 use flashkit::ports::SystemClock;
 use flashkit::settlement::{Payout, PayoutOutcome, PayoutState, RequestPayout, ResolvePayout};
 use flashkit::store::MemoryStore;
@@ -162,6 +164,22 @@ async fn a_failure_is_not_believed_while_the_answer_to_a_later_attempt_is_lost()
     // 50,000 and the fee of 1 % left.
     assert_eq!(balance.unwrap().available_msat, 49_500 * SAT);
     expect_sound(&set.engine, "paid once").await;
+}
+
+/// A node that refuses a later attempt writes a record that says `failed`, while the first one may
+/// be on its way.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_record_that_says_failed_is_not_believed_without_the_event() {
+    let set = set().await;
+    let refused = std::iter::repeat_n(Pay::Refuse, 1_000);
+    set.node
+        .script([Pay::SendAndDoubt].into_iter().chain(refused));
+    let (payout, hash) = set.request().await;
+    set.node.remember(hash, PaymentState::Failed, 50_000 * SAT);
+    tokio::time::sleep(std::time::Duration::from_millis(1_500)).await;
+    assert_eq!(set.payout(&payout).await.state, PayoutState::Unknown);
+    tokio::spawn(set.payee.clone().run());
+    set.until_state(&payout, PayoutState::PaidOut).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

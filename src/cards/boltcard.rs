@@ -51,6 +51,15 @@ impl TapError {
 pub struct Key([u8; 16]);
 
 impl Key {
+    /// Takes the 16 bytes.
+    pub fn new(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
+    pub(super) fn bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+
     /// The 32 lower-case hex digits, for a card programmer.
     pub fn to_hex(&self) -> String {
         hex::encode(self.0)
@@ -64,7 +73,7 @@ impl fmt::Debug for Key {
 }
 
 /// AES-128-CMAC (NIST SP 800-38B).
-fn cmac(key: &Key, parts: &[&[u8]]) -> [u8; 16] {
+pub(super) fn cmac(key: &Key, parts: &[&[u8]]) -> [u8; 16] {
     let mut mac = <Cmac<Aes128> as KeyInit>::new((&key.0).into());
     for part in parts {
         mac.update(part);
@@ -246,7 +255,12 @@ pub struct PiccData {
 /// # Errors
 /// `card.tap_not_ours` when what comes out does not begin as PICC data does.
 pub fn decrypt_picc(issuer: &IssuerKey, p: &[u8; 16]) -> Result<PiccData, TapError> {
-    let cipher = Aes128::new((&issuer.piccdata_key().0).into());
+    open_picc(&issuer.piccdata_key(), p)
+}
+
+/// Opens `p` with the chip's own key 1.
+pub(super) fn open_picc(piccdata_key: &Key, p: &[u8; 16]) -> Result<PiccData, TapError> {
+    let cipher = Aes128::new((&piccdata_key.0).into());
     let mut block = (*p).into();
     // One block in CBC mode with a zero vector is the bare cipher.
     cipher.decrypt_block(&mut block);

@@ -8,6 +8,7 @@ mod charging;
 mod error;
 mod life;
 mod model;
+pub mod programming;
 mod rules;
 
 use std::sync::Arc;

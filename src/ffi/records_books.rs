@@ -61,6 +61,10 @@ transfer_kinds! {
     RoutingFee,
     /// Money that matches nothing.
     Unmatched,
+    /// Money that matched nothing, given to whom it belongs.
+    Assigned,
+    /// Another transfer undone.
+    Reversal,
 }
 
 /// A transfer as it stands in the books. An account is text: `kind/owner/asset`.

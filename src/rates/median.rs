@@ -143,23 +143,25 @@ pub fn median(
         .min()
         .unwrap_or(now_ms);
     let mut chosen = false;
+    let mut is_the_one = |candidate| {
+        let first = candidate == rate && !chosen;
+        chosen |= first;
+        first
+    };
     let considered = answers
         .iter()
-        .map(|(name, answer)| {
-            considered(
-                name,
-                answer,
-                fresh,
-                far,
-                |candidate| {
-                    let first = candidate == rate && !chosen;
-                    chosen |= first;
-                    first
-                },
-                policy,
-            )
-        })
+        .map(|(name, answer)| considered(name, answer, fresh, far, &mut is_the_one, policy))
         .collect();
+    Ok(observation(pair, rate, observed_at_ms, policy, considered))
+}
+
+fn observation(
+    pair: RatePair,
+    rate: Rate,
+    observed_at_ms: i64,
+    policy: MedianPolicy,
+    considered: Vec<ConsideredRate>,
+) -> RateObservation {
     let leg = QuoteLeg {
         base: pair.base,
         currency: pair.currency,
@@ -169,13 +171,13 @@ pub fn median(
         side: policy.side,
         considered,
     };
-    Ok(RateObservation {
+    RateObservation {
         rate,
         source: leg.source.clone(),
         observed_at_ms,
         side: policy.side,
         legs: vec![leg],
-    })
+    }
 }
 
 fn considered(

@@ -111,12 +111,8 @@ impl Settlement {
                 self.succeed(id, record.fee_msat).await
             }
             Some(record) if record.state == PaymentState::Pending => Ok(()),
-            // An attempt whose answer was lost may be on its way although the record is of the
-            // one before: the node is asked by sending again.
-            Some(_) if !payout.attempts.in_doubt => {
-                let reason = "the node has it as failed";
-                self.attempt_failed(payout.payment_hash, reason).await
-            }
+            // `Failed` proves nothing either: the node writes it for an attempt that it refused,
+            // while an earlier one may be on its way. Only the event tells of an attempt's end.
             _ => self.send(id, Attempt::Again).await,
         }
     }

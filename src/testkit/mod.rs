@@ -6,4 +6,5 @@ pub mod faulty_store;
 #[cfg(all(feature = "ldk", feature = "sqlite"))]
 pub mod local_network;
 pub mod virtual_card;
+pub mod virtual_chip;
 pub mod wallet;

@@ -51,12 +51,12 @@ impl ScriptedNode {
         }
     }
 
-    /// From now on the node has a record of a payment that it sent.
-    pub fn remember_sent(&self, payment_hash: PaymentHash, amount_msat: i64) {
+    /// From now on the node has this record of a payment of its own.
+    pub fn remember(&self, payment_hash: PaymentHash, state: PaymentState, amount_msat: i64) {
         *self.remembered.lock().unwrap() = Some(PaymentRecord {
             payment_hash,
             direction: PaymentDirection::Outbound,
-            state: PaymentState::Succeeded,
+            state,
             amount_msat: Some(amount_msat),
             fee_msat: None,
         });
