@@ -130,7 +130,7 @@ impl PartialOrd for Rate {
 /// The decimal that equals a ratio in lowest terms, where there is one: its denominator has no
 /// other factors than 2 and 5.
 fn as_decimal(numerator: u128, denominator: u128) -> Option<Rate> {
-    let scale = (0..=MAX_SCALE).find(|scale| power_of_ten(*scale) % denominator == 0)?;
+    let scale = (0..=MAX_SCALE).find(|scale| power_of_ten(*scale).is_multiple_of(denominator))?;
     let mantissa = numerator.checked_mul(power_of_ten(scale) / denominator)?;
     if mantissa > MAX_MANTISSA {
         return None;
