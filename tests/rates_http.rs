@@ -15,8 +15,7 @@ use tokio::net::TcpListener;
 
 const NOW: i64 = 1_700_000_000_000;
 
-/// Answers every request with `status`, then `body`; `endless` keeps the connection open after it
-/// and `forever` writes it again and again.
+/// Answers every request with `status` and `body`.
 #[derive(Clone)]
 struct Reply {
     status: &'static str,
@@ -26,8 +25,11 @@ struct Reply {
 
 #[derive(Clone, Copy, PartialEq)]
 enum Then {
+    /// The answer ends.
     Close,
+    /// It never does.
     Hang,
+    /// The body comes again and again.
     Repeat,
 }
 
@@ -50,10 +52,8 @@ async fn serve(reply: Reply) -> (String, Arc<std::sync::Mutex<Vec<String>>>) {
             );
             let _ = socket.write_all(head.as_bytes()).await;
             let _ = socket.write_all(reply.body.as_bytes()).await;
-            while reply.then == Then::Repeat {
-                if socket.write_all(reply.body.as_bytes()).await.is_err() {
-                    break;
-                }
+            if reply.then == Then::Repeat {
+                while socket.write_all(reply.body.as_bytes()).await.is_ok() {}
             }
             if reply.then == Then::Hang {
                 tokio::time::sleep(Duration::from_secs(60)).await;
