@@ -77,7 +77,8 @@ pub enum QuoteSide {
 /// The rate at which a price was turned into bitcoin.
 #[derive(Debug, Clone, PartialEq, Eq, uniffi::Record)]
 pub struct Quote {
-    /// The price of one bitcoin, as plain decimal text in the currency's major unit.
+    /// The price of one bitcoin in the currency's major unit: plain decimal text, or
+    /// `numerator/denominator` where no decimal is exact (cross rates, spreads).
     pub rate: String,
     /// ISO 4217.
     pub currency: String,

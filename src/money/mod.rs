@@ -5,11 +5,15 @@ mod error;
 mod format;
 mod price;
 mod rate;
+mod ratio;
 
 pub use asset::{Asset, Currency};
 pub use error::MoneyError;
 pub use format::{format_minor, parse_minor};
-pub use price::{Price, Quote, QuoteSide};
+pub use price::{
+    ConsideredRate, Price, Quote, QuoteLeg, QuoteSide, QuoteSpread, Spread, SpreadSide,
+    SpreadSplit, Verdict,
+};
 pub use rate::{Rate, Rounding};
 
 /// All the bitcoin there will ever be, in msat; no amount is above it.

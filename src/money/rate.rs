@@ -20,9 +20,17 @@ pub enum Rounding {
     HalfEven,
 }
 
-/// The price of one bitcoin in a currency's major unit: more than zero, exact.
+/// The price of one bitcoin (or of one unit of another currency) in a currency's major unit: more
+/// than zero, exact. A decimal where it is one, otherwise a ratio of two whole numbers.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Rate(Decimal);
+pub struct Rate(Exact);
+
+/// One value has one form: a ratio is in lowest terms, and never one that a decimal can hold.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Exact {
+    Decimal(Decimal),
+    Ratio { numerator: u128, denominator: u128 },
+}
 
 /// The longest text that is looked at.
 const MAX_LENGTH: usize = 30;
@@ -32,9 +40,27 @@ const MAX_DIGITS: usize = 28;
 const MSAT_PER_BTC: u128 = 100_000_000_000;
 
 impl Rate {
-    /// `mantissa / 10^scale`, both above zero by construction.
-    fn parts(self) -> (u128, u32) {
-        (self.0.mantissa().unsigned_abs(), self.0.scale())
+    /// `numerator / denominator`, both above zero by construction.
+    pub(super) fn parts(self) -> (u128, u128) {
+        match self.0 {
+            Exact::Decimal(value) => (value.mantissa().unsigned_abs(), power_of_ten(value.scale())),
+            Exact::Ratio {
+                numerator,
+                denominator,
+            } => (numerator, denominator),
+        }
+    }
+
+    pub(super) fn from_decimal(value: Decimal) -> Self {
+        Self(Exact::Decimal(value))
+    }
+
+    /// Of two numbers in lowest terms that no decimal can hold.
+    pub(super) fn from_lowest_terms(numerator: u128, denominator: u128) -> Self {
+        Self(Exact::Ratio {
+            numerator,
+            denominator,
+        })
     }
 
     /// What an amount of the currency's minor unit is in msat.
@@ -48,10 +74,10 @@ impl Rate {
         rounding: Rounding,
     ) -> Result<i64, MoneyError> {
         let minor = positive(minor_units)?;
-        let (mantissa, scale) = self.parts();
+        let (rate, per) = self.parts();
         // minor / 10^digits / rate bitcoin: both sides of the fraction are whole numbers.
-        let numerator = Wide::product(&[minor, MSAT_PER_BTC, power_of_ten(scale)]);
-        let denominator = Wide::product(&[mantissa, power_of_ten(currency.minor_digits())]);
+        let numerator = Wide::product(&[minor, MSAT_PER_BTC, per]);
+        let denominator = Wide::product(&[rate, power_of_ten(currency.minor_digits())]);
         in_msat(numerator.divide(&denominator, rounding)?)
     }
 
@@ -66,9 +92,9 @@ impl Rate {
         rounding: Rounding,
     ) -> Result<i64, MoneyError> {
         let msat = positive(amount_msat)?;
-        let (mantissa, scale) = self.parts();
-        let numerator = Wide::product(&[msat, mantissa, power_of_ten(currency.minor_digits())]);
-        let denominator = Wide::product(&[MSAT_PER_BTC, power_of_ten(scale)]);
+        let (rate, per) = self.parts();
+        let numerator = Wide::product(&[msat, rate, power_of_ten(currency.minor_digits())]);
+        let denominator = Wide::product(&[MSAT_PER_BTC, per]);
         let result = numerator.divide(&denominator, rounding)?;
         i64::try_from(result).map_err(|_| MoneyError::Overflow)
     }
@@ -78,7 +104,7 @@ fn positive(minor: i64) -> Result<u128, MoneyError> {
     u128::try_from(minor).map_err(|_| MoneyError::NotPositive { minor })
 }
 
-fn power_of_ten(exponent: u32) -> u128 {
+pub(super) fn power_of_ten(exponent: u32) -> u128 {
     // Scales are at most 28 and minor digits at most 4.
     10_u128.saturating_pow(exponent)
 }
@@ -114,20 +140,27 @@ impl FromStr for Rate {
         if value.is_zero() {
             Err(bad("a rate is above zero"))
         } else {
-            Ok(Self(value))
+            Ok(Self::from_decimal(value))
         }
     }
 }
 
 impl fmt::Display for Rate {
+    /// Plain decimal text, or `numerator/denominator` where no decimal of 28 digits is exact.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        match self.0 {
+            Exact::Decimal(value) => value.fmt(f),
+            Exact::Ratio {
+                numerator,
+                denominator,
+            } => write!(f, "{numerator}/{denominator}"),
+        }
     }
 }
 
 impl fmt::Debug for Rate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        fmt::Display::fmt(self, f)
     }
 }
 
@@ -139,19 +172,17 @@ impl Serialize for Rate {
 
 impl<'de> Deserialize<'de> for Rate {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(serde::de::Error::custom)
+        Self::from_stored(&String::deserialize(deserializer)?).map_err(serde::de::Error::custom)
     }
 }
 
-/// A whole number of up to 320 bits, as base-2^32 digits, least first: the widest product above
-/// is 63 + 37 + 94 bits.
+/// A whole number of up to 320 bits, as base-2^32 digits, least first: the widest product is two
+/// parts of rates and a number of basis points, 128 + 128 + 32 bits.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Wide([u32; 10]);
+pub(super) struct Wide([u32; 10]);
 
 impl Wide {
-    fn product(factors: &[u128]) -> Self {
+    pub(super) fn product(factors: &[u128]) -> Self {
         let mut result = Self([0; 10]);
         result.0[0] = 1;
         for factor in factors {
@@ -189,11 +220,11 @@ impl Wide {
         }
     }
 
-    fn at_least(&self, other: &Self) -> bool {
+    pub(super) fn at_least(&self, other: &Self) -> bool {
         self.0.iter().rev().ge(other.0.iter().rev())
     }
 
-    fn subtract(&mut self, other: &Self) {
+    pub(super) fn subtract(&mut self, other: &Self) {
         let mut borrow = false;
         for (digit, take) in self.0.iter_mut().zip(other.0) {
             let (once, first) = digit.overflowing_sub(take);

@@ -5,13 +5,13 @@ use std::sync::RwLock;
 
 use async_trait::async_trait;
 
-use super::{RateError, RateObservation, RateSource};
-use crate::money::{Currency, Rate};
+use super::{RateError, RateObservation, RatePair, RateSource};
+use crate::money::{Asset, Currency, QuoteSide, Rate};
 
 /// A table of rates that the host fills. Empty until it does; a rate grows stale like any other.
 #[derive(Debug, Default)]
 pub struct FixedRates {
-    table: RwLock<HashMap<Currency, RateObservation>>,
+    table: RwLock<HashMap<RatePair, RateObservation>>,
 }
 
 impl FixedRates {
@@ -22,29 +22,50 @@ impl FixedRates {
 
     /// Sets what one bitcoin costs in `currency`, as `source` observed it at `observed_at_ms`.
     pub fn set(&self, currency: Currency, rate: Rate, source: &str, observed_at_ms: i64) {
+        self.set_pair(RatePair::bitcoin(currency), rate, source, observed_at_ms);
+    }
+
+    /// Sets what one unit of the pair's base costs in its currency.
+    pub fn set_pair(&self, pair: RatePair, rate: Rate, source: &str, observed_at_ms: i64) {
         let observation = RateObservation {
             rate,
             source: source.to_owned(),
             observed_at_ms,
+            side: QuoteSide::Mid,
+            legs: Vec::new(),
         };
         let mut table = self
             .table
             .write()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
-        table.insert(currency, observation);
+        table.insert(pair, observation);
     }
 }
 
 #[async_trait]
 impl RateSource for FixedRates {
     async fn rate(&self, currency: Currency) -> Result<RateObservation, RateError> {
+        self.pair(RatePair::bitcoin(currency)).await
+    }
+
+    /// One that was set the other way round is turned, exactly.
+    async fn pair(&self, pair: RatePair) -> Result<RateObservation, RateError> {
         let table = self
             .table
             .read()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
-        let found = table.get(&currency).cloned();
-        found.ok_or_else(|| RateError::UnknownCurrency {
-            currency: currency.code().to_owned(),
-        })
+        if let Some(found) = table.get(&pair) {
+            return Ok(found.clone());
+        }
+        let Asset::Fiat(base) = pair.base else {
+            return Err(pair.unknown());
+        };
+        let turned = RatePair {
+            base: Asset::Fiat(pair.currency),
+            currency: base,
+        };
+        let mut found = table.get(&turned).cloned().ok_or_else(|| pair.unknown())?;
+        found.rate = found.rate.inverse().map_err(|_| pair.unknown())?;
+        Ok(found)
     }
 }
