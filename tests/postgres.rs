@@ -16,7 +16,10 @@ use flashkit::ledger::{
 };
 use flashkit::store::contract::{FreshStore, check_all};
 use flashkit::store::postgres::{PostgresConfig, PostgresStore};
-use flashkit::store::{CommitError, DocumentQuery, MAX_PAGE, MemoryStore, Store, StoreError};
+use flashkit::store::{
+    CommitError, DocumentQuery, KeyPath, KeyValue, KeyValueWrite, MAX_PAGE, MemoryStore, Store,
+    StoreError,
+};
 use flashkit::testkit::clock::ManualClock;
 use support::Cluster;
 use support::proxy::{Fault, Proxy};
@@ -799,4 +802,58 @@ async fn tls_is_as_the_connection_string_says() {
     let config = PostgresConfig::new(url.replace("localhost", "db.example"));
     let opened = PostgresStore::connect(config, bench.clock.clone()).await;
     assert!(opened.is_err());
+}
+
+/// A copy of the database, as a restored dump is: the books are usable, the node does not run.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_never_runs_on_a_copy_of_its_state() {
+    let Some(bench) = Bench::new() else { return };
+    let raw = bench.cluster.raw().await;
+    let original = format!("original_{}", number());
+    let copied = format!("copied_{}", number());
+    raw.batch_execute(&format!("CREATE DATABASE {original}"))
+        .await
+        .unwrap();
+    let at = |database: &str| {
+        let url = bench.cluster.url(bench.cluster.port, "sslmode=disable");
+        let url = url.replace("/postgres?", &format!("/{database}?"));
+        assert!(url.contains(database), "{url}");
+        PostgresConfig::new(url).schema(&bench.schema)
+    };
+    let open = async |database: &str| {
+        let store = PostgresStore::connect(at(database), bench.clock.clone());
+        store.await.unwrap()
+    };
+    let store = open(&original).await;
+    store.commit(batch(vec![fund(card(1), 5)])).await.unwrap();
+    let epoch = store.begin_epoch().await.unwrap();
+    let change = KeyValueWrite::Put {
+        path: KeyPath {
+            primary: "monitors".to_owned(),
+            secondary: String::new(),
+            key: "channel".to_owned(),
+        },
+        value: vec![1],
+    };
+    store.write(epoch, change).await.unwrap();
+    assert_eq!(store.begin_epoch().await, Ok(epoch + 1), "at home");
+    store.close().await.unwrap();
+    let copy = format!("CREATE DATABASE {copied} TEMPLATE {original}");
+    let deadline = Instant::now() + Duration::from_secs(10);
+    // The server lets go of the store's connections a little later.
+    while let Err(error) = raw.batch_execute(&copy).await {
+        assert!(Instant::now() < deadline, "{error}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let store = open(&copied).await;
+    let stale = StoreError::StaleNodeState {
+        found: 1,
+        expected: None,
+    };
+    assert_eq!(store.begin_epoch().await, Err(stale));
+    store.commit(batch(vec![fund(card(1), 5)])).await.unwrap();
+    store.trust_node_state().await.unwrap();
+    assert_eq!(store.begin_epoch().await, Ok(epoch + 2));
+    let store = open(&original).await;
+    assert_eq!(store.begin_epoch().await, Ok(epoch + 2), "still at home");
 }

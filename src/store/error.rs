@@ -63,12 +63,13 @@ pub enum StoreError {
         /// The epoch that holds.
         current: u64,
     },
-    /// The node's state here is not the newest there was: the file is a copy, or was put back.
+    /// The node's state here is not the newest there was: the file or database is a copy, was put
+    /// back, or was promoted.
     /// A node that ran on it could lose all it has. `store.stale_node_state`.
     #[error("{found} writes of the node are in the file, and there were {}",
         .expected.map_or_else(|| "more, or it was moved".to_owned(), |n| n.to_string()))]
     StaleNodeState {
-        /// How many of the node's writes are in the file.
+        /// How many of the node's writes (PostgreSQL: values) are in the store.
         found: i64,
         /// How many there were; `None` when what says so is missing beside the file.
         expected: Option<i64>,

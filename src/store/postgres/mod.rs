@@ -150,6 +150,20 @@ impl PostgresStore {
         Ok(Self { shared })
     }
 
+    /// Lets the node run on its state here although the database is not the one it last ran on:
+    /// it was restored, copied, or promoted.
+    ///
+    /// **Only after a move without any loss**, with the node stopped before it and running
+    /// nowhere else since. On an older copy the node would publish states of its channels that
+    /// were revoked, and its peers may then take all that is in them. The books are not affected
+    /// by this.
+    ///
+    /// # Errors
+    /// `store.io`.
+    pub async fn trust_node_state(&self) -> Result<(), StoreError> {
+        self.rows(node_state::TRUST, Vec::new()).await.map(drop)
+    }
+
     /// Runs one statement on a connection of the pool. One that fails because its connection is
     /// gone runs again: it must be one that may.
     async fn rows(&self, sql: &'static str, params: Vec<Param>) -> Result<Vec<Row>, StoreError> {

@@ -135,17 +135,41 @@ impl NodeWriter {
     }
 }
 
+/// Where the state is: this database of this cluster on this timeline. A dump that was restored,
+/// a copy, a recovery to a point in time and a promoted standby are somewhere else, and an epoch
+/// does not begin there.
 const BEGIN_EPOCH: &str = "
-INSERT INTO settings (name, value) VALUES ('node_epoch', 1)
+WITH here AS (
+    SELECT hashtextextended(concat_ws('/', s.system_identifier, c.timeline_id, d.oid,
+                                      current_schema()), 0) AS place
+    FROM pg_control_system() s, pg_control_checkpoint() c, pg_database d
+    WHERE d.datname = current_database()
+), home AS (
+    INSERT INTO settings (name, value) SELECT 'node_home', place FROM here
+    ON CONFLICT (name) DO UPDATE SET value = settings.value RETURNING value
+)
+INSERT INTO settings (name, value) SELECT 'node_epoch', 1 FROM here, home
+WHERE here.place = home.value
 ON CONFLICT (name) DO UPDATE SET value = settings.value + 1 RETURNING value";
+
+/// From now on the state is at home where it is.
+pub(super) const TRUST: &str = "DELETE FROM settings WHERE name = 'node_home'";
+
+const COUNT_VALUES: &str = "SELECT count(*) FROM node_state";
 
 async fn begin_epoch(connection: &ClientWrapper) -> Result<u64, Failed> {
     let sql = connection
         .prepare_cached(BEGIN_EPOCH)
         .await
         .map_err(not_done)?;
-    let row = connection.query_one(&sql, &[]).await.map_err(not_done)?;
-    Ok(value::<i64>(&row, 0)?.cast_unsigned())
+    if let Some(row) = connection.query_opt(&sql, &[]).await.map_err(not_done)? {
+        return Ok(value::<i64>(&row, 0)?.cast_unsigned());
+    }
+    let row = connection.query_one(COUNT_VALUES, &[]).await;
+    Err(Failed::NotDone(StoreError::StaleNodeState {
+        found: value(&row.map_err(not_done)?, 0)?,
+        expected: None,
+    }))
 }
 
 /// Shared with other writes of the node, and against a new epoch.
