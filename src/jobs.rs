@@ -3,7 +3,8 @@
 use crate::Error;
 use crate::core::Core;
 use crate::invoices::{self, Invoices};
-use crate::ledger::DueJob;
+use crate::ledger::{DueJob, Step};
+use crate::lightning::LightningError;
 use crate::settlement::{self, Settlement};
 
 /// The most jobs taken at once.
@@ -41,6 +42,12 @@ pub(crate) async fn run_due(
     {
         match do_job(&job, invoices, settlement).await {
             Ok(()) => run.done += 1,
+            // Another engine on these books has the node: it gets the job soon.
+            Err(Error::Lightning(LightningError::NoNode)) => {
+                let due_at_ms = now_ms.saturating_add(core.settings.unknown_retry_ms);
+                let again = DueJob { due_at_ms, ..job };
+                core.commit(vec![Step::Due(again)]).await?;
+            }
             Err(error) => run
                 .failed
                 .push((format!("{} {}", job.kind, job.object), error)),

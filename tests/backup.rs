@@ -12,7 +12,7 @@ use flashkit::ledger::Account;
 use flashkit::ports::{Clock, SystemClock};
 use flashkit::settlement::CreateMerchant;
 use flashkit::store::sqlite::SqliteStore;
-use flashkit::store::{KeyPath, KeyValue, KeyValueWrite, MemoryStore};
+use flashkit::store::{KeyPath, KeyValue, KeyValueWrite, MemoryStore, Store};
 use flashkit::testkit::clock::ManualClock;
 use support::key;
 use support::shop::{self, SAT, sat};
@@ -98,6 +98,12 @@ async fn a_backup_is_whole_while_tills_sell_and_has_no_channels_in_it() {
         assert!(verdict.problems.len() <= 1, "{:?}", verdict.problems);
         engine.stop().await.unwrap();
     }
+    // Put back where it was taken from, beside the lock that counts the node's writes.
+    std::fs::copy(file("0.db"), file("books.db")).unwrap();
+    let in_place = SqliteStore::open(file("books.db"), Arc::new(SystemClock)).unwrap();
+    let refused = in_place.begin_epoch().await.unwrap_err();
+    assert_eq!(refused.code(), "store.stale_node_state");
+    in_place.close().await.unwrap();
     assert!(lengths.is_sorted(), "{lengths:?}");
     assert!(lengths.last() <= Some(&newest.commits));
 }

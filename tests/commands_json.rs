@@ -12,6 +12,7 @@ use flashkit::cards::{
     TopUpCard,
 };
 use flashkit::invoices::{CreateInvoice, GiveUpInvoice, InvoicePurpose};
+use flashkit::ledger::JournalProblem;
 use flashkit::ports::SystemClock;
 use flashkit::rewards::{CreateProgram, RedeemPoints};
 use flashkit::settlement::{
@@ -19,7 +20,7 @@ use flashkit::settlement::{
 };
 use flashkit::store::MemoryStore;
 use flashkit::treasury::{
-    AssignSuspense, BookCapital, CapitalAccount, CapitalDirection, SuspenseTarget,
+    AssignSuspense, BookCapital, CapitalAccount, CapitalDirection, SuspenseItem, SuspenseTarget,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -263,6 +264,7 @@ async fn every_command_and_every_answer() {
             payout: payout.id,
             outcome,
             reason: "asked".to_owned(),
+            despite_record: false,
         });
     }
     check_answer(
@@ -288,7 +290,42 @@ async fn every_command_and_every_answer() {
     check_answer(&engine.reports().trial_balance(&issuer).await.unwrap());
     let account = flashkit::ledger::Account::fee_income();
     check_answer(&engine.reports().account(&issuer, account).await.unwrap());
-    check_answer(&engine.reports().audit(&issuer).await.unwrap());
+    let reports = engine.reports();
+    check_answer(&reports.balance_at(&issuer, account, 0).await.unwrap());
+    let verdict = reports.verify_journal(&issuer, &[]).await.unwrap();
+    check_answer(&verdict);
+    let key = flashkit::reports::HeadKey::new(&[1; 32]).unwrap();
+    check(&flashkit::reports::SignedHeads::sign(
+        1,
+        verdict.heads.clone(),
+        &key,
+    ));
+    for problem in [
+        JournalProblem::TotalsWrong {
+            account,
+            stored: flashkit::ledger::Balance {
+                debits_posted: i128::MAX,
+                ..Default::default()
+            },
+            computed: Default::default(),
+        },
+        JournalProblem::ChainMissing {
+            writer: "1".to_owned(),
+        },
+    ] {
+        let mut found = verdict.clone();
+        found.value.problems = vec![problem];
+        check_answer(&found);
+    }
+    check(&SuspenseItem {
+        id: flashkit::ids::TransferId::from_parts(1, [1; 10]),
+        payment_hash: flashkit::lightning::PaymentHash([1; 32]),
+        amount_msat: -1,
+        since_ms: 1,
+        assigned_to: Some(SuspenseTarget::Operator),
+        reason: Some("a letter".to_owned()),
+    });
+    check_answer(&reports.audit(&issuer).await.unwrap());
     for event in engine
         .events()
         .next(&issuer, "reader", 1_000)

@@ -106,6 +106,7 @@ impl Set {
             payout: payout.id,
             outcome,
             reason: "the merchant was asked".to_owned(),
+            despite_record: false,
         };
         let issuer = self.engine.issuer();
         match self
@@ -163,6 +164,26 @@ async fn a_failure_is_not_believed_while_the_answer_to_a_later_attempt_is_lost()
     let balance = balance.balance(&set.engine.issuer(), set.merchant.id).await;
     // 50,000 and the fee of 1 % left.
     assert_eq!(balance.unwrap().available_msat, 49_500 * SAT);
+    expect_sound(&set.engine, "paid once").await;
+}
+
+/// The merchant says that nothing came, while it is on its way.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_person_cannot_end_what_the_node_knows_to_be_on_its_way() {
+    let set = set().await;
+    let (payout, _) = set.request().await;
+    let failed = PayoutOutcome::Failed;
+    let refused = set.resolve("1", &payout, failed).await;
+    assert_eq!(refused, "settlement.payout_in_flight");
+    for route_fee_msat in [-1, payout.max_route_fee_msat + 1] {
+        let arrived = PayoutOutcome::PaidOut {
+            route_fee_msat: Some(route_fee_msat),
+        };
+        let refused = set.resolve("2", &payout, arrived).await;
+        assert_eq!(refused, "command.out_of_bounds");
+    }
+    tokio::spawn(set.payee.clone().run());
+    set.until_state(&payout, PayoutState::PaidOut).await;
     expect_sound(&set.engine, "paid once").await;
 }
 

@@ -578,6 +578,7 @@ impl Story {
             payout: payout.id,
             outcome: PayoutOutcome::Failed,
             reason: "the invoice expired, and the cookshop's node has nothing".to_owned(),
+            despite_record: false,
         };
         let settlement = self.engine.settlement();
         settlement

@@ -69,6 +69,20 @@ impl Core {
         after: Option<String>,
         limit: usize,
     ) -> Result<Vec<T>, Error> {
+        let rows = self.list_each(collection, index, key, after, limit).await?;
+        rows.into_iter().map(|(_, value)| value).collect()
+    }
+
+    /// As [`list`](Self::list), each with its id, and with what is wrong with it where it cannot
+    /// be read.
+    pub(crate) async fn list_each<T: DeserializeOwned>(
+        &self,
+        collection: &'static str,
+        index: &'static str,
+        key: &str,
+        after: Option<String>,
+        limit: usize,
+    ) -> Result<Vec<(String, Result<T, Error>)>, Error> {
         let query = DocumentQuery {
             collection,
             index,
@@ -81,9 +95,13 @@ impl Core {
             limit,
         };
         let rows = self.store.documents(query).await?;
-        rows.into_iter()
-            .map(|(_, document)| serde_json::from_value(document.body).map_err(unreadable))
-            .collect()
+        Ok(rows
+            .into_iter()
+            .map(|(_, document)| {
+                let value = serde_json::from_value(document.body).map_err(unreadable);
+                (document.id, value)
+            })
+            .collect())
     }
 }
 

@@ -145,6 +145,7 @@ const CODES: &[(&str, Kind)] = &[
     ("settlement.no_amount", Kind::InvalidInput),
     ("settlement.own_invoice", Kind::Declined),
     ("settlement.payout_final", Kind::Conflict),
+    ("settlement.payout_in_flight", Kind::Conflict),
     ("settlement.payout_not_found", Kind::NotFound),
     ("settlement.till_not_found", Kind::NotFound),
     ("store.busy", Kind::Unavailable),

@@ -219,6 +219,12 @@ impl Invoices {
                 let caller = invoices.core.authenticate(&credential).await?;
                 caller.require_issuer()?;
                 check_text("reason", &command.reason, 200, "200 characters")?;
+                if invoices.core.lightning.is_some()
+                    && let Some(found) = invoices.load(command.invoice).await?
+                {
+                    // What arrived after all is the invoice's.
+                    invoices.book_if_arrived(&found.value).await?;
+                }
                 let decide = || async {
                     let invoice = command.invoice;
                     let found = invoices.load(invoice).await?;

@@ -8,7 +8,7 @@ use crate::cards::{self, Card};
 use crate::core::{Loaded, emit};
 use crate::ids::{InvoiceId, TransferId};
 use crate::ledger::{Refusal, Step};
-use crate::lightning::{LightningError, PaymentHash, PaymentState};
+use crate::lightning::{LightningError, PaymentDirection, PaymentHash, PaymentState};
 use crate::treasury;
 
 impl Invoices {
@@ -140,6 +140,7 @@ impl Invoices {
             return self.core.commit(vec![done]).await.map(drop);
         };
         if invoice.state == InvoiceState::Processing {
+            self.core.node()?;
             let at_ms = self.core.ask_again_at(invoice.created_at_ms);
             let later = rules::check_later(&invoice, at_ms);
             self.core.commit(vec![later]).await?;
@@ -151,19 +152,27 @@ impl Invoices {
 
     /// Claims a payment once more, or books it if the node has it.
     async fn take_again(&self, invoice: &Invoice) -> Result<(), Error> {
+        if self.book_if_arrived(invoice).await? {
+            return Ok(());
+        }
+        let preimage = self.core.secrets.preimage(invoice.id);
         let (node, hash) = (self.core.node()?, invoice.payment_hash);
-        match node.payment(hash).await? {
-            Some(record) if record.state == PaymentState::Succeeded => {
-                // Without an amount in the record, the event that waits in the queue has it.
-                match record.amount_msat {
-                    Some(amount_msat) => self.received(hash, amount_msat).await,
-                    None => Ok(()),
-                }
-            }
-            _ => {
-                let preimage = self.core.secrets.preimage(invoice.id);
-                Ok(node.claim(hash, preimage, invoice.amount_msat).await?)
-            }
+        Ok(node.claim(hash, preimage, invoice.amount_msat).await?)
+    }
+
+    /// Books a payment that the node's record says has arrived. True when it does.
+    pub(super) async fn book_if_arrived(&self, invoice: &Invoice) -> Result<bool, Error> {
+        let hash = invoice.payment_hash;
+        let record = self.core.node()?.payment(hash).await?;
+        let arrived = record.filter(|record| {
+            let inbound = record.direction == PaymentDirection::Inbound;
+            inbound && record.state == PaymentState::Succeeded
+        });
+        match arrived.map(|record| record.amount_msat) {
+            Some(Some(amount_msat)) => self.received(hash, amount_msat).await.map(|()| true),
+            // Without an amount in the record, the event that waits in the queue has it.
+            Some(None) => Ok(true),
+            None => Ok(false),
         }
     }
 
@@ -174,13 +183,20 @@ impl Invoices {
         let (mut after, mut problem) = (None, None);
         loop {
             let state = rules::state_key(InvoiceState::Processing);
-            let page: Vec<Invoice> = self.core.list(INVOICES, "state", state, after, 100).await?;
-            let Some(last) = page.last() else {
+            let page = self
+                .core
+                .list_each::<Invoice>(INVOICES, "state", state, after, 100)
+                .await?;
+            let Some((last, _)) = page.last() else {
                 return Ok(problem);
             };
-            after = Some(last.id.to_string());
-            for invoice in &page {
-                problem = self.take_again(invoice).await.err().or(problem);
+            after = Some(last.clone());
+            for (_, invoice) in page {
+                let taken = match invoice {
+                    Ok(invoice) => self.take_again(&invoice).await,
+                    Err(unreadable) => Err(unreadable),
+                };
+                problem = taken.err().or(problem);
             }
         }
     }

@@ -13,7 +13,7 @@ use crate::ids::TransferId;
 
 /// Something that honest books never show.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", tag = "kind")]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum JournalProblem {
     /// The commit, or a transfer or change of a hold in it, is not as it was written.
@@ -195,6 +195,13 @@ impl JournalCheck {
         differ.sort_unstable();
         differ.dedup();
         differ
+    }
+
+    /// True when an account's totals, as they were read, are not what was fed.
+    pub fn differs(&self, account: &Account, read: &[(Account, Balance)]) -> bool {
+        let stored = read.iter().find(|(known, _)| known == account);
+        let stored = stored.map_or_else(Balance::default, |(_, balance)| *balance);
+        stored != self.balances.get(account).copied().unwrap_or_default()
     }
 
     /// An account as it stands in the store.

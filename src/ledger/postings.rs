@@ -12,9 +12,9 @@ use super::transfer::{
 };
 use crate::ids::TransferId;
 
-/// The most holds that have ended which one commit gives back for one account: it bounds the
-/// commit. What is beyond is given back by the next ones.
-const MAX_DUE_RELEASES: usize = 64;
+/// How many holds that have ended are given back at a time, and how often: it bounds a commit.
+const DUE_RELEASES: usize = 64;
+const DUE_RELEASE_PAGES: usize = 64;
 
 /// Which way a change of totals goes.
 #[derive(Clone, Copy)]
@@ -285,12 +285,18 @@ impl<S: State> Books<'_, S> {
         if balance.debits_pending == 0 && balance.credits_pending == 0 {
             return Ok(());
         }
-        let due = self
-            .state
-            .due_holds(account, self.at_ms, MAX_DUE_RELEASES)
-            .map_err(store)?;
-        for state in due {
-            self.give_back(state, HoldChange::Expired)?;
+        for _ in 0..DUE_RELEASE_PAGES {
+            let due = self
+                .state
+                .due_holds(account, self.at_ms, DUE_RELEASES)
+                .map_err(store)?;
+            let is_last = due.len() < DUE_RELEASES;
+            for state in due {
+                self.give_back(state, HoldChange::Expired)?;
+            }
+            if is_last {
+                break;
+            }
         }
         Ok(())
     }

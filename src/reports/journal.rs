@@ -106,6 +106,8 @@ fn digest(at_ms: i64, heads: &[ChainHead]) -> Message {
 pub struct JournalVerdict {
     /// Nothing in honest books.
     pub problems: Vec<JournalProblem>,
+    /// Accounts that moved all the while, so that their totals could not be compared.
+    pub unsettled: Vec<Account>,
     /// How many commits were read.
     pub commits: i64,
     /// The ends of the chains, to be signed and kept.
@@ -133,26 +135,28 @@ impl Reports {
         let mut suspects = check.accounts_that_differ(&reader.balances().await?);
         // What differs may have been changed by commits since: those are read as well, until
         // nothing comes between the commits and the accounts any more.
-        let mut stored: Vec<(Account, Balance)> = Vec::new();
-        for _ in 0..MAX_LOOKS {
-            let seen = reader.read_on(&mut check).await?;
-            stored.clear();
+        let mut unsettled = Vec::new();
+        for look in 0..MAX_LOOKS {
+            let mut stored: Vec<(Account, Balance)> = Vec::new();
             for account in &suspects {
                 stored.push((*account, self.core.store.balance(account).await?));
             }
-            let differ = check.accounts_that_differ(&stored);
-            suspects.retain(|account| differ.contains(account));
-            stored.retain(|(account, _)| suspects.contains(account));
-            if suspects.is_empty() || !seen {
+            if !reader.read_on(&mut check).await? {
+                // Nothing came in between: what was read is what these commits left.
+                for (account, balance) in stored {
+                    check.account(account, balance);
+                }
                 break;
             }
-        }
-        for (account, balance) in stored {
-            check.account(account, balance);
+            suspects.retain(|account| check.differs(account, &stored));
+            if look + 1 == MAX_LOOKS {
+                unsettled.clone_from(&suspects);
+            }
         }
         let (problems, heads) = check.finish();
         let value = JournalVerdict {
             problems,
+            unsettled,
             commits: reader.commits,
             heads,
         };

@@ -31,6 +31,13 @@ pub enum SettlementError {
         /// Which.
         payout: PayoutId,
     },
+    /// The node's record says that the payout is on its way, or arrived.
+    /// `settlement.payout_in_flight`.
+    #[error("the node's record of the payout {payout} says that it has not failed")]
+    PayoutInFlight {
+        /// Which.
+        payout: PayoutId,
+    },
     /// The merchant's balance does not cover amount and fee. `settlement.insufficient_balance`.
     #[error("the merchant has {available_msat} msat, {needed_msat} msat is needed")]
     InsufficientBalance {
@@ -67,6 +74,7 @@ impl SettlementError {
             Self::TillNotFound { .. } => "settlement.till_not_found",
             Self::PayoutNotFound { .. } => "settlement.payout_not_found",
             Self::PayoutFinal { .. } => "settlement.payout_final",
+            Self::PayoutInFlight { .. } => "settlement.payout_in_flight",
             Self::InsufficientBalance { .. } => "settlement.insufficient_balance",
             Self::NoAmount => "settlement.no_amount",
             Self::InvoiceExpired { .. } => "settlement.invoice_expired",

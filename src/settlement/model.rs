@@ -146,6 +146,9 @@ pub struct ResolvePayout {
     pub outcome: PayoutOutcome,
     /// How that is known, for whoever reads the books; at most 200 characters.
     pub reason: String,
+    /// Says `failed` although the node's own record says that it is on its way or arrived: only
+    /// for a record that is known to be wrong.
+    pub despite_record: bool,
 }
 
 /// What became of a payout, as a person says it.
@@ -250,10 +253,10 @@ impl PayoutAttempts {
         }
     }
 
-    /// None was made: the node knows the one before.
-    pub(super) fn answered(self) -> Self {
+    /// None was made: the node knows one before, and perhaps has it in its record.
+    pub(super) fn known(self, is_recorded: bool) -> Self {
         Self {
-            in_doubt: false,
+            in_doubt: !is_recorded,
             ..self
         }
     }

@@ -4,7 +4,8 @@
 //! `sending` has the effect and its outcome.
 
 use super::model::{
-    Payout, PayoutAttempts, PayoutHolds, PayoutQuote, PayoutState, RequestPayout, ResolvePayout,
+    Payout, PayoutAttempts, PayoutHolds, PayoutOutcome, PayoutQuote, PayoutState, RequestPayout,
+    ResolvePayout,
 };
 use super::sending::Attempt;
 use super::{Settlement, SettlementError, guard, load_merchant, rules};
@@ -14,7 +15,7 @@ use crate::core::{Answer, Decision, Executed, Loaded, check_text};
 use crate::ids::{MerchantId, PayoutId, TransferId};
 use crate::invoices::{self, Invoice};
 use crate::ledger::{AccountKind, Refusal};
-use crate::lightning::{Bolt11Details, LightningError};
+use crate::lightning::{Bolt11Details, LightningError, PaymentState};
 use crate::money::Price;
 
 pub(crate) const PAYOUTS: &str = "payout";
@@ -199,7 +200,8 @@ impl Settlement {
     /// all, that is booked against suspense. Issuer only.
     ///
     /// # Errors
-    /// `settlement.payout_not_found`, `settlement.payout_final`, `command.*`, `access.*`.
+    /// `settlement.payout_not_found`, `settlement.payout_final`, `settlement.payout_in_flight` when
+    /// it is to be `failed` and the node's record says otherwise, `command.*`, `access.*`.
     pub async fn resolve_payout(
         &self,
         credential: &Credential,
@@ -212,8 +214,20 @@ impl Settlement {
                 let caller = core.authenticate(&credential).await?;
                 caller.require_issuer()?;
                 check_text("reason", &command.reason, 200, "200 characters")?;
+                // Nothing is sent while it is decided.
+                let _nothing_is_sent = settlement.sending.lock().await;
                 let decide = || async {
                     let payout = settlement.load_payout(command.payout).await?;
+                    if command.outcome == PayoutOutcome::Failed
+                        && !command.despite_record
+                        && core.lightning.is_some()
+                        && let Some(record) = settlement.record(payout.value.payment_hash).await?
+                        && record.state != PaymentState::Failed
+                        && !payout.value.state.is_final()
+                    {
+                        let payout = command.payout;
+                        return Err(SettlementError::PayoutInFlight { payout }.into());
+                    }
                     let new_id = || core.new_id(TransferId::from_parts);
                     rules::resolve(&payout, &command, new_id)
                 };

@@ -220,6 +220,11 @@ pub(super) fn resolve(
     let reason = Some(command.reason.clone());
     let (answer, steps) = match command.outcome {
         PayoutOutcome::PaidOut { route_fee_msat } => {
+            let most = payout.value.max_route_fee_msat;
+            if route_fee_msat.is_some_and(|fee| !(0..=most).contains(&fee)) {
+                let (field, bounds) = ("route_fee_msat", "0 to the most that the route may cost");
+                return Err(CommandError::OutOfBounds { field, bounds }.into());
+            }
             arrived(payout, route_fee_msat, reason, new_id)?
         }
         PayoutOutcome::Failed => came_back(payout, reason)?,

@@ -18,7 +18,9 @@ use crate::Error;
 use crate::core::{Loaded, emit};
 use crate::ids::{PayoutId, TransferId};
 use crate::ledger::{Refusal, Step};
-use crate::lightning::{Dispatch, PaymentHash, PaymentRecord, PaymentRequest, PaymentState};
+use crate::lightning::{
+    Dispatch, PaymentDirection, PaymentHash, PaymentRecord, PaymentRequest, PaymentState,
+};
 use crate::treasury;
 
 /// Whether an earlier call to the node can have been made for the same payout.
@@ -45,8 +47,16 @@ impl Settlement {
             return Ok(());
         }
         let before = payout.attempts;
-        if attempt == Attempt::Again {
-            self.note(id, before.begin()).await?;
+        // A job may have come before the first attempt.
+        let is_first = attempt == Attempt::First && payout.state == PayoutState::Sending;
+        let attempt = if is_first && before == PayoutAttempts::default() {
+            Attempt::First
+        } else {
+            Attempt::Again
+        };
+        if attempt == Attempt::Again && !self.note(id, before.begin()).await? {
+            // It ended in between.
+            return Ok(());
         }
         let request = PaymentRequest {
             bolt11: payout.bolt11.clone(),
@@ -55,8 +65,17 @@ impl Settlement {
         match (self.core.node()?.pay(request).await, attempt) {
             // The job that was set with the intent asks again, should the event not come.
             (Ok(Dispatch::Accepted | Dispatch::AlreadyKnown), Attempt::First) => Ok(()),
-            (Ok(Dispatch::Accepted), Attempt::Again) => self.note(id, before.accepted()).await,
-            (Ok(Dispatch::AlreadyKnown), Attempt::Again) => self.note(id, before.answered()).await,
+            (Ok(Dispatch::Accepted), Attempt::Again) => {
+                self.note(id, before.accepted()).await.map(drop)
+            }
+            (Ok(Dispatch::AlreadyKnown), Attempt::Again) => {
+                // Only a record of it says that the attempt it knows is the last one.
+                let record = self.record(payout.payment_hash).await?;
+                let is_recorded =
+                    record.is_some_and(|record| record.state == PaymentState::Pending);
+                let known = before.known(is_recorded);
+                self.note(id, known).await.map(drop)
+            }
             (Ok(Dispatch::Refused { reason }), Attempt::First) => self.fail(id, &reason).await,
             (Ok(Dispatch::Refused { reason }), Attempt::Again) => {
                 self.note(id, before).await?;
@@ -66,9 +85,10 @@ impl Settlement {
         }
     }
 
-    async fn note(&self, id: PayoutId, attempts: PayoutAttempts) -> Result<(), Error> {
+    /// False when there was nothing to write down: the payout has ended, or it stands there.
+    async fn note(&self, id: PayoutId, attempts: PayoutAttempts) -> Result<bool, Error> {
         let decide = || async { rules::note_attempts(&self.load_payout(id).await?, attempts) };
-        self.core.settle(decide).await.map(drop)
+        Ok(self.core.settle(decide).await?.is_some())
     }
 
     async fn fail(&self, id: PayoutId, reason: &str) -> Result<(), Error> {
@@ -92,8 +112,9 @@ impl Settlement {
         self.core.settle(decide).await.map(drop)
     }
 
-    async fn record(&self, hash: PaymentHash) -> Result<Option<PaymentRecord>, Error> {
-        Ok(self.core.node()?.payment(hash).await?)
+    pub(super) async fn record(&self, hash: PaymentHash) -> Result<Option<PaymentRecord>, Error> {
+        let record = self.core.node()?.payment(hash).await?;
+        Ok(record.filter(|record| record.direction == PaymentDirection::Outbound))
     }
 
     /// The job that asks what became of a payout.
@@ -122,13 +143,20 @@ impl Settlement {
     pub(crate) async fn reconcile(&self) -> Result<Option<Error>, Error> {
         let (mut after, mut problem) = (None, None);
         loop {
-            let page: Vec<Payout> = self.core.list(PAYOUTS, "state", "open", after, 100).await?;
-            let Some(last) = page.last() else {
+            let page = self
+                .core
+                .list_each::<Payout>(PAYOUTS, "state", "open", after, 100)
+                .await?;
+            let Some((last, _)) = page.last() else {
                 return Ok(problem);
             };
-            after = Some(last.id.to_string());
-            for payout in &page {
-                problem = self.check(payout.id).await.err().or(problem);
+            after = Some(last.clone());
+            for (_, payout) in page {
+                let checked = match payout {
+                    Ok(payout) => self.check(payout.id).await,
+                    Err(unreadable) => Err(unreadable),
+                };
+                problem = checked.err().or(problem);
             }
         }
     }

@@ -12,7 +12,9 @@ use crate::store::StoreError;
 const CHANNEL_STATE: &str = "
 DELETE FROM node_state WHERE primary_namespace IN
     ('monitors', 'monitor_updates', 'archived_monitors')
-    OR (primary_namespace = '' AND key IN ('manager', 'manager_backup', 'event_queue'))";
+    OR (primary_namespace = '' AND key IN ('manager', 'manager_backup', 'event_queue'));
+-- Stale wherever it is opened, also in the place it was taken from.
+UPDATE settings SET value = -1 WHERE name = 'node_writes'";
 
 impl SqliteStore {
     /// Writes a copy of the books, as they are at one moment, to a new file; commits go on

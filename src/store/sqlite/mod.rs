@@ -81,12 +81,11 @@ impl SqliteStore {
         harden(&connection)?;
         let node_writes = node_state::writes(&connection).map_err(sql_error)?;
         let stale = match seat.found {
-            Some(expected) if expected > node_writes => true,
-            None => node_writes > 0,
-            Some(_) => false,
+            Some(expected) => expected > node_writes,
+            None => node_writes != 0,
         };
         if seat.found.is_none() && !stale {
-            seat.note(node_writes);
+            seat.begin(node_writes)?;
         }
         let last_commit_ms = connection
             .query_row(

@@ -14,12 +14,17 @@ use crate::store::StoreError;
 
 pub(super) struct Seat {
     file: File,
+    folder: PathBuf,
     /// How often the node has written, as found at the start; `None` in a new seat.
     pub(super) found: Option<i64>,
 }
 
 /// One name for a file, however it is reached.
 pub(super) fn real_path(file: &Path) -> Result<PathBuf, StoreError> {
+    if file.is_symlink() && !file.exists() {
+        let reason = "the link leads nowhere".to_owned();
+        return Err(StoreError::Io { reason });
+    }
     if let Ok(real) = file.canonicalize() {
         return Ok(real);
     }
@@ -55,7 +60,21 @@ impl Seat {
         let mut text = String::new();
         file.read_to_string(&mut text).map_err(io_error)?;
         let found = text.trim().parse().ok();
-        Ok(Self { file, found })
+        let folder = database.parent().unwrap_or(Path::new(".")).to_owned();
+        Ok(Self {
+            file,
+            folder,
+            found,
+        })
+    }
+
+    /// The first number in a new seat, flushed: without any number the node would not start.
+    pub(super) fn begin(&mut self, writes: i64) -> Result<(), StoreError> {
+        writeln!(self.file, "{writes:020}").map_err(io_error)?;
+        self.file.sync_all().map_err(io_error)?;
+        // The name as well, where the system lets a folder be flushed.
+        drop(File::open(&self.folder).and_then(|folder| folder.sync_all()));
+        Ok(())
     }
 
     /// Writes down how often the node has written. A failure is no error: the number is then
