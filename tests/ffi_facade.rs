@@ -5,12 +5,13 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use flashkit::ffi::{
-    ActivateCardRequest, CardLimits, ChargeCardRequest, CreateInvoiceRequest,
-    CreateMerchantRequest, CreatePointsProgramRequest, EngineEvent, EventListener, FixedRate,
-    FlashError, Flashkit, FlashkitConfig, InvoicePurpose, InvoiceState, IssueCardRequest,
-    LightningConfig, Network, PairTillRequest, PayoutState, PayoutTerms, Price,
-    RedeemPointsRequest, RequestPayoutRequest, SimulatedLightning, TopUpCardRequest,
-    VirtualBoltCard,
+    ActivateCardRequest, AssignSuspenseRequest, CardLimits, ChargeCardRequest,
+    CreateInvoiceRequest, CreateMerchantRequest, CreatePointsProgramRequest, EngineEvent,
+    EventListener, FixedRate, FlashError, Flashkit, FlashkitConfig, GiveUpInvoiceRequest,
+    InvoicePurpose, InvoiceState, IssueCardRequest, LightningConfig, Network, PairTillRequest,
+    PayoutOutcome, PayoutState, PayoutTerms, Price, RedeemPointsRequest, RenewHolderRequest,
+    RequestPayoutRequest, ResolvePayoutRequest, SimulatedLightning, SuspenseTarget,
+    TopUpCardRequest, VirtualBoltCard,
 };
 
 const SAT: i64 = 1_000;
@@ -33,6 +34,7 @@ fn config(path: &str, lightning: LightningConfig) -> FlashkitConfig {
         rate_max_age_ms: None,
         quote_validity_ms: None,
         card_issuer_key: None,
+        trust_node_state: false,
     }
 }
 
@@ -314,4 +316,50 @@ async fn what_is_wrong_with_a_configuration_is_said() {
         matches!(&error, FlashError::Storage { code, .. } if code == "store.corrupt"),
         "{error:?}"
     );
+}
+
+/// The calls are there, and each error comes across with its code.
+#[tokio::test]
+async fn what_only_a_person_decides_can_be_said_from_an_app() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("books.db").to_str().unwrap().to_owned();
+    let mut trusted = config(&path, LightningConfig::NoNode);
+    trusted.trust_node_state = true;
+    let kit = Flashkit::open(trusted).await.unwrap();
+    let issuer = kit.issuer_credential().unwrap();
+    let id = |prefix: &str| format!("{prefix}_{}", "0".repeat(32));
+    let key = || "by-hand".to_owned();
+    let reason = || "asked".to_owned();
+    let none = kit.list_suspense(issuer.clone(), None, 10).await.unwrap();
+    assert_eq!(none, []);
+    let request = AssignSuspenseRequest {
+        idempotency_key: key(),
+        item_id: id("tr"),
+        to: SuspenseTarget::Operator,
+        reason: reason(),
+    };
+    let error = kit.assign_suspense(issuer.clone(), request).await;
+    assert_eq!(error.unwrap_err().code(), "treasury.suspense_not_found");
+    let request = ResolvePayoutRequest {
+        idempotency_key: key(),
+        payout_id: id("pay"),
+        outcome: PayoutOutcome::Failed,
+        reason: reason(),
+        despite_record: false,
+    };
+    let error = kit.resolve_payout(issuer.clone(), request).await;
+    assert_eq!(error.unwrap_err().code(), "settlement.payout_not_found");
+    let request = GiveUpInvoiceRequest {
+        idempotency_key: key(),
+        invoice_id: id("inv"),
+        reason: reason(),
+    };
+    let error = kit.give_up_invoice(issuer.clone(), request).await;
+    assert_eq!(error.unwrap_err().code(), "invoice.not_found");
+    let request = RenewHolderRequest {
+        idempotency_key: key(),
+        card_id: id("card"),
+    };
+    let error = kit.renew_holder(issuer, request).await.err().unwrap();
+    assert_eq!(error.code(), "card.not_found");
 }

@@ -111,6 +111,11 @@ pub struct FlashkitConfig {
     /// master secret.
     #[uniffi(default = None)]
     pub card_issuer_key: Option<Vec<u8>>,
+    /// Lets the node run although its state here seems not to be the newest there was
+    /// (`lightning.stale_state`). **Only for a file that was moved as it was, with its engine
+    /// stopped, and is used nowhere else**: on an older copy the node can lose all it has.
+    #[uniffi(default = false)]
+    pub trust_node_state: bool,
 }
 
 impl FlashkitConfig {

@@ -155,6 +155,7 @@ const CODES: &[(&str, Kind)] = &[
     ("store.full", Kind::Storage),
     ("store.in_use", Kind::Unavailable),
     ("store.io", Kind::Storage),
+    ("store.misconfigured", Kind::InvalidInput),
     ("store.newer_schema", Kind::Storage),
     ("store.outcome_unknown", Kind::Unavailable),
     ("store.read_only", Kind::Storage),

@@ -11,6 +11,7 @@
 )]
 
 mod calls_books;
+mod calls_by_hand;
 mod calls_cards;
 mod calls_invoices;
 mod calls_merchants;
@@ -21,6 +22,7 @@ mod listener;
 mod node;
 mod object;
 mod records_books;
+mod records_by_hand;
 mod records_cards;
 mod records_invoices;
 mod records_merchants;
@@ -43,6 +45,10 @@ pub use records_books::{
     AccountBalance, AssetTotals, Audit, BookCapitalRequest, Capital, CapitalAccount,
     CapitalDirection, Control, EngineEvent, JobFailure, JobsReport, LedgerSide, Problem, Transfer,
     TransferKind, TransferPage, TrialBalance, TrialBalanceLine,
+};
+pub use records_by_hand::{
+    AssignSuspenseRequest, GiveUpInvoiceRequest, PayoutOutcome, RenewHolderRequest,
+    ResolvePayoutRequest, SuspenseItem, SuspenseTarget,
 };
 pub use records_cards::{
     ActivateCardRequest, Activation, Card, CardLimits, CardSnapshot, CardState, Charge,

@@ -127,6 +127,9 @@ impl Flashkit {
         let store =
             runtime::run_blocking(move || Ok(SqliteStore::open(path, Arc::new(SystemClock))?))
                 .await?;
+        if config.trust_node_state {
+            store.trust_node_state();
+        }
         let node = open_node(&config, &master, &store).await?;
         let mut builder = Engine::builder(Arc::new(store), master)
             .network(config.network.name())
