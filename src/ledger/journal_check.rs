@@ -187,8 +187,7 @@ impl JournalCheck {
             .keys()
             .chain(stored.keys())
             .filter(|account| {
-                self.balances.get(account).copied().unwrap_or_default()
-                    != stored.get(account).copied().unwrap_or_default()
+                self.computed(account) != stored.get(account).copied().unwrap_or_default()
             })
             .copied()
             .collect();
@@ -197,16 +196,14 @@ impl JournalCheck {
         differ
     }
 
-    /// True when an account's totals, as they were read, are not what was fed.
-    pub fn differs(&self, account: &Account, read: &[(Account, Balance)]) -> bool {
-        let stored = read.iter().find(|(known, _)| known == account);
-        let stored = stored.map_or_else(Balance::default, |(_, balance)| *balance);
-        stored != self.balances.get(account).copied().unwrap_or_default()
+    /// The totals of an account by what was fed.
+    pub fn computed(&self, account: &Account) -> Balance {
+        self.balances.get(account).copied().unwrap_or_default()
     }
 
     /// An account as it stands in the store.
     pub fn account(&mut self, account: Account, stored: Balance) {
-        let computed = self.balances.get(&account).copied().unwrap_or_default();
+        let computed = self.computed(&account);
         if computed != stored {
             self.problems.push(JournalProblem::TotalsWrong {
                 account,

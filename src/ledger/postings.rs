@@ -169,7 +169,7 @@ impl<S: State> Books<'_, S> {
 
     fn give_back(&mut self, mut state: HoldState, change: HoldChange) -> Done<S> {
         let rest = state.remaining;
-        self.move_pending(&state.hold.transfer.clone(), -rest)?;
+        self.move_pending(&state.hold.transfer, -rest)?;
         state.remaining = 0;
         self.change_hold(&state, change, rest)?;
         for window in &state.hold.usage {
@@ -272,18 +272,18 @@ impl<S: State> Books<'_, S> {
         let Some(floor) = account.kind().floor() else {
             return Ok(None);
         };
-        self.give_back_due(account)?;
-        let balance = self.state.balance(account).map_err(store)?;
+        let balance = self.without_due_holds(account)?;
         Ok(Some(
             balance.available(account.kind().side()) - i128::from(floor),
         ))
     }
 
-    /// Gives back the holds on an account that have ended by now, whether or not a job has run.
-    fn give_back_due(&mut self, account: &Account) -> Done<S> {
+    /// Gives back the holds on an account that have ended by now, whether or not a job has run;
+    /// answers its totals after that.
+    fn without_due_holds(&mut self, account: &Account) -> Result<Balance, ApplyError<S::Error>> {
         let balance = self.state.balance(account).map_err(store)?;
         if balance.debits_pending == 0 && balance.credits_pending == 0 {
-            return Ok(());
+            return Ok(balance);
         }
         for _ in 0..DUE_RELEASE_PAGES {
             let due = self
@@ -298,7 +298,7 @@ impl<S: State> Books<'_, S> {
                 break;
             }
         }
-        Ok(())
+        self.state.balance(account).map_err(store)
     }
 
     /// What an account may still gain: below a ceiling, and at all.
@@ -307,9 +307,14 @@ impl<S: State> Books<'_, S> {
         account: &Account,
         ceiling: Option<i64>,
     ) -> Result<i128, ApplyError<S::Error>> {
-        let balance = self.state.balance(account).map_err(store)?;
-        let highest = balance.highest(account.kind().side());
+        let highest = self.highest(account)?;
         Ok(i128::from(ceiling.unwrap_or(i64::MAX)) - highest)
+    }
+
+    /// The most an account can become with what is on hold.
+    fn highest(&mut self, account: &Account) -> Result<i128, ApplyError<S::Error>> {
+        let balance = self.state.balance(account).map_err(store)?;
+        Ok(balance.highest(account.kind().side()))
     }
 
     /// The account loses `amount`: may it?
@@ -328,9 +333,10 @@ impl<S: State> Books<'_, S> {
 
     /// The account gains `amount`: may it?
     fn check_ceiling(&mut self, account: &Account, amount: i64, ceiling: Option<i64>) -> Done<S> {
+        let after = self.highest(account)? + i128::from(amount);
         let (step, account) = (self.step, *account);
         if let Some(ceiling) = ceiling
-            && self.room_below(&account, Some(ceiling))? < i128::from(amount)
+            && after > i128::from(ceiling)
         {
             return Err(Refusal::CeilingReached {
                 step,
@@ -339,7 +345,7 @@ impl<S: State> Books<'_, S> {
             }
             .into());
         }
-        if self.room_below(&account, None)? < i128::from(amount) {
+        if after > i128::from(i64::MAX) {
             return Err(Refusal::Overflow { step, account }.into());
         }
         Ok(())

@@ -135,8 +135,7 @@ impl Reports {
         let mut suspects = check.accounts_that_differ(&reader.balances().await?);
         // What differs may have been changed by commits since: those are read as well, until
         // nothing comes between the commits and the accounts any more.
-        let mut unsettled = Vec::new();
-        for look in 0..MAX_LOOKS {
+        for _ in 0..MAX_LOOKS {
             let mut stored: Vec<(Account, Balance)> = Vec::new();
             for account in &suspects {
                 stored.push((*account, self.core.store.balance(account).await?));
@@ -146,17 +145,16 @@ impl Reports {
                 for (account, balance) in stored {
                     check.account(account, balance);
                 }
+                suspects.clear();
                 break;
             }
-            suspects.retain(|account| check.differs(account, &stored));
-            if look + 1 == MAX_LOOKS {
-                unsettled.clone_from(&suspects);
-            }
+            stored.retain(|(account, balance)| check.computed(account) != *balance);
+            suspects = stored.into_iter().map(|(account, _)| account).collect();
         }
         let (problems, heads) = check.finish();
         let value = JournalVerdict {
             problems,
-            unsettled,
+            unsettled: suspects,
             commits: reader.commits,
             heads,
         };

@@ -6,10 +6,10 @@ use rusqlite::{Connection, Result, params};
 const FORGOTTEN: &str = "answers_forgotten_to";
 
 pub(super) fn forget(connection: &Connection, before_ms: i64, limit: usize) -> Result<usize> {
-    let mut reached: i64 = connection
+    let before: i64 = connection
         .prepare_cached("SELECT coalesce((SELECT value FROM settings WHERE name = ?1), 0)")?
         .query_row([FORGOTTEN], |row| row.get(0))?;
-    let mut forgotten = 0;
+    let (mut reached, mut forgotten) = (before, 0);
     {
         let mut commits = connection.prepare_cached(
             "SELECT position, at_ms, scope FROM commits WHERE position > ?1 ORDER BY position",
@@ -31,11 +31,14 @@ pub(super) fn forget(connection: &Connection, before_ms: i64, limit: usize) -> R
             }
         }
     }
-    connection
-        .prepare_cached(
-            "INSERT INTO settings (name, value) VALUES (?1, ?2)
-             ON CONFLICT (name) DO UPDATE SET value = ?2",
-        )?
-        .execute(params![FORGOTTEN, reached])?;
+    // Asked often and with nothing to forget mostly: then nothing is written, and flushed.
+    if reached > before {
+        connection
+            .prepare_cached(
+                "INSERT INTO settings (name, value) VALUES (?1, ?2)
+                 ON CONFLICT (name) DO UPDATE SET value = ?2",
+            )?
+            .execute(params![FORGOTTEN, reached])?;
+    }
     Ok(forgotten)
 }

@@ -70,7 +70,7 @@ impl Seat {
 
     /// The first number in a new seat, flushed: without any number the node would not start.
     pub(super) fn begin(&mut self, writes: i64) -> Result<(), StoreError> {
-        writeln!(self.file, "{writes:020}").map_err(io_error)?;
+        self.write(writes).map_err(io_error)?;
         self.file.sync_all().map_err(io_error)?;
         // The name as well, where the system lets a folder be flushed.
         drop(File::open(&self.folder).and_then(|folder| folder.sync_all()));
@@ -80,7 +80,11 @@ impl Seat {
     /// Writes down how often the node has written. A failure is no error: the number is then
     /// behind, as after a loss of power.
     pub(super) fn note(&mut self, writes: i64) {
-        let at_start = self.file.seek(SeekFrom::Start(0));
-        drop(at_start.and_then(|_| writeln!(self.file, "{writes:020}")));
+        drop(self.write(writes));
+    }
+
+    fn write(&mut self, writes: i64) -> std::io::Result<()> {
+        self.file.seek(SeekFrom::Start(0))?;
+        writeln!(self.file, "{writes:020}")
     }
 }
