@@ -80,13 +80,7 @@ impl Core {
 
     /// Whoever has this credential, as the books know it now.
     pub(crate) async fn admit(&self, id: CredentialId) -> Result<Caller, Error> {
-        let Loaded { version, value } = self
-            .load::<CredentialRecord>(CREDENTIALS, &id.to_string())
-            .await?
-            .ok_or(AccessError::Unknown)?;
-        if value.revoked {
-            return Err(AccessError::Revoked { credential: id }.into());
-        }
+        let Loaded { version, value } = self.standing(id).await?;
         let guard = Step::Require {
             collection: CREDENTIALS,
             id: id.to_string(),
@@ -97,6 +91,18 @@ impl Core {
             role: value.role,
             guard,
         })
+    }
+
+    /// A credential that was not revoked.
+    async fn standing(&self, id: CredentialId) -> Result<Loaded<CredentialRecord>, Error> {
+        let found: Loaded<CredentialRecord> = self
+            .load(CREDENTIALS, &id.to_string())
+            .await?
+            .ok_or(AccessError::Unknown)?;
+        if found.value.revoked {
+            return Err(AccessError::Revoked { credential: id }.into());
+        }
+        Ok(found)
     }
 
     /// The token of a credential; made again whenever it is asked for.
@@ -122,13 +128,7 @@ impl Core {
 
     /// The step that takes a credential away.
     pub(crate) async fn revoke(&self, id: CredentialId) -> Result<Step, Error> {
-        let Loaded { version, value } = self
-            .load::<CredentialRecord>(CREDENTIALS, &id.to_string())
-            .await?
-            .ok_or(AccessError::Unknown)?;
-        if value.revoked {
-            return Err(AccessError::Revoked { credential: id }.into());
-        }
+        let Loaded { version, value } = self.standing(id).await?;
         let after = CredentialRecord {
             revoked: true,
             ..value

@@ -151,6 +151,13 @@ pub struct ResolvePayout {
     pub despite_record: bool,
 }
 
+impl ResolvePayout {
+    /// True when what is said must not contradict the node's record.
+    pub(super) fn asks_the_node(&self) -> bool {
+        self.outcome == PayoutOutcome::Failed && !self.despite_record
+    }
+}
+
 /// What became of a payout, as a person says it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]

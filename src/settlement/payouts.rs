@@ -4,8 +4,7 @@
 //! `sending` has the effect and its outcome.
 
 use super::model::{
-    Payout, PayoutAttempts, PayoutHolds, PayoutOutcome, PayoutQuote, PayoutState, RequestPayout,
-    ResolvePayout,
+    Payout, PayoutAttempts, PayoutHolds, PayoutQuote, PayoutState, RequestPayout, ResolvePayout,
 };
 use super::sending::Attempt;
 use super::{Settlement, SettlementError, guard, load_merchant, rules};
@@ -15,7 +14,7 @@ use crate::core::{Answer, Decision, Executed, Loaded, check_text};
 use crate::ids::{MerchantId, PayoutId, TransferId};
 use crate::invoices::{self, Invoice};
 use crate::ledger::{AccountKind, Refusal};
-use crate::lightning::{Bolt11Details, LightningError, PaymentState};
+use crate::lightning::{Bolt11Details, LightningError};
 use crate::money::Price;
 
 pub(crate) const PAYOUTS: &str = "payout";
@@ -218,18 +217,14 @@ impl Settlement {
                 let _nothing_is_sent = settlement.sending.lock().await;
                 let decide = || async {
                     let payout = settlement.load_payout(command.payout).await?;
-                    if command.outcome == PayoutOutcome::Failed
-                        && !command.despite_record
-                        && core.lightning.is_some()
-                        && let Some(record) = settlement.record(payout.value.payment_hash).await?
-                        && record.state != PaymentState::Failed
-                        && !payout.value.state.is_final()
-                    {
-                        let payout = command.payout;
-                        return Err(SettlementError::PayoutInFlight { payout }.into());
-                    }
+                    let record = if core.lightning.is_some() && command.asks_the_node() {
+                        settlement.record(payout.value.payment_hash).await?
+                    } else {
+                        None
+                    };
+                    let state = record.map(|record| record.state);
                     let new_id = || core.new_id(TransferId::from_parts);
-                    rules::resolve(&payout, &command, new_id)
+                    rules::resolve(&payout, &command, state, new_id)
                 };
                 let executed: Executed<Payout> = core
                     .execute(

@@ -207,15 +207,20 @@ pub(super) fn note_attempts(
     Ok(Some(vec![step]))
 }
 
-/// A person says what became of it.
+/// A person says what became of it; `record` is what the node's record says, where it was asked.
 pub(super) fn resolve(
     payout: &Loaded<Payout>,
     command: &ResolvePayout,
+    record: Option<PaymentState>,
     new_id: impl Fn() -> Result<TransferId, Error>,
 ) -> Result<Decision<Payout>, Error> {
     if payout.value.state.is_final() {
         let payout = payout.value.id;
         return Err(SettlementError::PayoutFinal { payout }.into());
+    }
+    if command.asks_the_node() && record.is_some_and(|state| state != PaymentState::Failed) {
+        let payout = payout.value.id;
+        return Err(SettlementError::PayoutInFlight { payout }.into());
     }
     let reason = Some(command.reason.clone());
     let (answer, steps) = match command.outcome {

@@ -180,7 +180,7 @@ impl Settlement {
         hash: PaymentHash,
         reason: &str,
     ) -> Result<(), Error> {
-        let sending = self.sending.lock().await;
+        let _one_at_a_time = self.sending.lock().await;
         let Some(payout) = self.by_hash(hash).await? else {
             return Ok(());
         };
@@ -194,10 +194,7 @@ impl Settlement {
             }
             AfterFailure::Failed => self.fail(id, reason).await,
             AfterFailure::OnItsWay => Ok(()),
-            AfterFailure::Doubt => {
-                drop(sending);
-                self.doubt(id, reason).await
-            }
+            AfterFailure::Doubt => self.doubt(id, reason).await,
         }
     }
 
@@ -212,9 +209,7 @@ impl Settlement {
         let amount_msat = match &payout {
             Some(payout) => Some(payout.amount_msat),
             None => self
-                .core
-                .node()?
-                .payment(hash)
+                .record(hash)
                 .await?
                 .and_then(|record| record.amount_msat),
         };
