@@ -1,0 +1,204 @@
+//! The process that is killed: tasks that charge cards and book capital as fast as they are
+//! answered, and say on standard output what was acknowledged, after it was.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use flashkit::cards::{CardLimits, ChargeCard};
+use flashkit::ports::{BoxFuture, SystemClock};
+use flashkit::store::Store;
+use flashkit::store::sqlite::SqliteStore;
+use flashkit::treasury::{BookCapital, CapitalAccount, CapitalDirection};
+use flashkit::{Engine, Error};
+
+use crate::support::key;
+use crate::support::shop::{self, HeldCard, Merchant, SAT};
+
+pub const CARDS: usize = 6;
+/// Tasks that book capital; the others have a card each.
+pub const BOOKERS: usize = 2;
+pub const TASKS: usize = CARDS + BOOKERS;
+pub const PRICE_MSAT: i64 = 2 * SAT;
+pub const CAPITAL_MSAT: i64 = 7;
+
+const BOOKS: &str = "FLASHKIT_CRASH_BOOKS";
+const DONE: &str = "FLASHKIT_CRASH_DONE";
+
+/// Where the books are, as a child is told.
+#[derive(Clone)]
+pub enum Books {
+    Sqlite(std::path::PathBuf),
+    #[cfg(feature = "postgres")]
+    Postgres(String),
+}
+
+impl Books {
+    pub async fn open(&self) -> Arc<dyn Store> {
+        let clock = Arc::new(SystemClock);
+        match self {
+            Self::Sqlite(file) => Arc::new(SqliteStore::open(file, clock).unwrap()),
+            #[cfg(feature = "postgres")]
+            Self::Postgres(url) => {
+                use flashkit::store::postgres::{PostgresConfig, PostgresStore};
+                let config = PostgresConfig::new(url.clone()).schema("crash");
+                Arc::new(PostgresStore::connect(config, clock).await.unwrap())
+            }
+        }
+    }
+
+    fn told(&self) -> String {
+        match self {
+            Self::Sqlite(file) => format!("sqlite {}", file.display()),
+            #[cfg(feature = "postgres")]
+            Self::Postgres(url) => format!("postgres {url}"),
+        }
+    }
+
+    fn from_told(text: &str) -> Self {
+        match text.split_once(' ').unwrap() {
+            ("sqlite", file) => Self::Sqlite(Path::new(file).to_owned()),
+            #[cfg(feature = "postgres")]
+            ("postgres", url) => Self::Postgres(url.to_owned()),
+            _ => panic!("no such books: {text}"),
+        }
+    }
+}
+
+pub fn uid(task: usize) -> String {
+    format!("04a39493cc86{task:02x}")
+}
+
+pub async fn card(engine: &Engine, task: usize) -> HeldCard {
+    shop::card(engine, &uid(task), CardLimits::default()).await
+}
+
+/// A process at work.
+pub struct Worker {
+    process: Child,
+    reader: JoinHandle<Vec<String>>,
+    ready: std::sync::mpsc::Receiver<()>,
+}
+
+impl Worker {
+    /// Starts this test binary again. `done` is how many commands of each task were acknowledged.
+    pub fn start(books: &Books, done: &[u64]) -> Self {
+        let done: Vec<String> = done.iter().map(u64::to_string).collect();
+        let mut process = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "worker::process", "--nocapture"])
+            .env(BOOKS, books.told())
+            .env(DONE, done.join(" "))
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let output = process.stdout.take().unwrap();
+        let (say_ready, ready) = std::sync::mpsc::channel();
+        let reader = std::thread::spawn(move || {
+            let mut said = Vec::new();
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                // The test harness prints here too, and not always on a line of its own.
+                match line.split_once("@ ") {
+                    Some((_, "ready")) => drop(say_ready.send(())),
+                    Some((_, text)) => said.push(text.to_owned()),
+                    None => {}
+                }
+            }
+            said
+        });
+        Self {
+            process,
+            reader,
+            ready,
+        }
+    }
+
+    pub fn until_ready(&self) {
+        let ready = self.ready.recv_timeout(Duration::from_secs(60));
+        ready.expect("the worker is ready");
+    }
+
+    /// SIGKILL. Answers all that it had said.
+    pub fn kill(mut self) -> Vec<String> {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+        self.reader.join().unwrap()
+    }
+}
+
+/// Not a test: the body of the process that is killed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn process() {
+    let (Ok(books), Ok(done)) = (std::env::var(BOOKS), std::env::var(DONE)) else {
+        return;
+    };
+    let engine = shop::engine_on(Books::from_told(&books).open().await, None).await;
+    let merchant = Arc::new(shop::merchant(&engine, "Cookshop").await);
+    let mut tasks = Vec::new();
+    for (task, done) in done.split(' ').enumerate() {
+        let done: u64 = done.parse().unwrap();
+        let (engine, merchant) = (engine.clone(), merchant.clone());
+        if task < CARDS {
+            let mut card = card(&engine, task).await;
+            card.chip.set_counter(u32::try_from(done).unwrap());
+            tasks.push(tokio::spawn(charge(engine, merchant, card, task, done)));
+        } else {
+            tasks.push(tokio::spawn(book(engine, task, done)));
+        }
+    }
+    println!("@ ready");
+    for task in tasks {
+        task.await.unwrap();
+    }
+}
+
+async fn charge(engine: Engine, shop: Arc<Merchant>, mut card: HeldCard, task: usize, done: u64) {
+    for number in done.. {
+        let command = ChargeCard {
+            key: key(&format!("charge/{task}/{number}")),
+            tap: card.chip.tap(),
+            price: shop::sat(PRICE_MSAT / SAT),
+            reference: "table 4".to_owned(),
+        };
+        let charge = answered(task, || {
+            let (cards, till) = (engine.cards(), shop.till.clone());
+            let command = command.clone();
+            Box::pin(async move { cards.charge(&till, command).await })
+        });
+        println!("@ ack {task} {number} {}", charge.await.id);
+    }
+}
+
+async fn book(engine: Engine, task: usize, done: u64) {
+    for number in done.. {
+        let command = BookCapital {
+            key: key(&format!("capital/{task}/{number}")),
+            account: CapitalAccount::Channels,
+            direction: CapitalDirection::In,
+            amount_msat: CAPITAL_MSAT,
+            reason: "more".to_owned(),
+        };
+        let capital = answered(task, || {
+            let (treasury, issuer) = (engine.treasury(), engine.issuer());
+            let command = command.clone();
+            Box::pin(async move { treasury.book_capital(&issuer, command).await })
+        });
+        println!("@ ack {task} {number} {}", capital.await.id);
+    }
+}
+
+/// The same command again until it is answered.
+async fn answered<T>(task: usize, ask: impl Fn() -> BoxFuture<'static, Result<T, Error>>) -> T {
+    loop {
+        match ask().await {
+            Ok(answer) => return answer,
+            Err(error) => {
+                println!("@ refused {task} {}", error.code());
+                assert!(error.is_retryable(), "{error}");
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+    }
+}
