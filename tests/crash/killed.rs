@@ -139,12 +139,13 @@ async fn check_journal(engine: &Engine, step: &str) {
     assert_eq!(verdict.unsettled, [], "{step}");
 }
 
-/// Kills a worker in every round. `disturb` may do something else to it before.
-async fn rounds(books: &Books, mut disturb: impl FnMut(u64)) -> Ledger {
+/// Kills a worker in every round, at most so long after it began. `disturb` may do something else to it before.
+async fn rounds(books: &Books, longest: Duration, mut disturb: impl FnMut(u64)) -> Ledger {
     let seed = setting("FLASHKIT_CRASH_SEED", 0x5eed);
     let (rounds, mut chance) = (setting("FLASHKIT_CRASH_ROUNDS", ROUNDS), Chance(seed));
     let mut ledger = Ledger::prepare(books.open().await).await;
     let (begun, mut before_ready) = (Instant::now(), 0);
+    let longest = u64::try_from(longest.as_micros()).unwrap();
     for round in 1..=rounds {
         let step = format!("seed {seed}, round {round}");
         let worker = Worker::start(books, &ledger.done);
@@ -154,7 +155,7 @@ async fn rounds(books: &Books, mut disturb: impl FnMut(u64)) -> Ledger {
             std::thread::sleep(Duration::from_micros(chance.below(40_000)));
         } else {
             worker.until_ready();
-            std::thread::sleep(Duration::from_micros(chance.below(80_000)));
+            std::thread::sleep(Duration::from_micros(chance.below(longest)));
             disturb(round);
         }
         ledger.hear(&worker.kill());
@@ -182,7 +183,7 @@ async fn rounds(books: &Books, mut disturb: impl FnMut(u64)) -> Ledger {
 async fn killed_on_a_file() {
     let folder = tempfile::tempdir().unwrap();
     let books = Books::Sqlite(folder.path().join("books.db"));
-    let ledger = rounds(&books, |_| {}).await;
+    let ledger = rounds(&books, Duration::from_millis(80), |_| {}).await;
     assert_eq!(ledger.refusals, BTreeMap::new());
 }
 
@@ -195,7 +196,7 @@ async fn killed_on_postgres() {
     let books = Books::Postgres(cluster.url(cluster.port, "sslmode=disable"));
     let mut crashes = 0;
     // The server's turn comes as well: it is ended as a crash ends it, and started again.
-    rounds(&books, |round| {
+    rounds(&books, Duration::from_millis(160), |round| {
         if round % 10 == 1 {
             crashes += 1;
             cluster.crash();
