@@ -3,7 +3,7 @@
 use super::batch::{Batch, Commit, NewDocument, Step, UsageWindow};
 use super::journal::{ChainHash, CommitDigest, CommitRow};
 use super::refusal::Refusal;
-use super::state::State;
+use super::state::{Rows, State};
 
 /// A batch was not carried out. The store must undo what was written of it.
 #[derive(Debug)]
@@ -95,7 +95,7 @@ pub(super) struct Books<'a, S: State> {
     pub(super) step: usize,
 }
 
-pub(super) type Done<S> = Result<(), ApplyError<<S as State>::Error>>;
+pub(super) type Done<S> = Result<(), ApplyError<<S as Rows>::Error>>;
 
 impl<S: State> Books<'_, S> {
     fn carry_out(&mut self, step: &Step) -> Done<S> {

@@ -11,6 +11,7 @@ mod account;
 mod apply;
 mod balance;
 mod batch;
+mod changes;
 mod chart_of_accounts;
 mod journal;
 mod journal_check;
@@ -26,13 +27,14 @@ pub use batch::{
     Batch, CommandRecord, Commit, Document, DueJob, EventRecord, NewDocument, NewEvent, Step,
     UsageWindow,
 };
+pub use changes::{Changes, Group, LastPositions};
 pub use chart_of_accounts::{AccountKind, OwnerKind, Side};
 pub use journal::{
     ChainHash, ChainHead, CommitDigest, CommitPlace, CommitRow, ParseChainHashError,
 };
 pub use journal_check::{JournalCheck, JournalProblem};
 pub use refusal::Refusal;
-pub use state::State;
+pub use state::{Rows, State};
 pub use transfer::{
     HoldChange, HoldChangeRow, HoldState, NewHold, NewReversal, NewTransfer, Shortfall,
     TransferKind, TransferRow,

@@ -6,7 +6,7 @@ use std::convert::Infallible;
 use crate::ids::{BatchId, TransferId};
 use crate::ledger::{
     Account, Balance, ChainHash, ChainHead, Commit, CommitPlace, CommitRow, DueJob, EventRecord,
-    HoldChangeRow, HoldState, NewDocument, NewEvent, State, TransferRow, UsageWindow,
+    HoldChangeRow, HoldState, NewDocument, NewEvent, Rows, State, TransferRow, UsageWindow,
 };
 use crate::store::{DocumentPosition, KeyPath};
 
@@ -125,7 +125,7 @@ macro_rules! unset {
     }};
 }
 
-impl State for Change<'_> {
+impl Rows for Change<'_> {
     type Error = Infallible;
 
     fn commit_of_batch(&mut self, batch: BatchId) -> Result<Option<Commit>, Infallible> {
@@ -150,6 +150,68 @@ impl State for Change<'_> {
         })
     }
 
+    fn command(&mut self, scope: &str) -> Result<Option<(String, Commit)>, Infallible> {
+        Ok(self.tables.commands.get(scope).cloned())
+    }
+
+    fn balance(&mut self, account: &Account) -> Result<Balance, Infallible> {
+        Ok(self
+            .tables
+            .balances
+            .get(account)
+            .copied()
+            .unwrap_or_default())
+    }
+
+    fn transfer_exists(&mut self, id: TransferId) -> Result<bool, Infallible> {
+        Ok(self.tables.transfer_ids.contains_key(&id) || self.tables.holds.contains_key(&id))
+    }
+
+    fn transfer(&mut self, id: TransferId) -> Result<Option<TransferRow>, Infallible> {
+        Ok(self.tables.transfer(id))
+    }
+
+    fn hold(&mut self, id: TransferId) -> Result<Option<HoldState>, Infallible> {
+        Ok(self.tables.holds.get(&id).cloned())
+    }
+
+    fn due_holds(
+        &mut self,
+        account: &Account,
+        at_ms: i64,
+        limit: usize,
+    ) -> Result<Vec<HoldState>, Infallible> {
+        Ok(self.tables.due_holds(account, at_ms, limit))
+    }
+
+    fn reversed(&mut self, id: TransferId) -> Result<i64, Infallible> {
+        Ok(self.tables.reversed.get(&id).copied().unwrap_or(0))
+    }
+
+    fn document_version(&mut self, collection: &'static str, id: &str) -> Result<i64, Infallible> {
+        let key = (collection.to_owned(), id.to_owned());
+        Ok(self
+            .tables
+            .documents
+            .get(&key)
+            .map_or(0, |(version, _)| *version))
+    }
+
+    fn claim(&mut self, name: &str) -> Result<Option<String>, Infallible> {
+        Ok(self.tables.claims.get(name).cloned())
+    }
+
+    fn counter(&mut self, name: &str) -> Result<Option<i64>, Infallible> {
+        Ok(self.tables.counters.get(name).copied())
+    }
+
+    fn usage(&mut self, window: &UsageWindow) -> Result<i64, Infallible> {
+        let key = (window.subject.clone(), window.start_ms);
+        Ok(self.tables.usage.get(&key).copied().unwrap_or(0))
+    }
+}
+
+impl State for Change<'_> {
     fn put_commit(&mut self, row: &CommitRow, _commit: &Commit) -> Result<(), Infallible> {
         set!(self, batches, row.batch, self.tables.commits.len());
         self.tables.commits.push(row.clone());
@@ -157,10 +219,6 @@ impl State for Change<'_> {
             tables.commits.pop();
         }));
         Ok(())
-    }
-
-    fn command(&mut self, scope: &str) -> Result<Option<(String, Commit)>, Infallible> {
-        Ok(self.tables.commands.get(scope).cloned())
     }
 
     fn put_command(
@@ -178,26 +236,9 @@ impl State for Change<'_> {
         Ok(())
     }
 
-    fn balance(&mut self, account: &Account) -> Result<Balance, Infallible> {
-        Ok(self
-            .tables
-            .balances
-            .get(account)
-            .copied()
-            .unwrap_or_default())
-    }
-
     fn put_balance(&mut self, account: &Account, balance: &Balance) -> Result<(), Infallible> {
         set!(self, balances, *account, *balance);
         Ok(())
-    }
-
-    fn transfer_exists(&mut self, id: TransferId) -> Result<bool, Infallible> {
-        Ok(self.tables.transfer_ids.contains_key(&id) || self.tables.holds.contains_key(&id))
-    }
-
-    fn transfer(&mut self, id: TransferId) -> Result<Option<TransferRow>, Infallible> {
-        Ok(self.tables.transfer(id))
     }
 
     fn append_transfer(&mut self, row: &TransferRow) -> Result<(), Infallible> {
@@ -213,22 +254,9 @@ impl State for Change<'_> {
         Ok(())
     }
 
-    fn hold(&mut self, id: TransferId) -> Result<Option<HoldState>, Infallible> {
-        Ok(self.tables.holds.get(&id).cloned())
-    }
-
     fn put_hold(&mut self, hold: &HoldState) -> Result<(), Infallible> {
         set!(self, holds, hold.hold.transfer.id, hold.clone());
         Ok(())
-    }
-
-    fn due_holds(
-        &mut self,
-        account: &Account,
-        at_ms: i64,
-        limit: usize,
-    ) -> Result<Vec<HoldState>, Infallible> {
-        Ok(self.tables.due_holds(account, at_ms, limit))
     }
 
     fn append_hold_change(&mut self, row: &HoldChangeRow) -> Result<(), Infallible> {
@@ -242,22 +270,9 @@ impl State for Change<'_> {
         Ok(())
     }
 
-    fn reversed(&mut self, id: TransferId) -> Result<i64, Infallible> {
-        Ok(self.tables.reversed.get(&id).copied().unwrap_or(0))
-    }
-
     fn put_reversed(&mut self, id: TransferId, amount: i64) -> Result<(), Infallible> {
         set!(self, reversed, id, amount);
         Ok(())
-    }
-
-    fn document_version(&mut self, collection: &str, id: &str) -> Result<i64, Infallible> {
-        let key = (collection.to_owned(), id.to_owned());
-        Ok(self
-            .tables
-            .documents
-            .get(&key)
-            .map_or(0, |(version, _)| *version))
     }
 
     fn put_document(&mut self, document: &NewDocument, version: i64) -> Result<(), Infallible> {
@@ -274,27 +289,14 @@ impl State for Change<'_> {
         Ok(())
     }
 
-    fn claim(&mut self, name: &str) -> Result<Option<String>, Infallible> {
-        Ok(self.tables.claims.get(name).cloned())
-    }
-
     fn put_claim(&mut self, name: &str, by: &str) -> Result<(), Infallible> {
         set!(self, claims, name.to_owned(), by.to_owned());
         Ok(())
     }
 
-    fn counter(&mut self, name: &str) -> Result<Option<i64>, Infallible> {
-        Ok(self.tables.counters.get(name).copied())
-    }
-
     fn put_counter(&mut self, name: &str, value: i64) -> Result<(), Infallible> {
         set!(self, counters, name.to_owned(), value);
         Ok(())
-    }
-
-    fn usage(&mut self, window: &UsageWindow) -> Result<i64, Infallible> {
-        let key = (window.subject.clone(), window.start_ms);
-        Ok(self.tables.usage.get(&key).copied().unwrap_or(0))
     }
 
     fn put_usage(&mut self, window: &UsageWindow, used: i64) -> Result<(), Infallible> {

@@ -18,10 +18,10 @@ use super::connection::{
 use super::queue::Taker;
 use super::schema::SCHEMA_VERSION;
 use super::snapshot::{Keys, LOAD, Snapshot};
-use super::state::{Changes, GroupState, NotLoaded};
+use super::state::{Loaded, NotLoaded};
 use super::watch::Watch;
 use super::write::{Head, LOCK_HEAD, Statement, statements};
-use crate::ledger::{ApplyError, Batch, Commit, apply};
+use crate::ledger::{ApplyError, Batch, Changes, Commit, Group, LastPositions, apply};
 use crate::ports::Clock;
 use crate::store::{CommitError, StoreError};
 
@@ -155,7 +155,7 @@ impl GroupWriter {
                 Err(missing) => load(connection, &missing, &mut snapshot).await?,
             }
         };
-        if changes.commits.is_empty() {
+        if changes.is_empty() {
             connection
                 .batch_execute("ROLLBACK")
                 .await
@@ -268,7 +268,11 @@ fn decide(
     snapshot: &Snapshot,
     at_ms: i64,
 ) -> Result<(Vec<Answer>, Changes), Box<Keys>> {
-    let mut state = GroupState::new(head, snapshot);
+    let last = LastPositions {
+        transfer: head.transfer_position,
+        hold_change: head.hold_change_position,
+    };
+    let mut state = Group::new(Loaded::new(head, snapshot), last);
     let mut answers = Vec::new();
     for batch in batches {
         match apply(&mut state, batch, at_ms) {
@@ -283,5 +287,11 @@ fn decide(
             Err(ApplyError::Store(NotLoaded)) => state.undo(),
         }
     }
-    state.finish().map(|changes| (answers, changes))
+    let (changes, loaded) = state.finish();
+    let missing = loaded.into_missing();
+    if missing.is_empty() {
+        Ok((answers, changes))
+    } else {
+        Err(Box::new(missing))
+    }
 }

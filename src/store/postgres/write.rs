@@ -7,8 +7,7 @@ use tokio_postgres::types::ToSql;
 use super::connection::Param;
 use super::reads::{chain_hash, value};
 use super::snapshot::{Snapshot, corrupt};
-use super::state::Changes;
-use crate::ledger::{Account, Balance, ChainHash, ChainHead, Commit};
+use crate::ledger::{Account, Balance, ChainHash, ChainHead, Changes, Commit};
 use crate::store::StoreError;
 
 /// The row that gives out positions, as it was when it was locked.

@@ -12,7 +12,9 @@ mod schema;
 mod seat;
 mod state;
 mod tasks;
+mod write;
 mod writer;
+mod writing;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -307,8 +309,10 @@ impl Store for SqliteStore {
         limit: usize,
     ) -> Result<Vec<HoldState>, StoreError> {
         let account = *account;
-        self.read(move |connection| reading::due_holds(connection, &account, at_ms, limit))
-            .await
+        self.read(move |connection| {
+            reading::due_holds(connection, &account, at_ms, sql_limit(limit))
+        })
+        .await
     }
 
     async fn commits(&self, after: i64, limit: usize) -> Result<Vec<CommitRow>, StoreError> {

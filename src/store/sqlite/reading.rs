@@ -162,7 +162,7 @@ pub(super) fn due_holds(
     connection: &Connection,
     account: &Account,
     at_ms: i64,
-    limit: usize,
+    limit: i64,
 ) -> Result<Vec<HoldState>> {
     // Two indexes, and no account stands on both sides of a hold.
     let sql = format!(
@@ -177,10 +177,9 @@ pub(super) fn due_holds(
     );
     connection
         .prepare_cached(&sql)?
-        .query_map(
-            params![account.to_string(), at_ms, sql_limit(limit)],
-            |row| hold_from_row(row, 0),
-        )?
+        .query_map(params![account.to_string(), at_ms, limit], |row| {
+            hold_from_row(row, 0)
+        })?
         .collect()
 }
 

@@ -3,9 +3,9 @@
 use futures_channel::oneshot;
 use rusqlite::Connection;
 
-use super::state::SqliteState;
-use super::writer::{Lane, Queue, Ran, Task};
-use crate::ledger::{ApplyError, Batch, Commit, apply};
+use super::writer::{Lane, Queue, Task};
+use super::writing::Writing;
+use crate::ledger::{Batch, Commit};
 use crate::store::{CommitError, StoreError};
 
 /// A batch of the ledger.
@@ -30,23 +30,9 @@ impl CommitTask {
 }
 
 impl Task for CommitTask {
-    fn run(&mut self, connection: &Connection, at_ms: i64) -> Result<Ran, rusqlite::Error> {
-        match apply(&mut SqliteState(connection), &self.batch, at_ms) {
-            Ok(commit) => {
-                let ran = if commit.replayed {
-                    Ran::Keep
-                } else {
-                    Ran::Commit
-                };
-                self.result = Some(Ok(commit));
-                Ok(ran)
-            }
-            Err(ApplyError::Refused(refusal)) => {
-                self.result = Some(Err(refusal.into()));
-                Ok(Ran::Undo)
-            }
-            Err(ApplyError::Store(error)) => Err(error),
-        }
+    fn run(&mut self, writing: &mut Writing<'_>) -> Result<(), rusqlite::Error> {
+        self.result = Some(writing.batch(&self.batch)?);
+        Ok(())
     }
 
     fn finish(self: Box<Self>, outcome: Result<(), StoreError>) {
@@ -72,9 +58,10 @@ where
     T: Send,
     F: FnMut(&Connection, i64) -> Result<T, rusqlite::Error> + Send,
 {
-    fn run(&mut self, connection: &Connection, at_ms: i64) -> Result<Ran, rusqlite::Error> {
+    fn run(&mut self, writing: &mut Writing<'_>) -> Result<(), rusqlite::Error> {
+        let (connection, at_ms) = writing.tables()?;
         self.result = Some((self.change)(connection, at_ms)?);
-        Ok(Ran::Keep)
+        Ok(())
     }
 
     fn finish(self: Box<Self>, outcome: Result<(), StoreError>) {

@@ -1,8 +1,9 @@
 //! The one thread that writes, and group commit.
 //!
-//! All that waits when the thread looks is done in one transaction and one flush; each task runs
-//! in a savepoint, so that one refused batch does not take the others with it. The thread calls
-//! nothing outside the store: it can always finish, whatever waits for it.
+//! All that waits when the thread looks is done in one transaction and one flush. Batches are
+//! decided in memory before they are written, so that one refused batch does not take the others
+//! with it. The thread calls nothing outside the store: it can always finish, whatever waits for
+//! it.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,6 +14,7 @@ use event_listener::Event;
 use rusqlite::Connection;
 
 use super::seat::Seat;
+use super::writing::Writing;
 use super::{node_state, sql_error};
 use crate::store::StoreError;
 
@@ -23,20 +25,10 @@ const MAX_WAITING_BATCHES: usize = 65_536;
 /// The most node writes that may wait. Far above what a node has in flight.
 const MAX_WAITING_NODE_WRITES: usize = 262_144;
 
-/// What a task wants done with what it wrote.
-pub(super) enum Ran {
-    /// Commit it: a batch, of which the commit time is written down.
-    Commit,
-    /// Commit it, at no time of its own.
-    Keep,
-    /// Undo it; the task knows why.
-    Undo,
-}
-
 /// Work for the writer.
 pub(super) trait Task: Send {
     /// Runs within the transaction. An error undoes the whole group.
-    fn run(&mut self, connection: &Connection, at_ms: i64) -> Result<Ran, rusqlite::Error>;
+    fn run(&mut self, writing: &mut Writing<'_>) -> Result<(), rusqlite::Error>;
     /// Called once, after the flush or with what prevented it.
     fn finish(self: Box<Self>, outcome: Result<(), StoreError>);
 }
@@ -276,23 +268,16 @@ impl Writer {
     }
 }
 
+/// Answers whether there was a batch among it that was committed.
 fn run_all(
     connection: &Connection,
     group: &mut [Box<dyn Task>],
     at_ms: i64,
 ) -> Result<bool, rusqlite::Error> {
-    let mut any_batch = false;
     connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+    let mut writing = Writing::new(connection, at_ms);
     for task in group.iter_mut() {
-        connection.prepare_cached("SAVEPOINT task")?.execute([])?;
-        match task.run(connection, at_ms)? {
-            Ran::Commit => any_batch = true,
-            Ran::Keep => {}
-            Ran::Undo => {
-                connection.prepare_cached("ROLLBACK TO task")?.execute([])?;
-            }
-        }
-        connection.prepare_cached("RELEASE task")?.execute([])?;
+        task.run(&mut writing)?;
     }
-    Ok(any_batch)
+    writing.finish()
 }

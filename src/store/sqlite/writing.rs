@@ -1,0 +1,84 @@
+//! One transaction in the making.
+
+use rusqlite::{Connection, Result};
+
+use super::state::SqliteRows;
+use super::write::write;
+use crate::ledger::{ApplyError, Batch, Commit, Group, LastPositions, apply};
+use crate::store::CommitError;
+
+/// A transaction of the writer: batches are decided in memory, upon one another, and written
+/// together.
+pub(super) struct Writing<'a> {
+    connection: &'a Connection,
+    group: Option<Group<SqliteRows<'a>>>,
+    /// When it is committed.
+    at_ms: i64,
+    any_batch: bool,
+}
+
+impl<'a> Writing<'a> {
+    pub(super) fn new(connection: &'a Connection, at_ms: i64) -> Self {
+        Self {
+            connection,
+            group: None,
+            at_ms,
+            any_batch: false,
+        }
+    }
+
+    /// Carries out a batch, upon those before it.
+    pub(super) fn batch(
+        &mut self,
+        batch: &Batch,
+    ) -> Result<std::result::Result<Commit, CommitError>> {
+        let group = match &mut self.group {
+            Some(group) => group,
+            none => {
+                let last = last_positions(self.connection)?;
+                none.insert(Group::new(SqliteRows(self.connection), last))
+            }
+        };
+        match apply(group, batch, self.at_ms) {
+            Ok(commit) => {
+                group.keep();
+                Ok(Ok(commit))
+            }
+            Err(ApplyError::Refused(refusal)) => {
+                group.undo();
+                Ok(Err(refusal.into()))
+            }
+            Err(ApplyError::Store(error)) => Err(error),
+        }
+    }
+
+    /// The tables, with all in them that was decided so far; and the time of the commit.
+    pub(super) fn tables(&mut self) -> Result<(&'a Connection, i64)> {
+        if let Some(group) = self.group.take() {
+            let (changes, _) = group.finish();
+            self.any_batch |= !changes.is_empty();
+            write(self.connection, &changes)?;
+        }
+        Ok((self.connection, self.at_ms))
+    }
+
+    /// Writes what is left; answers whether anything was committed at the time.
+    pub(super) fn finish(mut self) -> Result<bool> {
+        self.tables()?;
+        Ok(self.any_batch)
+    }
+}
+
+fn last_positions(connection: &Connection) -> Result<LastPositions> {
+    connection
+        .prepare_cached(
+            "SELECT coalesce((SELECT max(position) FROM transfers), 0),
+                    coalesce((SELECT max(position) FROM hold_changes), 0)",
+        )?
+        .query_row([], |row| {
+            Ok(LastPositions {
+                transfer: row.get(0)?,
+                hold_change: row.get(1)?,
+            })
+        })
+}
