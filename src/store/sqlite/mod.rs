@@ -6,6 +6,7 @@
 mod answers;
 mod backup;
 mod node_state;
+mod place;
 mod readers;
 mod reading;
 mod schema;
@@ -25,11 +26,15 @@ use async_trait::async_trait;
 use event_listener::Event;
 use rusqlite::{Connection, ErrorCode, OpenFlags, params};
 
+use self::place::Place;
 use self::readers::Readers;
 use self::seat::{Seat, real_path};
 use self::tasks::{CommitTask, run_task};
 use self::writer::{Lane, Queue, Stopped, StopsWhenDropped, Writer};
-use super::{CommitError, DocumentPosition, DocumentQuery, MAX_PAGE, Store, StoreError};
+use super::{
+    CommitError, DocumentPosition, DocumentQuery, MAX_PAGE, Store, StoreError, StoreTrouble,
+    WriteHealth,
+};
 use crate::ids::TransferId;
 use crate::ledger::{
     Account, Balance, Batch, ChainHead, Commit, CommitRow, Document, DueJob, EventRecord,
@@ -53,6 +58,7 @@ struct Shared {
     committed: Arc<Event>,
     stopped: Arc<Stopped>,
     location: PathBuf,
+    health: Arc<WriteHealth>,
     /// Why the node must not run on its state here.
     stale: Mutex<Option<StoreError>>,
 }
@@ -73,7 +79,7 @@ impl SqliteStore {
     ///
     /// # Errors
     /// `store.in_use` when another engine has the file, `store.newer_schema`, `store.corrupt`,
-    /// `store.read_only`, `store.io`. The file is not changed by a refusal.
+    /// `store.read_only`, `store.locked`, `store.io`. The file is not changed by a refusal.
     pub fn open(file: impl AsRef<Path>, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
         let file = real_path(file.as_ref())?;
         let file = file.as_path();
@@ -103,6 +109,7 @@ impl SqliteStore {
             committed: Arc::new(Event::new()),
             stopped: Arc::default(),
             location: file.to_owned(),
+            health: Arc::default(),
             stale: Mutex::new(stale.then_some(StoreError::StaleNodeState {
                 found: node_writes,
                 expected: seat.found,
@@ -115,6 +122,8 @@ impl SqliteStore {
         }
         let writer = Writer {
             connection,
+            place: Place::of(file)?,
+            health: shared.health.clone(),
             queue: shared.queue.clone(),
             clock,
             last_commit_ms,
@@ -218,6 +227,7 @@ fn sql_error(error: rusqlite::Error) -> StoreError {
     match error {
         rusqlite::Error::SqliteFailure(failure, _) => match failure.code {
             ErrorCode::DiskFull => StoreError::Full,
+            ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => StoreError::Locked { reason },
             ErrorCode::ReadOnly | ErrorCode::PermissionDenied => StoreError::ReadOnly { reason },
             ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => StoreError::Corrupt { reason },
             _ => StoreError::Io { reason },
@@ -430,6 +440,10 @@ impl Store for SqliteStore {
             Ok(jobs)
         })
         .await
+    }
+
+    fn trouble(&self) -> Option<StoreTrouble> {
+        self.shared.health.trouble()
     }
 
     async fn close(&self) -> Result<(), StoreError> {

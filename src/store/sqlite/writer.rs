@@ -13,10 +13,11 @@ use std::thread::JoinHandle;
 use event_listener::Event;
 use rusqlite::Connection;
 
+use super::place::Place;
 use super::seat::Seat;
 use super::writing::Writing;
 use super::{node_state, sql_error};
-use crate::store::StoreError;
+use crate::store::{StoreError, WriteHealth};
 
 /// The most tasks in one transaction: bounds how long the first of them waits.
 const MAX_GROUP: usize = 1_024;
@@ -183,9 +184,32 @@ struct Written {
     node_writes: Option<i64>,
 }
 
+/// Why a transaction was not made, or not known to be.
+struct Failure {
+    /// What whoever asked for it is told.
+    answer: StoreError,
+    cause: StoreError,
+}
+
+impl Failure {
+    fn unknown(cause: StoreError) -> Self {
+        let answer = StoreError::OutcomeUnknown;
+        Self { answer, cause }
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(cause: StoreError) -> Self {
+        let answer = cause.clone();
+        Self { answer, cause }
+    }
+}
+
 /// The writer's own things; they live on its thread.
 pub(super) struct Writer {
     pub(super) connection: Connection,
+    pub(super) place: Place,
+    pub(super) health: Arc<WriteHealth>,
     pub(super) queue: Arc<Queue>,
     pub(super) clock: Arc<dyn crate::ports::Clock>,
     pub(super) last_commit_ms: i64,
@@ -234,19 +258,28 @@ impl Writer {
                 if let Some(node_writes) = written.node_writes {
                     self.seat.note(node_writes);
                 }
+                // A transaction with nothing in it writes nothing, on a full disk as well.
+                if written.any_batch || written.node_writes.is_some() {
+                    self.health.wrote();
+                }
             }
             // A failed statement may have ended the transaction already; then this fails too.
-            Err(_) => drop(self.connection.execute_batch("ROLLBACK")),
+            Err(failure) => {
+                drop(self.connection.execute_batch("ROLLBACK"));
+                let now_ms = self.clock.now_ms();
+                self.health.failed(failure.cause.clone(), now_ms);
+            }
         }
-        let outcome = outcome.map(drop);
+        let outcome = outcome.map(drop).map_err(|failure| failure.answer);
         for task in group.tasks {
             task.finish(outcome.clone());
         }
         self.committed.notify(usize::MAX);
     }
 
-    fn commit(&mut self, group: &mut Group, at_ms: i64) -> Result<Written, StoreError> {
+    fn commit(&mut self, group: &mut Group, at_ms: i64) -> Result<Written, Failure> {
         let connection = &self.connection;
+        self.place.check()?;
         let any_batch = run_all(connection, &mut group.tasks, at_ms).map_err(sql_error)?;
         let node_writes = group
             .has_node_writes
@@ -254,15 +287,19 @@ impl Writer {
             .transpose()
             .map_err(sql_error)?;
         match connection.execute_batch("COMMIT") {
-            Ok(()) => Ok(Written {
-                any_batch,
-                node_writes,
-            }),
+            // It was written, and it may be into a file that nobody can open any more.
+            Ok(()) => match self.place.check() {
+                Ok(()) => Ok(Written {
+                    any_batch,
+                    node_writes,
+                }),
+                Err(cause) => Err(Failure::unknown(cause)),
+            },
             Err(error) => match sql_error(error) {
                 // The flush failed half-way: the frames may be in the log and come back at the
                 // next open.
-                StoreError::Io { .. } => Err(StoreError::OutcomeUnknown),
-                other => Err(other),
+                cause @ StoreError::Io { .. } => Err(Failure::unknown(cause)),
+                other => Err(other.into()),
             },
         }
     }
