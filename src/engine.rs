@@ -267,6 +267,10 @@ impl Engine {
         self.core
             .executor
             .spawn(Box::pin(async move { engine.work().await }));
+        let engine = self.clone();
+        self.core
+            .executor
+            .spawn(Box::pin(async move { engine.watch_store().await }));
         Ok(())
     }
 
@@ -343,25 +347,27 @@ impl Engine {
     }
 
     /// While the store is in trouble nobody may ask anything of it, and then nothing would tell
-    /// that it goes again. This is the first thing that it is asked to write, and the last that
-    /// is known of the trouble.
+    /// that it goes again. So it is asked, to write down the trouble that it had.
+    async fn watch_store(&self) {
+        let mut had: Option<Trouble> = None;
+        while !self.is_stopping() {
+            had = self.health().store.or(had);
+            if let Some(trouble) = &had
+                && self.try_store(trouble).await.is_ok()
+            {
+                had = None;
+            }
+            self.pause(JOBS_EVERY).await;
+        }
+    }
+
     async fn try_store(&self, trouble: &Trouble) -> Result<(), Error> {
         let recovered = emit("store.recovered", self.core.network.clone(), trouble)?;
         self.core.commit(vec![recovered]).await.map(drop)
     }
 
     async fn work(&self) {
-        let mut trouble: Option<Trouble> = None;
         while !self.is_stopping() {
-            trouble = self.health().store.or(trouble);
-            if let Some(had) = &trouble {
-                if let Err(error) = self.try_store(had).await {
-                    self.note(Work::Jobs, Some(error));
-                    self.pause(JOBS_EVERY).await;
-                    continue;
-                }
-                trouble = None;
-            }
             match self.run_due_jobs().await {
                 Ok(run) => match run.failed.into_iter().next() {
                     Some((_, error)) => self.note(Work::Jobs, Some(error)),
