@@ -13,10 +13,12 @@ use std::thread::JoinHandle;
 use event_listener::Event;
 use rusqlite::Connection;
 
+use super::cache::Cache;
 use super::place::Place;
 use super::seat::Seat;
 use super::writing::Writing;
 use super::{node_state, sql_error};
+use crate::ledger::NewDocument;
 use crate::store::{StoreError, WriteHealth};
 
 /// The most tasks in one transaction: bounds how long the first of them waits.
@@ -178,6 +180,7 @@ impl Drop for StopsWhenDropped {
 
 /// What a transaction had in it.
 struct Written {
+    documents: Vec<(i64, NewDocument)>,
     /// Whether there was a batch among it.
     any_batch: bool,
     /// How often the node has written by now, where it did.
@@ -211,6 +214,7 @@ pub(super) struct Writer {
     pub(super) place: Place,
     pub(super) health: Arc<WriteHealth>,
     pub(super) queue: Arc<Queue>,
+    pub(super) cache: Cache,
     pub(super) clock: Arc<dyn crate::ports::Clock>,
     pub(super) last_commit_ms: i64,
     pub(super) committed: Arc<Event>,
@@ -255,6 +259,7 @@ impl Writer {
                 if written.any_batch {
                     self.last_commit_ms = at_ms;
                 }
+                self.cache.written(&written.documents);
                 if let Some(node_writes) = written.node_writes {
                     self.seat.note(node_writes);
                 }
@@ -265,6 +270,7 @@ impl Writer {
             }
             // A failed statement may have ended the transaction already; then this fails too.
             Err(failure) => {
+                self.cache.clear();
                 drop(self.connection.execute_batch("ROLLBACK"));
                 let now_ms = self.clock.now_ms();
                 self.health.failed(failure.cause.clone(), now_ms);
@@ -280,7 +286,7 @@ impl Writer {
     fn commit(&mut self, group: &mut Group, at_ms: i64) -> Result<Written, Failure> {
         let connection = &self.connection;
         self.place.check()?;
-        let any_batch = run_all(connection, &mut group.tasks, at_ms).map_err(sql_error)?;
+        let mut writing = run_all(connection, &mut group.tasks, at_ms).map_err(sql_error)?;
         let node_writes = group
             .has_node_writes
             .then(|| node_state::writes(connection))
@@ -290,7 +296,8 @@ impl Writer {
             // It was written, and it may be into a file that nobody can open any more.
             Ok(()) => match self.place.check() {
                 Ok(()) => Ok(Written {
-                    any_batch,
+                    documents: writing.take_documents(),
+                    any_batch: writing.any_batch(),
                     node_writes,
                 }),
                 Err(cause) => Err(Failure::unknown(cause)),
@@ -305,16 +312,16 @@ impl Writer {
     }
 }
 
-/// Answers whether there was a batch among it that was committed.
-fn run_all(
-    connection: &Connection,
+fn run_all<'a>(
+    connection: &'a Connection,
     group: &mut [Box<dyn Task>],
     at_ms: i64,
-) -> Result<bool, rusqlite::Error> {
+) -> Result<Writing<'a>, rusqlite::Error> {
     connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
     let mut writing = Writing::new(connection, at_ms);
     for task in group.iter_mut() {
         task.run(&mut writing)?;
     }
-    writing.finish()
+    writing.tables()?;
+    Ok(writing)
 }
