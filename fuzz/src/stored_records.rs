@@ -54,13 +54,13 @@ const CELLS: &[(&str, &str)] = &[
 struct Books {
     store: SqliteStore,
     raw: Connection,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 pub fn run(data: &[u8]) -> bool {
     static BOOKS: OnceLock<Mutex<Books>> = OnceLock::new();
     let books = BOOKS.get_or_init(|| Mutex::new(Books::new()));
-    let books = books.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut books = books.lock().unwrap_or_else(PoisonError::into_inner);
     let Some((cell, value)) = data.split_first() else {
         return false;
     };
@@ -71,19 +71,20 @@ pub fn run(data: &[u8]) -> bool {
 impl Books {
     fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let file = folder.path().join("books.db");
-        let store = SqliteStore::open(&file, Arc::new(SystemClock)).expect("a store");
+        let store = open(folder.path());
         block_on(store.commit(batch())).expect("a commit");
-        let raw = raw(&file);
-        Self {
-            store,
-            raw,
-            _folder: folder,
-        }
+        let raw = raw(&folder.path().join(FILE));
+        Self { store, raw, folder }
+    }
+
+    /// Documents that were read before are not read again while the file is open.
+    fn open_again(&mut self) {
+        block_on(self.store.close()).expect("closed");
+        self.store = open(self.folder.path());
     }
 
     /// Reads everything with this in one cell; `true` when all of it was read.
-    fn with(&self, table: &str, column: &str, value: &[u8]) -> bool {
+    fn with(&mut self, table: &str, column: &str, value: &[u8]) -> bool {
         let first = match table {
             "accounts" | "commits" | "events" | "hold_changes" | "transfers" => {
                 format!("WHERE rowid = (SELECT min(rowid) FROM {table})")
@@ -98,10 +99,7 @@ impl Books {
                 |row| row.get(0),
             )
             .expect("a row");
-        let put = |value: &Value| {
-            let update = format!("UPDATE {table} SET {column} = ?1 {first}");
-            self.raw.execute(&update, [value])
-        };
+        let update = format!("UPDATE {table} SET {column} = ?1 {first}");
         let value = match &before {
             Value::Integer(_) => {
                 let mut bytes = [0; 8];
@@ -116,17 +114,29 @@ impl Books {
             },
         };
         // The tables have rules of their own, which hold for a stranger as well.
-        if put(&value).is_err() {
+        if self.raw.execute(&update, [&value]).is_err() {
             return false;
         }
+        if table == "documents" {
+            self.open_again();
+        }
         let read = block_on(read_all(&self.store));
-        put(&before).expect("as it was");
+        self.raw.execute(&update, [&before]).expect("as it was");
+        if table == "documents" {
+            self.open_again();
+        }
         match read {
             Ok(()) => true,
             Err(StoreError::Corrupt { .. }) => false,
             Err(error) => panic!("{table}.{column}: {error:?}"),
         }
     }
+}
+
+const FILE: &str = "books.db";
+
+fn open(folder: &Path) -> SqliteStore {
+    SqliteStore::open(folder.join(FILE), Arc::new(SystemClock)).expect("a store")
 }
 
 fn raw(file: &Path) -> Connection {
