@@ -44,17 +44,61 @@ impl<S: State> Books<'_, S> {
     }
 
     pub(super) fn reverse(&mut self, reversal: &NewReversal) -> Done<S> {
-        let NewReversal { id, of, amount, .. } = reversal;
+        let NewReversal { of, amount, .. } = reversal;
         let Some(undone) = self.state.transfer(*of).map_err(store)? else {
             return Err(self.nothing_to_reverse(reversal)?.into());
         };
+        let (back, owed) = self.check_reversal(reversal, &undone)?;
+        let reversed = self.state.reversed(*of).map_err(store)?;
+        let standing = undone.amount.saturating_sub(reversed);
+        if *amount > standing {
+            return Err(Refusal::ReversalExceeded {
+                step: self.step,
+                account: back.debit,
+                id: *of,
+                standing,
+                asked: *amount,
+            }
+            .into());
+        }
+        let from_account = match &owed {
+            Some(_) => at_most(*amount, self.room_to_debit(&back.debit)?),
+            None => *amount,
+        };
+        let parts = [
+            (Some(back), from_account),
+            (owed, amount.saturating_sub(from_account)),
+        ];
+        for (transfer, amount) in parts {
+            if let Some(transfer) = transfer
+                && amount > 0
+            {
+                let transfer = NewTransfer { amount, ..transfer };
+                self.check_room(&transfer)?;
+                self.post(transfer.id, Some(*of), &transfer, amount)?;
+            }
+        }
+        for window in &reversal.usage {
+            self.unuse(window, *amount)?;
+        }
+        self.state
+            .put_reversed(*of, reversed.saturating_add(*amount))
+            .map_err(store)
+    }
+
+    /// The transfer that goes back, and the one that is owed where the account has too little.
+    fn check_reversal(
+        &mut self,
+        reversal: &NewReversal,
+        undone: &TransferRow,
+    ) -> Result<(NewTransfer, Option<NewTransfer>), ApplyError<S::Error>> {
         let back = NewTransfer {
-            id: *id,
+            id: reversal.id,
             debit: undone.credit,
             credit: undone.debit,
-            amount: *amount,
+            amount: reversal.amount,
             kind: TransferKind::Reversal,
-            reference: undone.reference,
+            reference: undone.reference.clone(),
             credit_ceiling: None,
         };
         let owed = reversal.shortfall.as_ref().map(|shortfall| NewTransfer {
@@ -76,40 +120,7 @@ impl<S: State> Books<'_, S> {
             }
             self.check_id(owed)?;
         }
-        let reversed = self.state.reversed(*of).map_err(store)?;
-        let standing = undone.amount.saturating_sub(reversed);
-        if *amount > standing {
-            return Err(Refusal::ReversalExceeded {
-                step: self.step,
-                account: back.debit,
-                id: *of,
-                standing,
-                asked: *amount,
-            }
-            .into());
-        }
-        let from_account = match &owed {
-            Some(_) => at_most(*amount, self.room_to_debit(&back.debit)?),
-            None => *amount,
-        };
-        if from_account > 0 {
-            let back = NewTransfer {
-                amount: from_account,
-                ..back
-            };
-            self.check_room(&back)?;
-            self.post(*id, Some(*of), &back, from_account)?;
-        }
-        if let Some(mut owed) = owed
-            && from_account < *amount
-        {
-            owed.amount = amount.saturating_sub(from_account);
-            self.check_room(&owed)?;
-            self.post(owed.id, Some(*of), &owed, owed.amount)?;
-        }
-        self.state
-            .put_reversed(*of, reversed.saturating_add(*amount))
-            .map_err(store)
+        Ok((back, owed))
     }
 
     /// What is wrong with a reversal of a transfer that is not there.
