@@ -62,14 +62,17 @@ impl Scene {
     }
 
     async fn charge(&self, name: &str, tap: &str) -> Result<Answer<Charge>, Error> {
-        let command = ChargeCard {
+        let (cards, command) = (self.engine.cards(), self.command(name, tap));
+        cards.charge(&self.merchant.till, command).await
+    }
+
+    fn command(&self, name: &str, tap: &str) -> ChargeCard {
+        ChargeCard {
             key: key(name),
             tap: tap.to_owned(),
             price: sat(PRICE),
             reference: name.to_owned(),
-        };
-        let cards = self.engine.cards();
-        cards.charge(&self.merchant.till, command).await
+        }
     }
 
     async fn balances(&self) -> (i128, i128) {
@@ -281,6 +284,37 @@ async fn a_file_that_is_taken_away_takes_no_commits() {
     // And an empty one does not take its place.
     let again = SqliteStore::open(at("books.db"), Arc::new(SystemClock));
     assert_eq!(again.err().unwrap().code(), "store.corrupt");
+}
+
+/// The file is taken away while a commit is being flushed: it went somewhere, and nobody can say
+/// whether that will be found. It is not acknowledged, and not called undone either.
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_file_that_is_taken_away_during_a_flush_leaves_it_unknown() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = Disk::under(folder.path());
+    let at = |name: &str| folder.path().join(name);
+    let mut scene = Scene::open(folder.path()).await;
+    let (before, tap) = (scene.balances().await, scene.card.chip.tap());
+    disk.hold_flushes("-wal");
+    let charge = {
+        let (cards, till) = (scene.engine.cards(), scene.merchant.till.clone());
+        let command = scene.command("unknown", &tap);
+        tokio::spawn(async move { cards.charge(&till, command).await })
+    };
+    let waiting = disk.clone();
+    let waited = tokio::task::spawn_blocking(move || waiting.until_flush_waits());
+    waited.await.unwrap();
+    std::fs::rename(at("books.db"), at("elsewhere")).unwrap();
+    disk.release_flushes();
+    let unknown = charge.await.unwrap().unwrap_err();
+    assert_eq!(unknown.code(), "store.outcome_unknown");
+    std::fs::rename(at("elsewhere"), at("books.db")).unwrap();
+    scene.charge("unknown", &tap).await.unwrap();
+    let price = i128::from(PRICE * SAT);
+    let after = (before.0 - price, before.1 + price);
+    assert_eq!(scene.balances().await, after);
+    scene.engine.stop().await.unwrap();
 }
 
 /// Ends the mount.

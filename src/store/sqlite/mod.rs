@@ -61,6 +61,7 @@ struct Shared {
     committed: Arc<Event>,
     stopped: Arc<Stopped>,
     location: PathBuf,
+    place: Arc<Place>,
     health: Arc<WriteHealth>,
     /// Why the node must not run on its state here.
     stale: Mutex<Option<StoreError>>,
@@ -113,6 +114,7 @@ impl SqliteStore {
             committed: Arc::new(Event::new()),
             stopped: Arc::default(),
             location: file.to_owned(),
+            place: Arc::new(Place::of(file)?),
             health: Arc::default(),
             stale: Mutex::new(stale.then_some(StoreError::StaleNodeState {
                 found: node_writes,
@@ -126,7 +128,7 @@ impl SqliteStore {
         }
         let writer = Writer {
             connection,
-            place: Place::of(file)?,
+            place: shared.place.clone(),
             health: shared.health.clone(),
             queue: shared.queue.clone(),
             cache: shared.cache.clone(),
@@ -261,6 +263,8 @@ impl Store for SqliteStore {
     }
 
     async fn command(&self, scope: &str) -> Result<Option<(String, Commit)>, StoreError> {
+        // A caller takes what is found for done for ever.
+        self.shared.place.check()?;
         let scope = scope.to_owned();
         self.read(move |connection| state::command(connection, &scope))
             .await

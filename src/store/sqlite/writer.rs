@@ -211,7 +211,7 @@ impl From<StoreError> for Failure {
 /// The writer's own things; they live on its thread.
 pub(super) struct Writer {
     pub(super) connection: Connection,
-    pub(super) place: Place,
+    pub(super) place: Arc<Place>,
     pub(super) health: Arc<WriteHealth>,
     pub(super) queue: Arc<Queue>,
     pub(super) cache: Cache,
