@@ -6,13 +6,13 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use flashkit::cards::boltcard::{IssuerKey, KeyDerivation};
 use flashkit::cards::{CardLimits, ChargeCard, ProgrammingKeys};
 use flashkit::ports::{BoxFuture, SystemClock};
-use flashkit::store::Store;
 use flashkit::store::sqlite::SqliteStore;
+use flashkit::store::{Store, StoreError};
 use flashkit::testkit::virtual_card::VirtualCard;
 use flashkit::treasury::{BookCapital, CapitalAccount, CapitalDirection};
 use flashkit::{Engine, Error};
@@ -27,6 +27,7 @@ pub const TASKS: usize = CARDS + BOOKERS;
 pub const PRICE_MSAT: i64 = 2 * SAT;
 pub const CAPITAL_MSAT: i64 = 7;
 
+const PATIENCE: Duration = Duration::from_secs(60);
 const BOOKS: &str = "FLASHKIT_CRASH_BOOKS";
 const DONE: &str = "FLASHKIT_CRASH_DONE";
 
@@ -40,9 +41,19 @@ pub enum Books {
 
 impl Books {
     pub async fn open(&self) -> Arc<dyn Store> {
-        let clock = Arc::new(SystemClock);
+        let (clock, begun) = (Arc::new(SystemClock), Instant::now());
         match self {
-            Self::Sqlite(file) => Arc::new(SqliteStore::open(file, clock).unwrap()),
+            Self::Sqlite(file) => loop {
+                match SqliteStore::open(file, clock.clone()) {
+                    Ok(store) => break Arc::new(store),
+                    // A test beside this one starts a process just now, which has the parent's
+                    // files, and so its lock, until it is another program.
+                    Err(StoreError::InUse { .. }) if begun.elapsed() < PATIENCE => {
+                        tokio::time::sleep(Duration::from_millis(10)).await;
+                    }
+                    Err(error) => panic!("{error}"),
+                }
+            },
             #[cfg(feature = "postgres")]
             Self::Postgres(url) => {
                 use flashkit::store::postgres::{PostgresConfig, PostgresStore};
@@ -141,7 +152,7 @@ impl Worker {
     }
 
     pub fn until_ready(&self) {
-        let ready = self.ready.recv_timeout(Duration::from_secs(60));
+        let ready = self.ready.recv_timeout(PATIENCE);
         ready.expect("the worker is ready");
     }
 

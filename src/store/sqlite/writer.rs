@@ -271,6 +271,10 @@ impl Writer {
             // A failed statement may have ended the transaction already; then this fails too.
             Err(failure) => {
                 self.cache.clear();
+                // It may have been made after all, and then nothing is made before it.
+                if failure.answer == StoreError::OutcomeUnknown {
+                    self.last_commit_ms = at_ms;
+                }
                 drop(self.connection.execute_batch("ROLLBACK"));
                 let now_ms = self.clock.now_ms();
                 self.health.failed(failure.cause.clone(), now_ms);
