@@ -7,6 +7,7 @@
 #[cfg(feature = "testkit")]
 pub mod contract;
 mod error;
+mod health;
 mod key_value;
 mod memory;
 #[cfg(feature = "postgres")]
@@ -23,6 +24,7 @@ use crate::ledger::{
 };
 
 pub use error::StoreError;
+pub use health::{StoreTrouble, WriteHealth};
 pub use key_value::{KeyPath, KeyValue, KeyValueWrite};
 pub use memory::MemoryStore;
 
@@ -179,6 +181,12 @@ pub trait Store: Send + Sync {
         lease_until_ms: i64,
         limit: usize,
     ) -> Result<Vec<DueJob>, StoreError>;
+
+    /// What writing suffers from, while it does: set when a write fails, and taken back by the
+    /// next one that is made. `None` also of a store that cannot tell.
+    fn trouble(&self) -> Option<StoreTrouble> {
+        None
+    }
 
     /// Finishes all that was submitted and closes the store. Idempotent; calls after it answer
     /// [`StoreError::Closed`].
