@@ -23,7 +23,7 @@ use crate::ledger::{
 };
 
 pub use error::StoreError;
-pub use key_value::{KeyPath, KeyValue, KeyValueWrite};
+pub use key_value::{KeyPath, KeyValue, KeyValueWrite, NodeHolder};
 pub use memory::MemoryStore;
 
 /// A batch was not committed.
@@ -172,11 +172,13 @@ pub trait Store: Send + Sync {
 
     /// Takes jobs that are due at `now_ms` and not leased, and leases them until
     /// `lease_until_ms`: nobody else gets them before. A job that is set again loses its lease. A
-    /// lease beyond `lease_until_ms` was given by a clock that was ahead, and does not count.
+    /// lease beyond `lease_until_ms` was given by a clock that was ahead, and does not count. Jobs
+    /// of the kinds in `except` are left to others.
     async fn lease_due(
         &self,
         now_ms: i64,
         lease_until_ms: i64,
+        except: &[&str],
         limit: usize,
     ) -> Result<Vec<DueJob>, StoreError>;
 
