@@ -258,7 +258,10 @@ async fn picture(store: &dyn Store) -> Vec<String> {
         seen.push(format!("{claim:?} {counter:?} {command:?}"));
     }
     let late_ms = NOW_MS + 1_000_000;
-    let jobs = store.lease_due(late_ms, late_ms, &[], MAX_PAGE).await.unwrap();
+    let jobs = store
+        .lease_due(late_ms, late_ms, &[], MAX_PAGE)
+        .await
+        .unwrap();
     seen.push(format!("{jobs:?}"));
     seen
 }
@@ -677,7 +680,10 @@ async fn instances_share_the_jobs_that_are_due() {
             tokio::spawn(async move {
                 let mut taken = Vec::new();
                 loop {
-                    let jobs = store.lease_due(NOW_MS, NOW_MS + 1_000, &[], 5).await.unwrap();
+                    let jobs = store
+                        .lease_due(NOW_MS, NOW_MS + 1_000, &[], 5)
+                        .await
+                        .unwrap();
                     if jobs.is_empty() {
                         return taken;
                     }

@@ -153,7 +153,11 @@ impl KeyValue for FaultyKeyValue {
             given: epoch,
             current,
         };
-        let renewed = if epoch == current { Ok(()) } else { Err(fenced) };
+        let renewed = if epoch == current {
+            Ok(())
+        } else {
+            Err(fenced)
+        };
         Box::pin(async move { renewed })
     }
 

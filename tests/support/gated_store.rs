@@ -151,9 +151,7 @@ impl Store for GatedStore {
         except: &[&str],
         limit: usize,
     ) -> Result<Vec<DueJob>, StoreError> {
-        let leased = self
-            .store
-            .lease_due(now_ms, lease_until_ms, except, limit);
+        let leased = self.store.lease_due(now_ms, lease_until_ms, except, limit);
         leased.await
     }
 

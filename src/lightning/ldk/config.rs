@@ -133,7 +133,8 @@ pub struct LdkConfig {
     /// For how long the node belongs to this instance unless it renews that, which it does four
     /// times within: where several instances share a database, the next one takes over that long
     /// after this one was killed. A shorter one costs the node its place when the database cannot
-    /// be reached for four fifths of it. At least a second.
+    /// be reached for four fifths of it. At least a second, at
+    /// most an hour.
     pub lease: Duration,
 }
 

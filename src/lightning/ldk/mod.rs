@@ -13,10 +13,10 @@
 //!   then reads all of its state anew. A thread of it that was about to persist channel state
 //!   stays parked until the process ends, because returning from that write in any way would let
 //!   the channel go on (see [`health`](NodeHealth)).
-//! - What the fence cannot prevent: ldk-node broadcasts by itself, and has no hook before it. What
-//!   it had queued when its process was paused may leave in the moment between the end of the
-//!   pause and the fall of the fence, which waits for nobody. It is at most a transaction that was
-//!   sound when it was signed, since whatever changes a channel is written first.
+//! - What the fence cannot prevent: ldk-node broadcasts by itself, and has no hook before it. A
+//!   transaction that was queued at the very moment when the process was paused may leave in the
+//!   instant between the end of the pause and the fall of the fence, which asks nobody. Were it
+//!   one that closes a channel by force, the next holder may have revoked it meanwhile.
 //! - ldk-node writes the channel monitor and the channel manager one after the other. A process
 //!   killed in between finds its manager outdated when it starts again, and LDK then
 //!   force-closes that channel; the books survive, the channel does not.

@@ -45,6 +45,8 @@ use crate::store::{KeyValue, NodeHolder, StoreError};
 const LAST_WRITES: Duration = Duration::from_secs(30);
 /// A lease that is shorter would end at every hiccup.
 const SHORTEST_LEASE: Duration = Duration::from_secs(1);
+/// After a longer one nobody would take over.
+const LONGEST_LEASE: Duration = Duration::from_secs(3_600);
 const LAST_WRITES_POLL: Duration = Duration::from_millis(5);
 
 /// A Lightning node in this process.
@@ -258,7 +260,8 @@ impl Shared {
             }
             self.clear(last).await?;
         }
-        let (asked_at, lasts) = (Instant::now(), self.config.lease.max(SHORTEST_LEASE));
+        let (asked_at, lasts) = (Instant::now(), self.config.lease);
+        let lasts = lasts.clamp(SHORTEST_LEASE, LONGEST_LEASE);
         let epoch = self.state.take_lease(self.holder, lasts).await;
         let epoch = epoch.map_err(|error| match error {
             StoreError::StaleNodeState { .. } => LightningError::StaleState {

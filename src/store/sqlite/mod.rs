@@ -443,13 +443,16 @@ impl Store for SqliteStore {
         self.write(move |connection, _| {
             let mut jobs: Vec<DueJob> = connection
                 .prepare_cached(LEASE_DUE)?
-                .query_map(params![now_ms, lease_until_ms, sql_limit(limit), except], |row| {
-                    Ok(DueJob {
-                        kind: row.get(0)?,
-                        object: row.get(1)?,
-                        due_at_ms: row.get(2)?,
-                    })
-                })?
+                .query_map(
+                    params![now_ms, lease_until_ms, sql_limit(limit), except],
+                    |row| {
+                        Ok(DueJob {
+                            kind: row.get(0)?,
+                            object: row.get(1)?,
+                            due_at_ms: row.get(2)?,
+                        })
+                    },
+                )?
                 .collect::<Result<_, _>>()?;
             // The rows of RETURNING come in no particular order.
             jobs.sort_by(|left, right| {
