@@ -43,8 +43,7 @@ impl Core {
             collection,
             index,
             from: key.to_owned(),
-            // The smallest key after this one.
-            to: Some(format!("{key}\0")),
+            to: Some(end_of(key)),
             after: None,
             limit: 1,
         };
@@ -87,7 +86,7 @@ impl Core {
             collection,
             index,
             from: key.to_owned(),
-            to: Some(format!("{key}\0")),
+            to: Some(end_of(key)),
             after: after.map(|id| DocumentPosition {
                 key: key.to_owned(),
                 id,
@@ -131,4 +130,9 @@ pub(crate) fn emit<T: Serialize>(
 ) -> Result<Step, Error> {
     let body = serde_json::to_value(value).map_err(unreadable)?;
     Ok(Step::Emit(crate::ledger::NewEvent { kind, object, body }))
+}
+
+/// Where the documents of a key end: the next one. A zero byte is in no key: PostgreSQL has none in a text.
+fn end_of(key: &str) -> String {
+    format!("{key}\u{1}")
 }
