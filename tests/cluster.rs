@@ -281,6 +281,46 @@ async fn a_holder_that_was_paused_writes_and_broadcasts_nothing_more() {
     world.node.stop().await.unwrap();
 }
 
+/// A payment of the holder is on its way when it is paused, and times out meanwhile. Whoever has
+/// the node closes the channel by force; the old holder, which would do the same, does not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_holder_that_was_paused_closes_no_channel() {
+    let Some(world) = World::open().await else {
+        return;
+    };
+    let [(mut first, road), (mut second, second_road)] = world.two_instances().await;
+    world.wallet.hold(true);
+    let payout = world.queue(&mut first, "payout-1", 10_000).await;
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    first.pause();
+    second.until("status", "Running");
+    world.connect(&mut second);
+    // Nobody is left who could give the payment back.
+    world.node.stop().await.unwrap();
+    for _ in 0..12 {
+        world.chain.mine(100).await.unwrap();
+    }
+    first.resume();
+    let begun = Instant::now();
+    while second_road.broadcasts() == 0 {
+        assert!(begun.elapsed() < Duration::from_secs(60), "it never closed");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    // Longer than a node waits before it looks at the chain again.
+    tokio::time::sleep(Duration::from_secs(12)).await;
+    println!(
+        "broadcasts of the old holder: {}, of the new one: {}",
+        road.broadcasts(),
+        second_road.broadcasts()
+    );
+    assert_eq!(first.ask("status"), "Standby");
+    assert_eq!(road.broadcasts(), 0);
+    let asked = format!("paid-out {}", payout.id);
+    assert_ne!(second.ask(&asked), "PaidOut");
+    first.stop();
+    second.stop();
+}
+
 /// Milliseconds since the epoch.
 fn now_ms() -> u128 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
