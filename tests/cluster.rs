@@ -2,7 +2,7 @@
 //! of the books when the server itself is lost.
 
 #[path = "support/postgres/mod.rs"]
-#[allow(dead_code, reason = "every test file uses its own part")]
+#[allow(dead_code, reason = "the proxy and the steps are for another test")]
 mod database;
 mod support;
 

@@ -28,6 +28,7 @@ mod kv;
 mod lease;
 mod node;
 mod operator;
+mod payments;
 mod records;
 
 pub use config::{LdkChainSource, LdkConfig, LdkNetwork, LdkSeed};

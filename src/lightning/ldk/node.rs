@@ -17,11 +17,7 @@ use ldk_node::config::{
 };
 use ldk_node::lightning::ln::channelmanager::PaymentId;
 use ldk_node::lightning::ln::msgs::SocketAddress;
-use ldk_node::lightning::routing::router::RouteParametersConfig;
-use ldk_node::lightning_invoice::{Bolt11Invoice, Bolt11InvoiceDescription, Description};
-use ldk_node::lightning_types::payment::{PaymentHash as LdkPaymentHash, PaymentPreimage};
-use ldk_node::payment::PaymentDirection as LdkDirection;
-use ldk_node::payment::PaymentStatus;
+use ldk_node::lightning_invoice::Bolt11Invoice;
 use ldk_node::tokio::runtime::{Builder as RuntimeBuilder, Handle, Runtime};
 use ldk_node::tokio::sync::Mutex as AsyncMutex;
 use ldk_node::{Builder, Node, NodeError};
@@ -32,6 +28,7 @@ use super::health::NodeHealth;
 use super::kv::{LdkStore, block_on};
 use super::lease::Fence;
 use super::operator::{node_key, peer_address};
+use super::payments::{claim, create_invoice, fail, ldk_hash, pay};
 use super::records::{lightning_event, node_error, payment_record, refused, unknown, unsigned};
 use crate::lightning::{
     Bolt11Details, Dispatch, InvoiceRequest, LightningError, LightningEvent, LightningNode,
@@ -369,20 +366,20 @@ impl Shared {
             fence,
             ..
         } = running;
+        if fence.is_down() {
+            // It does nothing more, not even what belongs to a stop; and its threads may be
+            // parked (see `kv.rs`), so nothing is waited for.
+            node.abandon();
+            return Ok(());
+        }
         let handle = node.handle.clone();
         let stopping = Arc::clone(&node);
         let stopping = handle.spawn_blocking(move || stopping.stop());
         let stopped = ldk_node::tokio::select! {
-            // First: a run that is fenced does nothing more, not even that.
-            biased;
-            // Its threads may be parked (see `kv.rs`), so nothing is waited for.
-            () = fence.down() => Ok(()),
             stopped = stopping => stopped.map_err(|error| unknown(error.to_string()))?,
+            () = fence.down() => Ok(()),
         };
         node.abandon();
-        if fence.is_down() {
-            return Ok(());
-        }
         let mut waited = Duration::ZERO;
         while stopped.is_ok() && !store.is_idle() && !fence.is_down() {
             if waited >= LAST_WRITES {
@@ -391,6 +388,9 @@ impl Shared {
             }
             Delay::new(LAST_WRITES_POLL).await;
             waited += LAST_WRITES_POLL;
+        }
+        if fence.is_down() {
+            return Ok(());
         }
         // Without a renewal it runs out, should it not be known whether all of the node ended.
         fence.end();
@@ -479,93 +479,6 @@ impl Drop for LdkNode {
             // Dropping it would stop it here, and block.
             std::mem::forget(running);
         }
-    }
-}
-
-fn ldk_hash(hash: PaymentHash) -> LdkPaymentHash {
-    LdkPaymentHash(hash.0)
-}
-
-fn create_invoice(node: &Node, request: &InvoiceRequest) -> Result<String, LightningError> {
-    let description = Description::new(request.description.clone())
-        .map_err(|error| refused(error.to_string()))?;
-    let description = Bolt11InvoiceDescription::Direct(description);
-    let (hash, expiry) = (ldk_hash(request.payment_hash), request.expiry_seconds);
-    // ldk-node would put a record of its own over the one that exists.
-    if let Some(record) = node.payment(&PaymentId(hash.0))
-        && (record.direction == LdkDirection::Outbound || record.status == PaymentStatus::Succeeded)
-    {
-        return Err(refused("this payment hash was used already"));
-    }
-    let payments = node.bolt11_payment();
-    let invoice = match request.amount_msat {
-        Some(amount_msat) => {
-            payments.receive_for_hash(unsigned(amount_msat)?, &description, expiry, hash)
-        }
-        None => payments.receive_variable_amount_for_hash(&description, expiry, hash),
-    };
-    invoice
-        .map(|invoice| invoice.to_string())
-        .map_err(node_error)
-}
-
-fn fail(node: &Node, hash: LdkPaymentHash) -> Result<(), LightningError> {
-    match node.payment(&PaymentId(hash.0)) {
-        Some(record) if record.direction == LdkDirection::Inbound => {
-            // Failing what succeeded would change nothing but the record, and that to a lie.
-            if record.status == PaymentStatus::Succeeded {
-                return Ok(());
-            }
-            node.bolt11_payment()
-                .fail_for_hash(hash)
-                .map_err(node_error)
-        }
-        _ => Err(refused("no invoice has this payment hash")),
-    }
-}
-
-fn claim(
-    node: &Node,
-    hash: LdkPaymentHash,
-    preimage: &Preimage,
-    amount_msat: u64,
-) -> Result<(), LightningError> {
-    match node.payment(&PaymentId(hash.0)) {
-        Some(record) if record.direction == LdkDirection::Inbound => {
-            let preimage = PaymentPreimage(*preimage.expose());
-            node.bolt11_payment()
-                .claim_for_hash(hash, amount_msat, preimage)
-                .map_err(node_error)
-        }
-        _ => Err(refused("no invoice has this payment hash")),
-    }
-}
-
-fn pay(
-    node: &Node,
-    invoice: &Bolt11Invoice,
-    max_fee_msat: u64,
-) -> Result<Dispatch, LightningError> {
-    let refused = |reason: String| Ok(Dispatch::Refused { reason });
-    let id = PaymentId(*AsRef::<[u8; 32]>::as_ref(invoice.payment_hash()));
-    // ldk-node answers DuplicatePayment for it, which would be taken for a payment under way.
-    let record = node.payment(&id);
-    if record.is_some_and(|record| record.direction == LdkDirection::Inbound) {
-        return refused("the invoice is this node's own".into());
-    }
-    let route = RouteParametersConfig {
-        max_total_routing_fee_msat: Some(max_fee_msat),
-        ..RouteParametersConfig::default()
-    };
-    match node.bolt11_payment().send(invoice, Some(route)) {
-        Ok(_) => Ok(Dispatch::Accepted),
-        Err(NodeError::DuplicatePayment) => Ok(Dispatch::AlreadyKnown),
-        Err(NodeError::NotRunning) => Err(LightningError::NotRunning),
-        Err(error @ (NodeError::PaymentSendingFailed | NodeError::InvalidInvoice)) => {
-            refused(error.to_string())
-        }
-        // The HTLC may be out already: the record is written after it.
-        Err(error) => Err(unknown(error.to_string())),
     }
 }
 
