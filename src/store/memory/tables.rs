@@ -8,7 +8,8 @@ use crate::ledger::{
     Account, Balance, ChainHash, ChainHead, Commit, CommitPlace, CommitRow, DueJob, EventRecord,
     HoldChangeRow, HoldState, NewDocument, NewEvent, Rows, State, TransferRow, UsageWindow,
 };
-use crate::store::{DocumentPosition, KeyPath};
+use crate::store::key_value::LeaseRow;
+use crate::store::{DocumentPosition, KeyPath, StoreError};
 
 #[derive(Default)]
 pub(super) struct Tables {
@@ -36,10 +37,19 @@ pub(super) struct Tables {
     pub(super) cursors: HashMap<String, i64>,
     pub(super) node: BTreeMap<KeyPath, Vec<u8>>,
     pub(super) node_epoch: u64,
+    pub(super) node_lease: LeaseRow,
     pub(super) closed: bool,
 }
 
 impl Tables {
+    pub(super) fn check_epoch(&self, given: u64) -> Result<(), StoreError> {
+        let current = self.node_epoch;
+        if given == 0 || given != current {
+            return Err(StoreError::Fenced { given, current });
+        }
+        Ok(())
+    }
+
     /// The end of the one chain.
     pub(super) fn head(&self) -> ChainHead {
         let last = self.commits.last();
