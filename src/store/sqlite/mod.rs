@@ -267,11 +267,13 @@ impl Store for SqliteStore {
     }
 
     async fn command(&self, scope: &str) -> Result<Option<(String, Commit)>, StoreError> {
-        // A caller takes what is found for done for ever.
-        self.shared.place.check()?;
         let scope = scope.to_owned();
-        self.read(move |connection| state::command(connection, &scope))
-            .await
+        let found = self
+            .read(move |connection| state::command(connection, &scope))
+            .await?;
+        // Whoever asks takes what is found for done for ever. After the end it is not asked.
+        self.shared.place.check()?;
+        Ok(found)
     }
 
     async fn document(&self, collection: &str, id: &str) -> Result<Option<Document>, StoreError> {
