@@ -1,5 +1,6 @@
 //! A store in memory: for tests, and to read beside the contract. It forgets when it is dropped.
 
+mod moving;
 mod tables;
 
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -7,13 +8,13 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use async_trait::async_trait;
 use event_listener::Event;
 
-use self::tables::{Change, Tables};
+use self::tables::{Change, KeptDocument, Tables};
 use super::key_value::{KeyPath, KeyValue, KeyValueWrite};
 use super::{CommitError, DocumentPosition, DocumentQuery, MAX_PAGE, Store, StoreError};
 use crate::ids::TransferId;
 use crate::ledger::{
     Account, ApplyError, Balance, Batch, ChainHead, Commit, CommitRow, Document, DueJob,
-    EventRecord, HoldChangeRow, HoldState, NewDocument, TransferRow, apply,
+    EventRecord, HoldChangeRow, HoldState, TransferRow, apply,
 };
 use crate::ports::{BoxFuture, Clock};
 
@@ -327,10 +328,10 @@ fn page<T: Clone>(rows: &[T], after: i64, limit: usize) -> Vec<T> {
     rows.take(limit.clamp(1, MAX_PAGE)).cloned().collect()
 }
 
-fn as_document((version, document): &(i64, NewDocument)) -> Document {
+fn as_document(document: &KeptDocument) -> Document {
     Document {
         id: document.id.clone(),
-        version: *version,
+        version: document.version,
         body: document.body.clone(),
     }
 }
@@ -355,9 +356,12 @@ impl MemoryStore {
 
 impl KeyValue for MemoryStore {
     fn begin_epoch(&self) -> BoxFuture<'static, Result<u64, StoreError>> {
-        let result = self.lock().map(|mut tables| {
+        let result = self.lock().and_then(|mut tables| {
+            if let Some(locked) = &tables.node_locked {
+                return Err(locked.clone());
+            }
             tables.node_epoch += 1;
-            tables.node_epoch
+            Ok(tables.node_epoch)
         });
         Box::pin(std::future::ready(result))
     }

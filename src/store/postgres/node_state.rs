@@ -152,8 +152,21 @@ INSERT INTO settings (name, value) SELECT 'node_epoch', 1 FROM here, home
 WHERE here.place = home.value
 ON CONFLICT (name) DO UPDATE SET value = settings.value + 1 RETURNING value";
 
+/// Whether the node is at home here, or has none yet.
+pub(super) const IS_HOME: &str = "
+WITH here AS (
+    SELECT hashtextextended(concat_ws('/', s.system_identifier, c.timeline_id, d.oid,
+                                      current_schema()), 0) AS place
+    FROM pg_control_system() s, pg_control_checkpoint() c, pg_database d
+    WHERE d.datname = current_database()
+)
+SELECT coalesce((SELECT value FROM settings WHERE name = 'node_home'), place) = place AS is_home
+FROM here";
+
 /// From now on the state is at home where it is.
-pub(super) const TRUST: &str = "DELETE FROM settings WHERE name = 'node_home'";
+pub(super) const TRUST: &str = "
+DELETE FROM settings WHERE name = 'node_home'
+    AND NOT EXISTS (SELECT 1 FROM moves WHERE what = 'handed_over')";
 
 const COUNT_VALUES: &str = "SELECT count(*) FROM node_state";
 
@@ -164,6 +177,11 @@ async fn begin_epoch(connection: &ClientWrapper) -> Result<u64, Failed> {
         .map_err(not_done)?;
     if let Some(row) = connection.query_opt(&sql, &[]).await.map_err(not_done)? {
         return Ok(value::<i64>(&row, 0)?.cast_unsigned());
+    }
+    let sql = super::moving::HANDED_OVER;
+    let handed_over = connection.query_one(sql, &[]).await.map_err(not_done)?;
+    if value(&handed_over, 0)? {
+        return Err(Failed::NotDone(StoreError::NodeHandedOver));
     }
     let row = connection.query_one(COUNT_VALUES, &[]).await;
     Err(Failed::NotDone(StoreError::StaleNodeState {
