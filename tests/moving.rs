@@ -289,7 +289,7 @@ where
     for _ in 0..2 {
         let refused = from.begin_epoch().await.unwrap_err();
         assert_eq!(refused.code(), "store.node_handed_over");
-        let refused = from.forget_channels().await.unwrap_err();
+        let refused = from.forget_channels(Vec::new()).await.unwrap_err();
         assert_eq!(refused.code(), "store.node_handed_over");
     }
     let refused = from.export(NodeState::HandOver).await.err().unwrap();
@@ -349,16 +349,22 @@ async fn channels_are_forgotten_and_then_the_node_may_start() {
     let first = sqlite(folder.path(), "first.db");
     write_node_state(&first).await;
     // Not locked: nothing is forgotten.
-    first.forget_channels().await.unwrap();
+    assert_eq!(first.forget_channels(Vec::new()).await, Ok(false));
     assert!(first.read(path("", "manager")).await.unwrap().is_some());
     let database = postgres_store(&cluster).await;
     let stream = first.export(NodeState::LeaveOut).await.unwrap();
     database.import(stream, &[]).await.unwrap();
     check_node_is_locked(&database).await;
-    database.forget_channels().await.unwrap();
+    let instead = vec![KeyValueWrite::Put {
+        path: path("monitors", "sealed"),
+        value: vec![7],
+    }];
+    assert_eq!(database.forget_channels(instead.clone()).await, Ok(true));
     assert_eq!(database.health().await.unwrap().node_locked, None);
+    let sealed = database.read(path("monitors", "sealed")).await;
+    assert_eq!(sealed, Ok(Some(vec![7])));
     database.begin_epoch().await.unwrap();
-    database.forget_channels().await.unwrap();
+    assert_eq!(database.forget_channels(Vec::new()).await, Ok(false));
 
     // A whole copy of the file, put somewhere else: its channels may be old.
     first.close().await.unwrap();
@@ -366,7 +372,9 @@ async fn channels_are_forgotten_and_then_the_node_may_start() {
     std::fs::copy(folder.path().join("first.db"), &copy).unwrap();
     let copy = sqlite(folder.path(), "copy.db");
     assert!(copy.begin_epoch().await.is_err());
-    copy.forget_channels().await.unwrap();
+    assert_eq!(copy.forget_channels(instead).await, Ok(true));
+    let sealed = copy.read(path("monitors", "sealed")).await;
+    assert_eq!(sealed, Ok(Some(vec![7])));
     copy.begin_epoch().await.unwrap();
     assert_eq!(copy.read(path("", "manager")).await, Ok(None));
     assert!(copy.read(path("", "peers")).await.unwrap().is_some());

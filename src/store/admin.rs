@@ -174,13 +174,4 @@ pub trait StoreAdmin: Send + Sync {
     /// # Errors
     /// `store.*` when it cannot be asked.
     async fn health(&self) -> Result<StoreHealth, StoreError>;
-
-    /// Makes a locked node startable, as the first step of a recovery: throws away everything
-    /// the node knows of its channels here, which may be old, and then takes the lock away. What
-    /// stays is the on-chain wallet, the peers and the static facts of channels. Called again it
-    /// does nothing; on a store that is not locked it does nothing.
-    ///
-    /// # Errors
-    /// `store.node_handed_over`: the node lives elsewhere, for ever. `store.*`.
-    async fn forget_channels(&self) -> Result<(), StoreError>;
 }

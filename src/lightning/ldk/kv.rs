@@ -22,7 +22,7 @@
 //! no channel state (payment records, peers, the on-chain wallet) answers an error, which
 //! ldk-node passes on without acting.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -41,6 +41,7 @@ use ldk_node::tokio::runtime::{Handle, RuntimeFlavor};
 use ldk_node::tokio::task::block_in_place;
 
 use super::health::NodeHealth;
+use super::recovery::facts_of;
 use crate::ports::BoxFuture;
 use crate::store::{KeyPath, KeyValue, KeyValueWrite, StoreError};
 
@@ -65,11 +66,17 @@ struct Shared {
     runtime: Handle,
     health: Arc<NodeHealth>,
     lanes: Mutex<HashMap<KeyPath, Lane>>,
+    /// The monitors of which is known that they are kept as they were born.
+    facts: Mutex<HashSet<String>>,
 }
 
 impl Shared {
     fn lanes(&self) -> MutexGuard<'_, HashMap<KeyPath, Lane>> {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn known_facts(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.facts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -90,6 +97,7 @@ impl LdkStore {
             runtime,
             health,
             lanes: Mutex::default(),
+            facts: Mutex::default(),
         }))
     }
 
@@ -115,6 +123,28 @@ impl LdkStore {
                 Err(_) => std::future::pending().await,
             }
         })
+    }
+
+    /// Keeps a monitor as it was born, before it is written for the first time.
+    fn keep_facts(&self, path: &KeyPath, value: &[u8]) {
+        let Some(facts) = facts_of(path) else { return };
+        let is_new = self.0.known_facts().insert(facts.key.clone());
+        if !is_new {
+            return;
+        }
+        let read = self.0.state.read(facts.clone());
+        let kept = match on_this_thread(|| block_on(read)) {
+            Ok(Some(_)) => true,
+            Ok(None) => {
+                let value = value.to_vec();
+                let put = KeyValueWrite::Put { path: facts, value };
+                self.write_blocking(put).is_ok()
+            }
+            Err(_) => false,
+        };
+        if !kept {
+            self.0.known_facts().remove(&path.key);
+        }
     }
 
     fn read_future(&self, path: KeyPath) -> LdkFuture<Vec<u8>> {
@@ -358,6 +388,7 @@ impl KVStoreSync for LdkStore {
         value: Vec<u8>,
     ) -> Result<(), io::Error> {
         let path = path(primary, secondary, key);
+        self.keep_facts(&path, &value);
         self.write_blocking(KeyValueWrite::Put { path, value })
     }
 
@@ -369,6 +400,10 @@ impl KVStoreSync for LdkStore {
         lazy: bool,
     ) -> Result<(), io::Error> {
         let path = path(primary, secondary, key);
+        if let Some(facts) = facts_of(&path) {
+            // The channel is closed, and everything of it has come home.
+            drop(self.write_async(KeyValueWrite::Remove { path: facts }));
+        }
         let change = KeyValueWrite::Remove { path };
         if lazy {
             drop(self.write_async(change));

@@ -22,6 +22,7 @@ mod kv;
 mod node;
 mod operator;
 mod records;
+mod recovery;
 
 pub use config::{LdkChainSource, LdkConfig, LdkNetwork, LdkSeed};
 pub use health::{NodeHealth, NodeHealthReport, StoreTrouble};

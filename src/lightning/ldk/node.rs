@@ -31,10 +31,11 @@ use super::config::{LdkChainSource, LdkConfig};
 use super::health::NodeHealth;
 use super::kv::LdkStore;
 use super::operator::{node_key, peer_address};
+use super::recovery;
 use super::records::{lightning_event, node_error, payment_record, refused, unknown, unsigned};
 use crate::lightning::{
     Bolt11Details, Dispatch, InvoiceRequest, LightningError, LightningEvent, LightningNode,
-    NodeBalances, PaymentHash, PaymentRecord, PaymentRequest, Preimage,
+    LostChannel, NodeBalances, PaymentHash, PaymentRecord, PaymentRequest, Preimage,
 };
 use crate::ports::Clock;
 use crate::store::{KeyValue, StoreError};
@@ -591,6 +592,14 @@ impl LightningNode for LdkNode {
             () = moved => Err(LightningError::NotRunning),
             () = self.shared.health.fenced() => Err(LightningError::NotRunning),
         }
+    }
+
+    async fn recover(&self) -> Result<Vec<LostChannel>, LightningError> {
+        let _one_at_a_time = self.shared.lifecycle.lock().await;
+        if lock(&self.shared.seat).is_some() {
+            return Err(refused("the node runs"));
+        }
+        recovery::recover(self.config(), self.shared.state.as_ref()).await
     }
 
     async fn acknowledge(&self) -> Result<(), LightningError> {

@@ -379,6 +379,13 @@ impl KeyValue for MemoryStore {
         Box::pin(std::future::ready(result))
     }
 
+    fn forget_channels(
+        &self,
+        instead: Vec<KeyValueWrite>,
+    ) -> BoxFuture<'static, Result<bool, StoreError>> {
+        Box::pin(std::future::ready(self.forget_channels_now(instead)))
+    }
+
     fn list(
         &self,
         primary: String,

@@ -17,7 +17,7 @@ use crate::store::moving::{
     Cell, Sink, Snapshot, Table, arrive, depart, hold_from, is_channel_state, pieces,
 };
 use crate::store::{
-    Arrival, ByteSource, DocumentPosition, KeyPath, MoveError, NodeState, StoreAdmin, StoreError,
+    Arrival, ByteSource, DocumentPosition, KeyPath, KeyValueWrite, MoveError, NodeState, StoreAdmin, StoreError,
     StoreHealth,
 };
 
@@ -593,22 +593,29 @@ impl StoreAdmin for MemoryStore {
             node_locked: tables.node_locked.clone(),
         })
     }
+}
 
-    async fn forget_channels(&self) -> Result<(), StoreError> {
+impl MemoryStore {
+    pub(super) fn forget_channels_now(
+        &self,
+        instead: Vec<KeyValueWrite>,
+    ) -> Result<bool, StoreError> {
         let mut tables = self.lock()?;
-        match tables.node_locked.take() {
-            Some(StoreError::StaleNodeState { .. }) => {
-                tables
-                    .node
-                    .retain(|path, _| !is_channel_state(&path.primary, &path.secondary, &path.key));
-                Ok(())
-            }
-            Some(other) => {
-                tables.node_locked = Some(other.clone());
-                Err(other)
-            }
-            None => Ok(()),
+        match tables.node_locked.clone() {
+            None => return Ok(false),
+            Some(StoreError::StaleNodeState { .. }) => {}
+            Some(other) => return Err(other),
         }
+        let is_old = |path: &KeyPath| is_channel_state(&path.primary, &path.secondary, &path.key);
+        tables.node.retain(|path, _| !is_old(path));
+        for change in instead {
+            match change {
+                KeyValueWrite::Put { path, value } => tables.node.insert(path, value),
+                KeyValueWrite::Remove { path } => tables.node.remove(&path),
+            };
+        }
+        tables.node_locked = None;
+        Ok(true)
     }
 }
 

@@ -14,11 +14,11 @@ use super::reads::{CHAIN_HEADS, chain_head, value};
 use super::{PostgresStore, schema};
 use crate::ledger::ChainHead;
 use crate::store::moving::{
-    Arrived, Cell, Dialect, Kind, Sink, Snapshot, TABLES, Table, arrive, depart, insert, pieces,
-    select, select_held,
+    Arrived, Cell, Dialect, Kind, Sink, Snapshot, TABLES, Table, arrive, depart, insert,
+    is_channel_state, pieces, select, select_held,
 };
 use crate::store::{
-    Arrival, ByteSource, MoveError, NodeState, StoreAdmin, StoreError, StoreHealth,
+    Arrival, ByteSource, KeyValueWrite, MoveError, NodeState, StoreAdmin, StoreError, StoreHealth,
 };
 
 /// Whether no node may ever run here.
@@ -299,59 +299,6 @@ FROM head";
             node_locked,
         })
     }
-
-    async fn forget_channels(&self) -> Result<(), StoreError> {
-        let open = Open::begin(self, BEGIN_IMPORT).await?;
-        let handed_over = open.rows(HANDED_OVER, &[]).await?;
-        if handed_over
-            .first()
-            .map(|row| value(row, 0))
-            .transpose()?
-            .unwrap_or(false)
-        {
-            return Err(StoreError::NodeHandedOver);
-        }
-        // Only where the node is not at home.
-        let is_home = open.rows(super::node_state::IS_HOME, &[]).await?;
-        if is_home
-            .first()
-            .map(|row| value(row, 0))
-            .transpose()?
-            .unwrap_or(false)
-        {
-            return Ok(());
-        }
-        let Some((_, table)) = Table::find("node_state") else {
-            return Ok(());
-        };
-        let mut last: Option<Vec<Cell>> = None;
-        loop {
-            let page = open.page(table, last.as_deref()).await?;
-            for row in &page {
-                if let [
-                    Cell::Text(primary),
-                    Cell::Text(secondary),
-                    Cell::Text(key),
-                    ..,
-                ] = row.as_slice()
-                    && crate::store::moving::is_channel_state(primary, secondary, key)
-                {
-                    let sql = "DELETE FROM node_state WHERE primary_namespace = $1
-                               AND secondary_namespace = $2 AND key = $3";
-                    open.rows(sql, &[primary, secondary, key]).await?;
-                }
-            }
-            let Some(row) = page.last() else { break };
-            last = row.get(..table.key).map(<[Cell]>::to_vec);
-        }
-        open.run(
-            "DELETE FROM settings WHERE name = 'node_home';
-             UPDATE settings SET value = value + 1 WHERE name = 'node_epoch';
-             INSERT INTO moves (what, detail) VALUES ('channels_forgotten', '');
-             COMMIT",
-        )
-        .await
-    }
 }
 
 /// What must find no row.
@@ -393,5 +340,58 @@ impl PostgresStore {
              COMMIT",
         )
         .await
+    }
+
+    pub(super) async fn forget_channels_now(
+        &self,
+        instead: Vec<KeyValueWrite>,
+    ) -> Result<bool, StoreError> {
+        let open = Open::begin(self, BEGIN_IMPORT).await?;
+        if open.is_true(HANDED_OVER).await? {
+            return Err(StoreError::NodeHandedOver);
+        }
+        if open.is_true(super::node_state::IS_HOME).await? {
+            return Ok(false);
+        }
+        let sql = "SELECT primary_namespace, secondary_namespace, key FROM node_state";
+        for row in open.rows(sql, &[]).await? {
+            let path: [String; 3] = [value(&row, 0)?, value(&row, 1)?, value(&row, 2)?];
+            if is_channel_state(&path[0], &path[1], &path[2]) {
+                open.remove(&path).await?;
+            }
+        }
+        for change in instead {
+            let (KeyValueWrite::Put { path, .. } | KeyValueWrite::Remove { path }) = &change;
+            let path = [&path.primary, &path.secondary, &path.key].map(Clone::clone);
+            open.remove(&path).await?;
+            if let KeyValueWrite::Put { value, .. } = &change {
+                let sql = "INSERT INTO node_state VALUES ($1, $2, $3, $4)";
+                let [primary, secondary, key] = &path;
+                open.rows(sql, &[primary, secondary, key, value]).await?;
+            }
+        }
+        open.run(
+            "DELETE FROM settings WHERE name = 'node_home';
+             UPDATE settings SET value = value + 1 WHERE name = 'node_epoch';
+             INSERT INTO moves (what, detail) VALUES ('channels_forgotten', '');
+             COMMIT",
+        )
+        .await?;
+        Ok(true)
+    }
+}
+
+impl Open {
+    async fn is_true(&self, sql: &str) -> Result<bool, StoreError> {
+        let rows = self.rows(sql, &[]).await?;
+        let answer = rows.first().map(|row| value(row, 0)).transpose()?;
+        Ok(answer.unwrap_or(false))
+    }
+
+    async fn remove(&self, path: &[String; 3]) -> Result<(), StoreError> {
+        let sql = "DELETE FROM node_state WHERE primary_namespace = $1
+                   AND secondary_namespace = $2 AND key = $3";
+        let [primary, secondary, key] = path;
+        self.rows(sql, &[primary, secondary, key]).await.map(drop)
     }
 }

@@ -309,6 +309,14 @@ impl KeyValue for PostgresStore {
         })
     }
 
+    fn forget_channels(
+        &self,
+        instead: Vec<KeyValueWrite>,
+    ) -> BoxFuture<'static, Result<bool, StoreError>> {
+        let store = self.clone();
+        Box::pin(async move { store.forget_channels_now(instead).await })
+    }
+
     fn list(
         &self,
         primary: String,

@@ -18,7 +18,7 @@ use crate::store::moving::{
     is_channel_state, pieces, select, select_held,
 };
 use crate::store::{
-    Arrival, ByteSource, MoveError, NodeState, StoreAdmin, StoreError, StoreHealth,
+    Arrival, ByteSource, KeyValueWrite, MoveError, NodeState, StoreAdmin, StoreError, StoreHealth,
 };
 
 /// When the last commit was; 0 before the first.
@@ -288,10 +288,15 @@ impl StoreAdmin for SqliteStore {
             node_locked,
         })
     }
+}
 
-    async fn forget_channels(&self) -> Result<(), StoreError> {
+impl SqliteStore {
+    pub(super) async fn forget_channels_now(
+        &self,
+        instead: Vec<KeyValueWrite>,
+    ) -> Result<bool, StoreError> {
         let Some(stale) = lock(&self.shared.stale).clone() else {
-            return Ok(());
+            return Ok(false);
         };
         let StoreError::StaleNodeState { expected, .. } = stale else {
             return Err(stale);
@@ -301,6 +306,9 @@ impl StoreAdmin for SqliteStore {
         run_task(&self.shared.queue, Lane::Node, move |connection, _| {
             let writes = node_state::writes(connection)?.max(newer);
             drop_channel_state(connection)?;
+            for change in &instead {
+                node_state::put_or_remove(connection, change)?;
+            }
             note_move(connection, "channels_forgotten", "")?;
             connection.execute(
                 "INSERT INTO settings (name, value) VALUES ('node_writes', ?1)
@@ -310,11 +318,9 @@ impl StoreAdmin for SqliteStore {
         })
         .await?;
         *lock(&self.shared.stale) = None;
-        Ok(())
+        Ok(true)
     }
-}
 
-impl SqliteStore {
     /// Ends the node here for ever, before anything of it leaves.
     async fn hand_over(&self) -> Result<(), StoreError> {
         if let Some(stale) = lock(&self.shared.stale).clone() {
