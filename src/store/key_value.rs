@@ -72,7 +72,9 @@ pub trait KeyValue: Send + Sync {
     ) -> BoxFuture<'static, Result<bool, StoreError>> {
         drop(instead);
         let reason = "this store never locks its node".to_owned();
-        Box::pin(std::future::ready(Err(StoreError::Misconfigured { reason })))
+        Box::pin(std::future::ready(Err(StoreError::Misconfigured {
+            reason,
+        })))
     }
 
     /// The keys in a namespace, in order.

@@ -31,8 +31,8 @@ use super::config::{LdkChainSource, LdkConfig};
 use super::health::NodeHealth;
 use super::kv::LdkStore;
 use super::operator::{node_key, peer_address};
-use super::recovery;
 use super::records::{lightning_event, node_error, payment_record, refused, unknown, unsigned};
+use super::recovery;
 use crate::lightning::{
     Bolt11Details, Dispatch, InvoiceRequest, LightningError, LightningEvent, LightningNode,
     LostChannel, NodeBalances, PaymentHash, PaymentRecord, PaymentRequest, Preimage,

@@ -118,8 +118,11 @@ fn seal(bytes: &[u8], keys: &KeysManager) -> Option<(LostChannel, Option<Vec<u8>
         return Some((channel, None));
     }
     let silent = Silent::default();
-    let sealed = sealing(&monitor)
-        .is_some_and(|update| monitor.update_monitor(&update, &&silent, &&silent, &&silent).is_ok());
+    let sealed = sealing(&monitor).is_some_and(|update| {
+        monitor
+            .update_monitor(&update, &&silent, &&silent, &&silent)
+            .is_ok()
+    });
     let asked = silent.0.lock().map_or(true, |asked| *asked);
     if !sealed || asked || monitor.get_latest_update_id() != 1 {
         return Some((channel, None));
@@ -165,7 +168,9 @@ pub(super) async fn recover(
             continue;
         };
         let Some((channel, sealed)) = seal(&value, &keys) else {
-            return Err(refused(format!("what is kept of channel {key} cannot be read")));
+            return Err(refused(format!(
+                "what is kept of channel {key} cannot be read"
+            )));
         };
         channels.push(channel);
         if let Some(value) = sealed {
@@ -175,7 +180,9 @@ pub(super) async fn recover(
     }
     match state.forget_channels(instead).await.map_err(failed)? {
         true => Ok(channels),
-        false => Err(refused("the node's state is not locked: there is nothing to recover")),
+        false => Err(refused(
+            "the node's state is not locked: there is nothing to recover",
+        )),
     }
 }
 

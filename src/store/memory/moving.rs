@@ -17,8 +17,8 @@ use crate::store::moving::{
     Cell, Sink, Snapshot, Table, arrive, depart, hold_from, is_channel_state, pieces,
 };
 use crate::store::{
-    Arrival, ByteSource, DocumentPosition, KeyPath, KeyValueWrite, MoveError, NodeState, StoreAdmin, StoreError,
-    StoreHealth,
+    Arrival, ByteSource, DocumentPosition, KeyPath, KeyValueWrite, MoveError, NodeState,
+    StoreAdmin, StoreError, StoreHealth,
 };
 
 /// Every table's rows, as a database has them, by their keys.

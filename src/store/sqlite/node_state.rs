@@ -120,7 +120,10 @@ fn current_epoch(connection: &Connection) -> Result<u64, rusqlite::Error> {
         .map(i64::cast_unsigned)
 }
 
-pub(super) fn put_or_remove(connection: &Connection, change: &KeyValueWrite) -> Result<(), rusqlite::Error> {
+pub(super) fn put_or_remove(
+    connection: &Connection,
+    change: &KeyValueWrite,
+) -> Result<(), rusqlite::Error> {
     match change {
         KeyValueWrite::Put { path, value } => connection
             .prepare_cached(
