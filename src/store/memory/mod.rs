@@ -1,5 +1,7 @@
 //! A store in memory: for tests, and to read beside the contract. It forgets when it is dropped.
 
+mod arriving;
+mod departing;
 mod moving;
 mod tables;
 
