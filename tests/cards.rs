@@ -10,12 +10,10 @@ use flashkit::cards::{
     ActivateCard, CardLimits, ChargeCard, ExistingChip, FreezeCard, IssueCard, RenewHolder,
 };
 use flashkit::ids::CardId;
-use flashkit::lightning::simulated::SimulatedNetwork;
 use flashkit::ports::{Clock, SystemClock};
 use flashkit::store::MemoryStore;
 use flashkit::testkit::clock::ManualClock;
 use flashkit::testkit::virtual_card::VirtualCard;
-use flashkit::testkit::wallet::Wallet;
 use flashkit::{Engine, Error};
 use support::key;
 use support::shop::{self, SAT, sat};
@@ -130,25 +128,10 @@ async fn a_lost_phone_can_do_nothing_once_its_credential_is_renewed() {
 async fn a_clock_that_jumped_ahead_and_back_stops_no_card() {
     let now_ms = SystemClock.now_ms();
     let clock = Arc::new(ManualClock::at(now_ms));
-    let network = SimulatedNetwork::new(Arc::new(SystemClock));
-    let open = async |store: &MemoryStore| {
-        Engine::builder(Arc::new(store.clone()), shop::master())
-            .lightning(Arc::new(network.node(0)))
-            .network("regtest")
-            .clock(clock.clone())
-            .open()
-            .await
-            .unwrap()
-    };
     let store = MemoryStore::new(clock.clone());
-    let engine = open(&store).await;
-    engine.start().await.unwrap();
-    let customer = network.node(1_000_000 * SAT);
-    flashkit::lightning::LightningNode::start(&customer)
-        .await
-        .unwrap();
-    let customer = Arc::new(Wallet::new(Arc::new(customer), None));
-    tokio::spawn(customer.clone().run());
+    let shop::Simulated {
+        engine, customer, ..
+    } = shop::simulated_at(Arc::new(store.clone()), clock.clone()).await;
     let merchant = shop::merchant(&engine, "Cookshop").await;
     let limits = CardLimits {
         per_day_msat: Some(3_000 * SAT),
@@ -163,7 +146,8 @@ async fn a_clock_that_jumped_ahead_and_back_stops_no_card() {
     let tap = card.chip.tap();
     assert_eq!(charge(&engine, till, "1", &tap, 2_000).await, Ok(2_000));
     // An engine that has seen none of that, on the same books.
-    let fresh = open(&store).await;
+    let builder = Engine::builder(Arc::new(store.clone()), shop::master()).network("regtest");
+    let fresh = builder.clock(clock.clone()).open().await.unwrap();
     let tap = card.chip.tap();
     assert_eq!(
         charge(&fresh, till, "2", &tap, 2_000).await,

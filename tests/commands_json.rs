@@ -9,7 +9,7 @@ use std::sync::Arc;
 use flashkit::Answer;
 use flashkit::cards::{
     ActivateCard, CardLimits, ChargeCard, ExistingChip, FreezeCard, IssueCard, RenewHolder,
-    TopUpCard,
+    SetCardLimits, TopUpCard,
 };
 use flashkit::invoices::{CreateInvoice, GiveUpInvoice, InvoicePurpose};
 use flashkit::ledger::JournalProblem;
@@ -211,6 +211,16 @@ async fn every_command_and_every_answer() {
     check(&command);
     check_answer(&cards.freeze(&holder, command.clone()).await.unwrap());
     check_answer(&cards.unfreeze(&holder, command).await.unwrap());
+    let command = SetCardLimits {
+        key: key("limits"),
+        card: card.id,
+        limits: CardLimits {
+            taps_per_hour: Some(9),
+            ..CardLimits::default()
+        },
+    };
+    check(&command);
+    check_answer(&cards.set_limits(&holder, command).await.unwrap());
     let command = RenewHolder {
         key: key("renew"),
         card: card.id,

@@ -154,6 +154,9 @@ async fn the_main_job() {
         limits: CardLimits {
             per_tap_msat: None,
             per_day_msat: None,
+            per_week_msat: None,
+            per_month_msat: None,
+            taps_per_hour: None,
             max_balance_msat: None,
             time_zone: "America/Jamaica".into(),
         },

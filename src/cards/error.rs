@@ -41,7 +41,7 @@ pub enum CardError {
     /// A limit of the card. `card.limit_exceeded`.
     #[error("the card's limit {limit} is {limit_msat} msat, {used_msat} msat of it is used")]
     LimitExceeded {
-        /// `per_tap` or `per_day`.
+        /// `per_tap`, `per_day`, `per_week` or `per_month`.
         limit: &'static str,
         /// The limit.
         limit_msat: i64,
@@ -60,6 +60,19 @@ pub enum CardError {
     /// No such time zone. `card.unknown_time_zone`.
     #[error("there is no time zone of this name")]
     UnknownTimeZone,
+    /// The card was used as often as it may be in this hour. `card.too_many_taps`.
+    #[error("the card may pay {limit} times an hour")]
+    TooManyTaps {
+        /// How often it may.
+        limit: i64,
+    },
+    /// The card's time zone was changed before, and the old one still counts for a week or a
+    /// month. `card.zone_changed_lately`.
+    #[error("the card's time zone was changed lately; it can be changed again from {until_ms} on")]
+    ZoneChangedLately {
+        /// When it can be changed again, milliseconds since the epoch.
+        until_ms: i64,
+    },
     /// The keys of a card that was handed over are not told. `card.keys_withheld`.
     #[error("the card {card} was handed over: its keys are not told any more")]
     KeysWithheld {
@@ -85,6 +98,8 @@ impl CardError {
             Self::AlreadyIssued { .. } => "card.already_issued",
             Self::BadUid => "card.bad_uid",
             Self::UnknownTimeZone => "card.unknown_time_zone",
+            Self::TooManyTaps { .. } => "card.too_many_taps",
+            Self::ZoneChangedLately { .. } => "card.zone_changed_lately",
             Self::KeysWithheld { .. } => "card.keys_withheld",
         }
     }

@@ -1,6 +1,8 @@
 //! The life of a card: handed over, frozen, its holder's credential renewed.
 
-use super::model::{ActivateCard, Activation, Card, CardState, FreezeCard, RenewHolder};
+use super::model::{
+    ActivateCard, Activation, Card, CardState, FreezeCard, RenewHolder, SetCardLimits,
+};
 use super::{CardError, Cards, load, rules};
 use crate::Error;
 use crate::access::{Credential, Role};
@@ -128,6 +130,44 @@ impl Cards {
             steps,
             answer: after,
         })
+    }
+
+    /// Sets what a card may do. Its holder alone.
+    ///
+    /// # Errors
+    /// `card.not_found`, `card.unknown_time_zone`, `card.zone_changed_lately`,
+    /// `command.out_of_bounds`, `access.*`.
+    pub async fn set_limits(
+        &self,
+        credential: &Credential,
+        command: SetCardLimits,
+    ) -> Result<Answer<Card>, Error> {
+        let (cards, credential) = (self.clone(), credential.clone());
+        self.core
+            .detached(async move {
+                let caller = cards.core.authenticate(&credential).await?;
+                caller.require_holder(command.card)?;
+                rules::check_limits(&command.limits)?;
+                let decide = || async {
+                    let card = load(&cards.core, command.card).await?;
+                    let at_ms = cards.core.commit_time_ms();
+                    let after = rules::with_limits(&card.value, command.limits.clone(), at_ms)?;
+                    let steps = vec![
+                        rules::write(&after, card.version)?,
+                        emit("card.limits_set", after.id.to_string(), &after)?,
+                    ];
+                    Ok(Decision {
+                        steps,
+                        answer: after,
+                    })
+                };
+                let executed: Executed<Card> = cards
+                    .core
+                    .execute(&caller, "cards.set_limits", &command.key, &command, decide)
+                    .await?;
+                Ok(executed.answer)
+            })
+            .await
     }
 
     /// Stops a card at once. Its holder, or the issuer.

@@ -25,7 +25,8 @@ use charging::VerifiedTap;
 pub use error::CardError;
 pub use model::{
     ActivateCard, Activation, Card, CardLimits, CardSnapshot, CardState, Charge, ChargeCard,
-    ExistingChip, FreezeCard, IssueCard, ProgrammingKeys, RenewHolder, TopUpCard,
+    ExistingChip, FreezeCard, IssueCard, ProgrammingKeys, RenewHolder, SetCardLimits, TopUpCard,
+    ZoneBefore,
 };
 
 pub(crate) const CARDS: &str = "card";
@@ -83,6 +84,7 @@ impl Cards {
             pull_payment_id: existing.and_then(|chip| chip.pull_payment_id.clone()),
             state: CardState::Issued,
             limits: command.limits.clone(),
+            zone_before: None,
             created_at_ms: self.core.clock.now_ms(),
             holder: None,
         };

@@ -14,6 +14,15 @@ pub struct CardLimits {
     pub per_tap_msat: Option<i64>,
     /// The most that one calendar day may spend.
     pub per_day_msat: Option<i64>,
+    /// The most that one calendar week may spend, from Monday.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub per_week_msat: Option<i64>,
+    /// The most that one calendar month may spend.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub per_month_msat: Option<i64>,
+    /// How often the card may pay within one full hour of UTC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub taps_per_hour: Option<i64>,
     /// The most that may be on the card; a top-up above it goes back to its sender.
     pub max_balance_msat: Option<i64>,
     /// Where the day begins: an IANA name, `America/Jamaica`.
@@ -25,6 +34,9 @@ impl Default for CardLimits {
         Self {
             per_tap_msat: None,
             per_day_msat: None,
+            per_week_msat: None,
+            per_month_msat: None,
+            taps_per_hour: None,
             max_balance_msat: None,
             time_zone: "UTC".to_owned(),
         }
@@ -72,6 +84,18 @@ pub struct RenewHolder {
     pub key: IdempotencyKey,
     /// The card.
     pub card: CardId,
+}
+
+/// Sets what a card may do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetCardLimits {
+    /// Made by the caller before the call.
+    pub key: IdempotencyKey,
+    /// The card.
+    pub card: CardId,
+    /// All of its limits from now on. Another time zone counts from the end of each day, week and
+    /// month in the old one.
+    pub limits: CardLimits,
 }
 
 /// Freezes or unfreezes a card.
@@ -130,6 +154,15 @@ pub enum CardState {
     Frozen,
 }
 
+/// The time zone that a card had before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ZoneBefore {
+    /// Its IANA name.
+    pub time_zone: String,
+    /// When it was changed, milliseconds since the epoch.
+    pub changed_at_ms: i64,
+}
+
 /// A card.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Card {
@@ -145,6 +178,9 @@ pub struct Card {
     pub state: CardState,
     /// What it may do.
     pub limits: CardLimits,
+    /// The time zone before the one in `limits`, if that was ever changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone_before: Option<ZoneBefore>,
     /// When it was made, milliseconds since the epoch.
     pub created_at_ms: i64,
     /// The credential of whoever holds it, from activation on.

@@ -1,15 +1,17 @@
 //! Pure decisions about cards: no I/O, no clock.
 
 use jiff::tz::TimeZone;
-use jiff::{Timestamp, ToSpan};
 
 use super::error::CardError;
-use super::model::{Card, CardLimits, CardState, Charge, ExistingChip};
+use super::model::{Card, CardLimits, CardState, Charge, ExistingChip, ZoneBefore};
 use super::{CARDS, CHARGES};
 use crate::Error;
 use crate::core::{CommandError, Loaded, check_text, emit, put};
 use crate::ids::TransferId;
-use crate::ledger::{Account, AccountKind, NewTransfer, Refusal, Step, TransferKind, UsageWindow};
+use crate::ledger::{
+    Account, AccountKind, CalendarPeriod, CalendarZone, NewTransfer, Refusal, Step, TransferKind,
+    UsageWindow,
+};
 
 /// Where a card's chip counter is kept: one a card and key version, since a re-programmed chip
 /// counts from zero.
@@ -37,12 +39,21 @@ pub(super) fn check_limits(limits: &CardLimits) -> Result<(), Error> {
     for (field, limit) in [
         ("per_tap_msat", limits.per_tap_msat),
         ("per_day_msat", limits.per_day_msat),
+        ("per_week_msat", limits.per_week_msat),
+        ("per_month_msat", limits.per_month_msat),
         ("max_balance_msat", limits.max_balance_msat),
     ] {
         if limit.is_some_and(|limit| limit <= 0 || limit > crate::money::MAX_MSAT) {
             let bounds = "1 msat to 21 million bitcoin";
             return Err(CommandError::OutOfBounds { field, bounds }.into());
         }
+    }
+    if limits
+        .taps_per_hour
+        .is_some_and(|taps| !(1..=3_600).contains(&taps))
+    {
+        let (field, bounds) = ("taps_per_hour", "1 to 3,600");
+        return Err(CommandError::OutOfBounds { field, bounds }.into());
     }
     TimeZone::get(&limits.time_zone).map_err(|_| CardError::UnknownTimeZone)?;
     Ok(())
@@ -71,25 +82,97 @@ pub(super) fn check_existing_chip(chip: Option<&ExistingChip>) -> Result<(), Com
     Ok(())
 }
 
-/// The calendar day of `now_ms` where the card is used. Its length follows the zone's changes of
-/// the clock.
-pub(super) fn day(card: &Card, now_ms: i64) -> Result<UsageWindow, Error> {
-    let unknown = |_| Error::Card(CardError::UnknownTimeZone);
-    let zone = TimeZone::get(&card.limits.time_zone).map_err(unknown)?;
-    let now = Timestamp::from_millisecond(now_ms)
-        .map_err(unknown)?
-        .to_zoned(zone);
-    let start = now.start_of_day().map_err(unknown)?;
-    let end = start
-        .checked_add(1.day())
-        .and_then(|next| next.start_of_day())
-        .map_err(unknown)?;
-    Ok(UsageWindow {
-        subject: format!("{}/spent/day", card.id),
-        start_ms: start.timestamp().as_millisecond(),
-        end_ms: end.timestamp().as_millisecond(),
+/// A limit on what a card does within a stretch of the calendar.
+pub(super) struct UsageLimit {
+    pub(super) window: UsageWindow,
+    pub(super) limit: i64,
+    /// Counts taps and not what they spend.
+    pub(super) counts_taps: bool,
+}
+
+/// The limits that a card has, with their windows at `at_ms`.
+pub(super) fn usage_limits(card: &Card, at_ms: i64) -> Result<Vec<UsageLimit>, CardError> {
+    let CardLimits {
+        per_day_msat,
+        per_week_msat,
+        per_month_msat,
+        taps_per_hour,
+        ..
+    } = &card.limits;
+    let mut found = Vec::new();
+    for (subject, period, limit) in [
+        ("spent/day", CalendarPeriod::Day, per_day_msat),
+        ("spent/week", CalendarPeriod::Week, per_week_msat),
+        ("spent/month", CalendarPeriod::Month, per_month_msat),
+        ("taps/hour", CalendarPeriod::Hour, taps_per_hour),
+    ] {
+        let Some(limit) = *limit else { continue };
+        let subject = format!("{}/{subject}", card.id);
+        let window = zone(card)
+            .window(subject, period, at_ms)
+            .map_err(|_| CardError::UnknownTimeZone)?;
+        found.push(UsageLimit {
+            window,
+            limit,
+            counts_taps: period == CalendarPeriod::Hour,
+        });
+    }
+    Ok(found)
+}
+
+/// The steps that count `amount_msat` towards the limits.
+fn count_usage(limits: Vec<UsageLimit>, amount_msat: i64) -> impl Iterator<Item = Step> {
+    limits.into_iter().map(move |limit| Step::Use {
+        amount: if limit.counts_taps { 1 } else { amount_msat },
+        window: limit.window,
+        limit: limit.limit,
     })
 }
+
+fn zone(card: &Card) -> CalendarZone<'_> {
+    let before = card.zone_before.as_ref();
+    CalendarZone {
+        name: &card.limits.time_zone,
+        before: before.map(|before| (before.time_zone.as_str(), before.changed_at_ms)),
+    }
+}
+
+/// The card with other limits. A time zone is kept until it counts for every limit: of two that
+/// have not ended, none could be told apart.
+pub(super) fn with_limits(card: &Card, limits: CardLimits, at_ms: i64) -> Result<Card, CardError> {
+    let mut after = Card {
+        limits,
+        ..card.clone()
+    };
+    if after.limits.time_zone == card.limits.time_zone {
+        return Ok(after);
+    }
+    if let Some(ZoneBefore {
+        time_zone,
+        changed_at_ms,
+    }) = &card.zone_before
+    {
+        let old = CalendarZone {
+            name: time_zone,
+            before: None,
+        };
+        let month = old
+            .window(String::new(), CalendarPeriod::Month, *changed_at_ms)
+            .map_err(|_| CardError::UnknownTimeZone)?;
+        // A week can reach into the next month.
+        let until_ms = month.end_ms.saturating_add(WEEK_MS);
+        if at_ms < until_ms {
+            return Err(CardError::ZoneChangedLately { until_ms });
+        }
+    }
+    after.zone_before = Some(ZoneBefore {
+        time_zone: card.limits.time_zone.clone(),
+        changed_at_ms: at_ms,
+    });
+    Ok(after)
+}
+
+const WEEK_MS: i64 = 7 * 24 * 3_600_000;
 
 /// The steps of a charge: the tap is used up, the limits are counted and the money moves, or
 /// nothing does. The reward's steps are added by its own rules.
@@ -119,14 +202,10 @@ pub(super) fn charge(
             to: counter,
         },
     ];
-    if let Some(limit) = limits.per_day_msat {
-        let window = day(&card.value, now_ms)?;
-        steps.push(Step::Use {
-            window,
-            amount: charge.amount_msat,
-            limit,
-        });
-    }
+    steps.extend(count_usage(
+        usage_limits(&card.value, now_ms)?,
+        charge.amount_msat,
+    ));
     let id = charge.id.to_string();
     steps.push(Step::Transfer(NewTransfer {
         id: transfer,
@@ -167,14 +246,29 @@ pub(super) fn refused(error: Error) -> Error {
             needed_msat: needed,
         }
         .into(),
-        Refusal::UsageExceeded { limit, used, .. } => CardError::LimitExceeded {
-            limit: "per_day",
-            limit_msat: limit,
-            used_msat: used,
-        }
-        .into(),
+        Refusal::UsageExceeded {
+            subject,
+            limit,
+            used,
+            ..
+        } => limit_exceeded(&subject, limit, used).into(),
         Refusal::AlreadyClaimed { by, .. } => CardError::AlreadyIssued { card: by }.into(),
         other => other.into(),
+    }
+}
+
+fn limit_exceeded(subject: &str, limit: i64, used: i64) -> CardError {
+    let (limit_msat, used_msat) = (limit, used);
+    let limit = match subject.split_once('/').map(|(_, what)| what) {
+        Some("taps/hour") => return CardError::TooManyTaps { limit: limit_msat },
+        Some("spent/week") => "per_week",
+        Some("spent/month") => "per_month",
+        _ => "per_day",
+    };
+    CardError::LimitExceeded {
+        limit,
+        limit_msat,
+        used_msat,
     }
 }
 

@@ -151,7 +151,8 @@ pub(crate) struct Executed<A> {
 }
 
 impl Core {
-    /// Carries out a command exactly once. `decide` is called again when what it read changed.
+    /// Carries out a command exactly once. `decide` is called again when what it read changed; it
+    /// may only read, because it is called for a command that was done before as well.
     pub(crate) async fn execute<C, A, F, Fut>(
         &self,
         caller: &Caller,
@@ -166,23 +167,84 @@ impl Core {
         F: Fn() -> Fut,
         Fut: Future<Output = Result<Decision<A>, Error>>,
     {
-        let scope = format!("{}/{operation}/{key}", caller.id);
+        let scope = scope(caller, operation, key);
         let fingerprint = fingerprint(command)?;
-        // Looked up before anything is decided: a retry must get its answer although the card
-        // is empty, the tap used or the invoice expired by now.
-        if let Some((known, commit)) = self.store.command(&scope).await? {
-            if known != fingerprint {
-                return Err(CommandError::KeyReused.into());
-            }
-            return executed(commit.answer, commit.at_ms, true);
+        let refusal = match self
+            .decide_and_commit(caller, &scope, &fingerprint, decide)
+            .await
+        {
+            Ok(executed) => return Ok(executed),
+            Err(error) => error,
+        };
+        // A retry must get its answer although the card is empty, the tap used or the invoice
+        // expired by now: because of the first time, it may be.
+        match self.done_before(&scope, &fingerprint).await? {
+            Some(done) => Ok(done),
+            None => Err(refusal),
         }
+    }
+
+    /// As [`execute`](Self::execute), for a command of which `decide` does more than read: it is
+    /// not called for one that was done before.
+    pub(crate) async fn execute_new<C, A, F, Fut>(
+        &self,
+        caller: &Caller,
+        operation: &'static str,
+        key: &IdempotencyKey,
+        command: &C,
+        decide: F,
+    ) -> Result<Executed<A>, Error>
+    where
+        C: Serialize,
+        A: Serialize + DeserializeOwned,
+        F: Fn() -> Fut,
+        Fut: Future<Output = Result<Decision<A>, Error>>,
+    {
+        let scope = scope(caller, operation, key);
+        let fingerprint = fingerprint(command)?;
+        match self.done_before(&scope, &fingerprint).await? {
+            Some(done) => Ok(done),
+            None => {
+                self.decide_and_commit(caller, &scope, &fingerprint, decide)
+                    .await
+            }
+        }
+    }
+
+    /// What came of the command, if it was done before.
+    async fn done_before<A: DeserializeOwned>(
+        &self,
+        scope: &str,
+        fingerprint: &str,
+    ) -> Result<Option<Executed<A>>, Error> {
+        let Some((known, commit)) = self.store.command(scope).await? else {
+            return Ok(None);
+        };
+        if known != fingerprint {
+            return Err(CommandError::KeyReused.into());
+        }
+        executed(commit.answer, commit.at_ms, true).map(Some)
+    }
+
+    async fn decide_and_commit<A, F, Fut>(
+        &self,
+        caller: &Caller,
+        scope: &str,
+        fingerprint: &str,
+        decide: F,
+    ) -> Result<Executed<A>, Error>
+    where
+        A: Serialize + DeserializeOwned,
+        F: Fn() -> Fut,
+        Fut: Future<Output = Result<Decision<A>, Error>>,
+    {
         let mut guard = caller.guard.clone();
         for _ in 1..MAX_DECISIONS {
             let Decision { mut steps, answer } = decide().await?;
             steps.insert(0, guard);
             let command = CommandRecord {
-                scope: scope.clone(),
-                fingerprint: fingerprint.clone(),
+                scope: scope.to_owned(),
+                fingerprint: fingerprint.to_owned(),
                 answer: serde_json::to_value(&answer).map_err(unreadable)?,
             };
             let id = self.new_id(BatchId::from_parts)?;
@@ -221,6 +283,10 @@ impl Core {
             .await
             .unwrap_or(Err(CommandError::Interrupted.into()))
     }
+}
+
+fn scope(caller: &Caller, operation: &str, key: &IdempotencyKey) -> String {
+    format!("{}/{operation}/{key}", caller.id)
 }
 
 fn executed<A: DeserializeOwned>(

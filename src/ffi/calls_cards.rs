@@ -2,8 +2,8 @@
 
 use super::{
     ActivateCardRequest, Activation, Card, CardSnapshot, Charge, ChargeCardRequest, FlashError,
-    Flashkit, FreezeCardRequest, Invoice, IssueCardRequest, ProgrammingKeys, TopUpCardRequest,
-    TransferPage,
+    Flashkit, FreezeCardRequest, Invoice, IssueCardRequest, ProgrammingKeys, SetCardLimitsRequest,
+    TopUpCardRequest, TransferPage,
 };
 
 #[uniffi::export]
@@ -54,6 +54,25 @@ impl Flashkit {
             Ok(engine
                 .cards()
                 .activate(&caller, request.try_into()?)
+                .await?
+                .into())
+        })
+        .await
+    }
+
+    /// Sets what a card may do. Its holder alone.
+    ///
+    /// Errors: `card.not_found`, `card.unknown_time_zone`, `card.zone_changed_lately`,
+    /// `command.out_of_bounds`, `access.*`.
+    pub async fn set_card_limits(
+        &self,
+        credential: String,
+        request: SetCardLimitsRequest,
+    ) -> Result<Card, FlashError> {
+        self.call(credential, move |engine, caller| async move {
+            Ok(engine
+                .cards()
+                .set_limits(&caller, request.try_into()?)
                 .await?
                 .into())
         })

@@ -74,6 +74,8 @@ const CODES: &[(&str, Kind)] = &[
     ("card.insufficient_funds", Kind::InsufficientFunds),
     ("card.keys_withheld", Kind::Declined),
     ("card.limit_exceeded", Kind::Declined),
+    ("card.too_many_taps", Kind::Declined),
+    ("card.zone_changed_lately", Kind::Declined),
     ("card.not_active", Kind::Declined),
     ("card.not_found", Kind::NotFound),
     ("card.tap_malformed", Kind::InvalidInput),

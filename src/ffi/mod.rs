@@ -53,7 +53,7 @@ pub use records_by_hand::{
 pub use records_cards::{
     ActivateCardRequest, Activation, Card, CardLimits, CardSnapshot, CardState, Charge,
     ChargeCardRequest, ExistingChip, FreezeCardRequest, IssueCardRequest, ProgrammingKeys,
-    TopUpCardRequest,
+    SetCardLimitsRequest, TopUpCardRequest,
 };
 pub use records_invoices::{
     CreateInvoiceRequest, Invoice, InvoicePage, InvoicePurpose, InvoiceState,

@@ -13,6 +13,15 @@ pub struct CardLimits {
     /// The most that one calendar day may spend.
     #[uniffi(default = None)]
     pub per_day_msat: Option<i64>,
+    /// The most that one calendar week may spend, from Monday.
+    #[uniffi(default = None)]
+    pub per_week_msat: Option<i64>,
+    /// The most that one calendar month may spend.
+    #[uniffi(default = None)]
+    pub per_month_msat: Option<i64>,
+    /// How often the card may pay within one full hour of UTC.
+    #[uniffi(default = None)]
+    pub taps_per_hour: Option<i64>,
     /// The most that may be on the card; a top-up above it goes back to its sender.
     #[uniffi(default = None)]
     pub max_balance_msat: Option<i64>,
@@ -26,6 +35,9 @@ impl From<CardLimits> for cards::CardLimits {
         Self {
             per_tap_msat: limits.per_tap_msat,
             per_day_msat: limits.per_day_msat,
+            per_week_msat: limits.per_week_msat,
+            per_month_msat: limits.per_month_msat,
+            taps_per_hour: limits.taps_per_hour,
             max_balance_msat: limits.max_balance_msat,
             time_zone: limits.time_zone,
         }
@@ -37,6 +49,9 @@ impl From<cards::CardLimits> for CardLimits {
         Self {
             per_tap_msat: limits.per_tap_msat,
             per_day_msat: limits.per_day_msat,
+            per_week_msat: limits.per_week_msat,
+            per_month_msat: limits.per_month_msat,
+            taps_per_hour: limits.taps_per_hour,
             max_balance_msat: limits.max_balance_msat,
             time_zone: limits.time_zone,
         }
@@ -122,6 +137,30 @@ impl TryFrom<FreezeCardRequest> for cards::FreezeCard {
         Ok(Self {
             key: request.idempotency_key.parse()?,
             card: request.card_id.parse()?,
+        })
+    }
+}
+
+/// Sets what a card may do.
+#[derive(Debug, Clone, PartialEq, Eq, uniffi::Record)]
+pub struct SetCardLimitsRequest {
+    /// Made and kept by the caller before the call: 1 to 128 printable ASCII characters.
+    pub idempotency_key: String,
+    /// The card.
+    pub card_id: String,
+    /// All of its limits from now on. Another time zone counts from the end of each day, week and
+    /// month in the old one.
+    pub limits: CardLimits,
+}
+
+impl TryFrom<SetCardLimitsRequest> for cards::SetCardLimits {
+    type Error = FlashError;
+
+    fn try_from(request: SetCardLimitsRequest) -> Result<Self, FlashError> {
+        Ok(Self {
+            key: request.idempotency_key.parse()?,
+            card: request.card_id.parse()?,
+            limits: request.limits.into(),
         })
     }
 }

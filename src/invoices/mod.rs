@@ -64,7 +64,7 @@ impl Invoices {
                 invoices.check_command(&caller, &command).await?;
                 let executed: Executed<Invoice> = invoices
                     .core
-                    .execute(&caller, "invoices.create", &command.key, &command, || {
+                    .execute_new(&caller, "invoices.create", &command.key, &command, || {
                         invoices.decide_create(&command)
                     })
                     .await?;

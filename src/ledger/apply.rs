@@ -181,7 +181,13 @@ impl<S: State> Books<'_, S> {
     fn use_window(&mut self, window: &UsageWindow, amount: i64, limit: i64) -> Done<S> {
         let (step, subject) = (self.step, window.subject.clone());
         if amount <= 0 {
-            return Err(Refusal::NotPositive { step, amount }.into());
+            let account = None;
+            return Err(Refusal::NotPositive {
+                step,
+                account,
+                amount,
+            }
+            .into());
         }
         if self.at_ms < window.start_ms || self.at_ms >= window.end_ms {
             let at_ms = self.at_ms;
@@ -210,6 +216,7 @@ impl<S: State> Books<'_, S> {
         if amount <= 0 {
             return Err(Refusal::NotPositive {
                 step: self.step,
+                account: None,
                 amount,
             }
             .into());

@@ -57,20 +57,20 @@ impl Changes {
 
     fn absorb(&mut self, mut later: Self) {
         self.commits.append(&mut later.commits);
-        self.commands.append(&mut later.commands);
-        self.balances.append(&mut later.balances);
+        self.commands.extend(later.commands);
+        self.balances.extend(later.balances);
         self.transfers.append(&mut later.transfers);
-        self.reversed.append(&mut later.reversed);
+        self.reversed.extend(later.reversed);
         self.hold_changes.append(&mut later.hold_changes);
-        self.holds.append(&mut later.holds);
-        self.documents.append(&mut later.documents);
-        self.claims.append(&mut later.claims);
-        self.counters.append(&mut later.counters);
-        self.usage.append(&mut later.usage);
+        self.holds.extend(later.holds);
+        self.documents.extend(later.documents);
+        self.claims.extend(later.claims);
+        self.counters.extend(later.counters);
+        self.usage.extend(later.usage);
         self.events.append(&mut later.events);
-        self.due.append(&mut later.due);
-        self.batches.append(&mut later.batches);
-        self.transfer_of_id.append(&mut later.transfer_of_id);
+        self.due.extend(later.due);
+        self.batches.extend(later.batches);
+        self.transfer_of_id.extend(later.transfer_of_id);
     }
 }
 

@@ -11,6 +11,7 @@ mod account;
 mod apply;
 mod balance;
 mod batch;
+mod calendar;
 mod changes;
 mod chart_of_accounts;
 mod journal;
@@ -27,6 +28,7 @@ pub use batch::{
     Batch, CommandRecord, Commit, Document, DueJob, EventRecord, NewDocument, NewEvent, Step,
     UsageWindow,
 };
+pub use calendar::{CalendarError, CalendarPeriod, CalendarZone};
 pub use changes::{Changes, Group, LastPositions};
 pub use chart_of_accounts::{AccountKind, OwnerKind, Side};
 pub use journal::{

@@ -26,8 +26,7 @@ enum Totals {
 impl<S: State> Books<'_, S> {
     pub(super) fn transfer(&mut self, transfer: &NewTransfer) -> Done<S> {
         self.check_new(transfer)?;
-        self.check_debit(&transfer.debit, transfer.amount)?;
-        self.check_credit(&transfer.credit, transfer.amount, transfer.credit_ceiling)?;
+        self.check_room(transfer)?;
         self.post(transfer.id, None, transfer, transfer.amount)
     }
 
@@ -45,67 +44,106 @@ impl<S: State> Books<'_, S> {
     }
 
     pub(super) fn reverse(&mut self, reversal: &NewReversal) -> Done<S> {
-        let step = self.step;
-        let NewReversal { id, of, amount, .. } = reversal;
+        let NewReversal { of, amount, .. } = reversal;
         let Some(undone) = self.state.transfer(*of).map_err(store)? else {
-            return Err(Refusal::TransferNotFound { step, id: *of }.into());
+            return Err(self.nothing_to_reverse(reversal)?.into());
         };
+        let (back, owed) = self.check_reversal(reversal, &undone)?;
         let reversed = self.state.reversed(*of).map_err(store)?;
         let standing = undone.amount.saturating_sub(reversed);
-        let mut back = NewTransfer {
-            id: *id,
-            debit: undone.credit,
-            credit: undone.debit,
-            amount: *amount,
-            kind: TransferKind::Reversal,
-            reference: undone.reference,
-            credit_ceiling: None,
-        };
-        self.check_new(&back)?;
         if *amount > standing {
-            let (id, asked) = (*of, *amount);
             return Err(Refusal::ReversalExceeded {
-                step,
-                id,
+                step: self.step,
+                account: back.debit,
+                id: *of,
                 standing,
-                asked,
+                asked: *amount,
             }
             .into());
         }
-        let from_account = match &reversal.shortfall {
+        let from_account = match &owed {
             Some(_) => at_most(*amount, self.room_to_debit(&back.debit)?),
-            None => {
-                self.check_debit(&back.debit, *amount)?;
-                *amount
-            }
+            None => *amount,
         };
-        self.check_credit(&back.credit, *amount, None)?;
-        if from_account > 0 {
-            self.post(*id, Some(*of), &back, from_account)?;
-        }
-        if let Some(shortfall) = &reversal.shortfall
-            && from_account < *amount
-        {
-            back.id = shortfall.id;
-            back.debit = shortfall.receivable;
-            back.amount = amount.saturating_sub(from_account);
-            self.check_new(&back)?;
-            if shortfall.receivable.kind().side() != Side::Debit {
-                return Err(self.do_not_fit(&back).into());
+        let parts = [
+            (Some(back), from_account),
+            (owed, amount.saturating_sub(from_account)),
+        ];
+        for (transfer, amount) in parts {
+            if let Some(transfer) = transfer
+                && amount > 0
+            {
+                let transfer = NewTransfer { amount, ..transfer };
+                self.check_room(&transfer)?;
+                self.post(transfer.id, Some(*of), &transfer, amount)?;
             }
-            self.check_debit(&back.debit, back.amount)?;
-            self.post(back.id, Some(*of), &back, back.amount)?;
+        }
+        for window in &reversal.usage {
+            self.unuse(window, *amount)?;
         }
         self.state
             .put_reversed(*of, reversed.saturating_add(*amount))
             .map_err(store)
     }
 
+    /// The transfer that goes back, and the one that is owed where the account has too little.
+    fn check_reversal(
+        &mut self,
+        reversal: &NewReversal,
+        undone: &TransferRow,
+    ) -> Result<(NewTransfer, Option<NewTransfer>), ApplyError<S::Error>> {
+        let back = NewTransfer {
+            id: reversal.id,
+            debit: undone.credit,
+            credit: undone.debit,
+            amount: reversal.amount,
+            kind: TransferKind::Reversal,
+            reference: undone.reference.clone(),
+            credit_ceiling: None,
+        };
+        let owed = reversal.shortfall.as_ref().map(|shortfall| NewTransfer {
+            id: shortfall.id,
+            debit: shortfall.receivable,
+            ..back.clone()
+        });
+        self.check_form(&back)?;
+        if let Some(owed) = &owed {
+            self.check_form(owed)?;
+            if owed.debit.kind().side() != Side::Debit {
+                return Err(self.do_not_fit(owed).into());
+            }
+        }
+        self.check_id(&back)?;
+        if let Some(owed) = &owed {
+            if owed.id == back.id {
+                return Err(self.duplicate_id(owed).into());
+            }
+            self.check_id(owed)?;
+        }
+        Ok((back, owed))
+    }
+
+    /// What is wrong with a reversal of a transfer that is not there.
+    fn nothing_to_reverse(
+        &mut self,
+        reversal: &NewReversal,
+    ) -> Result<Refusal, ApplyError<S::Error>> {
+        let (step, id) = (self.step, reversal.id);
+        if reversal.amount <= 0 {
+            return Ok(self.not_positive(reversal.amount, None));
+        }
+        if self.state.transfer_exists(id).map_err(store)? {
+            let account = None;
+            return Ok(Refusal::DuplicateId { step, account, id });
+        }
+        let id = reversal.of;
+        Ok(Refusal::TransferNotFound { step, id })
+    }
+
     pub(super) fn hold(&mut self, hold: &NewHold) -> Done<S> {
         let transfer = &hold.transfer;
         self.check_new(transfer)?;
-        self.check_debit(&transfer.debit, transfer.amount)?;
-        self.check_credit(&transfer.credit, transfer.amount, transfer.credit_ceiling)?;
+        self.check_room(transfer)?;
         self.move_pending(transfer, transfer.amount)?;
         let state = HoldState {
             hold: hold.clone(),
@@ -122,32 +160,37 @@ impl<S: State> Books<'_, S> {
         release_rest: bool,
     ) -> Done<S> {
         let step = self.step;
-        let mut state = self.open_hold(hold)?;
+        let found = self.state.hold(hold).map_err(store)?;
+        let account = found.as_ref().map(|state| state.hold.transfer.debit);
+        if amount <= 0 {
+            return Err(self.not_positive(amount, account).into());
+        }
+        if self.state.transfer_exists(id).map_err(store)? {
+            return Err(Refusal::DuplicateId { step, account, id }.into());
+        }
+        let mut state = self.still_open(hold, found)?;
+        let account = state.hold.transfer.debit;
         if let Some(expired_at_ms) = state.hold.expires_at_ms
             && self.at_ms >= expired_at_ms
         {
             return Err(Refusal::HoldExpired {
                 step,
+                account,
                 id: hold,
                 expired_at_ms,
             }
             .into());
         }
-        if amount <= 0 {
-            return Err(Refusal::NotPositive { step, amount }.into());
-        }
         if amount > state.remaining {
             let remaining = state.remaining;
             return Err(Refusal::HoldExceeded {
                 step,
+                account,
                 id: hold,
                 remaining,
                 asked: amount,
             }
             .into());
-        }
-        if self.state.transfer_exists(id).map_err(store)? {
-            return Err(Refusal::DuplicateId { step, id }.into());
         }
         let transfer = state.hold.transfer.clone();
         self.move_pending(&transfer, -amount)?;
@@ -163,7 +206,8 @@ impl<S: State> Books<'_, S> {
     }
 
     pub(super) fn release(&mut self, hold: TransferId) -> Done<S> {
-        let state = self.open_hold(hold)?;
+        let found = self.state.hold(hold).map_err(store)?;
+        let state = self.still_open(hold, found)?;
         self.give_back(state, HoldChange::Released)
     }
 
@@ -192,37 +236,56 @@ impl<S: State> Books<'_, S> {
         self.state.append_hold_change(&row).map_err(store)
     }
 
-    fn open_hold(&mut self, id: TransferId) -> Result<HoldState, ApplyError<S::Error>> {
-        match self.state.hold(id).map_err(store)? {
-            Some(state) if state.remaining > 0 => Ok(state),
-            _ => Err(Refusal::HoldNotOpen {
-                step: self.step,
-                id,
-            }
-            .into()),
-        }
+    fn still_open(&self, id: TransferId, found: Option<HoldState>) -> Result<HoldState, Refusal> {
+        let account = found.as_ref().map(|state| state.hold.transfer.debit);
+        let step = self.step;
+        found
+            .filter(|state| state.remaining > 0)
+            .ok_or(Refusal::HoldNotOpen { step, account, id })
     }
 
     fn check_new(&mut self, transfer: &NewTransfer) -> Done<S> {
-        let NewTransfer { id, amount, .. } = transfer;
+        self.check_form(transfer)?;
+        self.check_id(transfer)
+    }
+
+    fn check_form(&self, transfer: &NewTransfer) -> Result<(), Refusal> {
+        let NewTransfer {
+            debit,
+            credit,
+            amount,
+            ..
+        } = transfer;
         if *amount <= 0 {
-            return Err(Refusal::NotPositive {
-                step: self.step,
-                amount: *amount,
-            }
-            .into());
+            return Err(self.not_positive(*amount, Some(*debit)));
         }
-        if transfer.debit == transfer.credit || transfer.debit.asset() != transfer.credit.asset() {
-            return Err(self.do_not_fit(transfer).into());
-        }
-        if self.state.transfer_exists(*id).map_err(store)? {
-            return Err(Refusal::DuplicateId {
-                step: self.step,
-                id: *id,
-            }
-            .into());
+        if debit == credit || debit.asset() != credit.asset() {
+            return Err(self.do_not_fit(transfer));
         }
         Ok(())
+    }
+
+    fn check_id(&mut self, transfer: &NewTransfer) -> Done<S> {
+        if self.state.transfer_exists(transfer.id).map_err(store)? {
+            return Err(self.duplicate_id(transfer).into());
+        }
+        Ok(())
+    }
+
+    fn duplicate_id(&self, transfer: &NewTransfer) -> Refusal {
+        Refusal::DuplicateId {
+            step: self.step,
+            account: Some(transfer.debit),
+            id: transfer.id,
+        }
+    }
+
+    fn not_positive(&self, amount: i64, account: Option<Account>) -> Refusal {
+        Refusal::NotPositive {
+            step: self.step,
+            account,
+            amount,
+        }
     }
 
     fn do_not_fit(&self, transfer: &NewTransfer) -> Refusal {
@@ -233,18 +296,33 @@ impl<S: State> Books<'_, S> {
         }
     }
 
-    fn check_debit(&mut self, account: &Account, amount: i64) -> Done<S> {
-        match account.kind().side() {
-            Side::Credit => self.check_floor(account, amount),
-            Side::Debit => self.check_ceiling(account, amount, None),
-        }
+    /// Whatever loses by it must have it, and whatever gains must have room for it: the floors
+    /// are looked at before the ceilings.
+    fn check_room(&mut self, transfer: &NewTransfer) -> Done<S> {
+        self.check_loser(transfer)?;
+        self.check_gainer(transfer)
     }
 
-    fn check_credit(&mut self, account: &Account, amount: i64, ceiling: Option<i64>) -> Done<S> {
-        match account.kind().side() {
-            Side::Debit => self.check_floor(account, amount),
-            Side::Credit => self.check_ceiling(account, amount, ceiling),
+    fn check_loser(&mut self, transfer: &NewTransfer) -> Done<S> {
+        if transfer.debit.kind().side() == Side::Credit {
+            self.check_floor(&transfer.debit, transfer.amount)?;
         }
+        if transfer.credit.kind().side() == Side::Debit {
+            self.check_floor(&transfer.credit, transfer.amount)?;
+        }
+        Ok(())
+    }
+
+    fn check_gainer(&mut self, transfer: &NewTransfer) -> Done<S> {
+        let NewTransfer { debit, credit, .. } = transfer;
+        let (amount, ceiling) = (transfer.amount, transfer.credit_ceiling);
+        if credit.kind().side() == Side::Credit {
+            self.check_ceiling(credit, amount, ceiling)?;
+        }
+        if debit.kind().side() == Side::Debit {
+            self.check_ceiling(debit, amount, None)?;
+        }
+        Ok(())
     }
 
     /// How much an account may be debited.

@@ -5,7 +5,9 @@ use crate::ids::TransferId;
 
 /// The first guard of a batch that did not hold. Nothing of the batch was done.
 ///
-/// `step` is the place of the step in the batch, from zero.
+/// The list is closed and ordered: it is the first step that cannot be done, and of that step the
+/// first guard in the order of [`ORDER`](Self::ORDER), on every store. `step` is the place of the
+/// step in the batch, from zero; `account` the account the guard is about, where there is one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Refusal {
@@ -27,6 +29,8 @@ pub enum Refusal {
     NotPositive {
         /// The place of the step.
         step: usize,
+        /// The account that was to be debited, where it is known.
+        account: Option<Account>,
         /// What was asked.
         amount: i64,
     },
@@ -45,6 +49,8 @@ pub enum Refusal {
     DuplicateId {
         /// The place of the step.
         step: usize,
+        /// The account that was to be debited, where it is known.
+        account: Option<Account>,
         /// The transfer or hold.
         id: TransferId,
     },
@@ -83,6 +89,8 @@ pub enum Refusal {
     HoldNotOpen {
         /// The place of the step.
         step: usize,
+        /// The account that the hold debits, where there is one.
+        account: Option<Account>,
         /// The hold.
         id: TransferId,
     },
@@ -99,6 +107,8 @@ pub enum Refusal {
     ReversalExceeded {
         /// The place of the step.
         step: usize,
+        /// The account that would give it back.
+        account: Account,
         /// The transfer to be undone.
         id: TransferId,
         /// What was not undone yet.
@@ -111,6 +121,8 @@ pub enum Refusal {
     HoldExpired {
         /// The place of the step.
         step: usize,
+        /// The account that the hold debits.
+        account: Account,
         /// The hold.
         id: TransferId,
         /// When it ended.
@@ -121,6 +133,8 @@ pub enum Refusal {
     HoldExceeded {
         /// The place of the step.
         step: usize,
+        /// The account that the hold debits.
+        account: Account,
         /// The hold.
         id: TransferId,
         /// What is left of it.
@@ -201,8 +215,99 @@ impl Refusal {
         }
     }
 
+    /// The codes in the order in which guards are looked at: of the batch first, then of each
+    /// step in turn.
+    pub const ORDER: &'static [&'static str] = &[
+        "ledger.key_reused",
+        "ledger.not_positive",
+        "ledger.accounts_do_not_fit",
+        "ledger.duplicate_id",
+        "ledger.transfer_not_found",
+        "ledger.reversal_exceeded",
+        "ledger.hold_not_open",
+        "ledger.hold_expired",
+        "ledger.hold_exceeded",
+        "ledger.insufficient_funds",
+        "ledger.ceiling_reached",
+        "ledger.overflow",
+        "ledger.conflict",
+        "ledger.already_claimed",
+        "ledger.counter_not_advanced",
+        "ledger.outside_window",
+        "ledger.usage_exceeded",
+    ];
+
+    /// The place of the step that cannot be done; `None` where it is the whole batch.
+    pub fn step(&self) -> Option<usize> {
+        match self {
+            Self::KeyReused => None,
+            Self::Conflict { step, .. }
+            | Self::NotPositive { step, .. }
+            | Self::AccountsDoNotFit { step, .. }
+            | Self::DuplicateId { step, .. }
+            | Self::InsufficientFunds { step, .. }
+            | Self::CeilingReached { step, .. }
+            | Self::Overflow { step, .. }
+            | Self::HoldNotOpen { step, .. }
+            | Self::TransferNotFound { step, .. }
+            | Self::ReversalExceeded { step, .. }
+            | Self::HoldExpired { step, .. }
+            | Self::HoldExceeded { step, .. }
+            | Self::AlreadyClaimed { step, .. }
+            | Self::CounterNotAdvanced { step, .. }
+            | Self::UsageExceeded { step, .. }
+            | Self::OutsideWindow { step, .. } => Some(*step),
+        }
+    }
+
+    /// The account that the guard is about; where two do not fit, the one to be debited. `None`
+    /// where it is about none, or none is known.
+    pub fn account(&self) -> Option<Account> {
+        match self {
+            Self::NotPositive { account, .. }
+            | Self::DuplicateId { account, .. }
+            | Self::HoldNotOpen { account, .. } => *account,
+            Self::AccountsDoNotFit { debit, .. } => Some(*debit),
+            Self::InsufficientFunds { account, .. }
+            | Self::CeilingReached { account, .. }
+            | Self::Overflow { account, .. }
+            | Self::ReversalExceeded { account, .. }
+            | Self::HoldExpired { account, .. }
+            | Self::HoldExceeded { account, .. } => Some(*account),
+            Self::KeyReused
+            | Self::Conflict { .. }
+            | Self::TransferNotFound { .. }
+            | Self::AlreadyClaimed { .. }
+            | Self::CounterNotAdvanced { .. }
+            | Self::UsageExceeded { .. }
+            | Self::OutsideWindow { .. } => None,
+        }
+    }
+
     /// True when what was read has changed and the same command should be decided again.
     pub fn should_decide_again(&self) -> bool {
         matches!(self, Self::Conflict { .. } | Self::OutsideWindow { .. })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A refusal that has no place in the order fails to compile in [`Refusal::code`]; one that is
+    /// not in the list fails here.
+    #[test]
+    fn every_code_has_one_place_in_the_order() {
+        let source = include_str!("refusal.rs");
+        let codes = source.split("=> \"ledger.").skip(1);
+        let mut seen = 0;
+        for code in codes {
+            let code = code.split('"').next().unwrap_or_default();
+            let code = format!("ledger.{code}");
+            let places = Refusal::ORDER.iter().filter(|other| **other == code);
+            assert_eq!(places.count(), 1, "{code}");
+            seen += 1;
+        }
+        assert_eq!(seen, Refusal::ORDER.len());
     }
 }

@@ -101,6 +101,9 @@ pub struct NewReversal {
     pub amount: i64,
     /// Who owes what the account cannot give back; `None` refuses what it cannot.
     pub shortfall: Option<Shortfall>,
+    /// The windows in which the undone amount was counted as used: it is given back to them,
+    /// whether or not they are over.
+    pub usage: Vec<UsageWindow>,
 }
 
 /// Where the part of a reversal goes that the credited account has spent by now.

@@ -418,6 +418,7 @@ fn step(order: &Order) -> Step {
                 id,
                 receivable: at(account),
             }),
+            usage: Vec::new(),
         }),
     }
 }

@@ -68,6 +68,29 @@ pub struct Model {
     pub last_ms: i64,
 }
 
+/// Of several things that are wrong with a step the one that is to be answered.
+const FIRST_TO_LAST: [&str; 11] = [
+    "ledger.not_positive",
+    "ledger.accounts_do_not_fit",
+    "ledger.duplicate_id",
+    "ledger.transfer_not_found",
+    "ledger.reversal_exceeded",
+    "ledger.hold_not_open",
+    "ledger.hold_expired",
+    "ledger.hold_exceeded",
+    "ledger.insufficient_funds",
+    "ledger.ceiling_reached",
+    "ledger.overflow",
+];
+
+fn first_of(wrong: Vec<&'static str>) -> Result<(), &'static str> {
+    let place = |code: &&str| FIRST_TO_LAST.iter().position(|other| other == code);
+    match wrong.into_iter().min_by_key(|code| place(code).unwrap()) {
+        Some(code) => Err(code),
+        None => Ok(()),
+    }
+}
+
 /// A step with the ids that the test chose for it.
 #[derive(Debug, Clone)]
 pub enum Order {
@@ -154,27 +177,7 @@ impl Model {
                 id,
                 amount,
                 release_rest,
-            } => {
-                let hold = self.open(id_of_hold)?;
-                if hold.ends_ms.is_some_and(|ends_ms| self.last_ms >= ends_ms) {
-                    return Err("ledger.hold_expired");
-                }
-                if amount < 1 {
-                    return Err("ledger.not_positive");
-                }
-                let amount = i128::from(amount);
-                if amount > hold.left {
-                    return Err("ledger.hold_exceeded");
-                }
-                if !self.ids.insert(id) {
-                    return Err("ledger.duplicate_id");
-                }
-                let gone = if release_rest { hold.left } else { amount };
-                self.set_aside(hold.debit, hold.credit, -gone)?;
-                self.post(id, hold.debit, hold.credit, amount)?;
-                self.lower(id_of_hold, gone);
-                Ok(())
-            }
+            } => self.capture(id_of_hold, id, amount, release_rest),
             Order::Release { hold: id } => {
                 let hold = self.open(id)?;
                 self.set_aside(hold.debit, hold.credit, -hold.left)?;
@@ -190,6 +193,43 @@ impl Model {
         }
     }
 
+    fn capture(
+        &mut self,
+        id_of_hold: TransferId,
+        id: TransferId,
+        amount: i64,
+        release_rest: bool,
+    ) -> Result<(), &'static str> {
+        let mut wrong = Vec::new();
+        let hold = self.open(id_of_hold);
+        if amount < 1 {
+            wrong.push("ledger.not_positive");
+        }
+        if self.ids.contains(&id) {
+            wrong.push("ledger.duplicate_id");
+        }
+        let whole = i128::from(amount);
+        match &hold {
+            Err(code) => wrong.push(code),
+            Ok(hold) => {
+                if hold.ends_ms.is_some_and(|ends_ms| self.last_ms >= ends_ms) {
+                    wrong.push("ledger.hold_expired");
+                }
+                if whole > hold.left {
+                    wrong.push("ledger.hold_exceeded");
+                }
+            }
+        }
+        first_of(wrong)?;
+        let hold = hold?;
+        self.ids.insert(id);
+        let gone = if release_rest { hold.left } else { whole };
+        self.set_aside(hold.debit, hold.credit, -gone)?;
+        self.post(id, hold.debit, hold.credit, whole)?;
+        self.lower(id_of_hold, gone);
+        Ok(())
+    }
+
     fn transfer(
         &mut self,
         id: TransferId,
@@ -198,8 +238,9 @@ impl Model {
         ceiling: Option<i64>,
         how: How,
     ) -> Result<(), &'static str> {
-        self.fits(id, debit, credit, amount)?;
+        let mut wrong = self.misfits(id, debit, credit, amount);
         if how == How::UpTo {
+            first_of(wrong)?;
             let ceiling = ceiling.filter(|_| !accounts()[credit].1);
             let room = self.room(debit, accounts()[debit].1, None);
             let room = room.min(self.room(credit, !accounts()[credit].1, ceiling));
@@ -210,7 +251,10 @@ impl Model {
             self.ids.insert(id);
             return self.post(id, debit, credit, amount);
         }
-        self.may_move(id, debit, credit, amount, ceiling)?;
+        if wrong.is_empty() {
+            wrong = self.lacks(debit, credit, amount, ceiling);
+        }
+        first_of(wrong)?;
         self.ids.insert(id);
         let left = i128::from(amount);
         let How::Hold { ends_ms } = how else {
@@ -233,26 +277,42 @@ impl Model {
         amount: i64,
         shortfall: Option<(TransferId, usize)>,
     ) -> Result<(), &'static str> {
-        let undone = self.transfers.get(&of).cloned();
-        let undone = undone.ok_or("ledger.transfer_not_found")?;
-        let (debit, credit) = (undone.credit, undone.debit);
-        self.fits(id, debit, credit, amount)?;
         let whole = i128::from(amount);
-        if whole > undone.standing {
-            return Err("ledger.reversal_exceeded");
-        }
-        let taken = match shortfall {
-            None => {
-                self.may_change(debit, accounts()[debit].1, amount, None)?;
-                whole
+        let Some(undone) = self.transfers.get(&of).cloned() else {
+            let mut wrong = vec!["ledger.transfer_not_found"];
+            if amount < 1 {
+                wrong.push("ledger.not_positive");
             }
+            if self.ids.contains(&id) {
+                wrong.push("ledger.duplicate_id");
+            }
+            return first_of(wrong);
+        };
+        let (debit, credit) = (undone.credit, undone.debit);
+        let mut wrong = self.misfits(id, debit, credit, amount);
+        if let Some((rest_id, receivable)) = shortfall {
+            wrong.extend(self.misfits(rest_id, receivable, credit, amount));
+            if !accounts()[receivable].1 {
+                wrong.push("ledger.accounts_do_not_fit");
+            }
+            if rest_id == id {
+                wrong.push("ledger.duplicate_id");
+            }
+        }
+        if whole > undone.standing {
+            wrong.push("ledger.reversal_exceeded");
+        }
+        first_of(wrong)?;
+        let taken = match shortfall {
+            None => whole,
             Some(_) => {
                 let room = self.room(debit, accounts()[debit].1, None);
                 whole.min(room).max(0)
             }
         };
-        self.may_change(credit, !accounts()[credit].1, amount, None)?;
         if taken > 0 {
+            let part = i64::try_from(taken).unwrap();
+            first_of(self.lacks(debit, credit, part, None))?;
             self.ids.insert(id);
             self.post(id, debit, credit, taken)?;
         }
@@ -260,11 +320,7 @@ impl Model {
             && taken < whole
         {
             let rest = i64::try_from(whole - taken).unwrap();
-            self.fits(rest_id, receivable, credit, rest)?;
-            if !accounts()[receivable].1 {
-                return Err("ledger.accounts_do_not_fit");
-            }
-            self.may_change(receivable, true, rest, None)?;
+            first_of(self.lacks(receivable, credit, rest, None))?;
             self.ids.insert(rest_id);
             self.post(rest_id, receivable, credit, rest.into())?;
         }
@@ -302,58 +358,57 @@ impl Model {
         }
     }
 
-    fn fits(
+    /// All that is wrong with a transfer in itself.
+    fn misfits(
         &self,
         id: TransferId,
         debit: usize,
         credit: usize,
         amount: i64,
-    ) -> Result<(), &'static str> {
-        if amount < 1 {
-            return Err("ledger.not_positive");
+    ) -> Vec<&'static str> {
+        let mut wrong = Vec::new();
+        if self.ids.contains(&id) {
+            wrong.push("ledger.duplicate_id");
         }
         if debit == credit || (debit < POINTS_FROM) != (credit < POINTS_FROM) {
-            return Err("ledger.accounts_do_not_fit");
+            wrong.push("ledger.accounts_do_not_fit");
         }
-        if self.ids.contains(&id) {
-            return Err("ledger.duplicate_id");
+        if amount < 1 {
+            wrong.push("ledger.not_positive");
         }
-        Ok(())
+        wrong
     }
 
-    fn may_move(
+    /// All that the two accounts lack for it.
+    fn lacks(
         &mut self,
-        id: TransferId,
         debit: usize,
         credit: usize,
         amount: i64,
         ceiling: Option<i64>,
-    ) -> Result<(), &'static str> {
-        self.fits(id, debit, credit, amount)?;
-        // A debit makes an account of the debit side grow and any other shrink.
-        self.may_change(debit, accounts()[debit].1, amount, None)?;
+    ) -> Vec<&'static str> {
         let ceiling = ceiling.filter(|_| !accounts()[credit].1);
-        self.may_change(credit, !accounts()[credit].1, amount, ceiling)
-    }
-
-    fn may_change(
-        &mut self,
-        account: usize,
-        grows: bool,
-        amount: i64,
-        ceiling: Option<i64>,
-    ) -> Result<(), &'static str> {
         let amount = i128::from(amount);
-        if !grows && self.room(account, false, None) < amount {
-            return Err("ledger.insufficient_funds");
+        let mut wrong = Vec::new();
+        // A debit makes an account of the debit side grow and any other shrink. Whatever shrinks
+        // comes first: it gives back holds that have ended, and with them room elsewhere.
+        let mut changes = [
+            (debit, accounts()[debit].1, None),
+            (credit, !accounts()[credit].1, ceiling),
+        ];
+        changes.sort_by_key(|(_, grows, _)| *grows);
+        for (account, grows, ceiling) in changes {
+            if !grows && self.room(account, false, None) < amount {
+                wrong.push("ledger.insufficient_funds");
+            }
+            if grows && ceiling.is_some() && self.room(account, true, ceiling) < amount {
+                wrong.push("ledger.ceiling_reached");
+            }
+            if grows && self.room(account, true, None) < amount {
+                wrong.push("ledger.overflow");
+            }
         }
-        if grows && ceiling.is_some() && self.room(account, true, ceiling) < amount {
-            return Err("ledger.ceiling_reached");
-        }
-        if grows && self.room(account, true, None) < amount {
-            return Err("ledger.overflow");
-        }
-        Ok(())
+        wrong
     }
 
     fn post(

@@ -84,6 +84,23 @@ pub async fn simulated(store: Arc<dyn Store>) -> Simulated {
     let network = SimulatedNetwork::new(Arc::new(SystemClock));
     let node = network.node(0);
     let engine = engine_on(store, Some(Arc::new(node.clone()))).await;
+    with_customer(engine, network, node).await
+}
+
+/// An engine whose time is the test's, but for the node's.
+pub async fn simulated_at(store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Simulated {
+    let network = SimulatedNetwork::new(Arc::new(SystemClock));
+    let node = network.node(0);
+    let builder = Engine::builder(store, master()).lightning(Arc::new(node.clone()));
+    let engine = builder.network("regtest").clock(clock).open().await;
+    with_customer(engine.unwrap(), network, node).await
+}
+
+async fn with_customer(
+    engine: Engine,
+    network: SimulatedNetwork,
+    node: SimulatedNode,
+) -> Simulated {
     engine.start().await.unwrap();
     let customer = network.node(10_000_000 * SAT);
     customer.start().await.unwrap();

@@ -67,7 +67,8 @@ pub async fn ended_holds_give_back_what_is_needed(fresh: &FreshStore) -> Kept {
     probe.same("what was written of holds", changes, expected)
 }
 
-/// What of a hold is not captured is given back to the windows it was counted in.
+/// What of a hold is not captured, and what of a transfer is undone, is given back to the windows
+/// it was counted in.
 ///
 /// # Errors
 /// The promise is broken.
@@ -90,7 +91,20 @@ pub async fn released_holds_give_usage_back(fresh: &FreshStore) -> Kept {
     probe.commit(vec![probe.capture(first, 20, true)]).await?;
     probe.same("after a part", probe.used("spent").await?, 50)?;
     probe.commit(vec![Step::Release { hold: second }]).await?;
-    probe.same("after a release", probe.used("spent").await?, 20)
+    probe.same("after a release", probe.used("spent").await?, 20)?;
+    let transfer = probe.new_transfer(card(1), merchant(), 15);
+    let of = transfer.id;
+    let spent = vec![usage("spent", 15, 100), Step::Transfer(transfer)];
+    probe.commit(spent).await?;
+    let undo = Step::Reverse(NewReversal {
+        id: probe.id(),
+        of,
+        amount: 10,
+        shortfall: None,
+        usage: vec![window("spent")],
+    });
+    probe.commit(vec![undo]).await?;
+    probe.same("after a reversal", probe.used("spent").await?, 25)
 }
 
 /// A transfer of up to an amount moves what floor and ceiling allow, and nothing when that is
@@ -129,6 +143,7 @@ pub async fn transfers_are_undone_once(fresh: &FreshStore) -> Kept {
             of,
             amount,
             shortfall,
+            usage: Vec::new(),
         })
     };
     let code = "ledger.transfer_not_found";

@@ -50,6 +50,7 @@ impl Keys {
             }
             Step::Reverse(reversal) => {
                 self.transfers.extend([reversal.id, reversal.of]);
+                self.usage.extend(reversal.usage.iter().map(usage_key));
                 if let Some(shortfall) = &reversal.shortfall {
                     self.transfers.insert(shortfall.id);
                     self.add_account(shortfall.receivable);

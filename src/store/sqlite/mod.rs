@@ -5,6 +5,7 @@
 
 mod answers;
 mod backup;
+mod cache;
 mod moving;
 mod node_state;
 mod readers;
@@ -26,6 +27,7 @@ use async_trait::async_trait;
 use event_listener::Event;
 use rusqlite::{Connection, ErrorCode, OpenFlags, params};
 
+use self::cache::Cache;
 use self::readers::Readers;
 use self::seat::{Seat, real_path};
 use self::tasks::{CommitTask, run_task};
@@ -51,6 +53,7 @@ pub struct SqliteStore {
 struct Shared {
     queue: Arc<Queue>,
     readers: Arc<Readers>,
+    cache: Cache,
     committed: Arc<Event>,
     stopped: Arc<Stopped>,
     location: PathBuf,
@@ -102,6 +105,7 @@ impl SqliteStore {
         let shared = Arc::new(Shared {
             queue: Arc::new(Queue::new()),
             readers: Arc::default(),
+            cache: Cache::default(),
             committed: Arc::new(Event::new()),
             stopped: Arc::default(),
             location: file.to_owned(),
@@ -115,6 +119,7 @@ impl SqliteStore {
         let writer = Writer {
             connection,
             queue: shared.queue.clone(),
+            cache: shared.cache.clone(),
             clock,
             last_commit_ms,
             committed: shared.committed.clone(),
@@ -254,17 +259,38 @@ impl Store for SqliteStore {
     }
 
     async fn document(&self, collection: &str, id: &str) -> Result<Option<Document>, StoreError> {
-        let (collection, id) = (collection.to_owned(), id.to_owned());
-        self.read(move |connection| reading::document(connection, &collection, id))
-            .await
+        let cache = &self.shared.cache;
+        let read_at = match cache.document(collection, id) {
+            Ok(document) => return Ok(Some(document)),
+            Err(read_at) => read_at,
+        };
+        let (owned, id) = (collection.to_owned(), id.to_owned());
+        let found = self
+            .read(move |connection| reading::document(connection, &owned, id))
+            .await?;
+        if let Some(document) = &found {
+            cache.keep(collection, document, read_at);
+        }
+        Ok(found)
     }
 
     async fn documents(
         &self,
         query: DocumentQuery,
     ) -> Result<Vec<(DocumentPosition, Document)>, StoreError> {
-        self.read(move |connection| reading::documents(connection, &query))
-            .await
+        let cache = &self.shared.cache;
+        let read_at = match cache.first(&query) {
+            Ok(found) => return Ok(vec![found]),
+            Err(read_at) => read_at,
+        };
+        let asked = query.clone();
+        let found = self
+            .read(move |connection| reading::documents(connection, &asked))
+            .await?;
+        if let Some((_, document)) = found.first() {
+            cache.keep_first(&query, document, read_at);
+        }
+        Ok(found)
     }
 
     async fn balance(&self, account: &Account) -> Result<Balance, StoreError> {

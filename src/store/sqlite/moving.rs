@@ -267,6 +267,7 @@ impl StoreAdmin for SqliteStore {
                 expected: None,
             });
         }
+        self.shared.cache.clear();
         self.shared.committed.notify(usize::MAX);
         Ok(arrived.arrival)
     }

@@ -13,9 +13,11 @@ use std::thread::JoinHandle;
 use event_listener::Event;
 use rusqlite::Connection;
 
+use super::cache::Cache;
 use super::seat::Seat;
 use super::writing::Writing;
 use super::{moving, node_state, sql_error};
+use crate::ledger::NewDocument;
 use crate::store::StoreError;
 
 /// The most tasks in one transaction: bounds how long the first of them waits.
@@ -177,6 +179,7 @@ impl Drop for StopsWhenDropped {
 
 /// What a transaction had in it.
 struct Written {
+    documents: Vec<(i64, NewDocument)>,
     /// Whether there was a batch among it.
     any_batch: bool,
     /// How often the node has written by now, where it did.
@@ -187,6 +190,7 @@ struct Written {
 pub(super) struct Writer {
     pub(super) connection: Connection,
     pub(super) queue: Arc<Queue>,
+    pub(super) cache: Cache,
     pub(super) clock: Arc<dyn crate::ports::Clock>,
     pub(super) last_commit_ms: i64,
     pub(super) committed: Arc<Event>,
@@ -235,12 +239,16 @@ impl Writer {
                 if written.any_batch {
                     self.last_commit_ms = at_ms;
                 }
+                self.cache.written(&written.documents);
                 if let Some(node_writes) = written.node_writes {
                     self.seat.note(node_writes);
                 }
             }
             // A failed statement may have ended the transaction already; then this fails too.
-            Err(_) => drop(self.connection.execute_batch("ROLLBACK")),
+            Err(_) => {
+                self.cache.clear();
+                drop(self.connection.execute_batch("ROLLBACK"));
+            }
         }
         let outcome = outcome.map(drop);
         for task in group.tasks {
@@ -251,7 +259,7 @@ impl Writer {
 
     fn commit(&mut self, group: &mut Group, at_ms: i64) -> Result<Written, StoreError> {
         let connection = &self.connection;
-        let any_batch = run_all(connection, &mut group.tasks, at_ms).map_err(sql_error)?;
+        let mut writing = run_all(connection, &mut group.tasks, at_ms).map_err(sql_error)?;
         let node_writes = group
             .has_node_writes
             .then(|| node_state::writes(connection))
@@ -259,7 +267,8 @@ impl Writer {
             .map_err(sql_error)?;
         match connection.execute_batch("COMMIT") {
             Ok(()) => Ok(Written {
-                any_batch,
+                documents: writing.take_documents(),
+                any_batch: writing.any_batch(),
                 node_writes,
             }),
             Err(error) => match sql_error(error) {
@@ -272,16 +281,16 @@ impl Writer {
     }
 }
 
-/// Answers whether there was a batch among it that was committed.
-fn run_all(
-    connection: &Connection,
+fn run_all<'a>(
+    connection: &'a Connection,
     group: &mut [Box<dyn Task>],
     at_ms: i64,
-) -> Result<bool, rusqlite::Error> {
+) -> Result<Writing<'a>, rusqlite::Error> {
     connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
     let mut writing = Writing::new(connection, at_ms);
     for task in group.iter_mut() {
         task.run(&mut writing)?;
     }
-    writing.finish()
+    writing.tables()?;
+    Ok(writing)
 }

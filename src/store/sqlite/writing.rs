@@ -4,7 +4,7 @@ use rusqlite::{Connection, Result};
 
 use super::state::SqliteRows;
 use super::write::write;
-use crate::ledger::{ApplyError, Batch, Commit, Group, LastPositions, apply};
+use crate::ledger::{ApplyError, Batch, Commit, Group, LastPositions, NewDocument, apply};
 use crate::store::CommitError;
 
 /// A transaction of the writer: batches are decided in memory, upon one another, and written
@@ -15,6 +15,7 @@ pub(super) struct Writing<'a> {
     /// When it is committed.
     at_ms: i64,
     any_batch: bool,
+    documents: Vec<(i64, NewDocument)>,
 }
 
 impl<'a> Writing<'a> {
@@ -24,6 +25,7 @@ impl<'a> Writing<'a> {
             group: None,
             at_ms,
             any_batch: false,
+            documents: Vec::new(),
         }
     }
 
@@ -58,14 +60,19 @@ impl<'a> Writing<'a> {
             let (changes, _) = group.finish();
             self.any_batch |= !changes.is_empty();
             write(self.connection, &changes)?;
+            self.documents.extend(changes.documents.into_values());
         }
         Ok((self.connection, self.at_ms))
     }
 
-    /// Writes what is left; answers whether anything was committed at the time.
-    pub(super) fn finish(mut self) -> Result<bool> {
-        self.tables()?;
-        Ok(self.any_batch)
+    /// Whether any batch changed anything.
+    pub(super) fn any_batch(&self) -> bool {
+        self.any_batch
+    }
+
+    /// The documents that were written, with their versions.
+    pub(super) fn take_documents(&mut self) -> Vec<(i64, NewDocument)> {
+        std::mem::take(&mut self.documents)
     }
 }
 

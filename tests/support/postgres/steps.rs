@@ -133,6 +133,7 @@ impl Steps {
                     id: self.id(),
                     receivable: Account::node_channels(),
                 }),
+                usage: Vec::new(),
             }),
             9 => Step::Put(NewDocument {
                 collection: "thing",
