@@ -28,7 +28,8 @@ async fn sell(
     sats: i64,
 ) {
     let invoice = shop::sale(engine, merchant, name, sat(sats)).await;
-    customer.pay(&invoice.bolt11).await.unwrap();
+    let paid = customer.pay(&invoice.bolt11).await;
+    paid.unwrap_or_else(|error| panic!("{name}: {error}"));
     shop::settled(engine, &invoice).await;
 }
 
@@ -84,6 +85,25 @@ async fn yesterdays_backup_is_recovered_and_no_sat_is_lost() {
     let real = RealShop::open(folder.path()).await;
     real.book_capital().await;
     let (engine, customer) = (&real.engine, &real.customer);
+    // A second channel, born with nothing of ours in it.
+    let operator = (
+        real.node.node_id(),
+        real.node.listening_addresses()[0].clone(),
+    );
+    let world = &real.world;
+    let open = world.open_channel(&operator.0, &operator.1, 2_000_000, None);
+    open.await.unwrap();
+    until("the second channel's funding", || async {
+        !real.chain.mempool_txids().await.unwrap().is_empty()
+    })
+    .await;
+    real.chain.mine(6).await.unwrap();
+    until("the second channel", || async {
+        local_network::sync(&[&real.node, world]).await.unwrap();
+        let channels = world.channels().await.unwrap();
+        channels.iter().filter(|channel| channel.is_usable).count() == 2
+    })
+    .await;
     let merchant = shop::merchant(engine, "Cookshop").await;
     let mut card = shop::card(engine, shop::UID, CardLimits::default()).await;
     shop::top_up(engine, customer, &card, "top-up", sat(20_000)).await;
@@ -94,6 +114,13 @@ async fn yesterdays_backup_is_recovered_and_no_sat_is_lost() {
     // Since then money came in and went out: in the old state more would be ours, and less.
     sell(engine, customer, &merchant, "since-1", 111_111).await;
     sell(engine, customer, &merchant, "since-2", 22_222).await;
+    for number in 3..9 {
+        let name = format!("since-{number}");
+        sell(engine, customer, &merchant, &name, 30_000).await;
+    }
+    for channel in real.node.channels().await.unwrap() {
+        assert!(channel.ours_msat > 50_000 * SAT, "{channel:?}");
+    }
     let settlement = engine.settlement();
     let quote = settlement.quote_payout(&merchant.till, merchant.id);
     let quote = quote.await.unwrap();
@@ -138,13 +165,25 @@ async fn yesterdays_backup_is_recovered_and_no_sat_is_lost() {
     expect_sound(&engine, "while the node is locked").await;
 
     let channels = engine.recover().await.unwrap();
-    let [channel] = channels.as_slice() else {
-        panic!("{channels:?}");
-    };
-    assert!(channel.is_watched, "{channel:?}");
-    assert_eq!(channel.peer_node_id, world.node_id());
-    // Nothing of ours goes out before the peer closes.
-    assert_eq!(chain.mempool_txids().await.unwrap(), Vec::<String>::new());
+    assert_eq!(channels.len(), 2, "{channels:?}");
+    for channel in &channels {
+        assert!(channel.is_watched, "{channel:?}");
+        assert_eq!(channel.peer_node_id, world.node_id());
+    }
+    // Nothing of ours goes out before the peer closes, however often the node is started and
+    // however many blocks go by.
+    world.stop().await.unwrap();
+    for _ in 0..3 {
+        chain.mine(7).await.unwrap();
+        node.sync().await.unwrap();
+        node.stop().await.unwrap();
+        node.start().await.unwrap();
+        node.sync().await.unwrap();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert_eq!(chain.mempool_txids().await.unwrap(), Vec::<String>::new());
+    }
+    world.start().await.unwrap();
+    let channel = &channels[0];
     node.connect(&channel.peer_node_id, &world_address)
         .await
         .unwrap();
@@ -153,7 +192,7 @@ async fn yesterdays_backup_is_recovered_and_no_sat_is_lost() {
         let (chain, world) = (chain.clone(), world.clone());
         async move {
             world.channels().await.unwrap().is_empty()
-                && !chain.mempool_txids().await.unwrap().is_empty()
+                && chain.mempool_txids().await.unwrap().len() >= 2
         }
     })
     .await;
@@ -163,7 +202,7 @@ async fn yesterdays_backup_is_recovered_and_no_sat_is_lost() {
     let nodes = [ours.as_ref(), theirs.as_ref()];
     mine_until("all of ours is on chain", &*chain, &nodes, async || {
         let (_, now) = has(&ours).await;
-        now > onchain
+        now > onchain + in_channels - 10_000 * SAT
     })
     .await;
     chain.mine(6).await.unwrap();
@@ -172,16 +211,16 @@ async fn yesterdays_backup_is_recovered_and_no_sat_is_lost() {
     let (_, now) = has(&ours).await;
     let lost = onchain + in_channels - now;
     println!("in channels {in_channels}, on chain {onchain}, now on chain {now}: fees {lost} msat");
-    // What the channel held to the sat, less the fee of the sweep: one input, one output.
+    // What the channel held to the sat, less the fees of the sweeps.
     assert!((0..2_000 * SAT).contains(&lost), "{lost}");
     mine_until("all of theirs is on chain", &*chain, &nodes, async || {
         let (_, now) = has(&theirs).await;
-        now > worlds.1 + worlds.0 / 2
+        now > worlds.1 + worlds.0 - 50_000 * SAT
     })
     .await;
     let lost = worlds.0 + worlds.1 - has(&theirs).await.1;
     println!("the peer had {worlds:?}, and paid {lost} msat of fees");
-    assert!((0..10_000 * SAT).contains(&lost), "{lost}");
+    assert!((0..50_000 * SAT).contains(&lost), "{lost}");
 
     // The audit says by how much the books, which are yesterday's, differ from the node.
     let audit = engine.reports().audit(&engine.issuer()).await.unwrap();

@@ -95,6 +95,12 @@ fn commit_from(row: &[Cell]) -> Result<CommitRow, Bad> {
     })
 }
 
+/// Takes the first row if it is one of those.
+fn next_of<T>(rows: &mut VecDeque<T>, is_one: impl Fn(&T) -> bool) -> Option<T> {
+    let is_next = rows.front().is_some_and(is_one);
+    is_next.then(|| rows.pop_front()).flatten()
+}
+
 /// A hold of which something is left.
 struct Open {
     hold: NewHold,
@@ -273,19 +279,14 @@ impl Journal {
     fn settle(&mut self) -> Result<(), Bad> {
         for commit in std::mem::take(&mut self.commits) {
             let (mut transfers, mut changes) = (Vec::new(), Vec::new());
-            while let Some(row) = self
-                .transfers
-                .pop_front_if(|row| row.commit == commit.position)
+            while let Some(row) = next_of(&mut self.transfers, |row| row.commit == commit.position)
             {
                 if row.at_ms != commit.at_ms {
                     return Err("a transfer has another time than its commit".to_owned());
                 }
                 transfers.push(row);
             }
-            while let Some(row) = self
-                .changes
-                .pop_front_if(|row| row.commit == commit.position)
-            {
+            while let Some(row) = next_of(&mut self.changes, |row| row.commit == commit.position) {
                 changes.push(row);
             }
             self.check.commit(&commit, &transfers, &changes);

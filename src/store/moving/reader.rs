@@ -173,7 +173,7 @@ impl Reading<'_> {
             return Err(self.bad("the table comes too late"));
         }
         self.table = place;
-        let row = table.from_values(values).map_err(|error| self.bad(error))?;
+        let row = table.read_values(values).map_err(|error| self.bad(error))?;
         let checked = self.journal.row(table.name, &row);
         checked.map_err(|error| self.bad(error))?;
         match (table.name, row.as_slice()) {

@@ -96,7 +96,7 @@ impl Table {
     }
 
     /// A row out of the values of a line.
-    pub(super) fn from_values(&self, values: &[Value]) -> Result<Vec<Cell>, String> {
+    pub(super) fn read_values(&self, values: &[Value]) -> Result<Vec<Cell>, String> {
         if values.len() != self.columns.len() {
             return Err(format!("{} values in a row of {}", values.len(), self.name));
         }
