@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use flashkit::Engine;
 use flashkit::cards::{CardLimits, ChargeCard};
+use flashkit::ledger::Account;
 use flashkit::lightning::LightningNode;
 use flashkit::lightning::ldk::LdkNode;
 use flashkit::settlement::{PayoutState, RequestPayout};
@@ -231,8 +232,7 @@ async fn yesterdays_backup_is_recovered_and_no_sat_is_lost() {
         if difference == 0 {
             continue;
         }
-        let text = format!("{:?}", control.account);
-        let account = if text.to_lowercase().contains("channel") {
+        let account = if control.account == Account::node_channels() {
             CapitalAccount::Channels
         } else {
             CapitalAccount::Onchain
@@ -246,6 +246,7 @@ async fn yesterdays_backup_is_recovered_and_no_sat_is_lost() {
         adjust(&engine, account, &name, direction, difference.abs()).await;
     }
     expect_sound(&engine, "after the recovery").await;
+    assert!(node_agrees(&engine).await);
     // A second recovery is refused: the node is not locked any more.
     assert_eq!(
         engine.recover().await.unwrap_err().code(),
