@@ -540,6 +540,37 @@ async fn a_file_of_schema_1_is_brought_up_after_it_was_copied() {
     SqliteStore::open(&file, Arc::new(SystemClock)).unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_of_schema_1_is_brought_up() {
+    let Some(cluster) = Cluster::shared() else {
+        return;
+    };
+    let text = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/schema/postgres-1.sql");
+    let text = std::fs::read_to_string(text).unwrap();
+    cluster.raw().await.batch_execute(&text).await.unwrap();
+    let config = PostgresConfig::new(cluster.url(cluster.port, "sslmode=disable"));
+    let clock = Arc::new(SystemClock);
+    let store = PostgresStore::connect(config.schema("first"), clock).await;
+    let store = store.unwrap();
+    let health = store.health().await.unwrap();
+    assert_eq!(health.schema_version, health.known_schema_version);
+    assert_eq!(health.commits, 15);
+    assert_eq!(store.verify().await, Ok(Vec::new()));
+    // A dump that was restored: its node is not at home here.
+    let refused = store.begin_epoch().await.unwrap_err();
+    assert_eq!(refused.code(), "store.stale_node_state");
+    // Its chain goes on, and the whole of it is sound.
+    let mut steps = postgres::steps::Steps::new(8, 1_700_000_000_000);
+    for _ in 0..20 {
+        drop(store.commit(steps.batch()).await);
+    }
+    let memory = MemoryStore::new(Arc::new(SystemClock));
+    let stream = store.export(NodeState::LeaveOut).await.unwrap();
+    let arrival = memory.import(stream, &[]).await.unwrap();
+    assert!(arrival.commits > 15, "{arrival:?}");
+    assert_eq!(arrival.heads.len(), 1);
+}
+
 #[test]
 fn a_migration_that_fails_leaves_the_file_as_it_was() {
     let folder = tempfile::tempdir().unwrap();
