@@ -14,6 +14,7 @@ use crate::cards::Cards;
 use crate::cards::boltcard::IssuerKey;
 use crate::core::{Core, MasterSecret, Secrets, Settings, emit};
 use crate::events::Events;
+use crate::health::{Health, Trouble};
 use crate::invoices::Invoices;
 use crate::jobs::{self, JobsRun};
 use crate::lightning::{LightningError, LightningEvent, LightningNode, LostChannel};
@@ -31,6 +32,8 @@ use crate::treasury::Treasury;
 const JOBS_EVERY: Duration = Duration::from_millis(500);
 /// How long the engine waits after an event of the node could not be dealt with.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
+/// How often health is looked at for those who wait for it to change.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How long a node that was just started is given to say what it has to say.
 const SILENCE: Duration = Duration::from_millis(250);
 
@@ -286,6 +289,10 @@ impl Engine {
         self.core
             .executor
             .spawn(Box::pin(async move { engine.work().await }));
+        let engine = self.clone();
+        self.core
+            .executor
+            .spawn(Box::pin(async move { engine.watch_store().await }));
         Ok(())
     }
 
@@ -309,6 +316,24 @@ impl Engine {
     /// `store.*`.
     pub async fn run_due_jobs(&self) -> Result<JobsRun, Error> {
         jobs::run_due(&self.core, &self.invoices, &self.settlement).await
+    }
+
+    /// Whether the books and the node's state are written, and what prevents it otherwise. An
+    /// engine that was started writes an event `store.recovered` once its store goes again, with
+    /// the trouble that it had, unless it lasted less than half a second.
+    pub fn health(&self) -> Health {
+        Health::of(&self.core)
+    }
+
+    /// Waits until health is other than `seen`.
+    pub async fn health_changed(&self, seen: &Health) -> Health {
+        loop {
+            let now = self.health();
+            if now != *seen {
+                return now;
+            }
+            self.core.executor.sleep(LOOK_EVERY).await;
+        }
     }
 
     /// What last went wrong in the engine's own work, if anything did since it went right.
@@ -341,6 +366,26 @@ impl Engine {
             let sleep = self.core.executor.sleep(duration);
             first_of(sleep, Box::pin(stopped)).await;
         }
+    }
+
+    /// While the store is in trouble nobody may ask anything of it, and then nothing would tell
+    /// that it goes again. So it is asked, to write down the trouble that it had.
+    async fn watch_store(&self) {
+        let mut had: Option<Trouble> = None;
+        while !self.is_stopping() {
+            had = self.health().store.or(had);
+            if let Some(trouble) = &had
+                && self.try_store(trouble).await.is_ok()
+            {
+                had = None;
+            }
+            self.pause(JOBS_EVERY).await;
+        }
+    }
+
+    async fn try_store(&self, trouble: &Trouble) -> Result<(), Error> {
+        let recovered = emit("store.recovered", self.core.network.clone(), trouble)?;
+        self.core.commit(vec![recovered]).await.map(drop)
     }
 
     async fn work(&self) {

@@ -11,6 +11,7 @@ mod error;
 pub mod events;
 #[cfg(feature = "ffi")]
 pub mod ffi;
+mod health;
 pub mod ids;
 pub mod invoices;
 mod jobs;
@@ -34,6 +35,7 @@ pub use ffi::UniFfiTag;
 pub use core::{Answer, CommandError, IdempotencyKey, MasterSecret, Settings};
 pub use engine::{Engine, EngineBuilder};
 pub use error::Error;
+pub use health::{Health, Trouble};
 pub use jobs::JobsRun;
 
 /// The README's example, compiled and run.

@@ -629,6 +629,32 @@ async fn what_was_answered_outlives_a_crash_of_the_server() {
     assert_eq!(available(&store, card(1)).await, 300);
 }
 
+/// The host sees that nothing can be written, and that it can again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_gone_is_trouble_until_it_is_back() {
+    let Some(cluster) = Cluster::start() else {
+        return;
+    };
+    let clock = Arc::new(ManualClock::at(NOW_MS));
+    let config = PostgresConfig::new(cluster.url(cluster.port, "sslmode=disable"));
+    let config = config.patience(Duration::from_millis(500));
+    let store = PostgresStore::connect(config, clock).await.unwrap();
+    store.commit(batch(vec![event("before")])).await.unwrap();
+    assert_eq!(store.trouble(), None);
+    cluster.crash();
+    let refused = store.commit(batch(vec![event("meanwhile")])).await;
+    let refused = refused.unwrap_err();
+    let trouble = store.trouble().expect("it is in trouble");
+    assert_eq!(CommitError::Store(trouble.error), refused);
+    assert_eq!(trouble.since_ms, NOW_MS);
+    cluster.go_on();
+    wait_until("it writes again", async || {
+        store.commit(batch(vec![event("after")])).await.is_ok()
+    })
+    .await;
+    assert_eq!(store.trouble(), None);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_that_the_database_cannot_take_does_not_take_others_with_it() {
     let Some(bench) = Bench::new() else { return };

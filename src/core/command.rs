@@ -174,6 +174,11 @@ impl Core {
             .await
         {
             Ok(executed) => return Ok(executed),
+            // That it can be read does not make it durable: what was written last may be in a
+            // file that nobody can open any more.
+            Err(error @ Error::Store(StoreError::OutcomeUnknown | StoreError::Moved { .. })) => {
+                return Err(error);
+            }
             Err(error) => error,
         };
         // A retry must get its answer although the card is empty, the tap used or the invoice

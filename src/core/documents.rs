@@ -43,8 +43,7 @@ impl Core {
             collection,
             index,
             from: key.to_owned(),
-            // The smallest key after this one.
-            to: Some(format!("{key}\0")),
+            to: Some(just_after(key)),
             after: None,
             limit: 1,
         };
@@ -87,7 +86,7 @@ impl Core {
             collection,
             index,
             from: key.to_owned(),
-            to: Some(format!("{key}\0")),
+            to: Some(just_after(key)),
             after: after.map(|id| DocumentPosition {
                 key: key.to_owned(),
                 id,
@@ -103,6 +102,12 @@ impl Core {
             })
             .collect())
     }
+}
+
+/// A key after this one, with none that is used in between: no key has control characters. Not
+/// U+0000, which PostgreSQL has in no text.
+fn just_after(key: &str) -> String {
+    format!("{key}\u{1}")
 }
 
 /// The step that writes a document.

@@ -105,7 +105,11 @@ impl Core {
             if answer != Err(CommitError::Store(StoreError::OutcomeUnknown)) {
                 break;
             }
-            answer = self.store.commit(batch.clone()).await;
+            answer = match self.store.commit(batch.clone()).await {
+                // That it was not made now says nothing of the time before.
+                Err(CommitError::Store(_)) => Err(StoreError::OutcomeUnknown.into()),
+                known => known,
+            };
         }
         if let Ok(Commit { at_ms, .. })
         | Err(CommitError::Refused(Refusal::OutsideWindow { at_ms, .. })) = &answer

@@ -382,6 +382,22 @@ pub struct Control {
     pub difference_msat: i64,
     /// True when nothing but what is on its way can be the difference; else a person should look.
     pub is_explained: bool,
+    /// The first audit that saw a difference that nothing explains, without a break up to now.
+    pub since_ms: Option<i64>,
+}
+
+/// An account whose totals are not the sum of what moved.
+#[derive(Debug, Clone, PartialEq, Eq, uniffi::Record)]
+pub struct BooksDifference {
+    /// `kind/owner/asset`.
+    pub account: String,
+    /// Since when: the first transfer that does not fit, or the first audit that saw it.
+    pub since_ms: i64,
+    /// What stands in the store, towards the account's side; text, because totals can be wider
+    /// than 64 bits.
+    pub stored: String,
+    /// What its transfers come to.
+    pub computed: String,
 }
 
 /// The books beside the world.
@@ -391,6 +407,8 @@ pub struct Audit {
     pub is_balanced: bool,
     /// The control accounts.
     pub controls: Vec<Control>,
+    /// Accounts that are not the sum of what moved: none in honest books.
+    pub differences: Vec<BooksDifference>,
     /// When the books were like this.
     pub as_of_ms: i64,
 }
@@ -406,10 +424,21 @@ impl From<Answer<reports::Audit>> for Audit {
             outgoing_msat: control.outgoing_msat,
             actual_msat: control.actual_msat,
             difference_msat: control.difference_msat,
+            since_ms: control.since_ms,
+        });
+        let differences = answer.value.differences.into_iter().map(|difference| {
+            let side = difference.account.kind().side();
+            BooksDifference {
+                account: difference.account.to_string(),
+                since_ms: difference.since_ms,
+                stored: difference.stored.posted(side).to_string(),
+                computed: difference.computed.posted(side).to_string(),
+            }
         });
         Self {
             is_balanced: answer.value.is_balanced,
             controls: controls.collect(),
+            differences: differences.collect(),
             as_of_ms: answer.as_of_ms,
         }
     }

@@ -19,8 +19,8 @@ use async_trait::async_trait;
 pub use error::LightningError;
 pub use recovery::LostChannel;
 pub use types::{
-    Bolt11Details, Dispatch, InvoiceRequest, LightningEvent, NodeBalances, PaymentDirection,
-    PaymentHash, PaymentRecord, PaymentRequest, PaymentState, Preimage,
+    Bolt11Details, Dispatch, InvoiceRequest, LightningEvent, NodeBalances, NodeTrouble,
+    PaymentDirection, PaymentHash, PaymentRecord, PaymentRequest, PaymentState, Preimage,
 };
 
 /// A Lightning node.
@@ -66,6 +66,11 @@ pub trait LightningNode: Send + Sync {
         &self,
         payment_hash: PaymentHash,
     ) -> Result<Option<PaymentRecord>, LightningError>;
+
+    /// What the node suffers from, while it does; `None` also of one that cannot tell.
+    fn trouble(&self) -> Option<NodeTrouble> {
+        None
+    }
 
     /// What the node holds right now.
     async fn balances(&self) -> Result<NodeBalances, LightningError>;

@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 use zeroize::Zeroize;
 
 use super::LightningError;
+use crate::store::StoreError;
 
 /// What a Lightning payment is known by: the SHA-256 of its preimage (BOLT 2). As text 64 hex
 /// digits.
@@ -286,4 +287,16 @@ impl FromStr for Bolt11Details {
             payee_node_id: invoice.get_payee_pub_key().to_string(),
         })
     }
+}
+
+/// The node's state cannot be written. Its writes wait and are tried again, and the channels that
+/// they belong to wait with them; or it lost its place for good, as `error` says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeTrouble {
+    /// What the store said last.
+    pub error: StoreError,
+    /// Since when, milliseconds since the epoch; `None` where it is for good.
+    pub since_ms: Option<i64>,
+    /// How many writes wait.
+    pub writes_waiting: usize,
 }

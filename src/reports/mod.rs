@@ -1,5 +1,6 @@
 //! What the books say as a whole.
 
+mod audit;
 mod error;
 mod journal;
 
@@ -15,6 +16,7 @@ use crate::ledger::{Account, Balance, Side};
 use crate::money::Asset;
 use crate::store::MAX_PAGE;
 
+pub use audit::{Audit, BooksDifference, Control};
 pub use error::ReportError;
 pub use journal::{HeadKey, JournalVerdict, SignedHeads};
 
@@ -60,40 +62,6 @@ impl TrialBalance {
             totals.debits == totals.credits && totals.debits_pending == totals.credits_pending
         })
     }
-}
-
-/// A control account beside what it mirrors.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Control {
-    /// The control account.
-    pub account: Account,
-    /// What the books say.
-    pub booked_msat: i64,
-    /// What is on hold and would raise it.
-    pub incoming_msat: i64,
-    /// What is on hold and would lower it.
-    pub outgoing_msat: i64,
-    /// What the node says.
-    pub actual_msat: i64,
-    /// The node's figure less the books'. Between `-outgoing_msat` and `incoming_msat` it can be
-    /// explained by what is on its way; else a person should look.
-    pub difference_msat: i64,
-}
-
-impl Control {
-    /// True when nothing but what is on its way can be the difference.
-    pub fn is_explained(&self) -> bool {
-        (-self.outgoing_msat..=self.incoming_msat).contains(&self.difference_msat)
-    }
-}
-
-/// The books beside the world.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Audit {
-    /// Debits equal credits for every asset.
-    pub is_balanced: bool,
-    /// The control accounts.
-    pub controls: Vec<Control>,
 }
 
 /// The handle for reports.
@@ -173,34 +141,6 @@ impl Reports {
             value: self.core.store.balance_at(&account, at_ms).await?,
         })
     }
-
-    /// Compares the books with themselves and the control accounts with the node. Issuer only.
-    ///
-    /// # Errors
-    /// `access.*`, `store.*`, `lightning.*`.
-    pub async fn audit(&self, credential: &Credential) -> Result<Answer<Audit>, Error> {
-        let books = self.trial_balance(credential).await?;
-        let node = self.core.node()?.balances().await?;
-        let mut controls = Vec::new();
-        for (account, actual_msat) in [
-            (Account::node_channels(), node.channels_msat),
-            (
-                Account::node_onchain(),
-                node.onchain_msat.saturating_add(node.closing_msat),
-            ),
-        ] {
-            let balance = self.core.store.balance(&account).await?;
-            controls.push(control(account, balance, actual_msat));
-        }
-        let value = Audit {
-            is_balanced: books.is_balanced(),
-            controls,
-        };
-        Ok(Answer {
-            as_of_ms: books.as_of_ms,
-            value,
-        })
-    }
 }
 
 fn add(report: &mut TrialBalance, account: Account, totals: Balance) {
@@ -217,17 +157,4 @@ fn add(report: &mut TrialBalance, account: Account, totals: Balance) {
         balance,
         totals,
     });
-}
-
-fn control(account: Account, balance: Balance, actual_msat: i64) -> Control {
-    let side = account.kind().side();
-    let booked_msat = i64::try_from(balance.posted(side)).unwrap_or(i64::MAX);
-    Control {
-        account,
-        booked_msat,
-        incoming_msat: balance.debits_pending,
-        outgoing_msat: balance.credits_pending,
-        actual_msat,
-        difference_msat: actual_msat.saturating_sub(booked_msat),
-    }
 }

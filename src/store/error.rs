@@ -40,6 +40,19 @@ pub enum StoreError {
         /// What the system said.
         reason: String,
     },
+    /// Another program has locked the file. `store.locked`, retryable.
+    #[error("another program holds a lock on the store: {reason}")]
+    Locked {
+        /// What the database said.
+        reason: String,
+    },
+    /// The file, or its log, is not any more where it was opened: it was removed, moved or
+    /// replaced. What was written before is in the file that was opened. `store.moved`.
+    #[error("the store was removed, moved or replaced: {location}")]
+    Moved {
+        /// Where it was opened.
+        location: String,
+    },
     /// The operating system or the database failed. `store.io`, retryable.
     #[error("the store failed: {reason}")]
     Io {
@@ -94,6 +107,8 @@ impl StoreError {
             Self::Misconfigured { .. } => "store.misconfigured",
             Self::Full => "store.full",
             Self::ReadOnly { .. } => "store.read_only",
+            Self::Locked { .. } => "store.locked",
+            Self::Moved { .. } => "store.moved",
             Self::Io { .. } => "store.io",
             Self::Busy { .. } => "store.busy",
             Self::Closed => "store.closed",
@@ -110,6 +125,7 @@ impl StoreError {
             self,
             Self::InUse { .. }
                 | Self::Full
+                | Self::Locked { .. }
                 | Self::Io { .. }
                 | Self::Busy { .. }
                 | Self::OutcomeUnknown

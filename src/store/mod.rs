@@ -8,6 +8,7 @@ mod admin;
 #[cfg(feature = "testkit")]
 pub mod contract;
 mod error;
+mod health;
 mod key_value;
 mod memory;
 pub mod moving;
@@ -26,6 +27,7 @@ use crate::ledger::{
 
 pub use admin::{Arrival, ByteSource, MoveError, NodeState, StoreAdmin, StoreHealth};
 pub use error::StoreError;
+pub use health::{StoreTrouble, WriteHealth};
 pub use key_value::{KeyPath, KeyValue, KeyValueWrite};
 pub use memory::MemoryStore;
 
@@ -182,6 +184,12 @@ pub trait Store: Send + Sync {
         lease_until_ms: i64,
         limit: usize,
     ) -> Result<Vec<DueJob>, StoreError>;
+
+    /// What writing suffers from, while it does: set when a write fails, and taken back by the
+    /// next one that is made. `None` also of a store that cannot tell.
+    fn trouble(&self) -> Option<StoreTrouble> {
+        None
+    }
 
     /// Finishes all that was submitted and closes the store. Idempotent; calls after it answer
     /// [`StoreError::Closed`].

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use event_listener::{Event, EventListener};
 
+use crate::lightning::NodeTrouble;
 use crate::ports::Clock;
 use crate::store::StoreError;
 
@@ -53,6 +54,26 @@ impl NodeHealth {
     /// How it stands now.
     pub fn report(&self) -> NodeHealthReport {
         self.lock().clone()
+    }
+
+    /// The worse of what is wrong.
+    pub(super) fn trouble(&self) -> Option<NodeTrouble> {
+        let NodeHealthReport {
+            store_trouble,
+            fenced,
+        } = self.report();
+        if let Some(error) = fenced {
+            return Some(NodeTrouble {
+                error,
+                since_ms: None,
+                writes_waiting: 0,
+            });
+        }
+        store_trouble.map(|trouble| NodeTrouble {
+            error: trouble.error,
+            since_ms: Some(trouble.since_ms),
+            writes_waiting: trouble.writes_waiting,
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, NodeHealthReport> {

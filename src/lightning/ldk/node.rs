@@ -35,7 +35,7 @@ use super::records::{lightning_event, node_error, payment_record, refused, unkno
 use super::recovery;
 use crate::lightning::{
     Bolt11Details, Dispatch, InvoiceRequest, LightningError, LightningEvent, LightningNode,
-    LostChannel, NodeBalances, PaymentHash, PaymentRecord, PaymentRequest, Preimage,
+    LostChannel, NodeBalances, NodeTrouble, PaymentHash, PaymentRecord, PaymentRequest, Preimage,
 };
 use crate::ports::Clock;
 use crate::store::{KeyValue, StoreError};
@@ -504,6 +504,10 @@ impl LightningNode for LdkNode {
     async fn stop(&self) -> Result<(), LightningError> {
         let task = self.shared.runtime.spawn(Arc::clone(&self.shared).stop());
         task.await.map_err(|error| unknown(error.to_string()))?
+    }
+
+    fn trouble(&self) -> Option<NodeTrouble> {
+        self.shared.health.trouble()
     }
 
     fn node_id(&self) -> String {

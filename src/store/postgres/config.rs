@@ -72,6 +72,14 @@ impl PostgresConfig {
         self
     }
 
+    /// Says whether the settings can be understood, without connecting.
+    ///
+    /// # Errors
+    /// `store.misconfigured`.
+    pub fn check(&self) -> Result<(), StoreError> {
+        self.parse().map(drop)
+    }
+
     pub(super) fn parse(&self) -> Result<Target, StoreError> {
         if !is_name(&self.schema) {
             let reason = format!("{:?} cannot be the name of a schema", self.schema);

@@ -23,7 +23,7 @@ use super::watch::Watch;
 use super::write::{Head, LOCK_HEAD, Statement, statements};
 use crate::ledger::{ApplyError, Batch, Changes, Commit, Group, LastPositions, apply};
 use crate::ports::Clock;
-use crate::store::{CommitError, StoreError};
+use crate::store::{CommitError, StoreError, WriteHealth};
 
 /// The most batches in one transaction: bounds how long the first of them waits.
 pub(super) const MAX_GROUP: usize = 1_024;
@@ -49,6 +49,7 @@ pub(super) struct GroupWriter {
     pub(super) taker: Taker<CommitTask>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) watch: Arc<Watch>,
+    pub(super) health: Arc<WriteHealth>,
     /// For how long a group is tried while the database cannot be reached or does not answer.
     pub(super) patience: Duration,
     pub(super) connection: Option<ClientWrapper>,
@@ -64,6 +65,7 @@ impl GroupWriter {
                 .map(|task| (task.batch, task.answer))
                 .unzip();
             let answers = self.commit(&batches).await;
+            self.note(&answers);
             self.watch.committed.notify(usize::MAX);
             for (answer, sender) in answers.into_iter().zip(senders) {
                 // A caller that went away finds its commit by asking again.
@@ -71,6 +73,20 @@ impl GroupWriter {
             }
         }
         self.watch.committed.notify(usize::MAX);
+    }
+
+    fn note(&self, answers: &[Answer]) {
+        let error = answers.iter().find_map(|answer| match answer {
+            Err(CommitError::Store(error)) => Some(error),
+            _ => None,
+        });
+        let wrote = |answer: &Answer| answer.as_ref().is_ok_and(|commit| !commit.replayed);
+        // One that the database alone refuses is the batch's trouble, not the store's.
+        if answers.iter().any(wrote) {
+            self.health.wrote();
+        } else if let Some(error) = error {
+            self.health.failed(error.clone(), self.clock.now_ms());
+        }
     }
 
     /// One answer a batch.

@@ -39,7 +39,10 @@ use self::group::{CommitTask, GroupWriter};
 use self::node_state::{NodeTask, NodeWriter};
 use self::queue::{Queue, Stopped, Taker};
 use self::watch::Watch;
-use super::{CommitError, DocumentPosition, DocumentQuery, MAX_PAGE, Store, StoreError};
+use super::{
+    CommitError, DocumentPosition, DocumentQuery, MAX_PAGE, Store, StoreError, StoreTrouble,
+    WriteHealth,
+};
 use crate::ids::TransferId;
 use crate::ledger::{
     Account, Balance, Batch, ChainHead, Commit, CommitRow, Document, DueJob, EventRecord,
@@ -66,6 +69,7 @@ struct Shared {
     node: Arc<Queue<NodeTask>>,
     writers: [Arc<Stopped>; 2],
     watch: Arc<Watch>,
+    health: Arc<WriteHealth>,
 }
 
 impl Drop for Shared {
@@ -122,6 +126,7 @@ impl PostgresStore {
             node: Arc::new(Queue::new(node_state::MAX_WAITING)),
             writers: Default::default(),
             watch: Arc::default(),
+            health: Arc::default(),
         });
         let [group_stopped, node_stopped] = shared.writers.clone();
         let writer = GroupWriter {
@@ -132,6 +137,7 @@ impl PostgresStore {
             },
             clock,
             watch: shared.watch.clone(),
+            health: shared.health.clone(),
             patience: config.patience,
             connection: None,
             is_committing: false,
@@ -419,6 +425,10 @@ impl Store for PostgresStore {
             ))
         });
         Ok(jobs)
+    }
+
+    fn trouble(&self) -> Option<StoreTrouble> {
+        self.shared.health.trouble()
     }
 
     async fn close(&self) -> Result<(), StoreError> {

@@ -8,6 +8,7 @@ mod backup;
 mod cache;
 mod moving;
 mod node_state;
+mod place;
 mod readers;
 mod reading;
 mod schema;
@@ -28,11 +29,15 @@ use event_listener::Event;
 use rusqlite::{Connection, ErrorCode, OpenFlags, params};
 
 use self::cache::Cache;
+use self::place::Place;
 use self::readers::Readers;
 use self::seat::{Seat, real_path};
 use self::tasks::{CommitTask, run_task};
 use self::writer::{Lane, Queue, Stopped, StopsWhenDropped, Writer};
-use super::{CommitError, DocumentPosition, DocumentQuery, MAX_PAGE, Store, StoreError};
+use super::{
+    CommitError, DocumentPosition, DocumentQuery, MAX_PAGE, Store, StoreError, StoreTrouble,
+    WriteHealth,
+};
 use crate::ids::TransferId;
 use crate::ledger::{
     Account, Balance, Batch, ChainHead, Commit, CommitRow, Document, DueJob, EventRecord,
@@ -57,6 +62,8 @@ struct Shared {
     committed: Arc<Event>,
     stopped: Arc<Stopped>,
     location: PathBuf,
+    place: Arc<Place>,
+    health: Arc<WriteHealth>,
     /// Why the node must not run on its state here.
     stale: Mutex<Option<StoreError>>,
 }
@@ -77,7 +84,7 @@ impl SqliteStore {
     ///
     /// # Errors
     /// `store.in_use` when another engine has the file, `store.newer_schema`, `store.corrupt`,
-    /// `store.read_only`, `store.io`. The file is not changed by a refusal.
+    /// `store.read_only`, `store.locked`, `store.io`. The file is not changed by a refusal.
     pub fn open(file: impl AsRef<Path>, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
         let file = real_path(file.as_ref())?;
         let file = file.as_path();
@@ -109,6 +116,8 @@ impl SqliteStore {
             committed: Arc::new(Event::new()),
             stopped: Arc::default(),
             location: file.to_owned(),
+            place: Arc::new(Place::of(file)?),
+            health: Arc::default(),
             stale: Mutex::new(stale),
         });
         let mut threads = Vec::new();
@@ -118,6 +127,8 @@ impl SqliteStore {
         }
         let writer = Writer {
             connection,
+            place: shared.place.clone(),
+            health: shared.health.clone(),
             queue: shared.queue.clone(),
             cache: shared.cache.clone(),
             clock,
@@ -225,6 +236,7 @@ fn sql_error(error: rusqlite::Error) -> StoreError {
     match error {
         rusqlite::Error::SqliteFailure(failure, _) => match failure.code {
             ErrorCode::DiskFull => StoreError::Full,
+            ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => StoreError::Locked { reason },
             ErrorCode::ReadOnly | ErrorCode::PermissionDenied => StoreError::ReadOnly { reason },
             ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => StoreError::Corrupt { reason },
             _ => StoreError::Io { reason },
@@ -253,6 +265,8 @@ impl Store for SqliteStore {
     }
 
     async fn command(&self, scope: &str) -> Result<Option<(String, Commit)>, StoreError> {
+        // A caller takes what is found for done for ever.
+        self.shared.place.check()?;
         let scope = scope.to_owned();
         self.read(move |connection| state::command(connection, &scope))
             .await
@@ -458,6 +472,10 @@ impl Store for SqliteStore {
             Ok(jobs)
         })
         .await
+    }
+
+    fn trouble(&self) -> Option<StoreTrouble> {
+        self.shared.health.trouble()
     }
 
     async fn close(&self) -> Result<(), StoreError> {

@@ -14,11 +14,12 @@ use event_listener::Event;
 use rusqlite::Connection;
 
 use super::cache::Cache;
+use super::place::Place;
 use super::seat::Seat;
 use super::writing::Writing;
 use super::{moving, node_state, sql_error};
 use crate::ledger::NewDocument;
-use crate::store::StoreError;
+use crate::store::{StoreError, WriteHealth};
 
 /// The most tasks in one transaction: bounds how long the first of them waits.
 const MAX_GROUP: usize = 1_024;
@@ -186,9 +187,32 @@ struct Written {
     node_writes: Option<i64>,
 }
 
+/// Why a transaction was not made, or not known to be.
+struct Failure {
+    /// What whoever asked for it is told.
+    answer: StoreError,
+    cause: StoreError,
+}
+
+impl Failure {
+    fn unknown(cause: StoreError) -> Self {
+        let answer = StoreError::OutcomeUnknown;
+        Self { answer, cause }
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(cause: StoreError) -> Self {
+        let answer = cause.clone();
+        Self { answer, cause }
+    }
+}
+
 /// The writer's own things; they live on its thread.
 pub(super) struct Writer {
     pub(super) connection: Connection,
+    pub(super) place: Arc<Place>,
+    pub(super) health: Arc<WriteHealth>,
     pub(super) queue: Arc<Queue>,
     pub(super) cache: Cache,
     pub(super) clock: Arc<dyn crate::ports::Clock>,
@@ -243,22 +267,33 @@ impl Writer {
                 if let Some(node_writes) = written.node_writes {
                     self.seat.note(node_writes);
                 }
+                // A transaction with nothing in it writes nothing, on a full disk as well.
+                if written.any_batch || written.node_writes.is_some() {
+                    self.health.wrote();
+                }
             }
             // A failed statement may have ended the transaction already; then this fails too.
-            Err(_) => {
+            Err(failure) => {
                 self.cache.clear();
+                // It may have been made after all, and then nothing is made before it.
+                if failure.answer == StoreError::OutcomeUnknown {
+                    self.last_commit_ms = at_ms;
+                }
                 drop(self.connection.execute_batch("ROLLBACK"));
+                let now_ms = self.clock.now_ms();
+                self.health.failed(failure.cause.clone(), now_ms);
             }
         }
-        let outcome = outcome.map(drop);
+        let outcome = outcome.map(drop).map_err(|failure| failure.answer);
         for task in group.tasks {
             task.finish(outcome.clone());
         }
         self.committed.notify(usize::MAX);
     }
 
-    fn commit(&mut self, group: &mut Group, at_ms: i64) -> Result<Written, StoreError> {
+    fn commit(&mut self, group: &mut Group, at_ms: i64) -> Result<Written, Failure> {
         let connection = &self.connection;
+        self.place.check()?;
         let mut writing = run_all(connection, &mut group.tasks, at_ms).map_err(sql_error)?;
         let node_writes = group
             .has_node_writes
@@ -266,16 +301,20 @@ impl Writer {
             .transpose()
             .map_err(sql_error)?;
         match connection.execute_batch("COMMIT") {
-            Ok(()) => Ok(Written {
-                documents: writing.take_documents(),
-                any_batch: writing.any_batch(),
-                node_writes,
-            }),
+            // It was written, and it may be into a file that nobody can open any more.
+            Ok(()) => match self.place.check() {
+                Ok(()) => Ok(Written {
+                    documents: writing.take_documents(),
+                    any_batch: writing.any_batch(),
+                    node_writes,
+                }),
+                Err(cause) => Err(Failure::unknown(cause)),
+            },
             Err(error) => match sql_error(error) {
                 // The flush failed half-way: the frames may be in the log and come back at the
                 // next open.
-                StoreError::Io { .. } => Err(StoreError::OutcomeUnknown),
-                other => Err(other),
+                cause @ StoreError::Io { .. } => Err(Failure::unknown(cause)),
+                other => Err(other.into()),
             },
         }
     }

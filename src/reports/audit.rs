@@ -1,0 +1,241 @@
+//! The books beside themselves and beside the world.
+
+use serde::{Deserialize, Serialize};
+
+use super::{JournalVerdict, Reports};
+use crate::Error;
+use crate::access::Credential;
+use crate::core::{Answer, Core, Loaded, emit, put};
+use crate::ledger::{Account, Balance, JournalProblem};
+
+/// A control account beside what it mirrors.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Control {
+    /// The control account.
+    pub account: Account,
+    /// What the books say.
+    pub booked_msat: i64,
+    /// What is on hold and would raise it.
+    pub incoming_msat: i64,
+    /// What is on hold and would lower it.
+    pub outgoing_msat: i64,
+    /// What the node says.
+    pub actual_msat: i64,
+    /// The node's figure less the books'. Between `-outgoing_msat` and `incoming_msat` it can be
+    /// explained by what is on its way; else a person should look.
+    pub difference_msat: i64,
+    /// The first audit that saw a difference that nothing explains, of those that saw one without
+    /// a break up to now; milliseconds since the epoch. `None` where all is explained.
+    pub since_ms: Option<i64>,
+}
+
+impl Control {
+    /// True when nothing but what is on its way can be the difference.
+    pub fn is_explained(&self) -> bool {
+        (-self.outgoing_msat..=self.incoming_msat).contains(&self.difference_msat)
+    }
+}
+
+/// An account whose totals are not the sum of what moved.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BooksDifference {
+    /// The account.
+    pub account: Account,
+    /// What stands in the store.
+    pub stored: Balance,
+    /// What its transfers and holds come to.
+    pub computed: Balance,
+    /// The time of the first transfer that is not the sum of those before it, or else the first
+    /// audit that saw the difference; milliseconds since the epoch.
+    pub since_ms: i64,
+}
+
+/// The books beside themselves and beside the world.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Audit {
+    /// Debits equal credits for every asset.
+    pub is_balanced: bool,
+    /// The control accounts.
+    pub controls: Vec<Control>,
+    /// Accounts that are not the sum of what moved: none in honest books.
+    pub differences: Vec<BooksDifference>,
+}
+
+/// A difference that an audit has seen.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Seen {
+    account: Account,
+    since_ms: i64,
+    /// When it was gone again.
+    gone_ms: Option<i64>,
+}
+
+const SEEN: &str = "audit_difference";
+
+impl Reports {
+    /// Recomputes every balance from the transfers and holds that made it, and compares the
+    /// control accounts with the node. Issuer only.
+    ///
+    /// It reads the whole journal, while everything else goes on. What differs is remembered, so
+    /// that the next audit tells how old it is, with the events `audit.difference_found` and
+    /// `audit.difference_gone`.
+    ///
+    /// # Errors
+    /// `access.*`, `store.*`, `lightning.*`.
+    pub async fn audit(&self, credential: &Credential) -> Result<Answer<Audit>, Error> {
+        let books = self.trial_balance(credential).await?;
+        let node = self.core.node()?.balances().await?;
+        let now_ms = books.as_of_ms;
+        let mut controls = Vec::new();
+        for (account, actual_msat) in [
+            (Account::node_channels(), node.channels_msat),
+            (
+                Account::node_onchain(),
+                node.onchain_msat.saturating_add(node.closing_msat),
+            ),
+        ] {
+            let balance = self.core.store.balance(&account).await?;
+            let mut control = control(account, balance, actual_msat);
+            let differs = !control.is_explained();
+            control.since_ms = self
+                .core
+                .remember("world", account, differs, now_ms)
+                .await?;
+            controls.push(control);
+        }
+        let verdict = self.verify_journal(credential, &[]).await?;
+        let value = Audit {
+            is_balanced: books.is_balanced(),
+            controls,
+            differences: self.differences(&verdict, now_ms).await?,
+        };
+        Ok(Answer {
+            as_of_ms: now_ms,
+            value,
+        })
+    }
+
+    async fn differences(
+        &self,
+        verdict: &JournalVerdict,
+        now_ms: i64,
+    ) -> Result<Vec<BooksDifference>, Error> {
+        let mut found = Vec::new();
+        for problem in &verdict.problems {
+            if let JournalProblem::TotalsWrong {
+                account,
+                stored,
+                computed,
+            } = problem
+            {
+                let seen = self.core.remember("books", *account, true, now_ms).await?;
+                let moved = self.first_wrong(verdict, account).await?;
+                found.push(BooksDifference {
+                    account: *account,
+                    stored: *stored,
+                    computed: *computed,
+                    since_ms: moved.or(seen).unwrap_or(now_ms),
+                });
+            }
+        }
+        for open in self.core.open_differences("books").await? {
+            if found.iter().all(|difference| difference.account != open) {
+                self.core.remember("books", open, false, now_ms).await?;
+            }
+        }
+        Ok(found)
+    }
+
+    /// When the first transfer was made that does not say what those before it come to.
+    async fn first_wrong(
+        &self,
+        verdict: &JournalVerdict,
+        wanted: &Account,
+    ) -> Result<Option<i64>, Error> {
+        let first = verdict.problems.iter().find_map(|problem| match problem {
+            JournalProblem::BalanceAfterWrong { transfer, account } if account == wanted => {
+                Some(*transfer)
+            }
+            _ => None,
+        });
+        let Some(id) = first else { return Ok(None) };
+        let row = self.core.store.transfer(id).await?;
+        Ok(row.map(|row| row.at_ms))
+    }
+}
+
+impl Core {
+    /// Writes down that a difference is there, or is gone; answers since when it is there.
+    async fn remember(
+        &self,
+        kind: &'static str,
+        account: Account,
+        differs: bool,
+        now_ms: i64,
+    ) -> Result<Option<i64>, Error> {
+        let id = format!("{kind}/{account}");
+        self.settle(|| async {
+            let before: Option<Loaded<Seen>> = self.load(SEEN, &id).await?;
+            let version = before.as_ref().map_or(0, |seen| seen.version);
+            let open = before.filter(|seen| seen.value.gone_ms.is_none());
+            let (event, after) = match (open, differs) {
+                (None, true) => (
+                    "audit.difference_found",
+                    Seen {
+                        account,
+                        since_ms: now_ms,
+                        gone_ms: None,
+                    },
+                ),
+                (Some(seen), false) => (
+                    "audit.difference_gone",
+                    Seen {
+                        gone_ms: Some(now_ms),
+                        ..seen.value
+                    },
+                ),
+                _ => return Ok(None),
+            };
+            let keys = after.gone_ms.is_none().then(|| ("open", kind.to_owned()));
+            let keys = keys.into_iter().collect();
+            Ok(Some(vec![
+                put(SEEN, id.clone(), version, &after, keys)?,
+                emit(event, account.to_string(), &after)?,
+            ]))
+        })
+        .await?;
+        let seen: Option<Loaded<Seen>> = self.load(SEEN, &id).await?;
+        let open = seen.filter(|seen| seen.value.gone_ms.is_none());
+        Ok(open.map(|seen| seen.value.since_ms))
+    }
+
+    async fn open_differences(&self, kind: &'static str) -> Result<Vec<Account>, Error> {
+        let (mut open, mut after) = (Vec::new(), None);
+        loop {
+            let page: Vec<(String, Result<Seen, Error>)> = self
+                .list_each(SEEN, "open", kind, after, crate::store::MAX_PAGE)
+                .await?;
+            let Some((last, _)) = page.last() else {
+                return Ok(open);
+            };
+            after = Some(last.clone());
+            for (_, seen) in page {
+                open.push(seen?.account);
+            }
+        }
+    }
+}
+
+fn control(account: Account, balance: Balance, actual_msat: i64) -> Control {
+    let side = account.kind().side();
+    let booked_msat = i64::try_from(balance.posted(side)).unwrap_or(i64::MAX);
+    Control {
+        account,
+        booked_msat,
+        incoming_msat: balance.debits_pending,
+        outgoing_msat: balance.credits_pending,
+        actual_msat,
+        difference_msat: actual_msat.saturating_sub(booked_msat),
+        since_ms: None,
+    }
+}

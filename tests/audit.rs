@@ -1,0 +1,160 @@
+//! What the audit finds, and since when.
+#![cfg(feature = "sqlite")]
+
+mod support;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use flashkit::Engine;
+use flashkit::lightning::simulated::SimulatedNetwork;
+use flashkit::ports::{Clock, SystemClock};
+use flashkit::reports::{Audit, Control};
+use flashkit::store::sqlite::SqliteStore;
+use flashkit::store::{MemoryStore, Store};
+use flashkit::testkit::clock::ManualClock;
+use flashkit::treasury::{BookCapital, CapitalAccount, CapitalDirection};
+use support::key;
+use support::shop::{self, SAT};
+
+async fn audit(engine: &Engine) -> Audit {
+    let reports = engine.reports();
+    reports.audit(&engine.issuer()).await.unwrap().value
+}
+
+/// Says that money came into the channels, or went: nothing of it is true.
+async fn book(engine: &Engine, name: &str, direction: CapitalDirection) {
+    let command = BookCapital {
+        key: key(name),
+        account: CapitalAccount::Channels,
+        direction,
+        amount_msat: 1_000 * SAT,
+        reason: name.to_owned(),
+    };
+    let treasury = engine.treasury();
+    treasury
+        .book_capital(&engine.issuer(), command)
+        .await
+        .unwrap();
+}
+
+async fn engine(store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Engine {
+    let node = SimulatedNetwork::new(clock.clone()).node(0);
+    let builder = Engine::builder(store, shop::master()).lightning(Arc::new(node));
+    let engine = builder
+        .network("regtest")
+        .clock(clock)
+        .open()
+        .await
+        .unwrap();
+    engine.start().await.unwrap();
+    engine
+}
+
+fn since(controls: &[Control]) -> Vec<Option<i64>> {
+    controls.iter().map(|control| control.since_ms).collect()
+}
+
+async fn events(store: &dyn Store) -> Vec<String> {
+    let events = store.events(0, 1_000).await.unwrap();
+    let kinds = events.into_iter().map(|event| event.kind);
+    kinds.filter(|kind| kind.starts_with("audit.")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_difference_with_the_node_gets_older_until_it_is_gone() {
+    let clock = Arc::new(ManualClock::at(SystemClock.now_ms()));
+    let store = Arc::new(MemoryStore::new(clock.clone()));
+    let engine = engine(store.clone(), clock.clone()).await;
+    assert_eq!(since(&audit(&engine).await.controls), [None, None]);
+    assert_eq!(events(store.as_ref()).await, [""; 0]);
+
+    book(&engine, "never-came", CapitalDirection::In).await;
+    let first_ms = clock.now_ms();
+    assert_eq!(
+        since(&audit(&engine).await.controls),
+        [Some(first_ms), None]
+    );
+    clock.advance(Duration::from_secs(3_600));
+    let controls = audit(&engine).await.controls;
+    assert_eq!(since(&controls), [Some(first_ms), None], "an hour old");
+    assert_eq!(controls[0].difference_msat, -1_000 * SAT);
+    assert_eq!(events(store.as_ref()).await, ["audit.difference_found"]);
+
+    book(&engine, "a-mistake", CapitalDirection::Out).await;
+    assert_eq!(since(&audit(&engine).await.controls), [None, None]);
+    book(&engine, "once-more", CapitalDirection::In).await;
+    let again_ms = clock.now_ms();
+    assert_eq!(
+        since(&audit(&engine).await.controls),
+        [Some(again_ms), None]
+    );
+    assert_eq!(
+        events(store.as_ref()).await,
+        [
+            "audit.difference_found",
+            "audit.difference_gone",
+            "audit.difference_found"
+        ]
+    );
+}
+
+/// What an audit says of books in which somebody did this; each `?1` is the time of the second of
+/// three transfers. Answers it with that time, and with the one at which the audit was done.
+async fn after(sql: &str) -> (Audit, i64, i64) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("books.db");
+    let clock = Arc::new(ManualClock::at(SystemClock.now_ms()));
+    let store = Arc::new(SqliteStore::open(&file, clock.clone()).unwrap());
+    let honest = engine(store.clone(), clock.clone()).await;
+    let mut times = Vec::new();
+    for (name, direction) in [
+        ("1", CapitalDirection::In),
+        ("2", CapitalDirection::In),
+        ("3", CapitalDirection::Out),
+    ] {
+        clock.advance(Duration::from_secs(60));
+        times.push(clock.now_ms());
+        book(&honest, name, direction).await;
+    }
+    assert_eq!(audit(&honest).await.differences, []);
+    honest.stop().await.unwrap();
+    let connection = rusqlite::Connection::open(&file).unwrap();
+    connection.execute_batch(sql).unwrap();
+    connection.close().unwrap();
+    clock.advance(Duration::from_secs(60));
+    let store = Arc::new(SqliteStore::open(&file, clock.clone()).unwrap());
+    let edited = engine(store, clock.clone()).await;
+    let audited_ms = clock.now_ms();
+    audit(&edited).await;
+    clock.advance(Duration::from_secs(60));
+    let found = audit(&edited).await;
+    edited.stop().await.unwrap();
+    (found, times[1], audited_ms)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_edited_balance_is_as_old_as_the_audit_that_saw_it() {
+    let sql = "UPDATE accounts SET debits_posted = '5000000'
+               WHERE account LIKE 'node_channels/%'";
+    let (found, _, audited_ms) = after(sql).await;
+    assert_eq!(found.differences.len(), 1, "{found:?}");
+    let difference = &found.differences[0];
+    assert_eq!(difference.account.to_string(), "node_channels/operator/BTC");
+    assert_eq!(difference.stored.debits_posted, 5_000 * 1_000);
+    assert_eq!(difference.computed.debits_posted, 2_000 * 1_000);
+    assert_eq!(difference.since_ms, audited_ms);
+    assert!(!found.is_balanced);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_edited_transfer_is_as_old_as_it_is() {
+    let sql = "UPDATE transfers SET amount = amount + 1 WHERE position = 2";
+    let (found, edited_ms, _) = after(sql).await;
+    // Both accounts have less than their transfers come to, from that one on.
+    assert_eq!(found.differences.len(), 2, "{found:?}");
+    for difference in &found.differences {
+        assert_eq!(difference.since_ms, edited_ms, "{difference:?}");
+    }
+    assert!(found.is_balanced, "by the totals that are kept");
+}

@@ -1,0 +1,144 @@
+//! Nothing is acknowledged before its flush.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use flashkit::ids::{BatchId, TransferId};
+use flashkit::ledger::{Account, Batch, NewTransfer, Step, TransferKind};
+use flashkit::ports::SystemClock;
+use flashkit::store::sqlite::SqliteStore;
+use flashkit::store::{KeyPath, KeyValue, KeyValueWrite, Store};
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, OptionalExtension};
+
+use crate::disk::Disk;
+
+pub const LOG: &str = "books.db-wal";
+pub const FILE: &str = "books.db";
+
+pub fn batch(number: u64) -> Batch {
+    let mut random = [0; 10];
+    random[2..].copy_from_slice(&number.to_be_bytes());
+    Batch {
+        id: BatchId::from_parts(1, random),
+        command: None,
+        steps: vec![Step::Transfer(NewTransfer {
+            id: TransferId::from_parts(1, random),
+            debit: Account::node_channels(),
+            credit: Account::operator_capital(),
+            amount: 1,
+            kind: TransferKind::Capital,
+            reference: "flushed".to_owned(),
+            credit_ceiling: None,
+        })],
+    }
+}
+
+fn store(folder: &Path) -> SqliteStore {
+    SqliteStore::open(folder.join(FILE), Arc::new(SystemClock)).unwrap()
+}
+
+/// Opens the files as they would be found, without the store, and leaves them as they are.
+pub fn look(folder: &Path) -> Connection {
+    drop(std::fs::remove_file(folder.join("books.db-shm")));
+    let connection = Connection::open(folder.join(FILE)).unwrap();
+    let keep_log = DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
+    connection.set_db_config(keep_log, true).unwrap();
+    connection
+}
+
+fn put(folder: &Path, files: &BTreeMap<String, Vec<u8>>) {
+    for name in [FILE, LOG] {
+        let content = files.get(name).map_or(&[][..], Vec::as_slice);
+        std::fs::write(folder.join(name), content).unwrap();
+    }
+}
+
+/// Many callers, and the power fails at each acknowledgement: the disk has what was flushed, and
+/// nothing else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_is_acknowledged_is_on_the_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = Disk::under(folder.path());
+    let store = store(folder.path());
+    let before = disk.flushes(LOG);
+    let tasks = (0..16_u64).map(|task| {
+        let (store, disk) = (store.clone(), disk.clone());
+        tokio::spawn(async move {
+            let found = tempfile::tempdir().unwrap();
+            for number in 0..20 {
+                let batch = batch(task * 1_000 + number);
+                let id = batch.id.to_string();
+                store.commit(batch).await.unwrap();
+                put(found.path(), &disk.durable());
+                let there = look(found.path()).query_row(
+                    "SELECT 1 FROM commits WHERE batch = ?1",
+                    [&id],
+                    |_| Ok(()),
+                );
+                let there = there.optional().unwrap();
+                assert!(there.is_some(), "{id} was acknowledged and not flushed");
+            }
+        })
+    });
+    for task in tasks.collect::<Vec<_>>() {
+        task.await.unwrap();
+    }
+    let flushes = disk.flushes(LOG) - before;
+    println!("320 commits of 16 callers, {flushes} flushes of the log");
+    assert!((1..=320).contains(&flushes));
+    store.close().await.unwrap();
+}
+
+/// One caller: each commit has its flush, and each write of the node.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_commit_of_one_caller_is_flushed() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = Disk::under(folder.path());
+    let store = store(folder.path());
+    let epoch = store.begin_epoch().await.unwrap();
+    for number in 0..50 {
+        let before = disk.flushes(LOG);
+        store.commit(batch(number)).await.unwrap();
+        let after = disk.flushes(LOG);
+        assert!(after > before, "commit {number} was not flushed");
+        let path = KeyPath {
+            primary: "monitors".to_owned(),
+            secondary: String::new(),
+            key: "one".to_owned(),
+        };
+        let value = number.to_be_bytes().to_vec();
+        let write = KeyValueWrite::Put { path, value };
+        KeyValue::write(&store, epoch, write).await.unwrap();
+        assert!(disk.flushes(LOG) > after, "write {number} was not flushed");
+    }
+    store.close().await.unwrap();
+}
+
+/// While the disk does not answer, neither does the store.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_acknowledgement_before_the_flush() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = Disk::under(folder.path());
+    let store = store(folder.path());
+    store.commit(batch(1)).await.unwrap();
+    disk.hold_flushes("-wal");
+    let task = {
+        let store = store.clone();
+        tokio::spawn(async move { store.commit(batch(2)).await })
+    };
+    let waiting = disk.clone();
+    tokio::task::spawn_blocking(move || waiting.until_flush_waits())
+        .await
+        .unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(!task.is_finished(), "acknowledged before the flush");
+    // Nobody sees it either: a reader would act on what may be lost.
+    let seen = store.commits(0, 10).await.unwrap().len();
+    assert_eq!(seen, 1);
+    disk.release_flushes();
+    task.await.unwrap().unwrap();
+    store.close().await.unwrap();
+}
