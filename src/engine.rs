@@ -19,7 +19,7 @@ use crate::events::Events;
 use crate::health::{Health, Trouble};
 use crate::invoices::Invoices;
 use crate::jobs::{self, JobsRun};
-use crate::lightning::{LightningError, LightningEvent, LightningNode};
+use crate::lightning::{LightningError, LightningEvent, LightningNode, LostChannel};
 use crate::ports::{
     BoxFuture, Clock, Entropy, Executor, SystemClock, SystemEntropy, TokioExecutor,
 };
@@ -262,6 +262,28 @@ impl Engine {
             self.life.started.store(false, Ordering::SeqCst);
         }
         begun
+    }
+
+    /// Recovers a node that [`start`](Self::start) refused with `lightning.stale_state`: the books
+    /// were restored from a backup or imported, or their file or database was copied or promoted.
+    /// All that is known here of the node's channels is thrown away, for ever, and the engine is
+    /// started. The node then waits for the peers of its old channels, who close them, and sweeps
+    /// what is ours to its own wallet; connect to those that do not come by themselves. What
+    /// differs between the books and the node by then is shown by the audit, and booked by a
+    /// person. Answers the channels that are to be closed.
+    ///
+    /// **Only when the node runs nowhere else, and its newest state is lost.**
+    ///
+    /// # Errors
+    /// `lightning.refused`, where the node is not locked, or was handed over; `lightning.no_node`;
+    /// those of [`start`](Self::start), which can be tried again by itself.
+    pub async fn recover(&self) -> Result<Vec<LostChannel>, Error> {
+        let node = self.core.node()?;
+        let channels = node.recover().await?;
+        let recovered = emit("node.recovered", node.node_id(), &channels)?;
+        self.core.commit(vec![recovered]).await?;
+        self.start().await?;
+        Ok(channels)
     }
 
     async fn begin(&self) -> Result<(), Error> {

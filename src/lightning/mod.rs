@@ -9,6 +9,7 @@
 mod error;
 #[cfg(feature = "ldk")]
 pub mod ldk;
+mod recovery;
 #[cfg(feature = "testkit")]
 pub mod simulated;
 mod types;
@@ -16,6 +17,7 @@ mod types;
 use async_trait::async_trait;
 
 pub use error::LightningError;
+pub use recovery::LostChannel;
 pub use types::{
     Bolt11Details, Dispatch, InvoiceRequest, LightningEvent, NodeBalances, NodeTrouble,
     PaymentDirection, PaymentHash, PaymentRecord, PaymentRequest, PaymentState, Preimage,
@@ -80,6 +82,19 @@ pub trait LightningNode: Send + Sync {
     /// one consumer. A node that lost its place to another instance has stopped by itself, and
     /// answers [`LightningError::Displaced`] until it is started again.
     async fn next_event(&self) -> Result<LightningEvent, LightningError>;
+
+    /// Makes a node startable whose state is not the newest there was
+    /// ([`LightningError::StaleState`]): all it knows of its channels is thrown away for ever. Once
+    /// it is started and connected to their peers, these close the channels, and what is ours is
+    /// swept. It must not run anywhere else. Answers the channels.
+    ///
+    /// # Errors
+    /// [`LightningError::Refused`]: nothing was changed. A node that is not locked is not recovered.
+    async fn recover(&self) -> Result<Vec<LostChannel>, LightningError> {
+        Err(LightningError::Refused {
+            reason: "this kind of node cannot be recovered".to_owned(),
+        })
+    }
 
     /// Drops the event that `next_event` returned; called after the engine's commit, once an
     /// event.

@@ -99,6 +99,10 @@ pub enum StoreError {
         /// How many there were; `None` when what says so is missing beside the file.
         expected: Option<i64>,
     },
+    /// The node's state was handed over to another store, and no node ever runs on this one again.
+    /// `store.node_handed_over`.
+    #[error("the node of this store was handed over to another one, for ever")]
+    NodeHandedOver,
     /// The writer went away before it answered: the change may or may not have been made. The
     /// same batch can be submitted again. `store.outcome_unknown`, retryable.
     #[error("it is not known whether the change was made")]
@@ -124,6 +128,7 @@ impl StoreError {
             Self::LeaseHeld { .. } => "store.lease_held",
             Self::LeaseRanOut { .. } => "store.lease_ran_out",
             Self::StaleNodeState { .. } => "store.stale_node_state",
+            Self::NodeHandedOver => "store.node_handed_over",
             Self::OutcomeUnknown => "store.outcome_unknown",
         }
     }

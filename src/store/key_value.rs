@@ -104,6 +104,25 @@ pub trait KeyValue: Send + Sync {
     /// The value at `path`, as of all writes that completed before.
     fn read(&self, path: KeyPath) -> BoxFuture<'static, Result<Option<Vec<u8>>, StoreError>>;
 
+    /// Throws away everything the node knows of its channels, puts `instead` in its place, and
+    /// makes a locked node startable, all in one commit: the first step of a recovery. What stays
+    /// is the on-chain wallet, the sweeper, the peers and what is kept of channels outside their
+    /// state. Answers `false`, and changes nothing, where the node is not locked.
+    ///
+    /// # Errors
+    /// `store.node_handed_over`: the node lives elsewhere, for ever. `store.misconfigured` from a
+    /// store that never locks its node. `store.*`.
+    fn forget_channels(
+        &self,
+        instead: Vec<KeyValueWrite>,
+    ) -> BoxFuture<'static, Result<bool, StoreError>> {
+        drop(instead);
+        let reason = "this store never locks its node".to_owned();
+        Box::pin(std::future::ready(Err(StoreError::Misconfigured {
+            reason,
+        })))
+    }
+
     /// The keys in a namespace, in order.
     fn list(
         &self,

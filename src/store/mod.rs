@@ -4,12 +4,14 @@
 //! [`Store::commit`] answers only after the commit is durable. What a batch may do is decided by
 //! [`ledger::apply`](crate::ledger::apply) for every store alike.
 
+mod admin;
 #[cfg(feature = "testkit")]
 pub mod contract;
 mod error;
 mod health;
 mod key_value;
 mod memory;
+pub mod moving;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 #[cfg(feature = "sqlite")]
@@ -23,6 +25,7 @@ use crate::ledger::{
     HoldChangeRow, HoldState, Refusal, TransferRow,
 };
 
+pub use admin::{Arrival, ByteSource, MoveError, NodeState, StoreAdmin, StoreHealth};
 pub use error::StoreError;
 pub use health::{StoreTrouble, WriteHealth};
 pub use key_value::{KeyPath, KeyValue, KeyValueWrite, NodeHolder};

@@ -22,7 +22,7 @@
 //! no channel state (payment records, peers, the on-chain wallet) answers an error, which
 //! ldk-node passes on without acting.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -42,6 +42,7 @@ use ldk_node::tokio::task::block_in_place;
 
 use super::health::NodeHealth;
 use super::lease::{Fence, ends_run};
+use super::recovery::facts_of;
 use crate::ports::BoxFuture;
 use crate::store::{KeyPath, KeyValue, KeyValueWrite, StoreError};
 
@@ -67,11 +68,17 @@ struct Shared {
     health: Arc<NodeHealth>,
     fence: Arc<Fence>,
     lanes: Mutex<HashMap<KeyPath, Lane>>,
+    /// The monitors of which is known that they are kept as they were born.
+    facts: Mutex<HashSet<String>>,
 }
 
 impl Shared {
     fn lanes(&self) -> MutexGuard<'_, HashMap<KeyPath, Lane>> {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn known_facts(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.facts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -94,6 +101,7 @@ impl LdkStore {
             health,
             fence,
             lanes: Mutex::default(),
+            facts: Mutex::default(),
         }))
     }
 
@@ -119,6 +127,28 @@ impl LdkStore {
                 Err(_) => std::future::pending().await,
             }
         })
+    }
+
+    /// Keeps a monitor as it was born, before it is written for the first time.
+    fn keep_facts(&self, path: &KeyPath, value: &[u8]) {
+        let Some(facts) = facts_of(path) else { return };
+        let is_new = self.0.known_facts().insert(facts.key.clone());
+        if !is_new {
+            return;
+        }
+        let read = self.0.state.read(facts.clone());
+        let kept = match on_this_thread(|| block_on(read)) {
+            Ok(Some(_)) => true,
+            Ok(None) => {
+                let value = value.to_vec();
+                let put = KeyValueWrite::Put { path: facts, value };
+                self.write_blocking(put).is_ok()
+            }
+            Err(_) => false,
+        };
+        if !kept {
+            self.0.known_facts().remove(&path.key);
+        }
     }
 
     fn read_future(&self, path: KeyPath) -> LdkFuture<Vec<u8>> {
@@ -362,6 +392,7 @@ impl KVStoreSync for LdkStore {
         value: Vec<u8>,
     ) -> Result<(), io::Error> {
         let path = path(primary, secondary, key);
+        self.keep_facts(&path, &value);
         self.write_blocking(KeyValueWrite::Put { path, value })
     }
 
@@ -373,6 +404,10 @@ impl KVStoreSync for LdkStore {
         lazy: bool,
     ) -> Result<(), io::Error> {
         let path = path(primary, secondary, key);
+        if let Some(facts) = facts_of(&path) {
+            // The channel is closed, and everything of it has come home.
+            drop(self.write_async(KeyValueWrite::Remove { path: facts }));
+        }
         let change = KeyValueWrite::Remove { path };
         if lazy {
             drop(self.write_async(change));

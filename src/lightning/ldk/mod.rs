@@ -30,6 +30,7 @@ mod node;
 mod operator;
 mod payments;
 mod records;
+mod recovery;
 
 pub use config::{LdkChainSource, LdkConfig, LdkNetwork, LdkSeed};
 pub use health::{NodeHealth, NodeHealthReport, StoreTrouble};

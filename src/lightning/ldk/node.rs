@@ -30,9 +30,10 @@ use super::lease::Fence;
 use super::operator::{node_key, peer_address};
 use super::payments::{claim, create_invoice, fail, ldk_hash, pay};
 use super::records::{lightning_event, node_error, payment_record, refused, unknown, unsigned};
+use super::recovery;
 use crate::lightning::{
     Bolt11Details, Dispatch, InvoiceRequest, LightningError, LightningEvent, LightningNode,
-    NodeBalances, NodeTrouble, PaymentHash, PaymentRecord, PaymentRequest, Preimage,
+    LostChannel, NodeBalances, NodeTrouble, PaymentHash, PaymentRecord, PaymentRequest, Preimage,
 };
 use crate::ports::{Clock, Entropy, SystemEntropy};
 use crate::store::{KeyValue, NodeHolder, StoreError};
@@ -586,6 +587,14 @@ impl LightningNode for LdkNode {
             () = moved => Err(self.shared.no_event()),
             () = running.fence.down() => Err(self.shared.no_event()),
         }
+    }
+
+    async fn recover(&self) -> Result<Vec<LostChannel>, LightningError> {
+        let _one_at_a_time = self.shared.lifecycle.lock().await;
+        if lock(&self.shared.seat).is_some() {
+            return Err(refused("the node runs"));
+        }
+        recovery::recover(self.config(), self.shared.state.as_ref()).await
     }
 
     async fn acknowledge(&self) -> Result<(), LightningError> {

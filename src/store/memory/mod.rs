@@ -1,5 +1,8 @@
 //! A store in memory: for tests, and to read beside the contract. It forgets when it is dropped.
 
+mod arriving;
+mod departing;
+mod moving;
 mod tables;
 
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -8,13 +11,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use event_listener::Event;
 
-use self::tables::{Change, Tables};
+use self::tables::{Change, KeptDocument, Tables};
 use super::key_value::{KeyPath, KeyValue, KeyValueWrite, LeaseRow, NodeHolder};
 use super::{CommitError, DocumentPosition, DocumentQuery, MAX_PAGE, Store, StoreError};
 use crate::ids::TransferId;
 use crate::ledger::{
     Account, ApplyError, Balance, Batch, ChainHead, Commit, CommitRow, Document, DueJob,
-    EventRecord, HoldChangeRow, HoldState, NewDocument, TransferRow, apply,
+    EventRecord, HoldChangeRow, HoldState, TransferRow, apply,
 };
 use crate::ports::{BoxFuture, Clock};
 
@@ -330,10 +333,10 @@ fn page<T: Clone>(rows: &[T], after: i64, limit: usize) -> Vec<T> {
     rows.take(limit.clamp(1, MAX_PAGE)).cloned().collect()
 }
 
-fn as_document((version, document): &(i64, NewDocument)) -> Document {
+fn as_document(document: &KeptDocument) -> Document {
     Document {
         id: document.id.clone(),
-        version: *version,
+        version: document.version,
         body: document.body.clone(),
     }
 }
@@ -352,10 +355,13 @@ impl MemoryStore {
 
 impl KeyValue for MemoryStore {
     fn begin_epoch(&self) -> BoxFuture<'static, Result<u64, StoreError>> {
-        let result = self.lock().map(|mut tables| {
+        let result = self.lock().and_then(|mut tables| {
+            if let Some(locked) = &tables.node_locked {
+                return Err(locked.clone());
+            }
             tables.node_epoch += 1;
             tables.node_lease = LeaseRow::default();
-            tables.node_epoch
+            Ok(tables.node_epoch)
         });
         Box::pin(std::future::ready(result))
     }
@@ -367,6 +373,9 @@ impl KeyValue for MemoryStore {
     ) -> BoxFuture<'static, Result<u64, StoreError>> {
         let now_ms = self.clock.now_ms();
         let result = self.lock().and_then(|mut tables| {
+            if let Some(locked) = &tables.node_locked {
+                return Err(locked.clone());
+            }
             tables.node_lease.check(holder, now_ms)?;
             tables.node_epoch += 1;
             tables.node_lease = LeaseRow::new(holder.0, now_ms, lasts);
@@ -409,6 +418,13 @@ impl KeyValue for MemoryStore {
     fn read(&self, path: KeyPath) -> BoxFuture<'static, Result<Option<Vec<u8>>, StoreError>> {
         let result = self.lock().map(|tables| tables.node.get(&path).cloned());
         Box::pin(std::future::ready(result))
+    }
+
+    fn forget_channels(
+        &self,
+        instead: Vec<KeyValueWrite>,
+    ) -> BoxFuture<'static, Result<bool, StoreError>> {
+        Box::pin(std::future::ready(self.forget_channels_now(instead)))
     }
 
     fn list(

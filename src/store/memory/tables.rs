@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
 
+use serde_json::Value;
+
 use crate::ids::{BatchId, TransferId};
 use crate::ledger::{
     Account, Balance, ChainHash, ChainHead, Commit, CommitPlace, CommitRow, DueJob, EventRecord,
@@ -27,18 +29,31 @@ pub(super) struct Tables {
     pub(super) reversed: HashMap<TransferId, i64>,
     pub(super) holds: BTreeMap<TransferId, HoldState>,
     pub(super) hold_changes: Vec<HoldChangeRow>,
-    pub(super) documents: HashMap<(String, String), (i64, NewDocument)>,
+    pub(super) documents: HashMap<(String, String), KeptDocument>,
     pub(super) index: BTreeMap<(String, String, DocumentPosition), ()>,
     pub(super) claims: HashMap<String, String>,
     pub(super) counters: HashMap<String, i64>,
-    pub(super) usage: HashMap<(String, i64), i64>,
+    /// By subject and start: the end, and what was used.
+    pub(super) usage: HashMap<(String, i64), (i64, i64)>,
     pub(super) events: Vec<EventRecord>,
     pub(super) due: HashMap<(String, String), (i64, i64)>,
     pub(super) cursors: HashMap<String, i64>,
     pub(super) node: BTreeMap<KeyPath, Vec<u8>>,
     pub(super) node_epoch: u64,
     pub(super) node_lease: LeaseRow,
+    /// Why no node may run here.
+    pub(super) node_locked: Option<StoreError>,
     pub(super) closed: bool,
+}
+
+/// A document as it stands.
+#[derive(Debug, Clone)]
+pub(super) struct KeptDocument {
+    pub(super) id: String,
+    pub(super) version: i64,
+    pub(super) body: Value,
+    /// Index and key.
+    pub(super) index_keys: Vec<(String, String)>,
 }
 
 impl Tables {
@@ -54,7 +69,7 @@ impl Tables {
     pub(super) fn head(&self) -> ChainHead {
         let last = self.commits.last();
         ChainHead {
-            writer: WRITER.to_owned(),
+            writer: last.map_or(WRITER, |row| &row.writer).to_owned(),
             sequence: last.map_or(0, |row| row.sequence),
             hash: last.map_or(ChainHash::GENESIS, |row| row.hash),
         }
@@ -204,7 +219,7 @@ impl Rows for Change<'_> {
             .tables
             .documents
             .get(&key)
-            .map_or(0, |(version, _)| *version))
+            .map_or(0, |document| document.version))
     }
 
     fn claim(&mut self, name: &str) -> Result<Option<String>, Infallible> {
@@ -217,7 +232,7 @@ impl Rows for Change<'_> {
 
     fn usage(&mut self, window: &UsageWindow) -> Result<i64, Infallible> {
         let key = (window.subject.clone(), window.start_ms);
-        Ok(self.tables.usage.get(&key).copied().unwrap_or(0))
+        Ok(self.tables.usage.get(&key).map_or(0, |(_, used)| *used))
     }
 }
 
@@ -287,15 +302,24 @@ impl State for Change<'_> {
 
     fn put_document(&mut self, document: &NewDocument, version: i64) -> Result<(), Infallible> {
         let key = (document.collection.to_owned(), document.id.clone());
-        if let Some((_, before)) = self.tables.documents.get(&key).cloned() {
-            for index_key in index_rows(&before) {
+        if let Some(before) = self.tables.documents.get(&key).cloned() {
+            for index_key in index_rows(document.collection, &before) {
                 unset!(self, index, index_key);
             }
         }
-        for index_key in index_rows(document) {
+        let index_keys = document.index_keys.iter();
+        let kept = KeptDocument {
+            id: document.id.clone(),
+            version,
+            body: document.body.clone(),
+            index_keys: index_keys
+                .map(|(index, key)| ((*index).to_owned(), key.clone()))
+                .collect(),
+        };
+        for index_key in index_rows(document.collection, &kept) {
             set!(self, index, index_key, ());
         }
-        set!(self, documents, key, (version, document.clone()));
+        set!(self, documents, key, kept);
         Ok(())
     }
 
@@ -310,7 +334,8 @@ impl State for Change<'_> {
     }
 
     fn put_usage(&mut self, window: &UsageWindow, used: i64) -> Result<(), Infallible> {
-        set!(self, usage, (window.subject.clone(), window.start_ms), used);
+        let key = (window.subject.clone(), window.start_ms);
+        set!(self, usage, key, (window.end_ms, used));
         Ok(())
     }
 
@@ -348,7 +373,10 @@ fn next_position(rows: usize) -> i64 {
     i64::try_from(rows).unwrap_or(i64::MAX).saturating_add(1)
 }
 
-fn index_rows(document: &NewDocument) -> Vec<(String, String, DocumentPosition)> {
+fn index_rows(
+    collection: &str,
+    document: &KeptDocument,
+) -> Vec<(String, String, DocumentPosition)> {
     document
         .index_keys
         .iter()
@@ -357,11 +385,7 @@ fn index_rows(document: &NewDocument) -> Vec<(String, String, DocumentPosition)>
                 key: key.clone(),
                 id: document.id.clone(),
             };
-            (
-                document.collection.to_owned(),
-                (*index).to_owned(),
-                position,
-            )
+            (collection.to_owned(), index.clone(), position)
         })
         .collect()
 }

@@ -13,6 +13,7 @@
 mod config;
 mod connection;
 mod group;
+mod moving;
 mod node_state;
 mod queue;
 mod reads;

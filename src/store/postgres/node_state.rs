@@ -177,8 +177,13 @@ macro_rules! at_home {
     };
 }
 
+/// Whether the node is at home here, or has none yet.
+pub(super) const IS_HOME: &str = concat!("SELECT ", at_home!(), " AS is_home");
+
 /// From now on the state is at home where it is.
-pub(super) const TRUST: &str = "DELETE FROM settings WHERE name = 'node_home'";
+pub(super) const TRUST: &str = "
+DELETE FROM settings WHERE name = 'node_home'
+    AND NOT EXISTS (SELECT 1 FROM moves WHERE what = 'handed_over')";
 
 const COUNT_VALUES: &str = "SELECT count(*) FROM node_state";
 
@@ -281,6 +286,14 @@ fn no_epoch() -> Failed {
 
 /// The state is not at home: whatever transaction there is ends with its connection.
 async fn stale(connection: &ClientWrapper) -> Failed {
+    let handed_over = query(connection, super::moving::HANDED_OVER, &[]).await;
+    let is_handed_over = handed_over.is_ok_and(|rows| {
+        let row = rows.first();
+        row.is_some_and(|row| value(row, 0).unwrap_or(false))
+    });
+    if is_handed_over {
+        return Failed::NotDone(StoreError::NodeHandedOver);
+    }
     let found = query(connection, COUNT_VALUES, &[]).await;
     let found = found.and_then(|rows| match rows.first() {
         Some(row) => value(row, 0).map_err(Failed::from),
@@ -443,6 +456,14 @@ impl KeyValue for PostgresStore {
             let rows = store.rows(NODE_VALUE, params).await?;
             rows.first().map(|row| value(row, 0)).transpose()
         })
+    }
+
+    fn forget_channels(
+        &self,
+        instead: Vec<KeyValueWrite>,
+    ) -> BoxFuture<'static, Result<bool, StoreError>> {
+        let store = self.clone();
+        Box::pin(async move { store.forget_channels_now(instead).await })
     }
 
     fn list(

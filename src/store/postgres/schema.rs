@@ -6,10 +6,17 @@ use super::connection::{Failed, not_done};
 use crate::store::StoreError;
 
 /// The schema this version writes.
-pub(super) const SCHEMA_VERSION: i64 = 1;
+pub(super) const SCHEMA_VERSION: i64 = 2;
 
 /// What leads from each version of the schema to the next; the first makes it.
-const MIGRATIONS: [&str; 1] = [FIRST];
+const MIGRATIONS: [&str; 2] = [FIRST, SECOND];
+
+/// What became of the store as a whole, for ever; and whose chain goes on, which after a move is
+/// that of the store before. A database is copied before a migration by its own tools.
+const SECOND: &str = r#"
+CREATE TABLE moves (position bigserial PRIMARY KEY, what text NOT NULL, detail text NOT NULL);
+ALTER TABLE head ADD COLUMN chain_writer text COLLATE "C" NOT NULL DEFAULT 'postgres';
+"#;
 
 // Text is compared by its bytes, as everywhere in the library. There are no foreign keys: rows
 // are written by `ledger::apply` alone, and checking them again costs a fifth of the speed.

@@ -11,7 +11,7 @@ use crate::ledger::{Account, Balance, ChainHash, ChainHead, Changes, Commit};
 use crate::store::StoreError;
 
 /// The row that gives out positions, as it was when it was locked.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Head {
     pub(super) schema_version: i64,
     pub(super) last_commit_ms: i64,
@@ -22,16 +22,15 @@ pub(super) struct Head {
     pub(super) account_id: i64,
     pub(super) chain_sequence: i64,
     pub(super) chain_hash: ChainHash,
+    /// Commits of all instances have one order, and so are one chain.
+    pub(super) chain_writer: String,
 }
-
-/// Commits of all instances have one order, and so are one chain.
-const WRITER: &str = "postgres";
 
 /// Locks the head. Every group begins with it, so that groups of all instances are done one
 /// after another, and what is read after it cannot change before the commit.
 pub(super) const LOCK_HEAD: &str = "
 SELECT schema_version, last_commit_ms, commit_position, transfer_position, hold_change_position,
-       event_position, account_id, chain_sequence, chain_hash
+       event_position, account_id, chain_sequence, chain_hash, chain_writer
 FROM head FOR UPDATE";
 
 const MOVE_HEAD: &str = "
@@ -51,13 +50,14 @@ impl Head {
             account_id: value(row, 6)?,
             chain_sequence: value(row, 7)?,
             chain_hash: chain_hash(row, 8)?,
+            chain_writer: value(row, 9)?,
         })
     }
 
     /// The end of the chain before this group.
     pub(super) fn chain(&self) -> ChainHead {
         ChainHead {
-            writer: WRITER.to_owned(),
+            writer: self.chain_writer.clone(),
             sequence: self.chain_sequence,
             hash: self.chain_hash,
         }
@@ -78,7 +78,7 @@ pub(super) fn statements(
     at_ms: i64,
 ) -> Result<Vec<Statement>, StoreError> {
     let mut writing = Writing {
-        head: *head,
+        head: head.clone(),
         statements: Vec::new(),
     };
     let ids = writing.accounts(changes, snapshot);
@@ -354,7 +354,7 @@ impl Writing {
     }
 
     fn head(&mut self, at_ms: i64) {
-        let head = self.head;
+        let head = self.head.clone();
         self.add(&[()], MOVE_HEAD, || {
             vec![
                 Box::new(at_ms),

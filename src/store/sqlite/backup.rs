@@ -8,13 +8,8 @@ use rusqlite::{Connection, OpenFlags, params};
 use super::{SqliteStore, connect, io_error, spawn, sql_error};
 use crate::store::StoreError;
 
-/// The state of channels: an older copy of it is poison, so it is in no backup.
-const CHANNEL_STATE: &str = "
-DELETE FROM node_state WHERE primary_namespace IN
-    ('monitors', 'monitor_updates', 'archived_monitors')
-    OR (primary_namespace = '' AND key IN ('manager', 'manager_backup', 'event_queue'));
--- Stale wherever it is opened, also in the place it was taken from.
-UPDATE settings SET value = -1 WHERE name = 'node_writes'";
+/// Stale wherever it is opened, also in the place it was taken from.
+pub(super) const LOCK_NODE: &str = "UPDATE settings SET value = -1 WHERE name = 'node_writes'";
 
 impl SqliteStore {
     /// Writes a copy of the books, as they are at one moment, to a new file; commits go on
@@ -81,14 +76,16 @@ fn copy(from: &Path, to: &Path) -> Result<(), StoreError> {
     let copy = connect(to, OpenFlags::empty())?;
     copy.execute_batch("PRAGMA synchronous = EXTRA; PRAGMA secure_delete = ON")
         .map_err(sql_error)?;
-    copy.execute_batch(CHANNEL_STATE).map_err(sql_error)?;
+    // An older copy of the state of channels is poison, so it is in no backup.
+    super::moving::drop_channel_state(&copy).map_err(sql_error)?;
+    copy.execute_batch(LOCK_NODE).map_err(sql_error)?;
     copy.close().map_err(|(_, error)| sql_error(error))?;
     let file = std::fs::File::open(to).map_err(io_error)?;
     file.sync_all().map_err(io_error)
 }
 
 /// Long work on a thread of its own: readers and writer go on.
-async fn on_a_thread<T: Send + 'static>(
+pub(super) async fn on_a_thread<T: Send + 'static>(
     name: &str,
     work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, StoreError> {

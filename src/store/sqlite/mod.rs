@@ -6,6 +6,7 @@
 mod answers;
 mod backup;
 mod cache;
+mod moving;
 mod node_state;
 mod place;
 mod readers;
@@ -102,13 +103,14 @@ impl SqliteStore {
         if seat.found.is_none() && !stale {
             seat.begin(node_writes)?;
         }
-        let last_commit_ms = connection
-            .query_row(
-                "SELECT coalesce((SELECT at_ms FROM commits ORDER BY position DESC LIMIT 1), 0)",
-                [],
-                |row| row.get(0),
-            )
-            .map_err(sql_error)?;
+        let last_commit_ms = moving::last_commit_ms(&connection).map_err(sql_error)?;
+        let stale = stale.then_some(StoreError::StaleNodeState {
+            found: node_writes,
+            expected: seat.found,
+        });
+        let stale = moving::handed_over(&connection)
+            .map_err(sql_error)?
+            .or(stale);
 
         let shared = Arc::new(Shared {
             queue: Arc::new(Queue::new()),
@@ -119,10 +121,7 @@ impl SqliteStore {
             location: file.to_owned(),
             place: Arc::new(Place::of(file)?),
             health: Arc::default(),
-            stale: Mutex::new(stale.then_some(StoreError::StaleNodeState {
-                found: node_writes,
-                expected: seat.found,
-            })),
+            stale: Mutex::new(stale),
             lease: Arc::default(),
         });
         let mut threads = Vec::new();
@@ -162,7 +161,10 @@ impl SqliteStore {
     /// that were revoked, and its peers may then take all that is in them. The books are not
     /// affected by this.
     pub fn trust_node_state(&self) {
-        *lock(&self.shared.stale) = None;
+        let mut stale = lock(&self.shared.stale);
+        if *stale != Some(StoreError::NodeHandedOver) {
+            *stale = None;
+        }
     }
 
     async fn read<T: Send + 'static>(

@@ -94,6 +94,14 @@ impl KeyValue for SqliteStore {
         })
     }
 
+    fn forget_channels(
+        &self,
+        instead: Vec<KeyValueWrite>,
+    ) -> BoxFuture<'static, Result<bool, StoreError>> {
+        let store = self.clone();
+        Box::pin(async move { store.forget_channels_now(instead).await })
+    }
+
     fn list(
         &self,
         primary: String,
@@ -186,7 +194,10 @@ fn current_epoch(connection: &Connection) -> Result<u64, rusqlite::Error> {
         .map(i64::cast_unsigned)
 }
 
-fn put_or_remove(connection: &Connection, change: &KeyValueWrite) -> Result<(), rusqlite::Error> {
+pub(super) fn put_or_remove(
+    connection: &Connection,
+    change: &KeyValueWrite,
+) -> Result<(), rusqlite::Error> {
     match change {
         KeyValueWrite::Put { path, value } => connection
             .prepare_cached(

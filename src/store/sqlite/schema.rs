@@ -13,8 +13,9 @@ use crate::store::StoreError;
 const APPLICATION_ID: i64 = 0x464c_5348;
 
 /// The schema this version writes.
-pub(super) const SCHEMA_VERSION: i64 = 1;
+pub(super) const SCHEMA_VERSION: i64 = 2;
 
+/// The first schema. It is never changed: see [`MIGRATIONS`].
 const TABLES: &str = "
 CREATE TABLE settings (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE commits (
@@ -135,6 +136,16 @@ CREATE TABLE node_state (
 ) STRICT, WITHOUT ROWID;
 ";
 
+/// What leads from each version of the schema to the next; the first is [`TABLES`].
+const MIGRATIONS: [&str; 1] = [
+    // 2: what became of the store as a whole, for ever.
+    "CREATE TABLE moves (
+        position INTEGER PRIMARY KEY,
+        what TEXT NOT NULL,
+        detail TEXT NOT NULL
+    ) STRICT;",
+];
+
 /// Makes the tables in a new file, or checks that an old one is ours and sound.
 pub(super) fn prepare(
     connection: &mut Connection,
@@ -185,12 +196,56 @@ fn check_or_create(
         .optional()
         .map_err(sql_error)?;
     match verdict {
-        Some(verdict) if verdict == "ok" => Ok(()),
+        Some(verdict) if verdict == "ok" => migrate(connection, file, found),
         Some(reason) => Err(StoreError::Corrupt { reason }),
         None => Err(StoreError::Corrupt {
             reason: "the check gave no answer".into(),
         }),
     }
+}
+
+/// Brings an older file up to this version: first a copy of it is written beside it, as
+/// `<file>.schema-<version>`; then all steps are one transaction.
+fn migrate(connection: &mut Connection, file: &Path, found: i64) -> Result<(), StoreError> {
+    if found == SCHEMA_VERSION {
+        return Ok(());
+    }
+    let done = usize::try_from(found.saturating_sub(1)).ok();
+    let Some(missing) = done.and_then(|done| MIGRATIONS.get(done..)) else {
+        let reason = format!("there never was a schema {found}");
+        return Err(StoreError::Corrupt { reason });
+    };
+    copy_before(connection, file, found)?;
+    let transaction = connection.transaction().map_err(sql_error)?;
+    for step in missing {
+        transaction.execute_batch(step).map_err(sql_error)?;
+    }
+    transaction
+        .pragma_update(None, "user_version", SCHEMA_VERSION)
+        .map_err(sql_error)?;
+    transaction.commit().map_err(sql_error)
+}
+
+/// The whole file as it is, with what the node knows of its channels: put back at once it is the
+/// newest there is, and later the number beside the file says that it is not.
+fn copy_before(connection: &Connection, file: &Path, found: i64) -> Result<(), StoreError> {
+    let mut name = file.as_os_str().to_owned();
+    name.push(format!(".schema-{found}"));
+    let copy = PathBuf::from(name);
+    let mut name = copy.clone().into_os_string();
+    name.push(".unfinished");
+    let unfinished = PathBuf::from(name);
+    drop(fs::remove_file(&unfinished));
+    let copied = connection
+        .execute("VACUUM INTO ?1", [unfinished.to_string_lossy()])
+        .map_err(sql_error)
+        .and_then(|_| fs::File::open(&unfinished).map_err(io_error))
+        .and_then(|copied| copied.sync_all().map_err(io_error))
+        .and_then(|()| fs::rename(&unfinished, &copy).map_err(io_error));
+    if copied.is_err() {
+        drop(fs::remove_file(&unfinished));
+    }
+    copied
 }
 
 /// A page that is cut short reads as if it ended in zeros. While there is a log, the file may be
@@ -215,6 +270,9 @@ fn check_length(connection: &Connection, file: &Path) -> Result<(), StoreError> 
 fn create(connection: &mut Connection) -> Result<(), StoreError> {
     let transaction = connection.transaction().map_err(sql_error)?;
     transaction.execute_batch(TABLES).map_err(sql_error)?;
+    for step in MIGRATIONS {
+        transaction.execute_batch(step).map_err(sql_error)?;
+    }
     transaction
         .pragma_update(None, "application_id", APPLICATION_ID)
         .map_err(sql_error)?;

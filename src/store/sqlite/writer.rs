@@ -17,7 +17,7 @@ use super::cache::Cache;
 use super::place::Place;
 use super::seat::Seat;
 use super::writing::Writing;
-use super::{node_state, sql_error};
+use super::{moving, node_state, sql_error};
 use crate::ledger::NewDocument;
 use crate::store::{StoreError, WriteHealth};
 
@@ -250,6 +250,10 @@ impl Writer {
     }
 
     fn write(&mut self, mut group: Group) {
+        if self.last_commit_ms == 0 {
+            // Books may have been moved in since the file was opened.
+            self.last_commit_ms = moving::last_commit_ms(&self.connection).unwrap_or(0);
+        }
         let at_ms = self.clock.now_ms().max(self.last_commit_ms);
         let outcome = self.commit(&mut group, at_ms);
         match &outcome {

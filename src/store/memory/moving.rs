@@ -1,0 +1,134 @@
+//! A store in memory as a whole: written as a stream and taken from one.
+
+use std::path::Path;
+
+use async_trait::async_trait;
+
+use super::MemoryStore;
+use super::arriving::Into;
+use super::departing::Copied;
+use crate::ledger::ChainHead;
+use crate::store::moving::{arrive, depart, is_channel_state, pieces};
+use crate::store::{
+    Arrival, ByteSource, KeyPath, KeyValueWrite, MoveError, NodeState, StoreAdmin, StoreError,
+    StoreHealth,
+};
+
+#[async_trait]
+impl StoreAdmin for MemoryStore {
+    async fn verify(&self) -> Result<Vec<String>, StoreError> {
+        self.lock().map(|_| Vec::new())
+    }
+
+    async fn backup(&self, _to: &Path) -> Result<(), MoveError> {
+        let what = "files";
+        Err(MoveError::NotSupported { what })
+    }
+
+    async fn export(&self, node: NodeState) -> Result<Box<dyn ByteSource>, MoveError> {
+        let copied = {
+            let mut tables = self.lock()?;
+            if node == NodeState::HandOver {
+                if let Some(locked) = &tables.node_locked {
+                    return Err(locked.clone().into());
+                }
+                tables.node_epoch += 1;
+                tables.node_locked = Some(StoreError::NodeHandedOver);
+            }
+            Copied::new(&tables)
+        };
+        Ok(Box::new(Written::new(copied, node)))
+    }
+
+    async fn import(
+        &self,
+        mut source: Box<dyn ByteSource>,
+        kept: &[ChainHead],
+    ) -> Result<Arrival, MoveError> {
+        let mut sink = Into::default();
+        let arrived = arrive(source.as_mut(), kept, &mut sink).await?;
+        let mut new = sink.tables;
+        if arrived.had_node && !arrived.arrival.has_node_state {
+            new.node_locked = Some(StoreError::StaleNodeState {
+                found: -1,
+                expected: None,
+            });
+        }
+        let mut tables = self.lock()?;
+        if !Copied::new(&tables).rows.is_empty() {
+            return Err(MoveError::NotEmpty);
+        }
+        *tables = new;
+        drop(tables);
+        self.committed.notify(usize::MAX);
+        Ok(arrived.arrival)
+    }
+
+    async fn health(&self) -> Result<StoreHealth, StoreError> {
+        let tables = self.lock()?;
+        Ok(StoreHealth {
+            schema_version: 0,
+            known_schema_version: 0,
+            commits: i64::try_from(tables.commits.len()).unwrap_or(i64::MAX),
+            node_locked: tables.node_locked.clone(),
+        })
+    }
+}
+
+impl MemoryStore {
+    pub(super) fn forget_channels_now(
+        &self,
+        instead: Vec<KeyValueWrite>,
+    ) -> Result<bool, StoreError> {
+        let mut tables = self.lock()?;
+        match tables.node_locked.clone() {
+            None => return Ok(false),
+            Some(StoreError::StaleNodeState { .. }) => {}
+            Some(other) => return Err(other),
+        }
+        let is_old = |path: &KeyPath| is_channel_state(&path.primary, &path.secondary, &path.key);
+        tables.node.retain(|path, _| !is_old(path));
+        for change in instead {
+            match change {
+                KeyValueWrite::Put { path, value } => tables.node.insert(path, value),
+                KeyValueWrite::Remove { path } => tables.node.remove(&path),
+            };
+        }
+        tables.node_locked = None;
+        Ok(true)
+    }
+}
+
+/// The stream of a copy: written while it is read, on whatever thread reads it.
+struct Written {
+    source: Box<dyn ByteSource>,
+    writing: Option<crate::ports::BoxFuture<'static, ()>>,
+}
+
+impl Written {
+    fn new(copied: Copied, node: NodeState) -> Self {
+        let (to, source) = pieces();
+        let writing = Box::pin(async move { depart(&copied, node, &to).await });
+        Self {
+            source,
+            writing: Some(writing),
+        }
+    }
+}
+
+impl ByteSource for Written {
+    fn next_piece(&mut self) -> crate::ports::BoxFuture<'_, Result<Option<Vec<u8>>, MoveError>> {
+        Box::pin(async move {
+            let mut taking = self.source.next_piece();
+            std::future::poll_fn(|context| {
+                if let Some(writing) = &mut self.writing
+                    && writing.as_mut().poll(context).is_ready()
+                {
+                    self.writing = None;
+                }
+                taking.as_mut().poll(context)
+            })
+            .await
+        })
+    }
+}

@@ -1,0 +1,397 @@
+//! A database as a whole: written as a stream, taken from one, locked and unlocked.
+
+use std::path::Path;
+
+use async_trait::async_trait;
+use bytes::BytesMut;
+use deadpool_postgres::ClientWrapper;
+use futures_channel::oneshot;
+use tokio_postgres::Row;
+use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
+
+use super::connection::{Failed, Param, connect_writer, in_one_round_trip, not_done, prepared};
+use super::reads::{CHAIN_HEADS, chain_head, value};
+use super::{PostgresStore, schema};
+use crate::ledger::ChainHead;
+use crate::store::moving::{
+    Arrived, Cell, Dialect, Kind, Sink, Snapshot, TABLES, Table, arrive, depart, insert,
+    is_channel_state, pieces, select, select_held,
+};
+use crate::store::{
+    Arrival, ByteSource, KeyValueWrite, MoveError, NodeState, StoreAdmin, StoreError, StoreHealth,
+};
+
+/// Whether no node may ever run here.
+pub(super) const HANDED_OVER: &str =
+    "SELECT EXISTS (SELECT 1 FROM moves WHERE what = 'handed_over')";
+
+/// How many rows are sent before the first answer is waited for.
+const AT_ONCE: usize = 500;
+
+/// A home that is nowhere: the node is locked.
+const NOWHERE: &str = "
+INSERT INTO settings (name, value) VALUES ('node_home', 0)
+ON CONFLICT (name) DO UPDATE SET value = 0";
+
+impl ToSql for Cell {
+    fn to_sql(
+        &self,
+        kind: &Type,
+        out: &mut BytesMut,
+    ) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
+        match self {
+            Self::Null => Ok(IsNull::Yes),
+            Self::Integer(number) => number.to_sql(kind, out),
+            Self::Text(text) => text.to_sql(kind, out),
+            Self::Bytes(bytes) => bytes.as_slice().to_sql(kind, out),
+        }
+    }
+
+    fn accepts(kind: &Type) -> bool {
+        [Type::INT8, Type::TEXT, Type::BYTEA].contains(kind)
+    }
+
+    to_sql_checked!();
+}
+
+fn cells(table: &Table, row: &Row) -> Result<Vec<Cell>, StoreError> {
+    let cell = |(at, (_, kind)): (usize, &(&str, Kind))| {
+        Ok(match kind {
+            Kind::Integer => value::<Option<i64>>(row, at)?.map(Cell::Integer),
+            Kind::Bytes => value::<Option<Vec<u8>>>(row, at)?.map(Cell::Bytes),
+            Kind::Text | Kind::Json | Kind::Wide => {
+                value::<Option<String>>(row, at)?.map(Cell::Text)
+            }
+        }
+        .unwrap_or(Cell::Null))
+    };
+    table.columns.iter().enumerate().map(cell).collect()
+}
+
+/// A connection within a transaction, which ends with it.
+struct Open(ClientWrapper);
+
+impl Open {
+    async fn begin(store: &PostgresStore, sql: &'static str) -> Result<Self, StoreError> {
+        store.shared.check_open()?;
+        let pool = store.shared.pool.clone();
+        let connected = store.shared.runtime.spawn(async move {
+            let connection = connect_writer(&pool).await?;
+            connection.batch_execute(sql).await.map_err(not_done)?;
+            Ok::<_, Failed>(connection)
+        });
+        let connected = connected.await.map_err(|_| StoreError::Closed)?;
+        Ok(Self(connected?))
+    }
+
+    async fn rows(
+        &self,
+        sql: &str,
+        params: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, StoreError> {
+        let rows = self.0.query(sql, params).await;
+        Ok(rows.map_err(not_done)?)
+    }
+
+    async fn run(&self, sql: &str) -> Result<(), StoreError> {
+        let done = self.0.batch_execute(sql).await;
+        Ok(done.map_err(not_done)?)
+    }
+}
+
+#[async_trait]
+impl Snapshot for Open {
+    async fn page(
+        &self,
+        table: &'static Table,
+        after: Option<&[Cell]>,
+    ) -> Result<Vec<Vec<Cell>>, StoreError> {
+        let sql = select(table, Dialect::Postgres, after.is_none());
+        let after = after.unwrap_or_default().iter();
+        let params: Vec<&(dyn ToSql + Sync)> =
+            after.map(|cell| cell as &(dyn ToSql + Sync)).collect();
+        let rows = self.rows(&sql, &params).await?;
+        rows.iter().map(|row| cells(table, row)).collect()
+    }
+
+    async fn held(&self, after: i64, to: i64) -> Result<Vec<Vec<Cell>>, StoreError> {
+        let Some((_, holds)) = Table::find("holds") else {
+            return Ok(Vec::new());
+        };
+        let sql = select_held(holds, Dialect::Postgres);
+        let rows = self.rows(&sql, &[&after, &to]).await?;
+        rows.iter().map(|row| cells(holds, row)).collect()
+    }
+
+    async fn heads(&self) -> Result<Vec<ChainHead>, StoreError> {
+        let rows = self.rows(CHAIN_HEADS, &[]).await?;
+        rows.iter().map(chain_head).collect()
+    }
+}
+
+/// Where rows are written, many at a time.
+struct Into<'a> {
+    open: &'a Open,
+    table: Option<&'static Table>,
+    waiting: Vec<Vec<Param>>,
+}
+
+impl Into<'_> {
+    async fn flush(&mut self) -> Result<(), StoreError> {
+        let (Some(table), rows) = (self.table, std::mem::take(&mut self.waiting)) else {
+            return Ok(());
+        };
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let connection = &self.open.0;
+        let sql = insert(table, Dialect::Postgres);
+        let statement = connection.prepare_cached(&sql).await.map_err(not_done)?;
+        let rows = rows
+            .iter()
+            .map(|row| prepared(connection, statement.clone(), row))
+            .collect();
+        for answer in in_one_round_trip(rows).await.map_err(not_done)? {
+            answer.map_err(not_done)?;
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Sink for Into<'_> {
+    async fn put(&mut self, table: &'static Table, row: Vec<Cell>) -> Result<(), StoreError> {
+        let is_other = self.table.is_some_and(|other| other.name != table.name);
+        if is_other || self.waiting.len() >= AT_ONCE {
+            self.flush().await?;
+        }
+        self.table = Some(table);
+        let row = row.into_iter().map(|cell| Box::new(cell) as Param);
+        self.waiting.push(row.collect());
+        Ok(())
+    }
+}
+
+/// The row that gives out positions, as the tables have it.
+const SET_HEAD: &str = "
+UPDATE head SET
+    last_commit_ms = coalesce((SELECT max(at_ms) FROM commits), 0),
+    commit_position = coalesce((SELECT max(position) FROM commits), 0),
+    transfer_position = coalesce((SELECT max(position) FROM transfers), 0),
+    hold_change_position = coalesce((SELECT max(position) FROM hold_changes), 0),
+    event_position = coalesce((SELECT max(position) FROM events), 0),
+    account_id = coalesce((SELECT max(id) FROM accounts), 0);
+UPDATE head SET chain_sequence = c.sequence, chain_hash = c.hash, chain_writer = c.writer
+FROM (SELECT sequence, hash, writer FROM commits ORDER BY position DESC LIMIT 1) AS c";
+
+/// Long work is not to be ended for being long. Whoever else imports or commits waits.
+const BEGIN_IMPORT: &str = "
+BEGIN ISOLATION LEVEL READ COMMITTED;
+SET LOCAL idle_in_transaction_session_timeout = 0;
+SELECT 1 FROM head FOR UPDATE";
+
+const BEGIN_EXPORT: &str = "
+BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
+SET LOCAL idle_in_transaction_session_timeout = 0;
+SELECT 1 FROM head";
+
+async fn import(
+    open: &Open,
+    source: &mut dyn ByteSource,
+    kept: &[ChainHead],
+) -> Result<Arrived, MoveError> {
+    for table in TABLES {
+        let sql = format!("SELECT 1 FROM {} LIMIT 1", table.name);
+        if !open.rows(&sql, &[]).await?.is_empty() {
+            return Err(MoveError::NotEmpty);
+        }
+    }
+    let mut sink = Into {
+        open,
+        table: None,
+        waiting: Vec::new(),
+    };
+    let arrived = arrive(source, kept, &mut sink).await?;
+    sink.flush().await?;
+    open.run(SET_HEAD).await?;
+    if arrived.had_node && !arrived.arrival.has_node_state {
+        open.run(NOWHERE).await?;
+    }
+    let detail = format!("{} rows", arrived.arrival.rows);
+    let sql = "INSERT INTO moves (what, detail) VALUES ('arrived', $1)";
+    open.rows(sql, &[&detail]).await?;
+    let committed = open.0.batch_execute("COMMIT").await;
+    committed.map_err(|error| StoreError::from(super::connection::after_commit(error)))?;
+    Ok(arrived)
+}
+
+#[async_trait]
+impl StoreAdmin for PostgresStore {
+    async fn verify(&self) -> Result<Vec<String>, StoreError> {
+        // The database checks its pages itself; these are what its rows say about each other.
+        let open = Open::begin(self, BEGIN_EXPORT).await?;
+        let mut found = Vec::new();
+        for (what, sql) in CHECKS {
+            if !open.rows(sql, &[]).await?.is_empty() {
+                found.push((*what).to_owned());
+            }
+        }
+        Ok(found)
+    }
+
+    async fn backup(&self, _to: &Path) -> Result<(), MoveError> {
+        let what = "backup to a file: pg_dump, without the rows of node_state, is its own tool";
+        Err(MoveError::NotSupported { what })
+    }
+
+    async fn export(&self, node: NodeState) -> Result<Box<dyn ByteSource>, MoveError> {
+        if node == NodeState::HandOver {
+            self.hand_over().await?;
+        }
+        let open = Open::begin(self, BEGIN_EXPORT).await?;
+        let (to, source) = pieces();
+        drop(
+            self.shared
+                .runtime
+                .spawn(async move { depart(&open, node, &to).await }),
+        );
+        Ok(source)
+    }
+
+    async fn import(
+        &self,
+        mut source: Box<dyn ByteSource>,
+        kept: &[ChainHead],
+    ) -> Result<Arrival, MoveError> {
+        let open = Open::begin(self, BEGIN_IMPORT).await?;
+        let kept = kept.to_vec();
+        let (answer, answered) = oneshot::channel();
+        // To its end, although the caller goes away: a dropped connection undoes it.
+        drop(self.shared.runtime.spawn(async move {
+            drop(answer.send(import(&open, source.as_mut(), &kept).await));
+        }));
+        let arrived = answered.await.unwrap_or(Err(StoreError::Closed.into()))?;
+        self.shared.watch.committed.notify(usize::MAX);
+        Ok(arrived.arrival)
+    }
+
+    async fn health(&self) -> Result<StoreHealth, StoreError> {
+        let sql = "
+SELECT schema_version, commit_position,
+       EXISTS (SELECT 1 FROM moves WHERE what = 'handed_over'),
+       EXISTS (SELECT 1 FROM settings WHERE name = 'node_home' AND value = 0),
+       (SELECT count(*) FROM node_state)
+FROM head";
+        let rows = self.rows(sql, Vec::new()).await?;
+        let row = rows.first().ok_or(StoreError::Closed)?;
+        let node_locked = match (value(row, 2)?, value(row, 3)?) {
+            (true, _) => Some(StoreError::NodeHandedOver),
+            (_, true) => Some(StoreError::StaleNodeState {
+                found: value(row, 4)?,
+                expected: None,
+            }),
+            _ => None,
+        };
+        Ok(StoreHealth {
+            schema_version: value(row, 0)?,
+            known_schema_version: schema::SCHEMA_VERSION,
+            commits: value(row, 1)?,
+            node_locked,
+        })
+    }
+}
+
+/// What must find no row.
+const CHECKS: &[(&str, &str)] = &[
+    (
+        "a transfer names an account that is not there",
+        "SELECT 1 FROM transfers t WHERE NOT EXISTS (SELECT 1 FROM accounts a WHERE a.id = t.debit)
+             OR NOT EXISTS (SELECT 1 FROM accounts a WHERE a.id = t.credit) LIMIT 1",
+    ),
+    (
+        "a change names a hold that is not there",
+        "SELECT 1 FROM hold_changes x
+         WHERE NOT EXISTS (SELECT 1 FROM holds h WHERE h.id = x.hold) LIMIT 1",
+    ),
+    (
+        "a document's key leads nowhere",
+        "SELECT 1 FROM document_keys k WHERE NOT EXISTS (SELECT 1 FROM documents d
+             WHERE d.collection = k.collection AND d.id = k.id) LIMIT 1",
+    ),
+    (
+        "the head is not that of the commits",
+        "SELECT 1 FROM head WHERE commit_position <>
+             (SELECT coalesce(max(position), 0) FROM commits)
+             OR transfer_position <> (SELECT coalesce(max(position), 0) FROM transfers)",
+    ),
+];
+
+impl PostgresStore {
+    /// Ends the node here for ever, before anything of it leaves.
+    async fn hand_over(&self) -> Result<(), StoreError> {
+        if let Some(locked) = StoreAdmin::health(self).await?.node_locked {
+            return Err(locked);
+        }
+        let open = Open::begin(self, BEGIN_IMPORT).await?;
+        open.run(NOWHERE).await?;
+        open.run(
+            "UPDATE settings SET value = value + 1 WHERE name = 'node_epoch';
+             INSERT INTO moves (what, detail) VALUES ('handed_over', '');
+             COMMIT",
+        )
+        .await
+    }
+
+    pub(super) async fn forget_channels_now(
+        &self,
+        instead: Vec<KeyValueWrite>,
+    ) -> Result<bool, StoreError> {
+        let open = Open::begin(self, BEGIN_IMPORT).await?;
+        if open.is_true(HANDED_OVER).await? {
+            return Err(StoreError::NodeHandedOver);
+        }
+        if open.is_true(super::node_state::IS_HOME).await? {
+            return Ok(false);
+        }
+        let sql = "SELECT primary_namespace, secondary_namespace, key FROM node_state";
+        for row in open.rows(sql, &[]).await? {
+            let path: [String; 3] = [value(&row, 0)?, value(&row, 1)?, value(&row, 2)?];
+            if is_channel_state(&path[0], &path[1], &path[2]) {
+                open.remove(&path).await?;
+            }
+        }
+        for change in instead {
+            let (KeyValueWrite::Put { path, .. } | KeyValueWrite::Remove { path }) = &change;
+            let path = [&path.primary, &path.secondary, &path.key].map(Clone::clone);
+            open.remove(&path).await?;
+            if let KeyValueWrite::Put { value, .. } = &change {
+                let sql = "INSERT INTO node_state VALUES ($1, $2, $3, $4)";
+                let [primary, secondary, key] = &path;
+                open.rows(sql, &[primary, secondary, key, value]).await?;
+            }
+        }
+        open.run(
+            "DELETE FROM settings WHERE name = 'node_home';
+             UPDATE settings SET value = value + 1 WHERE name = 'node_epoch';
+             INSERT INTO moves (what, detail) VALUES ('channels_forgotten', '');
+             COMMIT",
+        )
+        .await?;
+        Ok(true)
+    }
+}
+
+impl Open {
+    async fn is_true(&self, sql: &str) -> Result<bool, StoreError> {
+        let rows = self.rows(sql, &[]).await?;
+        let answer = rows.first().map(|row| value(row, 0)).transpose()?;
+        Ok(answer.unwrap_or(false))
+    }
+
+    async fn remove(&self, path: &[String; 3]) -> Result<(), StoreError> {
+        let sql = "DELETE FROM node_state WHERE primary_namespace = $1
+                   AND secondary_namespace = $2 AND key = $3";
+        let [primary, secondary, key] = path;
+        self.rows(sql, &[primary, secondary, key]).await.map(drop)
+    }
+}

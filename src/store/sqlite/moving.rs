@@ -1,0 +1,342 @@
+//! A file as a whole: written as a stream, taken from one, checked, locked and unlocked.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Mutex;
+
+use async_trait::async_trait;
+use futures_channel::oneshot;
+use rusqlite::types::{ToSql, ToSqlOutput, Value, ValueRef};
+use rusqlite::{Connection, OpenFlags, params, params_from_iter};
+
+use super::tasks::run_task;
+use super::writer::Lane;
+use super::{SqliteStore, connect, lock, node_state, reading, schema, spawn, sql_error};
+use crate::ledger::ChainHead;
+use crate::store::moving::{
+    Arrived, Cell, Dialect, Sink, Snapshot, TABLES, Table, arrive, block_on, depart, insert,
+    is_channel_state, pieces, select, select_held,
+};
+use crate::store::{
+    Arrival, ByteSource, KeyValueWrite, MoveError, NodeState, StoreAdmin, StoreError, StoreHealth,
+};
+
+/// When the last commit was; 0 before the first.
+pub(super) fn last_commit_ms(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.query_row(
+        "SELECT coalesce((SELECT at_ms FROM commits ORDER BY position DESC LIMIT 1), 0)",
+        [],
+        |row| row.get(0),
+    )
+}
+
+/// Why no node may ever run here, if so.
+pub(super) fn handed_over(connection: &Connection) -> rusqlite::Result<Option<StoreError>> {
+    let handed_over = connection.query_row(
+        "SELECT EXISTS (SELECT 1 FROM moves WHERE what = 'handed_over')",
+        [],
+        |row| row.get::<_, bool>(0),
+    )?;
+    Ok(handed_over.then_some(StoreError::NodeHandedOver))
+}
+
+/// Takes away what the node knows of its channels.
+pub(super) fn drop_channel_state(connection: &Connection) -> rusqlite::Result<()> {
+    let keys: Vec<[String; 3]> = connection
+        .prepare("SELECT primary_namespace, secondary_namespace, key FROM node_state")?
+        .query_map([], |row| Ok([row.get(0)?, row.get(1)?, row.get(2)?]))?
+        .collect::<Result<_, _>>()?;
+    let mut delete = connection.prepare(
+        "DELETE FROM node_state
+         WHERE primary_namespace = ?1 AND secondary_namespace = ?2 AND key = ?3",
+    )?;
+    for path in keys {
+        if is_channel_state(&path[0], &path[1], &path[2]) {
+            delete.execute(path)?;
+        }
+    }
+    Ok(())
+}
+
+fn note_move(connection: &Connection, what: &str, detail: &str) -> rusqlite::Result<()> {
+    connection
+        .execute(
+            "INSERT INTO moves (what, detail) VALUES (?1, ?2)",
+            [what, detail],
+        )
+        .map(drop)
+}
+
+impl ToSql for Cell {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(match self {
+            Self::Null => ToSqlOutput::Owned(Value::Null),
+            Self::Integer(number) => ToSqlOutput::Owned(Value::Integer(*number)),
+            Self::Text(text) => ToSqlOutput::Borrowed(ValueRef::Text(text.as_bytes())),
+            Self::Bytes(bytes) => ToSqlOutput::Borrowed(ValueRef::Blob(bytes)),
+        })
+    }
+}
+
+fn cell(row: &rusqlite::Row<'_>, at: usize) -> rusqlite::Result<Cell> {
+    Ok(match row.get(at)? {
+        Value::Null => Cell::Null,
+        Value::Integer(number) => Cell::Integer(number),
+        Value::Text(text) => Cell::Text(text),
+        Value::Blob(bytes) => Cell::Bytes(bytes),
+        Value::Real(_) => {
+            let kind = rusqlite::types::Type::Real;
+            return Err(rusqlite::Error::InvalidColumnType(
+                at,
+                "a fraction".into(),
+                kind,
+            ));
+        }
+    })
+}
+
+/// A connection within a transaction.
+struct Open(Mutex<Connection>);
+
+impl Open {
+    fn begin(file: &Path, sql: &str) -> Result<Self, StoreError> {
+        let connection = connect(file, OpenFlags::empty())?;
+        connection.execute_batch(sql).map_err(sql_error)?;
+        Ok(Self(Mutex::new(connection)))
+    }
+
+    fn rows(&self, table: &Table, sql: &str, params: &[Cell]) -> rusqlite::Result<Vec<Vec<Cell>>> {
+        let columns = table.columns.len();
+        let connection = lock(&self.0);
+        let mut statement = connection.prepare_cached(sql)?;
+        let rows = statement.query_map(params_from_iter(params), |row| {
+            (0..columns).map(|at| cell(row, at)).collect()
+        })?;
+        rows.collect()
+    }
+}
+
+#[async_trait]
+impl Snapshot for Open {
+    async fn page(
+        &self,
+        table: &'static Table,
+        after: Option<&[Cell]>,
+    ) -> Result<Vec<Vec<Cell>>, StoreError> {
+        let sql = select(table, Dialect::Sqlite, after.is_none());
+        let rows = self.rows(table, &sql, after.unwrap_or_default());
+        rows.map_err(sql_error)
+    }
+
+    async fn held(&self, after: i64, to: i64) -> Result<Vec<Vec<Cell>>, StoreError> {
+        let Some((_, holds)) = Table::find("holds") else {
+            return Ok(Vec::new());
+        };
+        let sql = select_held(holds, Dialect::Sqlite);
+        let range = [Cell::Integer(after), Cell::Integer(to)];
+        self.rows(holds, &sql, &range).map_err(sql_error)
+    }
+
+    async fn heads(&self) -> Result<Vec<ChainHead>, StoreError> {
+        reading::chain_heads(&lock(&self.0)).map_err(sql_error)
+    }
+}
+
+/// Where rows are written.
+struct Into<'a> {
+    open: &'a Open,
+    statements: HashMap<&'static str, String>,
+}
+
+#[async_trait]
+impl Sink for Into<'_> {
+    async fn put(&mut self, table: &'static Table, row: Vec<Cell>) -> Result<(), StoreError> {
+        let sql = self
+            .statements
+            .entry(table.name)
+            .or_insert_with(|| insert(table, Dialect::Sqlite));
+        let connection = lock(&self.open.0);
+        let mut statement = connection.prepare_cached(sql).map_err(sql_error)?;
+        let done = statement.execute(params_from_iter(&row));
+        done.map(drop).map_err(sql_error)
+    }
+}
+
+fn check_empty(connection: &Connection) -> Result<(), MoveError> {
+    for table in TABLES {
+        let sql = format!("SELECT EXISTS (SELECT 1 FROM {})", table.name);
+        let has_rows: bool = connection
+            .query_row(&sql, [], |row| row.get(0))
+            .map_err(sql_error)?;
+        if has_rows {
+            return Err(MoveError::NotEmpty);
+        }
+    }
+    Ok(())
+}
+
+/// Takes all of the stream in, or nothing.
+fn import(
+    file: &Path,
+    source: &mut dyn ByteSource,
+    kept: &[ChainHead],
+) -> Result<Arrived, MoveError> {
+    let open = Open::begin(
+        file,
+        "PRAGMA synchronous = FULL; PRAGMA fullfsync = ON; BEGIN IMMEDIATE",
+    )?;
+    check_empty(&lock(&open.0))?;
+    let statements = HashMap::new();
+    let mut sink = Into {
+        open: &open,
+        statements,
+    };
+    // Whatever fails ends the connection, and with it the transaction.
+    let arrived = block_on(arrive(source, kept, &mut sink))?;
+    let connection = lock(&open.0);
+    if arrived.had_node {
+        // A seat without writes is at 0: one is enough to be the newest, and -1 never is.
+        let writes = if arrived.arrival.has_node_state {
+            1
+        } else {
+            -1
+        };
+        let sql = "INSERT INTO settings (name, value) VALUES ('node_writes', ?1)";
+        connection.execute(sql, [writes]).map_err(sql_error)?;
+    }
+    note_move(
+        &connection,
+        "arrived",
+        &format!("{} rows", arrived.arrival.rows),
+    )
+    .and_then(|()| connection.execute_batch("COMMIT"))
+    .map_err(sql_error)?;
+    Ok(arrived)
+}
+
+#[async_trait]
+impl StoreAdmin for SqliteStore {
+    async fn verify(&self) -> Result<Vec<String>, StoreError> {
+        self.check_file().await
+    }
+
+    async fn backup(&self, to: &Path) -> Result<(), MoveError> {
+        Ok(SqliteStore::backup(self, to).await?)
+    }
+
+    async fn export(&self, node: NodeState) -> Result<Box<dyn ByteSource>, MoveError> {
+        if node == NodeState::HandOver {
+            self.hand_over().await?;
+        }
+        let file = self.location().to_owned();
+        let (to, source) = pieces();
+        let (begun, has_begun) = oneshot::channel();
+        drop(spawn("flashkit-export", move || {
+            let open = Open::begin(&file, "BEGIN");
+            // The moment is that of the first read.
+            let open = open.and_then(|open| {
+                let read = last_commit_ms(&lock(&open.0)).map_err(sql_error);
+                read.map(|_| open)
+            });
+            match open {
+                Err(error) => drop(begun.send(Err(error))),
+                Ok(open) => {
+                    drop(begun.send(Ok(())));
+                    block_on(depart(&open, node, &to));
+                }
+            }
+        })?);
+        has_begun.await.unwrap_or(Err(StoreError::Closed))?;
+        Ok(source)
+    }
+
+    async fn import(
+        &self,
+        mut source: Box<dyn ByteSource>,
+        kept: &[ChainHead],
+    ) -> Result<Arrival, MoveError> {
+        let (file, kept) = (self.location().to_owned(), kept.to_vec());
+        let (answer, answered) = oneshot::channel();
+        drop(spawn("flashkit-import", move || {
+            drop(answer.send(import(&file, source.as_mut(), &kept)));
+        })?);
+        let arrived = answered.await.unwrap_or(Err(StoreError::Closed.into()))?;
+        if arrived.had_node && !arrived.arrival.has_node_state {
+            *lock(&self.shared.stale) = Some(StoreError::StaleNodeState {
+                found: -1,
+                expected: None,
+            });
+        }
+        self.shared.cache.clear();
+        self.shared.committed.notify(usize::MAX);
+        Ok(arrived.arrival)
+    }
+
+    async fn health(&self) -> Result<StoreHealth, StoreError> {
+        let node_locked = lock(&self.shared.stale).clone();
+        let (schema_version, commits) = self
+            .read(|connection| {
+                let sql = "SELECT coalesce(max(position), 0) FROM commits";
+                let version = "SELECT user_version FROM pragma_user_version";
+                let version = connection.query_row(version, [], |row| row.get(0))?;
+                Ok((version, connection.query_row(sql, [], |row| row.get(0))?))
+            })
+            .await?;
+        Ok(StoreHealth {
+            schema_version,
+            known_schema_version: schema::SCHEMA_VERSION,
+            commits,
+            node_locked,
+        })
+    }
+}
+
+impl SqliteStore {
+    pub(super) async fn forget_channels_now(
+        &self,
+        instead: Vec<KeyValueWrite>,
+    ) -> Result<bool, StoreError> {
+        let Some(stale) = lock(&self.shared.stale).clone() else {
+            return Ok(false);
+        };
+        let StoreError::StaleNodeState { expected, .. } = stale else {
+            return Err(stale);
+        };
+        // More than the seat says there were, so that this file is the newest from now on.
+        let newer = expected.unwrap_or(0).max(0).saturating_add(1);
+        run_task(&self.shared.queue, Lane::Node, move |connection, _| {
+            let writes = node_state::writes(connection)?.max(newer);
+            drop_channel_state(connection)?;
+            for change in &instead {
+                node_state::put_or_remove(connection, change)?;
+            }
+            note_move(connection, "channels_forgotten", "")?;
+            connection.execute(
+                "INSERT INTO settings (name, value) VALUES ('node_writes', ?1)
+                 ON CONFLICT (name) DO UPDATE SET value = ?1",
+                params![writes],
+            )
+        })
+        .await?;
+        *lock(&self.shared.stale) = None;
+        Ok(true)
+    }
+
+    /// Ends the node here for ever, before anything of it leaves.
+    async fn hand_over(&self) -> Result<(), StoreError> {
+        if let Some(stale) = lock(&self.shared.stale).clone() {
+            return Err(stale);
+        }
+        *lock(&self.shared.stale) = Some(StoreError::NodeHandedOver);
+        // A failure leaves it locked here; what the file says is read at the next open.
+        run_task(&self.shared.queue, Lane::Node, |connection, _| {
+            // The running node's epoch ends too.
+            connection.execute(
+                "UPDATE settings SET value = value + 1 WHERE name = 'node_epoch'",
+                [],
+            )?;
+            note_move(connection, "handed_over", "")
+        })
+        .await
+    }
+}

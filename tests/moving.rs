@@ -1,0 +1,599 @@
+//! A whole engine moved between stores, and files of older schemas brought up to this one.
+
+#[path = "support/postgres/mod.rs"]
+#[allow(dead_code, reason = "every test file uses its own part")]
+mod postgres;
+mod support;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use flashkit::Engine;
+use flashkit::cards::{CardLimits, ChargeCard};
+use flashkit::ledger::{Account, Balance, ChainHead};
+use flashkit::ports::SystemClock;
+use flashkit::settlement::{CreateMerchant, PayoutTerms};
+use flashkit::store::moving::{ReadSource, write_to};
+use flashkit::store::postgres::{PostgresConfig, PostgresStore};
+use flashkit::store::sqlite::SqliteStore;
+use flashkit::store::{
+    ByteSource, DocumentQuery, KeyPath, KeyValue, KeyValueWrite, MAX_PAGE, MemoryStore, MoveError,
+    NodeState, Store, StoreAdmin,
+};
+use postgres::Cluster;
+use support::key;
+use support::shop::{self, sat};
+
+fn path(primary: &str, name: &str) -> KeyPath {
+    KeyPath {
+        primary: primary.to_owned(),
+        secondary: String::new(),
+        key: name.to_owned(),
+    }
+}
+
+const NODE_KEYS: [(&str, &str); 5] = [
+    ("monitors", "channel"),
+    ("", "manager"),
+    ("", "scorer"),
+    ("", "peers"),
+    ("channel_facts", "channel"),
+];
+
+async fn write_node_state(store: &dyn KeyValue) -> u64 {
+    let epoch = store.begin_epoch().await.unwrap();
+    for (primary, name) in NODE_KEYS {
+        let change = KeyValueWrite::Put {
+            path: path(primary, name),
+            value: vec![1, 2, 3],
+        };
+        store.write(epoch, change).await.unwrap();
+    }
+    epoch
+}
+
+/// Some business of everything: sales, a card, points, an unpaid invoice, and a listener.
+async fn do_business(store: Arc<dyn Store>) {
+    let shop = shop::simulated(store).await;
+    let engine = &shop.engine;
+    let merchant = shop::merchant(engine, "Cookshop").await;
+    shop::program(engine, merchant.id).await;
+    let limits = CardLimits {
+        per_day_msat: Some(40_000_000),
+        ..CardLimits::default()
+    };
+    let mut card = shop::card(engine, shop::UID, limits).await;
+    shop::top_up(engine, &shop.customer, &card, "top-up", sat(50_000)).await;
+    for number in 0..5 {
+        let command = ChargeCard {
+            key: key(&format!("charge-{number}")),
+            tap: card.chip.tap(),
+            price: sat(100),
+            reference: "lunch \u{1f35b} \"zwei\"\\".to_owned(),
+        };
+        engine
+            .cards()
+            .charge(&merchant.till, command)
+            .await
+            .unwrap();
+    }
+    let sale = shop::sale(engine, &merchant, "sale", sat(700)).await;
+    shop.customer.pay(&sale.bolt11).await.unwrap();
+    shop::settled(engine, &sale).await;
+    shop::sale(engine, &merchant, "unpaid", sat(900)).await;
+    shop.engine.stop().await.unwrap();
+}
+
+/// One sale that is paid, and no more.
+async fn do_little(store: Arc<dyn Store>) {
+    let shop = shop::simulated(store).await;
+    let merchant = shop::merchant(&shop.engine, "Cookshop").await;
+    let sale = shop::sale(&shop.engine, &merchant, "sale", sat(700)).await;
+    shop.customer.pay(&sale.bolt11).await.unwrap();
+    shop::settled(&shop.engine, &sale).await;
+    shop.engine.stop().await.unwrap();
+}
+
+/// All that a store says of its books.
+#[derive(Debug, PartialEq)]
+struct Books {
+    heads: Vec<ChainHead>,
+    commits: Vec<String>,
+    journal: Vec<String>,
+    hold_changes: Vec<String>,
+    balances: BTreeMap<Account, Balance>,
+    events: Vec<String>,
+    documents: Vec<String>,
+    cursor: i64,
+}
+
+async fn books(store: &dyn Store) -> Books {
+    let mut documents = Vec::new();
+    for (collection, index) in [("invoices", "all"), ("cards", "all"), ("merchants", "all")] {
+        let query = DocumentQuery {
+            collection,
+            index,
+            from: String::new(),
+            to: None,
+            after: None,
+            limit: MAX_PAGE,
+        };
+        documents.extend(store.documents(query).await.unwrap());
+    }
+    let text = |rows: &[String]| rows.to_vec();
+    let commits = store.commits(0, MAX_PAGE).await.unwrap();
+    let journal = store.journal(0, MAX_PAGE).await.unwrap();
+    let changes = store.hold_changes(0, MAX_PAGE).await.unwrap();
+    let events = store.events(0, MAX_PAGE).await.unwrap();
+    let debug = |rows: Vec<String>| text(&rows);
+    Books {
+        heads: store.chain_heads().await.unwrap(),
+        commits: debug(commits.iter().map(|row| format!("{row:?}")).collect()),
+        journal: debug(journal.iter().map(|row| format!("{row:?}")).collect()),
+        hold_changes: debug(changes.iter().map(|row| format!("{row:?}")).collect()),
+        balances: store
+            .balances(None, MAX_PAGE)
+            .await
+            .unwrap()
+            .into_iter()
+            .collect(),
+        events: debug(events.iter().map(|row| format!("{row:?}")).collect()),
+        documents: documents.iter().map(|row| format!("{row:?}")).collect(),
+        cursor: store.cursor("reader").await.unwrap(),
+    }
+}
+
+async fn verify_journal(engine: &Engine, kept: &[ChainHead]) {
+    let reports = engine.reports();
+    let verdict = reports
+        .verify_journal(&engine.issuer(), kept)
+        .await
+        .unwrap();
+    assert_eq!(verdict.problems, []);
+}
+
+/// The same command under its old key gives its old answer, and another one is refused.
+async fn old_keys_answer(engine: &Engine) {
+    let command = CreateMerchant {
+        key: key("merchant/Cookshop"),
+        name: "Cookshop".to_owned(),
+        terms: PayoutTerms::default(),
+    };
+    let settlement = engine.settlement();
+    let issuer = engine.issuer();
+    let before = engine.events();
+    drop(before);
+    let again = settlement.create(&issuer, command.clone()).await.unwrap();
+    assert_eq!(again.name, "Cookshop");
+    let other = CreateMerchant {
+        name: "Another".to_owned(),
+        ..command
+    };
+    let refused = settlement.create(&issuer, other).await.unwrap_err();
+    assert_eq!(refused.code(), "command.key_reused");
+}
+
+fn sqlite(folder: &Path, name: &str) -> SqliteStore {
+    SqliteStore::open(folder.join(name), Arc::new(SystemClock)).unwrap()
+}
+
+async fn postgres_store(cluster: &Cluster) -> PostgresStore {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    let schema = format!("moving_{}", LAST.fetch_add(1, Ordering::SeqCst));
+    let config = PostgresConfig::new(cluster.url(cluster.port, "sslmode=disable"));
+    let config = config.schema(schema);
+    PostgresStore::connect(config, Arc::new(SystemClock))
+        .await
+        .unwrap()
+}
+
+async fn bytes_of(mut source: Box<dyn ByteSource>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while let Some(piece) = source.next_piece().await.unwrap() {
+        bytes.extend(piece);
+    }
+    bytes
+}
+
+fn from_bytes(bytes: &[u8]) -> Box<dyn ByteSource> {
+    Box::new(ReadSource::new(std::io::Cursor::new(bytes.to_vec())))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_books_go_to_postgres_and_back_and_through_memory() {
+    let Some(cluster) = Cluster::shared() else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let first = sqlite(folder.path(), "first.db");
+    write_node_state(&first).await;
+    do_business(Arc::new(first.clone())).await;
+    let first = sqlite(folder.path(), "first.db");
+    first.acknowledge("reader", 3).await.unwrap();
+    let expected = books(&first).await;
+
+    let second = postgres_store(&cluster).await;
+    let stream = first.export(NodeState::LeaveOut).await.unwrap();
+    let arrival = second.import(stream, &expected.heads).await.unwrap();
+    assert_eq!(arrival.heads, expected.heads);
+    assert!(!arrival.has_node_state);
+    assert_eq!(books(&second).await, expected);
+    assert_eq!(second.verify().await, Ok(Vec::new()));
+    check_node_is_locked(&second).await;
+    // A second time, into what is not empty any more.
+    let stream = first.export(NodeState::LeaveOut).await.unwrap();
+    let refused = second.import(stream, &[]).await.unwrap_err();
+    assert_eq!(refused, MoveError::NotEmpty);
+
+    // Business goes on where they are now: the chain goes on too.
+    let engine = shop::engine_on(Arc::new(second.clone()), None).await;
+    old_keys_answer(&engine).await;
+    shop::merchant(&engine, "Another").await;
+    verify_journal(&engine, &expected.heads).await;
+    let [head] = second.chain_heads().await.unwrap().try_into().unwrap();
+    assert!(head.sequence > expected.heads[0].sequence);
+    let expected = books(&second).await;
+
+    let third = sqlite(folder.path(), "third.db");
+    let stream = second.export(NodeState::LeaveOut).await.unwrap();
+    third.import(stream, &[head]).await.unwrap();
+    assert_eq!(books(&third).await, expected);
+    check_node_is_locked(&third).await;
+    engine.stop().await.unwrap();
+
+    let fourth = MemoryStore::new(Arc::new(SystemClock));
+    let stream = third.export(NodeState::LeaveOut).await.unwrap();
+    fourth.import(stream, &expected.heads).await.unwrap();
+    assert_eq!(books(&fourth).await, expected);
+    check_node_is_locked(&fourth).await;
+    let fifth = sqlite(folder.path(), "fifth.db");
+    let stream = fourth.export(NodeState::LeaveOut).await.unwrap();
+    fifth.import(stream, &expected.heads).await.unwrap();
+    assert_eq!(books(&fifth).await, expected);
+
+    // Commit times never decrease, also for the first commit after the move.
+    let engine = shop::engine_on(Arc::new(fifth.clone()), None).await;
+    shop::merchant(&engine, "Third").await;
+    verify_journal(&engine, &expected.heads).await;
+    engine.stop().await.unwrap();
+    // Locked it stays when it is opened again.
+    check_node_is_locked(&sqlite(folder.path(), "fifth.db")).await;
+}
+
+async fn check_node_is_locked<S: KeyValue + StoreAdmin>(store: &S) {
+    let refused = store.begin_epoch().await.unwrap_err();
+    assert_eq!(refused.code(), "store.stale_node_state");
+    assert!(store.health().await.unwrap().node_locked.is_some());
+    for (primary, name) in NODE_KEYS {
+        let stays = ["peers", "channel"].contains(&name) && primary != "monitors";
+        let value = store.read(path(primary, name)).await.unwrap();
+        assert_eq!(value.is_some(), stays, "{primary}/{name}");
+    }
+}
+
+async fn check_hand_over<S, T>(from: &S, to: &T)
+where
+    S: KeyValue + StoreAdmin,
+    T: KeyValue + StoreAdmin,
+{
+    let epoch = write_node_state(from).await;
+    let stream = from.export(NodeState::HandOver).await.unwrap();
+    // The node that still runs cannot write, and none runs here again.
+    let change = KeyValueWrite::Remove {
+        path: path("", "manager"),
+    };
+    let refused = from.write(epoch, change).await.unwrap_err();
+    assert_eq!(refused.code(), "store.fenced");
+    for _ in 0..2 {
+        let refused = from.begin_epoch().await.unwrap_err();
+        assert_eq!(refused.code(), "store.node_handed_over");
+        let refused = from.forget_channels(Vec::new()).await.unwrap_err();
+        assert_eq!(refused.code(), "store.node_handed_over");
+    }
+    let refused = from.export(NodeState::HandOver).await.err().unwrap();
+    assert_eq!(refused.code(), "store.node_handed_over");
+
+    let arrival = to.import(stream, &[]).await.unwrap();
+    assert!(arrival.has_node_state);
+    for (primary, name) in NODE_KEYS {
+        let value = to.read(path(primary, name)).await.unwrap();
+        assert_eq!(value, Some(vec![1, 2, 3]), "{primary}/{name}");
+    }
+    let next = to.begin_epoch().await.unwrap();
+    assert!(next > epoch, "{next} {epoch}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_is_handed_over_once_and_never_runs_where_it_was() {
+    let Some(cluster) = Cluster::shared() else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let (file, database) = (
+        sqlite(folder.path(), "file.db"),
+        postgres_store(&cluster).await,
+    );
+    check_hand_over(&file, &database).await;
+    file.trust_node_state();
+    let refused = file.begin_epoch().await.unwrap_err();
+    assert_eq!(refused.code(), "store.node_handed_over");
+    file.close().await.unwrap();
+    let again = sqlite(folder.path(), "file.db");
+    let refused = again.begin_epoch().await.unwrap_err();
+    assert_eq!(refused.code(), "store.node_handed_over");
+
+    let other = sqlite(folder.path(), "other.db");
+    check_hand_over(&database, &other).await;
+    database.trust_node_state().await.unwrap();
+    let refused = database.begin_epoch().await.unwrap_err();
+    assert_eq!(refused.code(), "store.node_handed_over");
+    // Where it arrived it also starts after the file was closed.
+    other.close().await.unwrap();
+    sqlite(folder.path(), "other.db")
+        .begin_epoch()
+        .await
+        .unwrap();
+    let memory = MemoryStore::new(Arc::new(SystemClock));
+    let from = MemoryStore::new(Arc::new(SystemClock));
+    check_hand_over(&from, &memory).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn channels_are_forgotten_and_then_the_node_may_start() {
+    let Some(cluster) = Cluster::shared() else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let first = sqlite(folder.path(), "first.db");
+    write_node_state(&first).await;
+    // Not locked: nothing is forgotten.
+    assert_eq!(first.forget_channels(Vec::new()).await, Ok(false));
+    assert!(first.read(path("", "manager")).await.unwrap().is_some());
+    let database = postgres_store(&cluster).await;
+    let stream = first.export(NodeState::LeaveOut).await.unwrap();
+    database.import(stream, &[]).await.unwrap();
+    check_node_is_locked(&database).await;
+    let instead = vec![KeyValueWrite::Put {
+        path: path("monitors", "sealed"),
+        value: vec![7],
+    }];
+    assert_eq!(database.forget_channels(instead.clone()).await, Ok(true));
+    assert_eq!(database.health().await.unwrap().node_locked, None);
+    let sealed = database.read(path("monitors", "sealed")).await;
+    assert_eq!(sealed, Ok(Some(vec![7])));
+    database.begin_epoch().await.unwrap();
+    assert_eq!(database.forget_channels(Vec::new()).await, Ok(false));
+
+    // A whole copy of the file, put somewhere else: its channels may be old.
+    first.close().await.unwrap();
+    let copy = folder.path().join("copy.db");
+    std::fs::copy(folder.path().join("first.db"), &copy).unwrap();
+    let copy = sqlite(folder.path(), "copy.db");
+    assert!(copy.begin_epoch().await.is_err());
+    assert_eq!(copy.forget_channels(instead).await, Ok(true));
+    let sealed = copy.read(path("monitors", "sealed")).await;
+    assert_eq!(sealed, Ok(Some(vec![7])));
+    copy.begin_epoch().await.unwrap();
+    assert_eq!(copy.read(path("", "manager")).await, Ok(None));
+    assert!(copy.read(path("", "peers")).await.unwrap().is_some());
+    copy.close().await.unwrap();
+    sqlite(folder.path(), "copy.db")
+        .begin_epoch()
+        .await
+        .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_was_cut_changed_or_doubled_does_not_arrive() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = sqlite(folder.path(), "first.db");
+    write_node_state(&file).await;
+    do_little(Arc::new(file)).await;
+    let file = sqlite(folder.path(), "first.db");
+    let bytes = bytes_of(file.export(NodeState::LeaveOut).await.unwrap()).await;
+    let target = sqlite(folder.path(), "target.db");
+    let refuse = async |bytes: &[u8], what: &str| -> String {
+        let arrived = target.import(from_bytes(bytes), &[]).await;
+        let code = arrived.err().map(|error| error.code().to_owned());
+        code.unwrap_or_else(|| panic!("it arrived: {what}"))
+    };
+
+    let ends: Vec<usize> = (0..bytes.len()).filter(|at| bytes[*at] == b'\n').collect();
+    let mut codes: BTreeMap<String, u64> = BTreeMap::new();
+    for end in ends.iter().rev().skip(1) {
+        let code = refuse(&bytes[..=*end], "cut").await;
+        assert_eq!(code, "move.truncated", "cut after {end}");
+        let code = refuse(&bytes[..end - 1], "cut in a line").await;
+        assert_eq!(code, "move.truncated", "cut before {end}");
+    }
+    assert_eq!(refuse(&[], "nothing").await, "move.truncated");
+    // Every byte, in memory: a flip of its lowest bit and of the one that changes case.
+    let memory = MemoryStore::new(Arc::new(SystemClock));
+    for at in 0..bytes.len() {
+        let mut flipped = bytes.clone();
+        flipped[at] ^= if at % 2 == 0 { 1 } else { 0x20 };
+        let arrived = memory.import(from_bytes(&flipped), &[]).await;
+        let error = arrived.err().unwrap_or_else(|| panic!("byte {at} flipped"));
+        *codes.entry(error.code().to_owned()).or_default() += 1;
+    }
+    // Every line twice, and every line left out.
+    let lines: Vec<&[u8]> = bytes.split_inclusive(|byte| *byte == b'\n').collect();
+    for at in 0..lines.len() {
+        let mut doubled = lines.clone();
+        doubled.insert(at, lines[at]);
+        let arrived = memory.import(from_bytes(&doubled.concat()), &[]).await;
+        let error = arrived.err().unwrap_or_else(|| panic!("line {at} doubled"));
+        *codes.entry(error.code().to_owned()).or_default() += 1;
+        let mut missing = lines.clone();
+        missing.remove(at);
+        let arrived = memory.import(from_bytes(&missing.concat()), &[]).await;
+        let error = arrived.err().unwrap_or_else(|| panic!("line {at} missing"));
+        *codes.entry(error.code().to_owned()).or_default() += 1;
+    }
+    println!("{} lines, {} bytes: {codes:?}", lines.len(), bytes.len());
+    let twice = [bytes.clone(), bytes.clone()].concat();
+    assert_eq!(refuse(&twice, "twice").await, "move.bad_line");
+
+    // A digest is made by anybody; the journal's hashes and the head that was kept are not.
+    let forgeries = [
+        ("accounts", 4),
+        ("commits", 3),
+        ("transfers", 8),
+        ("holds", 4),
+        ("hold_changes", 5),
+        ("events", 1),
+    ];
+    for (table, column) in forgeries {
+        let code = refuse(&forged(&bytes, table, column), table).await;
+        println!("{table}: {code}");
+        assert!(
+            ["move.journal", "move.bad_line"].contains(&code.as_str()),
+            "{code}"
+        );
+    }
+    let other = ChainHead {
+        hash: flashkit::ledger::ChainHash::GENESIS,
+        ..file.chain_heads().await.unwrap()[0].clone()
+    };
+    let refused = target.import(from_bytes(&bytes), &[other]).await;
+    assert_eq!(refused.unwrap_err().code(), "move.journal");
+
+    // After all that the store is empty, and takes the true one.
+    assert_eq!(target.commits(0, 1).await, Ok(Vec::new()));
+    target.import(from_bytes(&bytes), &[]).await.unwrap();
+    assert_eq!(books(&target).await, books(&file).await);
+    let mut written = Vec::new();
+    let stream = target.export(NodeState::LeaveOut).await.unwrap();
+    write_to(stream, &mut written).await.unwrap();
+    assert!(written == bytes, "what arrived is written as it came");
+}
+
+/// The stream with one number in the last row of a table raised by one, and a last line that fits
+/// it, as a forger would make it.
+fn forged(bytes: &[u8], table: &str, column: usize) -> Vec<u8> {
+    use bitcoin::hashes::{Hash, sha256};
+    let text = std::str::from_utf8(bytes).unwrap();
+    let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    lines.pop();
+    let begins = format!("[\"{table}\",");
+    let line = lines.iter_mut().rfind(|line| line.starts_with(&begins));
+    let line = line.unwrap();
+    let mut row: Vec<serde_json::Value> = serde_json::from_str(line).unwrap();
+    row[column] = match &row[column] {
+        serde_json::Value::String(digits) => {
+            (digits.parse::<i64>().unwrap() + 1).to_string().into()
+        }
+        number => (number.as_i64().unwrap() + 1).into(),
+    };
+    *line = serde_json::to_string(&row).unwrap();
+    let body = lines.join("\n") + "\n";
+    let digest = sha256::Hash::hash(body.as_bytes());
+    let end = format!("{{\"rows\":{},\"sha256\":\"{digest}\"}}\n", lines.len() - 1);
+    [body, end].concat().into_bytes()
+}
+
+/// A file that the first version wrote.
+fn old_file(folder: &Path, name: &str) -> std::path::PathBuf {
+    let file = folder.join(name);
+    let text = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/schema/sqlite-1.sql");
+    let connection = rusqlite::Connection::open(&file).unwrap();
+    connection
+        .execute_batch(&std::fs::read_to_string(text).unwrap())
+        .unwrap();
+    // Beside it, what the lock says.
+    std::fs::write(
+        folder.join(format!("{name}.lock")),
+        "00000000000000000004\n",
+    )
+    .unwrap();
+    file
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_of_schema_1_is_brought_up_after_it_was_copied() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = old_file(folder.path(), "old.db");
+    let store = SqliteStore::open(&file, Arc::new(SystemClock)).unwrap();
+    let health = store.health().await.unwrap();
+    assert_eq!(health.schema_version, health.known_schema_version);
+    assert_eq!((health.commits, health.node_locked), (19, None));
+    assert_eq!(store.check_file().await, Ok(Vec::new()));
+    store.begin_epoch().await.unwrap();
+    let engine = shop::engine_on(Arc::new(store.clone()), None).await;
+    verify_journal(&engine, &[]).await;
+    old_keys_answer(&engine).await;
+    let channels = store.balance(&Account::node_channels()).await.unwrap();
+    assert_eq!(channels.debits_posted, 50_700_000);
+    shop::merchant(&engine, "New").await;
+    engine.stop().await.unwrap();
+
+    // The copy is the file as it was.
+    let copy = folder.path().join("old.db.schema-1");
+    let connection = rusqlite::Connection::open(copy).unwrap();
+    let number = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, i64>(0));
+    assert_eq!(number("PRAGMA user_version"), Ok(1));
+    assert_eq!(number("SELECT count(*) FROM commits"), Ok(19));
+    assert_eq!(number("SELECT count(*) FROM node_state"), Ok(4));
+    // Opened again it is not migrated again.
+    SqliteStore::open(&file, Arc::new(SystemClock)).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_of_schema_1_is_brought_up() {
+    let Some(cluster) = Cluster::shared() else {
+        return;
+    };
+    let text = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/schema/postgres-1.sql");
+    let text = std::fs::read_to_string(text).unwrap();
+    cluster.raw().await.batch_execute(&text).await.unwrap();
+    let config = PostgresConfig::new(cluster.url(cluster.port, "sslmode=disable"));
+    let clock = Arc::new(SystemClock);
+    let store = PostgresStore::connect(config.schema("first"), clock).await;
+    let store = store.unwrap();
+    let health = store.health().await.unwrap();
+    assert_eq!(health.schema_version, health.known_schema_version);
+    assert_eq!(health.commits, 15);
+    assert_eq!(store.verify().await, Ok(Vec::new()));
+    // A dump that was restored: its node is not at home here.
+    let refused = store.begin_epoch().await.unwrap_err();
+    assert_eq!(refused.code(), "store.stale_node_state");
+    // Its chain goes on, and the whole of it is sound.
+    let mut steps = postgres::steps::Steps::new(8, 1_700_000_000_000);
+    for _ in 0..20 {
+        drop(store.commit(steps.batch()).await);
+    }
+    let memory = MemoryStore::new(Arc::new(SystemClock));
+    let stream = store.export(NodeState::LeaveOut).await.unwrap();
+    let arrival = memory.import(stream, &[]).await.unwrap();
+    assert!(arrival.commits > 15, "{arrival:?}");
+    assert_eq!(arrival.heads.len(), 1);
+}
+
+#[test]
+fn a_migration_that_fails_leaves_the_file_as_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = old_file(folder.path(), "old.db");
+    let connection = rusqlite::Connection::open(&file).unwrap();
+    connection
+        .execute_batch("CREATE TABLE moves (something INTEGER)")
+        .unwrap();
+    drop(connection);
+    let before = std::fs::read(&file).unwrap();
+    let refused = SqliteStore::open(&file, Arc::new(SystemClock))
+        .err()
+        .unwrap();
+    assert_eq!(refused.code(), "store.io", "{refused}");
+    assert!(std::fs::read(&file).unwrap() == before);
+    assert!(folder.path().join("old.db.schema-1").exists());
+    // And where the copy cannot be written, nothing is begun.
+    let folder = tempfile::tempdir().unwrap();
+    let file = old_file(folder.path(), "old.db");
+    std::fs::create_dir(folder.path().join("old.db.schema-1")).unwrap();
+    let before = std::fs::read(&file).unwrap();
+    SqliteStore::open(&file, Arc::new(SystemClock))
+        .err()
+        .unwrap();
+    assert!(std::fs::read(&file).unwrap() == before);
+}
