@@ -1,5 +1,7 @@
 //! The engine: its ports put together, its handles, and its life.
 
+mod node_life;
+
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,7 +14,7 @@ use crate::Error;
 use crate::access::Credential;
 use crate::cards::Cards;
 use crate::cards::boltcard::IssuerKey;
-use crate::core::{Core, MasterSecret, Secrets, Settings, emit};
+use crate::core::{Core, MasterSecret, NodeStatus, Secrets, Settings, emit};
 use crate::events::Events;
 use crate::health::{Health, Trouble};
 use crate::invoices::Invoices;
@@ -30,12 +32,8 @@ use crate::treasury::Treasury;
 
 /// How often due jobs are looked for.
 const JOBS_EVERY: Duration = Duration::from_millis(500);
-/// How long the engine waits after an event of the node could not be dealt with.
-const RETRY_AFTER: Duration = Duration::from_millis(500);
 /// How often health is looked at for those who wait for it to change.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// How long a node that was just started is given to say what it has to say.
-const SILENCE: Duration = Duration::from_millis(250);
 
 /// Puts an engine together. Only the store and the master secret must be given.
 pub struct EngineBuilder {
@@ -43,6 +41,7 @@ pub struct EngineBuilder {
     master: MasterSecret,
     card_issuer_key: Option<IssuerKey>,
     lightning: Option<Arc<dyn LightningNode>>,
+    lightning_elsewhere: bool,
     network: String,
     rates: Arc<dyn RateSource>,
     clock: Arc<dyn Clock>,
@@ -55,6 +54,14 @@ impl EngineBuilder {
     /// The node that sends and receives. Without one, everything works that stays in the books.
     pub fn lightning(mut self, node: Arc<dyn LightningNode>) -> Self {
         self.lightning = Some(node);
+        self
+    }
+
+    /// Another instance on the same books has the node: payouts are taken in here and wait for
+    /// that one to send them. Instances that may take the node over need none of this: they are
+    /// given the node like the first, and wait for its lease.
+    pub fn lightning_elsewhere(mut self) -> Self {
+        self.lightning_elsewhere = true;
         self
     }
 
@@ -121,6 +128,8 @@ impl EngineBuilder {
         let core = Arc::new(Core {
             store: self.store,
             lightning: self.lightning,
+            lightning_elsewhere: self.lightning_elsewhere,
+            node_status: Mutex::default(),
             network: self.network,
             rates: self.rates,
             clock: self.clock,
@@ -159,6 +168,8 @@ struct Life {
     started: AtomicBool,
     stopping: AtomicBool,
     stopped: event_listener::Event,
+    /// Who starts or stops the node.
+    node: async_lock::Mutex<()>,
     /// By whose work it was: see [`Work`].
     last_problems: Mutex<[Option<Error>; 2]>,
 }
@@ -179,6 +190,7 @@ impl Engine {
             master,
             card_issuer_key: None,
             lightning: None,
+            lightning_elsewhere: false,
             network: "bitcoin".to_owned(),
             rates: Arc::new(FixedRates::new()),
             clock: Arc::new(SystemClock),
@@ -232,6 +244,9 @@ impl Engine {
     /// with the node's events and with due jobs. Without a node, only the jobs begin. Called
     /// again, it does nothing: a node's events have one reader.
     ///
+    /// While another instance on the same books has the node, this one stands by, and takes over
+    /// when the lease of that one has run out: see [`node_status`](Self::node_status).
+    ///
     /// # Errors
     /// `lightning.start_failed`, `store.*`; it can be tried again. `store.closed` once it was
     /// stopped: open another one.
@@ -273,17 +288,7 @@ impl Engine {
 
     async fn begin(&self) -> Result<(), Error> {
         if let Some(node) = &self.core.lightning {
-            node.start().await?;
-            // What the node has to say comes first: an outcome that waits in its queue must not
-            // be asked about, since a node forgets in time what it has told.
-            while self.deal_with_waiting(node).await? {}
-            let problem = self.invoices.reconcile().await?;
-            let problem = self.settlement.reconcile().await?.or(problem);
-            self.note(Work::Jobs, problem);
-            let (engine, node) = (self.clone(), node.clone());
-            self.core
-                .executor
-                .spawn(Box::pin(async move { engine.listen(node).await }));
+            self.begin_node(node).await?;
         }
         let engine = self.clone();
         self.core
@@ -305,7 +310,7 @@ impl Engine {
         self.life.stopping.store(true, Ordering::SeqCst);
         self.life.stopped.notify(usize::MAX);
         if let Some(node) = &self.core.lightning {
-            node.stop().await?;
+            self.end_node(node).await?;
         }
         Ok(self.core.store.close().await?)
     }
@@ -340,6 +345,12 @@ impl Engine {
     pub fn last_problem(&self) -> Option<Error> {
         let last = self.last_problems();
         last.iter().flatten().next().cloned()
+    }
+
+    /// How the node stands here. When it was lost, and when it was taken over, the events say as
+    /// well: `node.displaced`, `node.taken_over`.
+    pub fn node_status(&self) -> NodeStatus {
+        self.core.node_status()
     }
 
     fn last_problems(&self) -> MutexGuard<'_, [Option<Error>; 2]> {
@@ -399,27 +410,6 @@ impl Engine {
                 Err(error) => self.note(Work::Jobs, Some(error)),
             }
             self.pause(JOBS_EVERY).await;
-        }
-    }
-
-    /// Deals with an event that waits, if there is one.
-    async fn deal_with_waiting(&self, node: &Arc<dyn LightningNode>) -> Result<bool, Error> {
-        let (first, silence) = (node.clone(), self.core.executor.sleep(SILENCE));
-        let event = Box::pin(async move { drop(first.next_event().await) });
-        if first_of(event, silence).await == Which::Right {
-            return Ok(false);
-        }
-        self.deal_with_next(node.as_ref()).await.map(|()| true)
-    }
-
-    async fn listen(&self, node: Arc<dyn LightningNode>) {
-        while !self.is_stopping() {
-            let dealt = self.deal_with_next(node.as_ref()).await;
-            let failed = dealt.is_err();
-            self.note(Work::Events, dealt.err());
-            if failed {
-                self.pause(RETRY_AFTER).await;
-            }
         }
     }
 

@@ -13,6 +13,9 @@ const MAX_JOBS: usize = 100;
 /// The most answers forgotten at once.
 const MAX_FORGOTTEN: usize = 1_000;
 
+/// What only the instance with the node can do: the others leave it alone.
+const NODE_JOBS: &[&str] = &[invoices::CHECK_JOB, settlement::CHECK_JOB];
+
 /// What was done.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct JobsRun {
@@ -34,19 +37,17 @@ pub(crate) async fn run_due(
         let before_ms = now_ms.saturating_sub(keep_ms);
         core.store.forget_answers(before_ms, MAX_FORGOTTEN).await?;
     }
-    let mut run = JobsRun::default();
-    for job in core
+    let except = if core.node_is_away() { NODE_JOBS } else { &[] };
+    let leased = core
         .store
-        .lease_due(now_ms, lease_until_ms, MAX_JOBS)
-        .await?
-    {
+        .lease_due(now_ms, lease_until_ms, except, MAX_JOBS);
+    let mut run = JobsRun::default();
+    for job in leased.await? {
         match do_job(&job, invoices, settlement).await {
             Ok(()) => run.done += 1,
-            // Another engine on these books has the node: it gets the job soon.
-            Err(Error::Lightning(LightningError::NoNode)) => {
-                let due_at_ms = now_ms.saturating_add(core.settings.unknown_retry_ms);
-                let again = DueJob { due_at_ms, ..job };
-                core.commit(vec![Step::Due(again)]).await?;
+            // The node was lost in between: whoever has it now gets the job at once.
+            Err(Error::Lightning(LightningError::NotRunning)) if core.node_is_away() => {
+                core.commit(vec![Step::Due(job)]).await?;
             }
             Err(error) => run
                 .failed

@@ -494,8 +494,13 @@ fn a_fenced_node_stops() {
         ));
         let balances = net.bob.node.balances().await;
         assert_eq!(balances, Err(LightningError::NotRunning));
-        let again = net.bob.node.start().await;
-        assert!(matches!(again, Err(LightningError::StartFailed { .. })));
+        let event = net.bob.node.next_event().await;
+        assert!(matches!(event, Err(LightningError::Displaced { .. })));
         assert_eq!(net.bob.state.applied().len(), written, "it wrote");
+        // Once it has the lease again it runs, on all that the store has.
+        net.bob.node.start().await.expect("start again");
+        assert_eq!(health.report().fenced, None);
+        assert_eq!(net.bob.node.channels().await.expect("channels").len(), 1);
+        net.bob.node.stop().await.expect("stop");
     });
 }

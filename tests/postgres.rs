@@ -258,7 +258,10 @@ async fn picture(store: &dyn Store) -> Vec<String> {
         seen.push(format!("{claim:?} {counter:?} {command:?}"));
     }
     let late_ms = NOW_MS + 1_000_000;
-    let jobs = store.lease_due(late_ms, late_ms, MAX_PAGE).await.unwrap();
+    let jobs = store
+        .lease_due(late_ms, late_ms, &[], MAX_PAGE)
+        .await
+        .unwrap();
     seen.push(format!("{jobs:?}"));
     seen
 }
@@ -703,7 +706,10 @@ async fn instances_share_the_jobs_that_are_due() {
             tokio::spawn(async move {
                 let mut taken = Vec::new();
                 loop {
-                    let jobs = store.lease_due(NOW_MS, NOW_MS + 1_000, 5).await.unwrap();
+                    let jobs = store
+                        .lease_due(NOW_MS, NOW_MS + 1_000, &[], 5)
+                        .await
+                        .unwrap();
                     if jobs.is_empty() {
                         return taken;
                     }
@@ -719,7 +725,7 @@ async fn instances_share_the_jobs_that_are_due() {
     let distinct: BTreeSet<_> = taken.iter().collect();
     // One that another taker had locked may be left for the next look; none is taken twice.
     assert_eq!(distinct.len(), taken.len());
-    let left = stores[1].lease_due(NOW_MS, NOW_MS + 1_000, JOBS).await;
+    let left = stores[1].lease_due(NOW_MS, NOW_MS + 1_000, &[], JOBS).await;
     assert_eq!(taken.len() + left.unwrap().len(), JOBS);
 }
 

@@ -239,6 +239,6 @@ async fn read_all(store: &SqliteStore) -> Result<(), StoreError> {
     store.events(0, 10).await?;
     store.counter("card").await?;
     // At no time at all, so that nothing is leased.
-    store.lease_due(i64::MIN, i64::MIN, 10).await?;
+    store.lease_due(i64::MIN, i64::MIN, &[], 10).await?;
     Ok(())
 }

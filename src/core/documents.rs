@@ -39,14 +39,7 @@ impl Core {
         index: &'static str,
         key: &str,
     ) -> Result<Option<Loaded<T>>, Error> {
-        let query = DocumentQuery {
-            collection,
-            index,
-            from: key.to_owned(),
-            to: Some(just_after(key)),
-            after: None,
-            limit: 1,
-        };
+        let query = DocumentQuery::under(collection, index, key, 1);
         match self.store.documents(query).await?.pop() {
             Some((_, document)) => {
                 let value = serde_json::from_value(document.body).map_err(unreadable)?;
@@ -83,15 +76,11 @@ impl Core {
         limit: usize,
     ) -> Result<Vec<(String, Result<T, Error>)>, Error> {
         let query = DocumentQuery {
-            collection,
-            index,
-            from: key.to_owned(),
-            to: Some(just_after(key)),
             after: after.map(|id| DocumentPosition {
                 key: key.to_owned(),
                 id,
             }),
-            limit,
+            ..DocumentQuery::under(collection, index, key, limit)
         };
         let rows = self.store.documents(query).await?;
         Ok(rows
@@ -102,12 +91,6 @@ impl Core {
             })
             .collect())
     }
-}
-
-/// A key after this one, with none that is used in between: no key has control characters. Not
-/// U+0000, which PostgreSQL has in no text.
-fn just_after(key: &str) -> String {
-    format!("{key}\u{1}")
 }
 
 /// The step that writes a document.

@@ -4,8 +4,8 @@ mod command;
 mod documents;
 mod secrets;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
@@ -53,10 +53,33 @@ impl Default for Settings {
     }
 }
 
+/// How the node of an engine stands.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NodeStatus {
+    /// The engine was built without one.
+    None,
+    /// It was not started, or was stopped.
+    #[default]
+    Stopped,
+    /// It runs here.
+    Running,
+    /// Another instance on the same books runs it, or did until its lease ran out: this one takes
+    /// over when it can. Everything that stays in the books works; sends wait for the one that
+    /// has the node.
+    Standby,
+    /// Its state may not be the newest there was (the database was restored, copied or promoted),
+    /// so that it does not run on it. The books work.
+    Locked,
+}
+
 /// The ports and settings of one engine.
 pub(crate) struct Core {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) lightning: Option<Arc<dyn LightningNode>>,
+    /// Without a node here: another instance on these books has one.
+    pub(crate) lightning_elsewhere: bool,
+    pub(crate) node_status: Mutex<NodeStatus>,
     pub(crate) network: String,
     pub(crate) rates: Arc<dyn RateSource>,
     pub(crate) clock: Arc<dyn Clock>,
@@ -79,6 +102,25 @@ const MAX_SUBMISSIONS: usize = 5;
 impl Core {
     pub(crate) fn node(&self) -> Result<&Arc<dyn LightningNode>, LightningError> {
         self.lightning.as_ref().ok_or(LightningError::NoNode)
+    }
+
+    pub(crate) fn node_status(&self) -> NodeStatus {
+        if self.lightning.is_none() {
+            return NodeStatus::None;
+        }
+        let status = self.node_status.lock();
+        *status.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn set_node_status(&self, status: NodeStatus) {
+        let now = self.node_status.lock();
+        *now.unwrap_or_else(PoisonError::into_inner) = status;
+    }
+
+    /// True when what the node is asked has to wait for another instance, or for a person.
+    pub(crate) fn node_is_away(&self) -> bool {
+        use NodeStatus::{Locked, None, Standby};
+        matches!(self.node_status(), None | Standby | Locked)
     }
 
     /// A new id; `make` is the id's own `from_parts`.

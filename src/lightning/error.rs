@@ -36,6 +36,20 @@ pub enum LightningError {
         /// What the node said.
         reason: String,
     },
+    /// Another instance on the same books runs the node. `lightning.held_elsewhere`, retryable: it
+    /// can be had once that one stopped, or did not renew its lease.
+    #[error("another instance has the node for {remaining_ms} ms more")]
+    HeldElsewhere {
+        /// For how long, unless it renews its lease.
+        remaining_ms: i64,
+    },
+    /// The node lost its place to another instance, or could not renew its lease; it was stopped,
+    /// and may be started again. `lightning.displaced`.
+    #[error("the node lost its place: {reason}")]
+    Displaced {
+        /// What the store said.
+        reason: String,
+    },
     /// The node's state is not the newest there was, so that running on it could lose all it has.
     /// `lightning.stale_state`.
     #[error("the node's state is stale: {reason}")]
@@ -60,6 +74,8 @@ impl LightningError {
             Self::BadInvoice { .. } => "lightning.bad_invoice",
             Self::WrongNetwork { .. } => "lightning.wrong_network",
             Self::Refused { .. } => "lightning.refused",
+            Self::HeldElsewhere { .. } => "lightning.held_elsewhere",
+            Self::Displaced { .. } => "lightning.displaced",
             Self::StaleState { .. } => "lightning.stale_state",
             Self::StartFailed { .. } => "lightning.start_failed",
             Self::Unknown { .. } => "lightning.unknown",
@@ -70,7 +86,10 @@ impl LightningError {
     pub fn is_retryable(&self) -> bool {
         matches!(
             self,
-            Self::NotRunning | Self::StartFailed { .. } | Self::Unknown { .. }
+            Self::NotRunning
+                | Self::StartFailed { .. }
+                | Self::HeldElsewhere { .. }
+                | Self::Unknown { .. }
         )
     }
 }

@@ -29,7 +29,9 @@ pub use types::{
 /// error of [`LightningError::Unknown`] may have had its effect.
 #[async_trait]
 pub trait LightningNode: Send + Sync {
-    /// Starts the node; calls made before answer [`LightningError::NotRunning`].
+    /// Starts the node; calls made before answer [`LightningError::NotRunning`]. Where several
+    /// instances share a database, all but one are answered [`LightningError::HeldElsewhere`], and
+    /// may ask again.
     async fn start(&self) -> Result<(), LightningError>;
 
     /// Stops the node and waits until it writes nothing more. Idempotent.
@@ -77,7 +79,8 @@ pub trait LightningNode: Send + Sync {
 
     /// Waits for the oldest event that has not been acknowledged. The same event is returned
     /// again, after a restart too, until [`acknowledge`](Self::acknowledge) is called. There is
-    /// one consumer.
+    /// one consumer. A node that lost its place to another instance has stopped by itself, and
+    /// answers [`LightningError::Displaced`] until it is started again.
     async fn next_event(&self) -> Result<LightningEvent, LightningError>;
 
     /// Makes a node startable whose state is not the newest there was

@@ -47,7 +47,8 @@ impl Settlement {
     }
 
     /// Pays a merchant out to its own node. The answer says how the payout stands once the node
-    /// was asked; the outcome follows as an event and in [`payout`](Self::payout). Issuer only.
+    /// was asked; the outcome follows as an event and in [`payout`](Self::payout). Where another
+    /// instance has the node, the payout is `sending` and waits for it. Issuer only.
     ///
     /// # Errors
     /// `settlement.merchant_not_found`, `settlement.insufficient_balance`,
@@ -65,7 +66,9 @@ impl Settlement {
                 let core = &settlement.core;
                 let caller = core.authenticate(&credential).await?;
                 caller.require_issuer()?;
-                core.node()?;
+                if !core.lightning_elsewhere {
+                    core.node()?;
+                }
                 let executed: Executed<Payout> = core
                     .execute(
                         &caller,
@@ -77,7 +80,7 @@ impl Settlement {
                     .await
                     .map_err(refused)?;
                 let id = executed.answer.value.id;
-                if !executed.replayed {
+                if !executed.replayed && !core.node_is_away() {
                     settlement.send(id, Attempt::First).await?;
                 }
                 let as_of_ms = core.clock.now_ms().max(executed.answer.as_of_ms);
@@ -121,7 +124,12 @@ impl Settlement {
             },
         };
         let mut steps = vec![guard(&merchant)];
-        let check_at_ms = now_ms.saturating_add(core.settings.unknown_retry_ms);
+        // Another instance's node sends it when that looks for due jobs.
+        let check_at_ms = if core.node_is_away() {
+            now_ms
+        } else {
+            now_ms.saturating_add(core.settings.unknown_retry_ms)
+        };
         steps.extend(rules::intend(&payout, check_at_ms)?);
         Ok(Decision {
             steps,

@@ -76,7 +76,9 @@ impl Settlement {
                 let known = before.known(is_recorded);
                 self.note(id, known).await.map(drop)
             }
-            (Ok(Dispatch::Refused { reason }), Attempt::First) => self.fail(id, &reason).await,
+            (Ok(Dispatch::Refused { reason }), Attempt::First) => {
+                self.fail_unsent(id, &reason).await
+            }
             (Ok(Dispatch::Refused { reason }), Attempt::Again) => {
                 self.note(id, before).await?;
                 self.doubt(id, &reason).await
@@ -93,6 +95,19 @@ impl Settlement {
 
     async fn fail(&self, id: PayoutId, reason: &str) -> Result<(), Error> {
         let decide = || async { rules::failed(&self.load_payout(id).await?, reason) };
+        self.core.settle(decide).await.map(drop)
+    }
+
+    /// The first call sent nothing. Should another instance have begun an attempt meanwhile (this
+    /// one was paused, and lost the node), that proves nothing of it.
+    async fn fail_unsent(&self, id: PayoutId, reason: &str) -> Result<(), Error> {
+        let decide = || async {
+            let payout = self.load_payout(id).await?;
+            if payout.value.attempts != PayoutAttempts::default() {
+                return Ok(None);
+            }
+            rules::failed(&payout, reason)
+        };
         self.core.settle(decide).await.map(drop)
     }
 

@@ -76,6 +76,18 @@ pub enum StoreError {
         /// The epoch that holds.
         current: u64,
     },
+    /// Another instance runs the node. `store.lease_held`, retryable.
+    #[error("another instance has the node for {remaining_ms} ms more")]
+    LeaseHeld {
+        /// For how long, unless it renews its lease.
+        remaining_ms: i64,
+    },
+    /// The lease of the node was not renewed in time: it must stop. `store.lease_ran_out`.
+    #[error("the lease of the node's epoch {epoch} was not renewed in time")]
+    LeaseRanOut {
+        /// The epoch.
+        epoch: u64,
+    },
     /// The node's state here is not the newest there was: the file or database is a copy, was put
     /// back, or was promoted.
     /// A node that ran on it could lose all it has. `store.stale_node_state`.
@@ -113,6 +125,8 @@ impl StoreError {
             Self::Busy { .. } => "store.busy",
             Self::Closed => "store.closed",
             Self::Fenced { .. } => "store.fenced",
+            Self::LeaseHeld { .. } => "store.lease_held",
+            Self::LeaseRanOut { .. } => "store.lease_ran_out",
             Self::StaleNodeState { .. } => "store.stale_node_state",
             Self::NodeHandedOver => "store.node_handed_over",
             Self::OutcomeUnknown => "store.outcome_unknown",
@@ -128,6 +142,7 @@ impl StoreError {
                 | Self::Locked { .. }
                 | Self::Io { .. }
                 | Self::Busy { .. }
+                | Self::LeaseHeld { .. }
                 | Self::OutcomeUnknown
         )
     }

@@ -1,5 +1,7 @@
 //! Where a node keeps its state.
 
+use std::time::Duration;
+
 use crate::ports::BoxFuture;
 
 use super::StoreError;
@@ -33,20 +35,64 @@ pub enum KeyValueWrite {
     },
 }
 
+/// Who may run the node, as drawn at random by each instance when it begins: not two have the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct NodeHolder(pub u64);
+
 /// The node's state, kept in the engine's own store.
 ///
 /// # Contract
-/// - At most one node runs on a store. [`begin_epoch`](Self::begin_epoch) makes the caller that
-///   one: every write carries its epoch, and a write with an older epoch is refused with
-///   [`StoreError::Fenced`], so that a node which lost its place can never write stale state.
+/// - At most one node runs on a store. Who runs it has a **lease** with an **epoch**: every write
+///   carries its epoch, and a write with another one than the current is refused with
+///   [`StoreError::Fenced`], so that a node which lost its place can never write stale state. The
+///   epoch alone is the fence; the lease only says when the next instance may take over.
+/// - [`take_lease`](Self::take_lease) begins an epoch, which ends every older one, unless another
+///   holder's lease still lasts: then it is refused with [`StoreError::LeaseHeld`] and nothing
+///   changes. [`begin_epoch`](Self::begin_epoch) asks nobody.
+/// - Times are those of the store: of the database's server, or of the clock that the store takes
+///   its commit times from where nobody else can have it open. Never those of a caller.
+/// - A lease does not outlive what proves its holder dead: a store that one process at a time can
+///   open forgets it when it is opened.
 /// - [`write`](Self::write) queues the change **when it is called**: writes to one key apply in
 ///   call order, however the futures are polled. The future completes after the change is durable.
 /// - Writes do not wait behind queued batches of the ledger.
 /// - The future of `write` needs no async runtime: it may be blocked on from any thread.
 pub trait KeyValue: Send + Sync {
-    /// Starts a new epoch and ends every older one. Returns the epoch to write with; the first
-    /// is 1, and before it nothing can be written.
+    /// Starts a new epoch and ends every older one, whoever has a lease: for a person who knows
+    /// that the holder is gone for good. Returns the epoch to write with; the first is 1, and
+    /// before it nothing can be written. It comes without a lease: whoever asks for one next gets
+    /// it, unless it is renewed.
     fn begin_epoch(&self) -> BoxFuture<'static, Result<u64, StoreError>>;
+
+    /// Starts a new epoch for `holder` and ends every older one, if no lease lasts, or if
+    /// `holder` has it already. The lease lasts for `lasts` from now, by the store's clock.
+    /// Returns the epoch to write with. An answer that was lost is asked for again.
+    ///
+    /// # Errors
+    /// `store.lease_held`, `store.stale_node_state`.
+    fn take_lease(
+        &self,
+        holder: NodeHolder,
+        lasts: Duration,
+    ) -> BoxFuture<'static, Result<u64, StoreError>>;
+
+    /// The lease of `epoch` lasts for `lasts` from now. One that has run out, and that nobody
+    /// took, goes on.
+    ///
+    /// # Errors
+    /// `store.fenced`, `store.stale_node_state`.
+    fn renew_lease(
+        &self,
+        epoch: u64,
+        lasts: Duration,
+    ) -> BoxFuture<'static, Result<(), StoreError>>;
+
+    /// Gives the lease of `epoch` back: the next one may take it at once. To be called after the
+    /// last write of the epoch.
+    ///
+    /// # Errors
+    /// `store.fenced`: it has another holder already.
+    fn release_lease(&self, epoch: u64) -> BoxFuture<'static, Result<(), StoreError>>;
 
     /// Changes one value.
     fn write(
@@ -83,4 +129,33 @@ pub trait KeyValue: Send + Sync {
         primary: String,
         secondary: String,
     ) -> BoxFuture<'static, Result<Vec<String>, StoreError>>;
+}
+
+/// A lease as a store remembers it.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct LeaseRow {
+    /// Who has it; 0 for nobody.
+    pub(crate) holder: u64,
+    /// When it runs out, by the store's clock.
+    pub(crate) until_ms: i64,
+}
+
+impl LeaseRow {
+    /// A lease from `now_ms` on.
+    pub(crate) fn new(holder: u64, now_ms: i64, lasts: Duration) -> Self {
+        let lasts_ms = i64::try_from(lasts.as_millis()).unwrap_or(i64::MAX);
+        Self {
+            holder,
+            until_ms: now_ms.saturating_add(lasts_ms),
+        }
+    }
+
+    /// Whether `holder` may take the node now.
+    pub(crate) fn check(self, holder: NodeHolder, now_ms: i64) -> Result<(), StoreError> {
+        let remaining_ms = self.until_ms.saturating_sub(now_ms);
+        if self.holder == holder.0 || remaining_ms <= 0 {
+            return Ok(());
+        }
+        Err(StoreError::LeaseHeld { remaining_ms })
+    }
 }

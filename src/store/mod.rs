@@ -28,7 +28,7 @@ use crate::ledger::{
 pub use admin::{Arrival, ByteSource, MoveError, NodeState, StoreAdmin, StoreHealth};
 pub use error::StoreError;
 pub use health::{StoreTrouble, WriteHealth};
-pub use key_value::{KeyPath, KeyValue, KeyValueWrite};
+pub use key_value::{KeyPath, KeyValue, KeyValueWrite, NodeHolder};
 pub use memory::MemoryStore;
 
 /// A batch was not committed.
@@ -57,6 +57,34 @@ pub struct DocumentQuery {
     pub after: Option<DocumentPosition>,
     /// At most so many; at least 1, at most [`MAX_PAGE`].
     pub limit: usize,
+}
+
+impl DocumentQuery {
+    /// The first documents under one key of an index. No key has a control character.
+    pub fn under(collection: &'static str, index: &'static str, key: &str, limit: usize) -> Self {
+        Self {
+            collection,
+            index,
+            from: key.to_owned(),
+            // Not U+0000, which PostgreSQL has in no text.
+            to: Some(format!("{key}\u{1}")),
+            after: None,
+            limit,
+        }
+    }
+
+    /// The key, where the query is for the first document under one.
+    pub fn of_first_under(&self) -> Option<&str> {
+        let Self {
+            from,
+            to,
+            after,
+            limit,
+            ..
+        } = self;
+        let end = to.as_ref()?.strip_suffix('\u{1}')?;
+        (end == from && after.is_none() && *limit == 1).then_some(end)
+    }
 }
 
 /// Where a page of documents ended.
@@ -177,11 +205,13 @@ pub trait Store: Send + Sync {
 
     /// Takes jobs that are due at `now_ms` and not leased, and leases them until
     /// `lease_until_ms`: nobody else gets them before. A job that is set again loses its lease. A
-    /// lease beyond `lease_until_ms` was given by a clock that was ahead, and does not count.
+    /// lease beyond `lease_until_ms` was given by a clock that was ahead, and does not count. Jobs
+    /// of the kinds in `except` are left to others.
     async fn lease_due(
         &self,
         now_ms: i64,
         lease_until_ms: i64,
+        except: &[&str],
         limit: usize,
     ) -> Result<Vec<DueJob>, StoreError>;
 

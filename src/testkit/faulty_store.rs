@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
+use std::time::Duration;
 
 use event_listener::Event;
 
 use crate::ports::BoxFuture;
-use crate::store::{KeyPath, KeyValue, KeyValueWrite, StoreError};
+use crate::store::{KeyPath, KeyValue, KeyValueWrite, NodeHolder, StoreError};
 
 #[derive(Default)]
 struct Inner {
@@ -131,6 +132,37 @@ impl KeyValue for FaultyKeyValue {
         inner.epoch += 1;
         let epoch = inner.epoch;
         Box::pin(async move { Ok(epoch) })
+    }
+
+    /// Nobody else wants it: a lease is given to whoever asks.
+    fn take_lease(
+        &self,
+        _holder: NodeHolder,
+        _lasts: Duration,
+    ) -> BoxFuture<'static, Result<u64, StoreError>> {
+        self.begin_epoch()
+    }
+
+    fn renew_lease(
+        &self,
+        epoch: u64,
+        _lasts: Duration,
+    ) -> BoxFuture<'static, Result<(), StoreError>> {
+        let current = self.lock().epoch;
+        let fenced = StoreError::Fenced {
+            given: epoch,
+            current,
+        };
+        let renewed = if epoch == current {
+            Ok(())
+        } else {
+            Err(fenced)
+        };
+        Box::pin(async move { renewed })
+    }
+
+    fn release_lease(&self, epoch: u64) -> BoxFuture<'static, Result<(), StoreError>> {
+        self.renew_lease(epoch, Duration::ZERO)
     }
 
     fn write(

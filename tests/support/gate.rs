@@ -9,7 +9,7 @@ use flashkit::lightning::{
     NodeBalances, PaymentHash, PaymentRecord, PaymentRequest, Preimage,
 };
 use flashkit::ports::BoxFuture;
-use flashkit::store::{KeyPath, KeyValue, KeyValueWrite, StoreError};
+use flashkit::store::{KeyPath, KeyValue, KeyValueWrite, NodeHolder, StoreError};
 
 /// How long a node must write nothing before it counts as having written all.
 const QUIET: Duration = Duration::from_millis(200);
@@ -187,6 +187,26 @@ impl GatedState {
 impl KeyValue for GatedState {
     fn begin_epoch(&self) -> BoxFuture<'static, Result<u64, StoreError>> {
         self.state.begin_epoch()
+    }
+
+    fn take_lease(
+        &self,
+        holder: NodeHolder,
+        lasts: Duration,
+    ) -> BoxFuture<'static, Result<u64, StoreError>> {
+        self.state.take_lease(holder, lasts)
+    }
+
+    fn renew_lease(
+        &self,
+        epoch: u64,
+        lasts: Duration,
+    ) -> BoxFuture<'static, Result<(), StoreError>> {
+        self.state.renew_lease(epoch, lasts)
+    }
+
+    fn release_lease(&self, epoch: u64) -> BoxFuture<'static, Result<(), StoreError>> {
+        self.state.release_lease(epoch)
     }
 
     fn write(

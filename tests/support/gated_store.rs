@@ -148,9 +148,11 @@ impl Store for GatedStore {
         &self,
         now_ms: i64,
         lease_until_ms: i64,
+        except: &[&str],
         limit: usize,
     ) -> Result<Vec<DueJob>, StoreError> {
-        self.store.lease_due(now_ms, lease_until_ms, limit).await
+        let leased = self.store.lease_due(now_ms, lease_until_ms, except, limit);
+        leased.await
     }
 
     async fn close(&self) -> Result<(), StoreError> {

@@ -7,6 +7,8 @@ pub mod child;
 pub mod deadline;
 pub mod gate;
 pub mod gated_store;
+#[cfg(all(feature = "ldk", feature = "postgres"))]
+pub mod instance;
 pub mod load;
 #[cfg(feature = "ldk")]
 pub mod real;

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use ldk_node::bitcoin::Network;
 use zeroize::Zeroize;
@@ -129,10 +130,17 @@ pub struct LdkConfig {
     /// to [`LdkNode::sync`](super::LdkNode::sync). A Bitcoin Core node is polled every 2 seconds
     /// whatever this says.
     pub sync_interval_seconds: Option<u64>,
+    /// For how long the node belongs to this instance unless it renews that, which it does four
+    /// times within: where several instances share a database, the next one takes over that long
+    /// after this one was killed. A shorter one costs the node its place when the database cannot
+    /// be reached for four fifths of it. At least a second, at
+    /// most an hour.
+    pub lease: Duration,
 }
 
 impl LdkConfig {
-    /// A node that listens nowhere, trusts nobody, writes no log file and syncs every 10 seconds.
+    /// A node that listens nowhere, trusts nobody, writes no log file syncs every 10 seconds
+    /// and has a lease of 15.
     pub fn new(network: LdkNetwork, seed: LdkSeed, chain_source: LdkChainSource) -> Self {
         Self {
             network,
@@ -142,6 +150,7 @@ impl LdkConfig {
             trusted_peers_no_reserve: Vec::new(),
             log_file: None,
             sync_interval_seconds: Some(10),
+            lease: Duration::from_secs(15),
         }
     }
 }

@@ -2,8 +2,6 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use event_listener::{Event, EventListener};
-
 use crate::lightning::NodeTrouble;
 use crate::ports::Clock;
 use crate::store::StoreError;
@@ -24,7 +22,8 @@ pub struct StoreTrouble {
 pub struct NodeHealthReport {
     /// Set while writes fail; the node waits and goes on by itself once the store heals.
     pub store_trouble: Option<StoreTrouble>,
-    /// Set for good once the node lost its place: another epoch of it began.
+    /// Set once the node lost its place: another epoch of it began, or its lease could not be
+    /// renewed in time. Until it is started again.
     pub fenced: Option<StoreError>,
 }
 
@@ -39,7 +38,6 @@ impl NodeHealthReport {
 pub struct NodeHealth {
     clock: Arc<dyn Clock>,
     report: Mutex<NodeHealthReport>,
-    fence: Event,
 }
 
 impl NodeHealth {
@@ -47,7 +45,6 @@ impl NodeHealth {
         Self {
             clock,
             report: Mutex::default(),
-            fence: Event::new(),
         }
     }
 
@@ -104,24 +101,8 @@ impl NodeHealth {
         }
     }
 
-    pub(super) fn set_fenced(&self, error: StoreError) {
-        self.lock().fenced.get_or_insert(error);
-        self.fence.notify(usize::MAX);
-    }
-
-    pub(super) fn is_fenced(&self) -> bool {
-        self.lock().fenced.is_some()
-    }
-
-    /// Completes once the node is fenced.
-    pub(super) async fn fenced(&self) {
-        loop {
-            let listener: EventListener = self.fence.listen();
-            if self.is_fenced() {
-                return;
-            }
-            listener.await;
-        }
+    pub(super) fn set_fenced(&self, error: Option<StoreError>) {
+        self.lock().fenced = error;
     }
 }
 

@@ -13,7 +13,7 @@
 //! is what LDK allows ("the first write then the second, or only ever the second").
 //!
 //! # Why a fenced write neither succeeds nor fails
-//! Another instance runs this node. If the write of a channel's state returned success, this
+//! Another instance runs this node, or may by now. If the write of a channel's state returned success, this
 //! instance would sign and send on a state that nobody kept; if it returned failure, LDK would
 //! panic inside its locks. So the thread that writes channel state is parked for good, and an
 //! asynchronous write never completes: the channel hangs, nothing of it is sent or broadcast,
@@ -41,6 +41,7 @@ use ldk_node::tokio::runtime::{Handle, RuntimeFlavor};
 use ldk_node::tokio::task::block_in_place;
 
 use super::health::NodeHealth;
+use super::lease::{Fence, ends_run};
 use super::recovery::facts_of;
 use crate::ports::BoxFuture;
 use crate::store::{KeyPath, KeyValue, KeyValueWrite, StoreError};
@@ -65,6 +66,7 @@ struct Shared {
     /// The host's, where retries go on while the node's own workers wait for them.
     runtime: Handle,
     health: Arc<NodeHealth>,
+    fence: Arc<Fence>,
     lanes: Mutex<HashMap<KeyPath, Lane>>,
     /// The monitors of which is known that they are kept as they were born.
     facts: Mutex<HashSet<String>>,
@@ -90,12 +92,14 @@ impl LdkStore {
         epoch: u64,
         runtime: Handle,
         health: Arc<NodeHealth>,
+        fence: Arc<Fence>,
     ) -> Self {
         Self(Arc::new(Shared {
             state,
             epoch,
             runtime,
             health,
+            fence,
             lanes: Mutex::default(),
             facts: Mutex::default(),
         }))
@@ -207,7 +211,7 @@ impl PendingWrite {
         lane.newest += 1;
         lane.open += 1;
         write.version = lane.newest;
-        let first = (!shared.health.is_fenced()).then(|| write.submit());
+        let first = (!shared.fence.is_down()).then(|| write.submit());
         drop(lanes);
         (write, first)
     }
@@ -233,8 +237,8 @@ impl PendingWrite {
                 }
                 Step::Done
             }
-            Err(error @ StoreError::Fenced { .. }) => {
-                self.shared.health.set_fenced(error);
+            Err(error) if ends_run(&error) => {
+                self.shared.fence.fall(error);
                 Step::Fenced
             }
             Err(error) => {
@@ -254,7 +258,7 @@ impl PendingWrite {
 
     /// After a pause: the write again if it is still the newest of its key.
     fn again(&self) -> Result<BoxFuture<'static, Answer>, Step> {
-        if self.shared.health.is_fenced() {
+        if self.shared.fence.is_down() {
             return Err(Step::Fenced);
         }
         let lanes = self.shared.lanes();
@@ -354,7 +358,7 @@ impl Wake for Unpark {
 }
 
 /// Waits on this thread; needs no runtime.
-fn block_on<T>(future: impl Future<Output = T>) -> T {
+pub(super) fn block_on<T>(future: impl Future<Output = T>) -> T {
     let waker = Waker::from(Arc::new(Unpark(thread::current())));
     let mut context = Context::from_waker(&waker);
     let mut future = pin!(future);
@@ -448,11 +452,15 @@ mod tests {
     use crate::ports::SystemClock;
     use crate::testkit::faulty_store::FaultyKeyValue;
     use ldk_node::tokio;
+    use std::time::Instant;
 
     async fn store(state: &FaultyKeyValue) -> LdkStore {
         let epoch = state.begin_epoch().await.expect("epoch");
         let health = Arc::new(NodeHealth::new(Arc::new(SystemClock)));
-        LdkStore::new(Arc::new(state.clone()), epoch, Handle::current(), health)
+        let long = Duration::from_secs(3_600);
+        let fence = Fence::new(epoch, Instant::now(), long, Arc::clone(&health));
+        let (state, fence) = (Arc::new(state.clone()), Arc::new(fence));
+        LdkStore::new(state, epoch, Handle::current(), health, fence)
     }
 
     fn put(store: &LdkStore, value: u8) -> LdkFuture<()> {
@@ -571,7 +579,8 @@ mod tests {
             state.begin_epoch().await.expect("another epoch");
             let waiting = timeout(Duration::from_millis(100), put(&store, 1)).await;
             assert!(waiting.is_err());
-            assert!(store.0.health.is_fenced());
+            assert!(store.0.fence.is_down());
+            assert!(store.0.health.report().fenced.is_some());
             let attempts = state.attempts();
             // Payment records answer an error, channel state parks its thread.
             KVStoreSync::write(&store, "payments", "", "k", vec![1]).expect_err("fenced");

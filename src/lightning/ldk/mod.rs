@@ -6,11 +6,17 @@
 //!   the store refuses a write, the threads that run LDK stand still. The host's do not.
 //! - A write of the node's state never fails upwards: it is retried until the store takes it, and
 //!   [`NodeHealth`] says so meanwhile. Stop the node before closing the store.
-//! - A node whose epoch ended is *fenced*: it is stopped, answers
-//!   [`LightningError::NotRunning`](super::LightningError::NotRunning), and never starts again.
-//!   A thread of it that was about to persist channel state stays parked until the process ends,
-//!   because returning from that write in any way would let the channel go on (see
-//!   [`health`](NodeHealth)).
+//! - The node runs under a lease ([`LdkConfig::lease`]), which it renews. One whose epoch ended, or
+//!   whose lease was not renewed in time, is *fenced*: it is stopped, nothing more of it is
+//!   written, and [`next_event`](super::LightningNode::next_event) answers
+//!   [`LightningError::Displaced`](super::LightningError::Displaced). It may be started again, and
+//!   then reads all of its state anew. A thread of it that was about to persist channel state
+//!   stays parked until the process ends, because returning from that write in any way would let
+//!   the channel go on (see [`health`](NodeHealth)).
+//! - What the fence cannot prevent: ldk-node broadcasts by itself, and has no hook before it. A
+//!   transaction that was queued at the very moment when the process was paused may leave in the
+//!   instant between the end of the pause and the fall of the fence, which asks nobody. Were it
+//!   one that closes a channel by force, the next holder may have revoked it meanwhile.
 //! - ldk-node writes the channel monitor and the channel manager one after the other. A process
 //!   killed in between finds its manager outdated when it starts again, and LDK then
 //!   force-closes that channel; the books survive, the channel does not.
@@ -19,8 +25,10 @@ mod balances;
 mod config;
 mod health;
 mod kv;
+mod lease;
 mod node;
 mod operator;
+mod payments;
 mod records;
 mod recovery;
 

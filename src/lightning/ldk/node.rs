@@ -4,7 +4,7 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use event_listener::Event;
@@ -17,11 +17,7 @@ use ldk_node::config::{
 };
 use ldk_node::lightning::ln::channelmanager::PaymentId;
 use ldk_node::lightning::ln::msgs::SocketAddress;
-use ldk_node::lightning::routing::router::RouteParametersConfig;
-use ldk_node::lightning_invoice::{Bolt11Invoice, Bolt11InvoiceDescription, Description};
-use ldk_node::lightning_types::payment::{PaymentHash as LdkPaymentHash, PaymentPreimage};
-use ldk_node::payment::PaymentDirection as LdkDirection;
-use ldk_node::payment::PaymentStatus;
+use ldk_node::lightning_invoice::Bolt11Invoice;
 use ldk_node::tokio::runtime::{Builder as RuntimeBuilder, Handle, Runtime};
 use ldk_node::tokio::sync::Mutex as AsyncMutex;
 use ldk_node::{Builder, Node, NodeError};
@@ -29,27 +25,33 @@ use ldk_node::{Builder, Node, NodeError};
 use super::balances::node_balances;
 use super::config::{LdkChainSource, LdkConfig};
 use super::health::NodeHealth;
-use super::kv::LdkStore;
+use super::kv::{LdkStore, block_on};
+use super::lease::Fence;
 use super::operator::{node_key, peer_address};
+use super::payments::{claim, create_invoice, fail, ldk_hash, pay};
 use super::records::{lightning_event, node_error, payment_record, refused, unknown, unsigned};
 use super::recovery;
 use crate::lightning::{
     Bolt11Details, Dispatch, InvoiceRequest, LightningError, LightningEvent, LightningNode,
     LostChannel, NodeBalances, NodeTrouble, PaymentHash, PaymentRecord, PaymentRequest, Preimage,
 };
-use crate::ports::Clock;
-use crate::store::{KeyValue, StoreError};
+use crate::ports::{Clock, Entropy, SystemEntropy};
+use crate::store::{KeyValue, NodeHolder, StoreError};
 
 /// How long a stop waits for the writes of the node to end. ldk-node's own waits, about 35
 /// seconds at the worst, come before.
 const LAST_WRITES: Duration = Duration::from_secs(30);
+/// A lease that is shorter would end at every hiccup.
+const SHORTEST_LEASE: Duration = Duration::from_secs(1);
+/// After a longer one nobody would take over.
+const LONGEST_LEASE: Duration = Duration::from_secs(3_600);
 const LAST_WRITES_POLL: Duration = Duration::from_millis(5);
 
 /// A Lightning node in this process.
 ///
-/// [`start`](LightningNode::start) begins a new epoch of the node's state, reads all of it and
-/// runs; [`stop`](LightningNode::stop) ends that, and the next start reads it again. Dropping it
-/// stops the node in the background.
+/// [`start`](LightningNode::start) takes the lease of the node's state, which begins a new epoch,
+/// reads all of it and runs; [`stop`](LightningNode::stop) ends that and gives the lease back, and
+/// the next start reads it again. Dropping it stops the node in the background.
 pub struct LdkNode {
     shared: Arc<Shared>,
 }
@@ -57,6 +59,7 @@ pub struct LdkNode {
 struct Shared {
     config: LdkConfig,
     state: Arc<dyn KeyValue>,
+    holder: NodeHolder,
     runtime: Handle,
     health: Arc<NodeHealth>,
     node_id: PublicKey,
@@ -116,6 +119,8 @@ impl Drop for NodeHandle {
 struct Running {
     node: Arc<NodeHandle>,
     store: LdkStore,
+    epoch: u64,
+    fence: Arc<Fence>,
     /// True from `next_event` to `acknowledge`: ldk-node drops the head of its queue whether
     /// anybody saw it or not.
     delivered: Arc<Mutex<bool>>,
@@ -173,10 +178,14 @@ impl LdkNode {
         let listening = addresses
             .map(|text| peer_address(text))
             .collect::<Result<_, _>>()?;
+        let mut drawn = [0; 8];
+        let filled = SystemEntropy.fill(&mut drawn);
+        filled.map_err(|error| start_failed(error.to_string()))?;
         let peers = config.trusted_peers_no_reserve.iter();
         let trusted = peers.map(|text| node_key(text)).collect::<Result<_, _>>()?;
         Ok(Self {
             shared: Arc::new(Shared {
+                holder: NodeHolder(u64::from_ne_bytes(drawn)),
                 node_id: derive_node_id(&config)?,
                 config,
                 state,
@@ -206,7 +215,7 @@ impl LdkNode {
         &self,
         work: impl FnOnce(&Node) -> T + Send + 'static,
     ) -> Result<T, LightningError> {
-        let node = self.shared.running()?.node;
+        let Running { node, fence, .. } = self.shared.running()?;
         // On the node's runtime: ldk-node leaves connections to the runtime it is called on.
         let handle = node.handle.clone();
         let task = handle.spawn_blocking(move || match &node.node {
@@ -216,39 +225,74 @@ impl LdkNode {
         ldk_node::tokio::select! {
             done = task => done.map_err(|error| unknown(error.to_string()))?,
             // A call may be caught behind a parked thread.
-            () = self.shared.health.fenced() => Err(unknown("the node lost its place")),
+            () = fence.down() => Err(unknown("the node lost its place")),
         }
     }
 }
 
 impl Shared {
     fn running(&self) -> Result<Running, LightningError> {
-        if self.health.is_fenced() {
-            return Err(LightningError::NotRunning);
+        let running = lock(&self.seat).clone();
+        running
+            .filter(|running| !running.fence.is_down())
+            .ok_or(LightningError::NotRunning)
+    }
+
+    /// Why there is no event: the node lost its place, or does not run.
+    fn no_event(&self) -> LightningError {
+        match self.health.report().fenced {
+            Some(error) => LightningError::Displaced {
+                reason: error.to_string(),
+            },
+            None => LightningError::NotRunning,
         }
-        lock(&self.seat).clone().ok_or(LightningError::NotRunning)
     }
 
     async fn start(self: Arc<Self>) -> Result<(), LightningError> {
         let _one_at_a_time = self.lifecycle.lock().await;
-        if self.health.is_fenced() {
-            return Err(start_failed("this node lost its place to another one"));
+        // What a run that lost its place left behind.
+        let last = lock(&self.seat).clone();
+        if let Some(last) = last {
+            if !last.fence.is_down() {
+                return Ok(());
+            }
+            self.clear(last).await?;
         }
-        if lock(&self.seat).is_some() {
-            return Ok(());
-        }
-        let epoch = self.state.begin_epoch().await;
+        let (asked_at, lasts) = (Instant::now(), self.config.lease);
+        let lasts = lasts.clamp(SHORTEST_LEASE, LONGEST_LEASE);
+        let epoch = self.state.take_lease(self.holder, lasts).await;
         let epoch = epoch.map_err(|error| match error {
             StoreError::StaleNodeState { .. } => LightningError::StaleState {
                 reason: error.to_string(),
             },
+            StoreError::LeaseHeld { remaining_ms } => {
+                LightningError::HeldElsewhere { remaining_ms }
+            }
             other => start_failed(other.to_string()),
         })?;
+        let health = Arc::clone(&self.health);
+        let fence = Arc::new(Fence::new(epoch, asked_at, lasts, health));
+        let keeping = Arc::clone(&fence).keep(Arc::clone(&self.state), lasts);
+        self.runtime.spawn(keeping);
+        let started = Arc::clone(&self).run(epoch, Arc::clone(&fence)).await;
+        if started.is_err() {
+            fence.end();
+            // The next one need not wait for it; if this fails, it does.
+            drop(self.state.release_lease(epoch).await);
+            return started;
+        }
+        self.moved.notify(usize::MAX);
+        self.watch_fence(fence);
+        Ok(())
+    }
+
+    async fn run(self: Arc<Self>, epoch: u64, fence: Arc<Fence>) -> Result<(), LightningError> {
         let store = LdkStore::new(
             Arc::clone(&self.state),
             epoch,
             self.runtime.clone(),
             Arc::clone(&self.health),
+            Arc::clone(&fence),
         );
         let runtime = RuntimeBuilder::new_multi_thread()
             .worker_threads(2)
@@ -274,58 +318,86 @@ impl Shared {
             *lock(&shared.seat) = Some(Running {
                 node: Arc::new(starting),
                 store,
+                epoch,
+                fence,
                 delivered: Arc::default(),
             });
             Ok(())
         });
         let started = starting.await;
-        started.map_err(|error| start_failed(error.to_string()))??;
-        self.moved.notify(usize::MAX);
-        self.watch_fence();
-        Ok(())
+        started.map_err(|error| start_failed(error.to_string()))?
     }
 
     /// Stops the node once it is fenced. Holds no strong reference meanwhile: a node that is
     /// dropped goes away.
-    fn watch_fence(self: &Arc<Self>) {
-        let (weak, health) = (Arc::downgrade(self), Arc::clone(&self.health));
+    fn watch_fence(self: &Arc<Self>, fence: Arc<Fence>) {
+        let weak = Arc::downgrade(self);
         self.runtime.spawn(async move {
-            health.fenced().await;
-            if let Some(shared) = weak.upgrade() {
-                // It says whether all ended; a fenced node is out of use either way.
-                let _ = shared.stop().await;
+            fence.over().await;
+            if let Some(shared) = weak.upgrade()
+                && fence.is_down()
+            {
+                let _one_at_a_time = shared.lifecycle.lock().await;
+                let last = lock(&shared.seat).clone();
+                if let Some(last) = last.filter(|last| Arc::ptr_eq(&last.fence, &fence)) {
+                    // It says whether all ended; a fenced run is out of use either way.
+                    let _ = shared.clear(last).await;
+                }
             }
         });
     }
 
     async fn stop(self: Arc<Self>) -> Result<(), LightningError> {
         let _one_at_a_time = self.lifecycle.lock().await;
-        let Some(running) = lock(&self.seat).take() else {
-            return Ok(());
-        };
+        let last = lock(&self.seat).clone();
+        match last {
+            Some(running) => self.clear(running).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Ends a run; under the lock of the lifecycle.
+    async fn clear(&self, running: Running) -> Result<(), LightningError> {
+        lock(&self.seat).take();
         self.moved.notify(usize::MAX);
-        let Running { node, store, .. } = running;
+        let Running {
+            node,
+            store,
+            epoch,
+            fence,
+            ..
+        } = running;
+        if fence.is_down() {
+            // It does nothing more, not even what belongs to a stop; and its threads may be
+            // parked (see `kv.rs`), so nothing is waited for.
+            node.abandon();
+            return Ok(());
+        }
         let handle = node.handle.clone();
         let stopping = Arc::clone(&node);
         let stopping = handle.spawn_blocking(move || stopping.stop());
         let stopped = ldk_node::tokio::select! {
             stopped = stopping => stopped.map_err(|error| unknown(error.to_string()))?,
-            // Its threads may be parked (see `kv.rs`), so nothing is waited for.
-            () = self.health.fenced() => Ok(()),
+            () = fence.down() => Ok(()),
         };
         node.abandon();
-        if self.health.is_fenced() {
-            return Ok(());
-        }
-        stopped?;
         let mut waited = Duration::ZERO;
-        while !store.is_idle() {
+        while stopped.is_ok() && !store.is_idle() && !fence.is_down() {
             if waited >= LAST_WRITES {
+                fence.end();
                 return Err(unknown("the store still refuses the node's last writes"));
             }
             Delay::new(LAST_WRITES_POLL).await;
             waited += LAST_WRITES_POLL;
         }
+        if fence.is_down() {
+            return Ok(());
+        }
+        // Without a renewal it runs out, should it not be known whether all of the node ended.
+        fence.end();
+        stopped?;
+        // If this fails, the next one waits until it has run out.
+        drop(self.state.release_lease(epoch).await);
         Ok(())
     }
 
@@ -392,104 +464,22 @@ impl Drop for LdkNode {
         };
         self.shared.moved.notify(usize::MAX);
         // A thread of its own, because stopping blocks, and the runtime may be on its way out.
-        let node = Arc::clone(&running.node);
+        let (node, fence) = (Arc::clone(&running.node), Arc::clone(&running.fence));
+        let (state, epoch) = (Arc::clone(&self.shared.state), running.epoch);
         let spawned = std::thread::Builder::new()
             .name("ldk-stop".into())
             .spawn(move || {
-                // It says whether it could be stopped; nobody is left to tell.
-                let _ = node.stop();
+                let stopped = node.stop();
+                fence.end();
+                // Nobody is left to tell; a lease that is not given back runs out.
+                if stopped.is_ok() && !fence.is_down() {
+                    drop(block_on(state.release_lease(epoch)));
+                }
             });
         if spawned.is_err() {
             // Dropping it would stop it here, and block.
             std::mem::forget(running);
         }
-    }
-}
-
-fn ldk_hash(hash: PaymentHash) -> LdkPaymentHash {
-    LdkPaymentHash(hash.0)
-}
-
-fn create_invoice(node: &Node, request: &InvoiceRequest) -> Result<String, LightningError> {
-    let description = Description::new(request.description.clone())
-        .map_err(|error| refused(error.to_string()))?;
-    let description = Bolt11InvoiceDescription::Direct(description);
-    let (hash, expiry) = (ldk_hash(request.payment_hash), request.expiry_seconds);
-    // ldk-node would put a record of its own over the one that exists.
-    if let Some(record) = node.payment(&PaymentId(hash.0))
-        && (record.direction == LdkDirection::Outbound || record.status == PaymentStatus::Succeeded)
-    {
-        return Err(refused("this payment hash was used already"));
-    }
-    let payments = node.bolt11_payment();
-    let invoice = match request.amount_msat {
-        Some(amount_msat) => {
-            payments.receive_for_hash(unsigned(amount_msat)?, &description, expiry, hash)
-        }
-        None => payments.receive_variable_amount_for_hash(&description, expiry, hash),
-    };
-    invoice
-        .map(|invoice| invoice.to_string())
-        .map_err(node_error)
-}
-
-fn fail(node: &Node, hash: LdkPaymentHash) -> Result<(), LightningError> {
-    match node.payment(&PaymentId(hash.0)) {
-        Some(record) if record.direction == LdkDirection::Inbound => {
-            // Failing what succeeded would change nothing but the record, and that to a lie.
-            if record.status == PaymentStatus::Succeeded {
-                return Ok(());
-            }
-            node.bolt11_payment()
-                .fail_for_hash(hash)
-                .map_err(node_error)
-        }
-        _ => Err(refused("no invoice has this payment hash")),
-    }
-}
-
-fn claim(
-    node: &Node,
-    hash: LdkPaymentHash,
-    preimage: &Preimage,
-    amount_msat: u64,
-) -> Result<(), LightningError> {
-    match node.payment(&PaymentId(hash.0)) {
-        Some(record) if record.direction == LdkDirection::Inbound => {
-            let preimage = PaymentPreimage(*preimage.expose());
-            node.bolt11_payment()
-                .claim_for_hash(hash, amount_msat, preimage)
-                .map_err(node_error)
-        }
-        _ => Err(refused("no invoice has this payment hash")),
-    }
-}
-
-fn pay(
-    node: &Node,
-    invoice: &Bolt11Invoice,
-    max_fee_msat: u64,
-) -> Result<Dispatch, LightningError> {
-    let refused = |reason: String| Ok(Dispatch::Refused { reason });
-    let id = PaymentId(*AsRef::<[u8; 32]>::as_ref(invoice.payment_hash()));
-    // ldk-node answers DuplicatePayment for it, which would be taken for a payment under way.
-    let record = node.payment(&id);
-    if record.is_some_and(|record| record.direction == LdkDirection::Inbound) {
-        return refused("the invoice is this node's own".into());
-    }
-    let route = RouteParametersConfig {
-        max_total_routing_fee_msat: Some(max_fee_msat),
-        ..RouteParametersConfig::default()
-    };
-    match node.bolt11_payment().send(invoice, Some(route)) {
-        Ok(_) => Ok(Dispatch::Accepted),
-        Err(NodeError::DuplicatePayment) => Ok(Dispatch::AlreadyKnown),
-        Err(NodeError::NotRunning) => Err(LightningError::NotRunning),
-        Err(error @ (NodeError::PaymentSendingFailed | NodeError::InvalidInvoice)) => {
-            refused(error.to_string())
-        }
-        // The HTLC may be out already: the record is written after it.
-        Err(error) => Err(unknown(error.to_string())),
     }
 }
 
@@ -583,7 +573,8 @@ impl LightningNode for LdkNode {
 
     async fn next_event(&self) -> Result<LightningEvent, LightningError> {
         let moved = self.shared.moved.listen();
-        let running = self.shared.running()?;
+        let running = self.shared.running();
+        let running = running.map_err(|_| self.shared.no_event())?;
         let Some(node) = &running.node.node else {
             return Err(LightningError::NotRunning);
         };
@@ -593,8 +584,8 @@ impl LightningNode for LdkNode {
                 let height = node.status().current_best_block.height;
                 Ok(lightning_event(event, height))
             }
-            () = moved => Err(LightningError::NotRunning),
-            () = self.shared.health.fenced() => Err(LightningError::NotRunning),
+            () = moved => Err(self.shared.no_event()),
+            () = running.fence.down() => Err(self.shared.no_event()),
         }
     }
 

@@ -39,8 +39,8 @@ pub use money::{
     transfer_ids_are_used_once,
 };
 pub use node_state::{
-    node_values_are_listed_by_namespace, node_values_are_set_and_removed,
-    node_writes_apply_in_call_order, older_epoch_is_fenced,
+    lease_is_taken_over_when_it_ends, node_values_are_listed_by_namespace,
+    node_values_are_set_and_removed, node_writes_apply_in_call_order, older_epoch_is_fenced,
 };
 pub use reading::{
     balances_are_paged_in_order, closed_store_refuses, cursors_never_step_back,
@@ -182,5 +182,6 @@ where
         node_values_are_listed_by_namespace,
         node_writes_apply_in_call_order,
         older_epoch_is_fenced,
+        lease_is_taken_over_when_it_ends,
     )
 }

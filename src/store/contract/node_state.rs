@@ -1,8 +1,16 @@
 //! Promises about the node's state.
 
+use std::time::Duration;
+
+use futures_timer::Delay;
+
 use super::FreshStore;
 use super::probe::{Kept, Probe};
-use crate::store::{KeyPath, KeyValueWrite, StoreError};
+use crate::store::{KeyPath, KeyValueWrite, NodeHolder, StoreError};
+
+const LONG: Duration = Duration::from_secs(3_600);
+const SHORT: Duration = Duration::from_millis(150);
+const PAUSE: Duration = Duration::from_millis(20);
 
 fn path(primary: &str, secondary: &str, key: &str) -> KeyPath {
     KeyPath {
@@ -140,4 +148,76 @@ pub async fn older_epoch_is_fenced(fresh: &FreshStore) -> Kept {
     probe.read(node.write(second, put(at.clone(), b"second")).await)?;
     let found = probe.read(node.read(at).await)?;
     probe.same("the new epoch's value", found, Some(b"second".to_vec()))
+}
+
+fn without_time<T>(answer: Result<T, StoreError>) -> Result<T, StoreError> {
+    answer.map_err(|error| match error {
+        StoreError::LeaseHeld { .. } => StoreError::LeaseHeld { remaining_ms: 0 },
+        other => other,
+    })
+}
+
+/// The node is taken over when its holder's lease has run out or was given back, and not before;
+/// who held it then is fenced. The holder itself need not wait, and a person never.
+///
+/// # Errors
+/// The promise is broken.
+pub async fn lease_is_taken_over_when_it_ends(fresh: &FreshStore) -> Kept {
+    let probe = Probe::new(fresh, "lease_is_taken_over_when_it_ends");
+    let node = probe.node();
+    let at = path("", "", "manager");
+    let (ours, theirs) = (NodeHolder(7), NodeHolder(u64::MAX));
+    let held = Err(StoreError::LeaseHeld { remaining_ms: 0 });
+
+    let first = probe.read(node.take_lease(ours, LONG).await)?;
+    let refused = without_time(node.take_lease(theirs, LONG).await);
+    probe.same("while the lease lasts", refused, held.clone())?;
+    probe.read(node.write(first, put(at.clone(), b"first")).await)?;
+    let again = probe.read(node.take_lease(ours, LONG).await)?;
+    probe.same("the holder's next epoch", again > first, true)?;
+    let fenced = Err(StoreError::Fenced {
+        given: first,
+        current: again,
+    });
+    let renewed = node.renew_lease(first, LONG).await;
+    probe.same("a renewal of an older epoch", renewed, fenced.clone())?;
+    let released = node.release_lease(first).await;
+    probe.same("a release by an older epoch", released, fenced)?;
+
+    probe.read(node.release_lease(again).await)?;
+    let second = probe.read(node.take_lease(theirs, SHORT).await)?;
+    let fenced = Err(StoreError::Fenced {
+        given: again,
+        current: second,
+    });
+    let late = node.write(again, put(at.clone(), b"late")).await;
+    probe.same("a write after the take-over", late, fenced)?;
+    // Renewed, it lasts.
+    probe.read(node.renew_lease(second, LONG).await)?;
+    fresh.clock.advance(SHORT);
+    Delay::new(SHORT).await;
+    let refused = without_time(node.take_lease(ours, LONG).await);
+    probe.same("after a renewal", refused, held)?;
+    // By the store's clock, which may be another one than the test's.
+    probe.read(node.renew_lease(second, SHORT).await)?;
+    fresh.clock.advance(SHORT);
+    let mut third = node.take_lease(ours, LONG).await;
+    for _ in 0..100 {
+        if third.is_ok() {
+            break;
+        }
+        Delay::new(PAUSE).await;
+        third = node.take_lease(ours, LONG).await;
+    }
+    let third = probe.read(third)?;
+    let fenced = Err(StoreError::Fenced {
+        given: second,
+        current: third,
+    });
+    let renewed = node.renew_lease(second, LONG).await;
+    probe.same("a renewal after the take-over", renewed, fenced)?;
+    let forced = probe.read(node.begin_epoch().await)?;
+    probe.same("an epoch by force", forced > third, true)?;
+    let next = probe.read(node.take_lease(theirs, LONG).await)?;
+    probe.same("a lease after that", next > forced, true)
 }

@@ -317,7 +317,11 @@ impl<'a> Probe<'a> {
     /// All jobs, and nobody gets a lease: one that ends when it begins leaves no trace.
     pub(super) async fn jobs(&self) -> Kept<Vec<DueJob>> {
         let late_ms = FIRST_MS + 1_000 * DAY_MS;
-        self.read(self.store().lease_due(late_ms, late_ms, MAX_PAGE).await)
+        self.read(
+            self.store()
+                .lease_due(late_ms, late_ms, &[], MAX_PAGE)
+                .await,
+        )
     }
 
     pub(super) async fn positions(&self, query: DocumentQuery) -> Kept<Vec<DocumentPosition>> {

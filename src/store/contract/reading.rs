@@ -315,7 +315,7 @@ pub async fn jobs_are_leased_once(fresh: &FreshStore) -> Kept {
         due("expire", "d", now - 5),
     ];
     probe.commit(steps).await?;
-    let take = |at_ms, limit| probe.store().lease_due(at_ms, at_ms + 1_000, limit);
+    let take = |at_ms, limit| probe.store().lease_due(at_ms, at_ms + 1_000, &[], limit);
     let objects = |jobs: Vec<crate::ledger::DueJob>| -> Vec<String> {
         jobs.into_iter().map(|job| job.object).collect()
     };
@@ -353,7 +353,17 @@ pub async fn jobs_are_leased_once(fresh: &FreshStore) -> Kept {
     probe.same("what was set again", taken, vec![("a".into(), later + 5)])?;
     let left = objects(probe.jobs().await?);
     let expected = ["b", "c", "a"].map(String::from).to_vec();
-    probe.same("the jobs that are left", left, expected)
+    probe.same("the jobs that are left", left, expected)?;
+
+    // Those of some kinds are left to others, however many of them come first.
+    let (send, look) = (due("send", "e", now), due("look", "f", now + 1));
+    probe.commit(vec![send, look]).await?;
+    let without =
+        |except: &'static [&'static str]| probe.store().lease_due(later, later + 1_000, except, 1);
+    let taken = objects(probe.read(without(&["send", "expire"]).await)?);
+    probe.same("without two kinds", taken, vec!["f".into()])?;
+    let taken = objects(probe.read(without(&["expire"]).await)?);
+    probe.same("what was left", taken, vec!["e".into()])
 }
 
 /// Everything that was submitted before the end is done; what comes after it is refused as
@@ -402,11 +412,18 @@ pub async fn closed_store_refuses(fresh: &FreshStore) -> Kept {
         store.event_after(0).await.err(),
         store.cursor("name").await.err(),
         store.acknowledge("name", 1).await.err(),
-        store.lease_due(0, 0, 1).await.err(),
+        store.lease_due(0, 0, &[], 1).await.err(),
         node.begin_epoch().await.err(),
         node.write(epoch, removed).await.err(),
         node.read(path).await.err(),
         node.list(String::new(), String::new()).await.err(),
+        node.take_lease(crate::store::NodeHolder(1), std::time::Duration::ZERO)
+            .await
+            .err(),
+        node.renew_lease(epoch, std::time::Duration::ZERO)
+            .await
+            .err(),
+        node.release_lease(epoch).await.err(),
     ];
     for answer in answers {
         probe.same("a call after the end", answer, Some(StoreError::Closed))?;

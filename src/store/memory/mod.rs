@@ -6,12 +6,13 @@ mod moving;
 mod tables;
 
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use event_listener::Event;
 
 use self::tables::{Change, KeptDocument, Tables};
-use super::key_value::{KeyPath, KeyValue, KeyValueWrite};
+use super::key_value::{KeyPath, KeyValue, KeyValueWrite, LeaseRow, NodeHolder};
 use super::{CommitError, DocumentPosition, DocumentQuery, MAX_PAGE, Store, StoreError};
 use crate::ids::TransferId;
 use crate::ledger::{
@@ -282,12 +283,14 @@ impl Store for MemoryStore {
         &self,
         now_ms: i64,
         lease_until_ms: i64,
+        except: &[&str],
         limit: usize,
     ) -> Result<Vec<DueJob>, StoreError> {
         let mut tables = self.lock()?;
         let mut ready: Vec<DueJob> = tables
             .due
             .iter()
+            .filter(|((kind, _), _)| !except.contains(&kind.as_str()))
             .filter(|(_, (due_at_ms, leased_until_ms))| {
                 let is_free = *leased_until_ms <= now_ms || *leased_until_ms > lease_until_ms;
                 *due_at_ms <= now_ms && is_free
@@ -341,13 +344,7 @@ fn as_document(document: &KeptDocument) -> Document {
 impl MemoryStore {
     fn write_now(&self, epoch: u64, change: KeyValueWrite) -> Result<(), StoreError> {
         let mut tables = self.lock()?;
-        if epoch == 0 || epoch != tables.node_epoch {
-            let current = tables.node_epoch;
-            return Err(StoreError::Fenced {
-                given: epoch,
-                current,
-            });
-        }
+        tables.check_epoch(epoch)?;
         match change {
             KeyValueWrite::Put { path, value } => tables.node.insert(path, value),
             KeyValueWrite::Remove { path } => tables.node.remove(&path),
@@ -363,7 +360,49 @@ impl KeyValue for MemoryStore {
                 return Err(locked.clone());
             }
             tables.node_epoch += 1;
+            tables.node_lease = LeaseRow::default();
             Ok(tables.node_epoch)
+        });
+        Box::pin(std::future::ready(result))
+    }
+
+    fn take_lease(
+        &self,
+        holder: NodeHolder,
+        lasts: Duration,
+    ) -> BoxFuture<'static, Result<u64, StoreError>> {
+        let now_ms = self.clock.now_ms();
+        let result = self.lock().and_then(|mut tables| {
+            if let Some(locked) = &tables.node_locked {
+                return Err(locked.clone());
+            }
+            tables.node_lease.check(holder, now_ms)?;
+            tables.node_epoch += 1;
+            tables.node_lease = LeaseRow::new(holder.0, now_ms, lasts);
+            Ok(tables.node_epoch)
+        });
+        Box::pin(std::future::ready(result))
+    }
+
+    fn renew_lease(
+        &self,
+        epoch: u64,
+        lasts: Duration,
+    ) -> BoxFuture<'static, Result<(), StoreError>> {
+        let now_ms = self.clock.now_ms();
+        let result = self.lock().and_then(|mut tables| {
+            tables.check_epoch(epoch)?;
+            tables.node_lease = LeaseRow::new(tables.node_lease.holder, now_ms, lasts);
+            Ok(())
+        });
+        Box::pin(std::future::ready(result))
+    }
+
+    fn release_lease(&self, epoch: u64) -> BoxFuture<'static, Result<(), StoreError>> {
+        let result = self.lock().and_then(|mut tables| {
+            tables.check_epoch(epoch)?;
+            tables.node_lease = LeaseRow::default();
+            Ok(())
         });
         Box::pin(std::future::ready(result))
     }

@@ -10,6 +10,7 @@ use crate::ledger::{
     Account, Balance, ChainHash, ChainHead, Commit, CommitPlace, CommitRow, DueJob, EventRecord,
     HoldChangeRow, HoldState, NewDocument, NewEvent, Rows, State, TransferRow, UsageWindow,
 };
+use crate::store::key_value::LeaseRow;
 use crate::store::{DocumentPosition, KeyPath, StoreError};
 
 #[derive(Default)]
@@ -41,6 +42,7 @@ pub(super) struct Tables {
     pub(super) node_epoch: u64,
     /// Why no node may run here.
     pub(super) node_locked: Option<StoreError>,
+    pub(super) node_lease: LeaseRow,
     pub(super) closed: bool,
 }
 
@@ -55,6 +57,14 @@ pub(super) struct KeptDocument {
 }
 
 impl Tables {
+    pub(super) fn check_epoch(&self, given: u64) -> Result<(), StoreError> {
+        let current = self.node_epoch;
+        if given == 0 || given != current {
+            return Err(StoreError::Fenced { given, current });
+        }
+        Ok(())
+    }
+
     /// The end of the one chain.
     pub(super) fn head(&self) -> ChainHead {
         let last = self.commits.last();

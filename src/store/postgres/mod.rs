@@ -407,12 +407,15 @@ impl Store for PostgresStore {
         &self,
         now_ms: i64,
         lease_until_ms: i64,
+        except: &[&str],
         limit: usize,
     ) -> Result<Vec<DueJob>, StoreError> {
+        let except: Vec<String> = except.iter().map(ToString::to_string).collect();
         let params: Vec<Param> = vec![
             Box::new(now_ms),
             Box::new(lease_until_ms),
             Box::new(sql_limit(limit)),
+            Box::new(except),
         ];
         let rows = self.rows(reads::LEASE_DUE, params).await?;
         let mut jobs: Vec<DueJob> = rows.iter().map(reads::job).collect::<Result<_, _>>()?;

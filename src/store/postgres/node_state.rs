@@ -5,15 +5,17 @@ use std::time::Duration;
 
 use deadpool_postgres::{ClientWrapper, Pool};
 use futures_channel::oneshot;
+use tokio_postgres::Row;
 
 use super::connection::{
-    Failed, Param, connect_writer, in_one_round_trip, not_done, plain, prepared,
+    Failed, Param, after_commit, connect_writer, in_one_round_trip, not_done, plain, prepared,
 };
 use super::queue::Taker;
 use super::reads::{NODE_KEYS, NODE_VALUE, value};
 use super::{PAUSE, PostgresStore};
 use crate::ports::BoxFuture;
-use crate::store::{KeyPath, KeyValue, KeyValueWrite, StoreError};
+use crate::store::key_value::LeaseRow;
+use crate::store::{KeyPath, KeyValue, KeyValueWrite, NodeHolder, StoreError};
 
 /// The most node writes that may wait. Far above what a node has in flight.
 pub(super) const MAX_WAITING: usize = 262_144;
@@ -24,7 +26,10 @@ type Written = Result<(), StoreError>;
 
 /// What the node wants done, in the order in which it asked.
 pub(super) enum NodeTask {
-    Begin(oneshot::Sender<Result<u64, StoreError>>),
+    Epoch {
+        change: EpochChange,
+        answer: oneshot::Sender<Result<u64, StoreError>>,
+    },
     Write {
         epoch: u64,
         change: KeyValueWrite,
@@ -32,11 +37,27 @@ pub(super) enum NodeTask {
     },
 }
 
+/// What becomes of the epoch and its lease.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum EpochChange {
+    Begin,
+    Take { holder: NodeHolder, lasts: Duration },
+    Renew { epoch: u64, lasts: Duration },
+    Release { epoch: u64 },
+}
+
 pub(super) struct NodeWriter {
     pub(super) pool: Pool,
     pub(super) taker: Taker<NodeTask>,
     pub(super) patience: Duration,
     pub(super) connection: Option<ClientWrapper>,
+}
+
+/// What is done in one transaction.
+#[derive(Clone, Copy)]
+enum Wanted<'a> {
+    Values(&'a Group),
+    Epoch(EpochChange),
 }
 
 /// Writes of one epoch: what each path comes to, and who waits for it.
@@ -52,9 +73,11 @@ impl NodeWriter {
             let mut group: Option<Group> = None;
             for task in tasks {
                 match task {
-                    NodeTask::Begin(answer) => {
+                    NodeTask::Epoch { change, answer } => {
                         self.write(group.take()).await;
-                        drop(answer.send(self.begin().await));
+                        // An epoch whose answer was lost is one that nobody uses, and the lease
+                        // is its holder's: each of these may be done twice.
+                        drop(answer.send(self.persevere(Wanted::Epoch(change)).await));
                     }
                     NodeTask::Write {
                         epoch,
@@ -83,16 +106,11 @@ impl NodeWriter {
         }
     }
 
-    async fn begin(&mut self) -> Result<u64, StoreError> {
-        // An epoch whose answer was lost is one that nobody uses.
-        self.persevere(None).await
-    }
-
     async fn write(&mut self, group: Option<Group>) {
         let Some(group) = group else { return };
         let given = group.epoch;
         // Setting the same values again changes nothing, so an unknown outcome is tried again.
-        let written = match self.persevere(Some(&group)).await {
+        let written = match self.persevere(Wanted::Values(&group)).await {
             Ok(current) if current == given && given != 0 => Ok(()),
             Ok(current) => Err(StoreError::Fenced { given, current }),
             Err(error) => Err(error),
@@ -102,14 +120,13 @@ impl NodeWriter {
         }
     }
 
-    /// Writes a group, or begins an epoch; tries again while the database cannot be reached.
-    /// Answers the current epoch.
-    async fn persevere(&mut self, group: Option<&Group>) -> Result<u64, StoreError> {
+    /// Tries again while the database cannot be reached. Answers the current epoch.
+    async fn persevere(&mut self, wanted: Wanted<'_>) -> Result<u64, StoreError> {
         let patience = self.patience;
         let mut last = StoreError::OutcomeUnknown;
         let tries = async {
             loop {
-                match self.attempt(group).await {
+                match self.attempt(wanted).await {
                     Err(Failed::NotDone(error)) => return Err(error),
                     Err(failed) => last = failed.into(),
                     Ok(current) => return Ok(current),
@@ -121,14 +138,15 @@ impl NodeWriter {
         done.unwrap_or(Err(last))
     }
 
-    async fn attempt(&mut self, group: Option<&Group>) -> Result<u64, Failed> {
+    async fn attempt(&mut self, wanted: Wanted<'_>) -> Result<u64, Failed> {
         let connection = match self.connection.take() {
             Some(connection) if !connection.is_closed() => connection,
             _ => connect_writer(&self.pool).await?,
         };
-        let current = match group {
-            Some(group) => put_all(&connection, group.epoch, &group.values).await?,
-            None => begin_epoch(&connection).await?,
+        // Whatever fails on the way takes the connection with it, and so its transaction.
+        let current = match wanted {
+            Wanted::Values(group) => put_all(&connection, group.epoch, &group.values).await?,
+            Wanted::Epoch(change) => change_epoch(&connection, change).await?,
         };
         self.connection = Some(connection);
         Ok(current)
@@ -136,32 +154,31 @@ impl NodeWriter {
 }
 
 /// Where the state is: this database of this cluster on this timeline. A dump that was restored,
-/// a copy, a recovery to a point in time and a promoted standby are somewhere else, and an epoch
-/// does not begin there.
-const BEGIN_EPOCH: &str = "
-WITH here AS (
-    SELECT hashtextextended(concat_ws('/', s.system_identifier, c.timeline_id, d.oid,
-                                      current_schema()), 0) AS place
-    FROM pg_control_system() s, pg_control_checkpoint() c, pg_database d
-    WHERE d.datname = current_database()
-), home AS (
-    INSERT INTO settings (name, value) SELECT 'node_home', place FROM here
-    ON CONFLICT (name) DO UPDATE SET value = settings.value RETURNING value
-)
-INSERT INTO settings (name, value) SELECT 'node_epoch', 1 FROM here, home
-WHERE here.place = home.value
-ON CONFLICT (name) DO UPDATE SET value = settings.value + 1 RETURNING value";
+/// a copy, a recovery to a point in time and a promoted standby are somewhere else: neither an
+/// epoch begins there, nor does one go on that began elsewhere. The timeline is that of the log's
+/// end; what `pg_control_checkpoint` says is the one before until a checkpoint after a promotion.
+macro_rules! place {
+    () => {
+        "(SELECT hashtextextended(concat_ws('/', s.system_identifier,
+              ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int,
+              d.oid, current_schema()), 0)
+          FROM pg_control_system() s, pg_database d WHERE d.datname = current_database())"
+    };
+}
+
+/// True where the state is at home, or has no home yet.
+macro_rules! at_home {
+    () => {
+        concat!(
+            "coalesce((SELECT value FROM settings WHERE name = 'node_home') = ",
+            place!(),
+            ", true)"
+        )
+    };
+}
 
 /// Whether the node is at home here, or has none yet.
-pub(super) const IS_HOME: &str = "
-WITH here AS (
-    SELECT hashtextextended(concat_ws('/', s.system_identifier, c.timeline_id, d.oid,
-                                      current_schema()), 0) AS place
-    FROM pg_control_system() s, pg_control_checkpoint() c, pg_database d
-    WHERE d.datname = current_database()
-)
-SELECT coalesce((SELECT value FROM settings WHERE name = 'node_home'), place) = place AS is_home
-FROM here";
+pub(super) const IS_HOME: &str = concat!("SELECT ", at_home!());
 
 /// From now on the state is at home where it is.
 pub(super) const TRUST: &str = "
@@ -170,44 +187,152 @@ DELETE FROM settings WHERE name = 'node_home'
 
 const COUNT_VALUES: &str = "SELECT count(*) FROM node_state";
 
-async fn begin_epoch(connection: &ClientWrapper) -> Result<u64, Failed> {
-    let sql = connection
-        .prepare_cached(BEGIN_EPOCH)
-        .await
-        .map_err(not_done)?;
-    if let Some(row) = connection.query_opt(&sql, &[]).await.map_err(not_done)? {
-        return Ok(value::<i64>(&row, 0)?.cast_unsigned());
+const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
+
+const MAKE_EPOCH: &str = concat!(
+    "INSERT INTO settings (name, value) VALUES ('node_epoch', 0), ('node_home', ",
+    place!(),
+    ") ON CONFLICT (name) DO NOTHING"
+);
+
+/// Against writes of the node, which share it, and against whoever else wants the node.
+const LOCK_FOR_CHANGE: &str = "SELECT value FROM settings WHERE name = 'node_epoch' FOR UPDATE";
+
+/// After the lock, so that it sees what the one before did. The time is the server's.
+const STANDING: &str = concat!(
+    "SELECT e.value, ",
+    at_home!(),
+    ", coalesce((SELECT value FROM settings WHERE name = 'node_holder'), 0),
+       coalesce((SELECT value FROM settings WHERE name = 'node_lease_until'), 0),
+       floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint
+     FROM settings e WHERE e.name = 'node_epoch'"
+);
+
+const SET_LEASE: &str = "
+INSERT INTO settings (name, value)
+VALUES ('node_epoch', $1), ('node_holder', $2), ('node_lease_until', $3)
+ON CONFLICT (name) DO UPDATE SET value = excluded.value";
+
+async fn query(
+    connection: &ClientWrapper,
+    sql: &'static str,
+    params: &[Param],
+) -> Result<Vec<Row>, Failed> {
+    let sql = connection.prepare_cached(sql).await.map_err(not_done)?;
+    let rows = prepared(connection, sql, params).await;
+    rows.map_err(not_done)
+}
+
+async fn change_epoch(connection: &ClientWrapper, change: EpochChange) -> Result<u64, Failed> {
+    plain(connection, BEGIN).await.map_err(not_done)?;
+    query(connection, MAKE_EPOCH, &[]).await?;
+    query(connection, LOCK_FOR_CHANGE, &[]).await?;
+    let rows = query(connection, STANDING, &[]).await?;
+    let row = rows.first().ok_or_else(no_epoch)?;
+    let current = value::<i64>(row, 0)?.cast_unsigned();
+    let lease = LeaseRow {
+        holder: value::<i64>(row, 2)?.cast_unsigned(),
+        until_ms: value(row, 3)?,
+    };
+    let now_ms: i64 = value(row, 4)?;
+    if !value::<bool>(row, 1)? {
+        return Err(stale(connection).await);
     }
-    let sql = super::moving::HANDED_OVER;
-    let handed_over = connection.query_one(sql, &[]).await.map_err(not_done)?;
-    if value(&handed_over, 0)? {
-        return Err(Failed::NotDone(StoreError::NodeHandedOver));
+    let decided = decide(change, current, lease, now_ms);
+    let Ok((epoch, lease)) = decided else {
+        plain(connection, "ROLLBACK").await.map_err(not_done)?;
+        return decided.map(|(epoch, _)| epoch).map_err(Failed::NotDone);
+    };
+    let params: Vec<Param> = vec![
+        Box::new(epoch.cast_signed()),
+        Box::new(lease.holder.cast_signed()),
+        Box::new(lease.until_ms),
+    ];
+    query(connection, SET_LEASE, &params).await?;
+    plain(connection, "COMMIT").await.map_err(after_commit)?;
+    Ok(epoch)
+}
+
+/// The next epoch and its lease.
+fn decide(
+    change: EpochChange,
+    current: u64,
+    lease: LeaseRow,
+    now_ms: i64,
+) -> Result<(u64, LeaseRow), StoreError> {
+    match change {
+        EpochChange::Begin => Ok((current + 1, LeaseRow::default())),
+        EpochChange::Take { holder, lasts } => {
+            lease.check(holder, now_ms)?;
+            Ok((current + 1, LeaseRow::new(holder.0, now_ms, lasts)))
+        }
+        EpochChange::Renew { epoch: given, .. } | EpochChange::Release { epoch: given }
+            if given == 0 || given != current =>
+        {
+            Err(StoreError::Fenced { given, current })
+        }
+        EpochChange::Renew { lasts, .. } => {
+            Ok((current, LeaseRow::new(lease.holder, now_ms, lasts)))
+        }
+        EpochChange::Release { .. } => Ok((current, LeaseRow::default())),
     }
-    let row = connection.query_one(COUNT_VALUES, &[]).await;
-    Err(Failed::NotDone(StoreError::StaleNodeState {
-        found: value(&row.map_err(not_done)?, 0)?,
-        expected: None,
-    }))
+}
+
+fn no_epoch() -> Failed {
+    Failed::NotDone(StoreError::Corrupt {
+        reason: "the node's epoch has no row".to_owned(),
+    })
+}
+
+/// The state is not at home: whatever transaction there is ends with its connection.
+async fn stale(connection: &ClientWrapper) -> Failed {
+    let handed_over = query(connection, super::moving::HANDED_OVER, &[]).await;
+    if let Ok(rows) = handed_over
+        && rows.first().is_some_and(|row| value(row, 0) == Ok(true))
+    {
+        return Failed::NotDone(StoreError::NodeHandedOver);
+    }
+    let found = query(connection, COUNT_VALUES, &[]).await;
+    let found = found.and_then(|rows| match rows.first() {
+        Some(row) => value(row, 0).map_err(Failed::from),
+        None => Ok(0),
+    });
+    match found {
+        Ok(found) => Failed::NotDone(StoreError::StaleNodeState {
+            found,
+            expected: None,
+        }),
+        Err(failed) => failed,
+    }
 }
 
 /// Shared with other writes of the node, and against a new epoch.
-const LOCK_EPOCH: &str = "SELECT value FROM settings WHERE name = 'node_epoch' FOR SHARE";
+const LOCK_EPOCH: &str = concat!(
+    "SELECT e.value, ",
+    at_home!(),
+    " FROM settings e WHERE e.name = 'node_epoch' FOR SHARE OF e"
+);
 
-const PUT_VALUES: &str = "
-INSERT INTO node_state (primary_namespace, secondary_namespace, key, value)
-SELECT * FROM unnest($2::text[], $3::text[], $4::text[], $5::bytea[])
-WHERE (SELECT value FROM settings WHERE name = 'node_epoch') = $1
-ON CONFLICT (primary_namespace, secondary_namespace, key) DO UPDATE SET value = excluded.value";
+const PUT_VALUES: &str = concat!(
+    "INSERT INTO node_state (primary_namespace, secondary_namespace, key, value)
+     SELECT * FROM unnest($2::text[], $3::text[], $4::text[], $5::bytea[])
+     WHERE (SELECT value FROM settings WHERE name = 'node_epoch') = $1 AND ",
+    at_home!(),
+    " ON CONFLICT (primary_namespace, secondary_namespace, key) DO UPDATE SET value = excluded.value"
+);
 
-const DROP_VALUES: &str = "
-DELETE FROM node_state
-USING unnest($2::text[], $3::text[], $4::text[]) AS row (primary_namespace, secondary_namespace, key)
-WHERE node_state.primary_namespace = row.primary_namespace
-      AND node_state.secondary_namespace = row.secondary_namespace
-      AND node_state.key = row.key
-      AND (SELECT value FROM settings WHERE name = 'node_epoch') = $1";
+const DROP_VALUES: &str = concat!(
+    "DELETE FROM node_state
+     USING unnest($2::text[], $3::text[], $4::text[]) AS row (primary_namespace, secondary_namespace, key)
+     WHERE node_state.primary_namespace = row.primary_namespace
+           AND node_state.secondary_namespace = row.secondary_namespace
+           AND node_state.key = row.key
+           AND (SELECT value FROM settings WHERE name = 'node_epoch') = $1 AND ",
+    at_home!()
+);
 
-/// Writes if the epoch is the current one, in one round trip. Answers the current one.
+/// Writes if the epoch is the current one and the state at home, in one round trip. Answers the
+/// current epoch.
 async fn put_all(
     connection: &ClientWrapper,
     epoch: u64,
@@ -228,13 +353,7 @@ async fn put_all(
     let values: Vec<Vec<u8>> = set.iter().map(|(_, value)| (*value).clone()).collect();
     put_params.push(Box::new(values));
     let remove_params = params(epoch, removed.iter().copied());
-    let mut sent = vec![
-        plain(
-            connection,
-            "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE",
-        ),
-        prepared(connection, lock, &[]),
-    ];
+    let mut sent = vec![plain(connection, BEGIN), prepared(connection, lock, &[])];
     if !set.is_empty() {
         sent.push(prepared(connection, put, &put_params));
     }
@@ -242,17 +361,17 @@ async fn put_all(
         sent.push(prepared(connection, remove, &remove_params));
     }
     sent.push(plain(connection, "COMMIT"));
-    let mut current = 0;
-    for (at, answer) in in_one_round_trip(sent)
-        .await
-        .map_err(not_done)?
-        .into_iter()
-        .enumerate()
-    {
+    let (mut current, mut is_at_home) = (0, true);
+    let answers = in_one_round_trip(sent).await.map_err(not_done)?;
+    for (at, answer) in answers.into_iter().enumerate() {
         let rows = answer.map_err(not_done)?;
         if let (1, Some(row)) = (at, rows.first()) {
             current = value::<i64>(row, 0)?.cast_unsigned();
+            is_at_home = value(row, 1)?;
         }
+    }
+    if !is_at_home {
+        return Err(stale(connection).await);
     }
     Ok(current)
 }
@@ -269,14 +388,42 @@ fn params<'a>(epoch: u64, paths: impl Iterator<Item = &'a KeyPath> + Clone) -> V
     ]
 }
 
-impl KeyValue for PostgresStore {
-    fn begin_epoch(&self) -> BoxFuture<'static, Result<u64, StoreError>> {
+impl PostgresStore {
+    fn change_epoch(&self, change: EpochChange) -> BoxFuture<'static, Result<u64, StoreError>> {
         let (answer, answered) = oneshot::channel();
-        let pushed = self.shared.node.push(NodeTask::Begin(answer));
+        let pushed = self.shared.node.push(NodeTask::Epoch { change, answer });
         Box::pin(async move {
             pushed?;
             answered.await.unwrap_or(Err(StoreError::OutcomeUnknown))
         })
+    }
+}
+
+impl KeyValue for PostgresStore {
+    fn begin_epoch(&self) -> BoxFuture<'static, Result<u64, StoreError>> {
+        self.change_epoch(EpochChange::Begin)
+    }
+
+    fn take_lease(
+        &self,
+        holder: NodeHolder,
+        lasts: Duration,
+    ) -> BoxFuture<'static, Result<u64, StoreError>> {
+        self.change_epoch(EpochChange::Take { holder, lasts })
+    }
+
+    fn renew_lease(
+        &self,
+        epoch: u64,
+        lasts: Duration,
+    ) -> BoxFuture<'static, Result<(), StoreError>> {
+        let renewed = self.change_epoch(EpochChange::Renew { epoch, lasts });
+        Box::pin(async move { renewed.await.map(drop) })
+    }
+
+    fn release_lease(&self, epoch: u64) -> BoxFuture<'static, Result<(), StoreError>> {
+        let released = self.change_epoch(EpochChange::Release { epoch });
+        Box::pin(async move { released.await.map(drop) })
     }
 
     fn write(

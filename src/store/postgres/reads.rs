@@ -284,6 +284,7 @@ ON CONFLICT (name) DO UPDATE SET position = greatest(cursors.position, excluded.
 pub(super) const LEASE_DUE: &str = "
 WITH ready AS (
     SELECT kind, object FROM due WHERE due_at_ms <= $1 AND (leased_until_ms <= $1 OR leased_until_ms > $2)
+          AND kind <> ALL ($4)
     ORDER BY due_at_ms, kind, object LIMIT $3 FOR UPDATE SKIP LOCKED)
 UPDATE due SET leased_until_ms = $2 FROM ready
 WHERE due.kind = ready.kind AND due.object = ready.object

@@ -206,10 +206,7 @@ impl Cache {
 
 /// The key, if the query is for the first document under one.
 fn one_key(query: &DocumentQuery) -> Option<IndexKey> {
-    let to = query.to.as_ref()?;
-    let is_one = to.strip_suffix('\0') == Some(query.from.as_str());
-    (is_one && query.after.is_none() && query.limit == 1).then(|| {
-        let (collection, index) = (query.collection.to_owned(), query.index.to_owned());
-        (collection, index, query.from.clone())
-    })
+    let key = query.of_first_under()?;
+    let (collection, index) = (query.collection.to_owned(), query.index.to_owned());
+    Some((collection, index, key.to_owned()))
 }

@@ -34,6 +34,7 @@ use self::readers::Readers;
 use self::seat::{Seat, real_path};
 use self::tasks::{CommitTask, run_task};
 use self::writer::{Lane, Queue, Stopped, StopsWhenDropped, Writer};
+use super::key_value::LeaseRow;
 use super::{
     CommitError, DocumentPosition, DocumentQuery, MAX_PAGE, Store, StoreError, StoreTrouble,
     WriteHealth,
@@ -66,6 +67,8 @@ struct Shared {
     health: Arc<WriteHealth>,
     /// Why the node must not run on its state here.
     stale: Mutex<Option<StoreError>>,
+    /// Not in the file: nobody else has that open, and a holder of before is dead.
+    lease: Arc<Mutex<LeaseRow>>,
 }
 
 impl Drop for Shared {
@@ -119,6 +122,7 @@ impl SqliteStore {
             place: Arc::new(Place::of(file)?),
             health: Arc::default(),
             stale: Mutex::new(stale),
+            lease: Arc::default(),
         });
         let mut threads = Vec::new();
         for _ in 0..READER_THREADS {
@@ -448,18 +452,23 @@ impl Store for SqliteStore {
         &self,
         now_ms: i64,
         lease_until_ms: i64,
+        except: &[&str],
         limit: usize,
     ) -> Result<Vec<DueJob>, StoreError> {
+        let except = serde_json::Value::from(except).to_string();
         self.write(move |connection, _| {
             let mut jobs: Vec<DueJob> = connection
                 .prepare_cached(LEASE_DUE)?
-                .query_map(params![now_ms, lease_until_ms, sql_limit(limit)], |row| {
-                    Ok(DueJob {
-                        kind: row.get(0)?,
-                        object: row.get(1)?,
-                        due_at_ms: row.get(2)?,
-                    })
-                })?
+                .query_map(
+                    params![now_ms, lease_until_ms, sql_limit(limit), except],
+                    |row| {
+                        Ok(DueJob {
+                            kind: row.get(0)?,
+                            object: row.get(1)?,
+                            due_at_ms: row.get(2)?,
+                        })
+                    },
+                )?
                 .collect::<Result<_, _>>()?;
             // The rows of RETURNING come in no particular order.
             jobs.sort_by(|left, right| {
@@ -491,5 +500,6 @@ UPDATE due SET leased_until_ms = ?2
 WHERE (kind, object) IN (
     SELECT kind, object FROM due
     WHERE due_at_ms <= ?1 AND (leased_until_ms <= ?1 OR leased_until_ms > ?2)
+          AND kind NOT IN (SELECT value FROM json_each(?4))
     ORDER BY due_at_ms, kind, object LIMIT ?3)
 RETURNING kind, object, due_at_ms";

@@ -1,27 +1,63 @@
 //! The node's state in the same file, written in the same flushes.
 
+use std::time::Duration;
+
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::tasks::run_task;
 use super::writer::Lane;
 use super::{SqliteStore, lock};
 use crate::ports::BoxFuture;
-use crate::store::{KeyPath, KeyValue, KeyValueWrite, StoreError};
+use crate::store::key_value::LeaseRow;
+use crate::store::{KeyPath, KeyValue, KeyValueWrite, NodeHolder, StoreError};
 
 impl KeyValue for SqliteStore {
     fn begin_epoch(&self) -> BoxFuture<'static, Result<u64, StoreError>> {
         if let Some(stale) = lock(&self.shared.stale).clone() {
             return Box::pin(std::future::ready(Err(stale)));
         }
-        let begun = run_task(&self.shared.queue, Lane::Node, |connection, _| {
-            connection.query_row(
-                "INSERT INTO settings (name, value) VALUES ('node_epoch', 1)
-                 ON CONFLICT (name) DO UPDATE SET value = value + 1 RETURNING value",
-                [],
-                |row| row.get::<_, i64>(0),
-            )
+        let lease = self.shared.lease.clone();
+        let begun = run_task(&self.shared.queue, Lane::Node, move |connection, _| {
+            *lock(&lease) = LeaseRow::default();
+            next_epoch(connection)
         });
-        Box::pin(async move { begun.await.map(i64::cast_unsigned) })
+        Box::pin(begun)
+    }
+
+    fn take_lease(
+        &self,
+        holder: NodeHolder,
+        lasts: Duration,
+    ) -> BoxFuture<'static, Result<u64, StoreError>> {
+        if let Some(stale) = lock(&self.shared.stale).clone() {
+            return Box::pin(std::future::ready(Err(stale)));
+        }
+        let lease = self.shared.lease.clone();
+        let taken = run_task(&self.shared.queue, Lane::Node, move |connection, at_ms| {
+            let mut lease = lock(&lease);
+            if let Err(held) = lease.check(holder, at_ms) {
+                return Ok(Err(held));
+            }
+            // Should the flush fail, the same holder asks again, or waits for itself no longer
+            // than the lease lasts.
+            *lease = LeaseRow::new(holder.0, at_ms, lasts);
+            next_epoch(connection).map(Ok)
+        });
+        Box::pin(async move { taken.await? })
+    }
+
+    fn renew_lease(
+        &self,
+        epoch: u64,
+        lasts: Duration,
+    ) -> BoxFuture<'static, Result<(), StoreError>> {
+        self.change_lease(epoch, move |lease, at_ms| {
+            LeaseRow::new(lease.holder, at_ms, lasts)
+        })
+    }
+
+    fn release_lease(&self, epoch: u64) -> BoxFuture<'static, Result<(), StoreError>> {
+        self.change_lease(epoch, |_, _| LeaseRow::default())
     }
 
     fn write(
@@ -30,12 +66,8 @@ impl KeyValue for SqliteStore {
         change: KeyValueWrite,
     ) -> BoxFuture<'static, Result<(), StoreError>> {
         let written = run_task(&self.shared.queue, Lane::Node, move |connection, _| {
-            let current = current_epoch(connection)?;
-            if epoch == 0 || current != epoch {
-                return Ok(Err(StoreError::Fenced {
-                    given: epoch,
-                    current,
-                }));
+            if let Err(fenced) = check_epoch(connection, epoch)? {
+                return Ok(Err(fenced));
             }
             put_or_remove(connection, &change)?;
             count_write(connection).map(Ok)
@@ -90,6 +122,48 @@ impl KeyValue for SqliteStore {
                 .await
         })
     }
+}
+
+impl SqliteStore {
+    /// Writes nothing to the file, and so costs no flush.
+    fn change_lease(
+        &self,
+        epoch: u64,
+        change: impl Fn(&LeaseRow, i64) -> LeaseRow + Send + 'static,
+    ) -> BoxFuture<'static, Result<(), StoreError>> {
+        let lease = self.shared.lease.clone();
+        let changed = run_task(&self.shared.queue, Lane::Node, move |connection, at_ms| {
+            if let Err(fenced) = check_epoch(connection, epoch)? {
+                return Ok(Err(fenced));
+            }
+            let mut lease = lock(&lease);
+            *lease = change(&lease, at_ms);
+            Ok(Ok(()))
+        });
+        Box::pin(async move { changed.await? })
+    }
+}
+
+fn next_epoch(connection: &Connection) -> Result<u64, rusqlite::Error> {
+    connection
+        .query_row(
+            "INSERT INTO settings (name, value) VALUES ('node_epoch', 1)
+             ON CONFLICT (name) DO UPDATE SET value = value + 1 RETURNING value",
+            [],
+            |row| row.get::<_, i64>(0),
+        )
+        .map(i64::cast_unsigned)
+}
+
+fn check_epoch(
+    connection: &Connection,
+    given: u64,
+) -> Result<Result<(), StoreError>, rusqlite::Error> {
+    let current = current_epoch(connection)?;
+    if given == 0 || current != given {
+        return Ok(Err(StoreError::Fenced { given, current }));
+    }
+    Ok(Ok(()))
 }
 
 /// How often the node has written.

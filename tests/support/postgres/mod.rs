@@ -3,6 +3,7 @@
 //! alone (the authority's key was thrown away). It is stopped and removed at the end.
 
 pub mod proxy;
+mod replica;
 pub mod steps;
 
 use std::fs;
@@ -179,10 +180,12 @@ fn programs() -> Option<PathBuf> {
             String::from_utf8_lossy(&said.stdout).trim_end(),
         ));
     }
-    let complete = |folder: &Path| ["initdb", "pg_ctl"].map(|name| folder.join(name).is_file());
+    let complete = |folder: &Path| {
+        ["initdb", "pg_ctl", "pg_basebackup"].map(|name| folder.join(name).is_file())
+    };
     folders
         .into_iter()
-        .find(|folder| complete(folder) == [true, true])
+        .find(|folder| complete(folder) == [true; 3])
 }
 
 /// Whom root starts the server as.

@@ -1,0 +1,101 @@
+//! Payments, as ldk-node makes and takes them. All of these block.
+
+use ldk_node::lightning::ln::channelmanager::PaymentId;
+use ldk_node::lightning::routing::router::RouteParametersConfig;
+use ldk_node::lightning_invoice::{Bolt11Invoice, Bolt11InvoiceDescription, Description};
+use ldk_node::lightning_types::payment::{PaymentHash as LdkPaymentHash, PaymentPreimage};
+use ldk_node::payment::{PaymentDirection as LdkDirection, PaymentStatus};
+use ldk_node::{Node, NodeError};
+
+use super::records::{node_error, refused, unknown, unsigned};
+use crate::lightning::{Dispatch, InvoiceRequest, LightningError, PaymentHash, Preimage};
+
+pub(super) fn ldk_hash(hash: PaymentHash) -> LdkPaymentHash {
+    LdkPaymentHash(hash.0)
+}
+
+pub(super) fn create_invoice(
+    node: &Node,
+    request: &InvoiceRequest,
+) -> Result<String, LightningError> {
+    let description = Description::new(request.description.clone())
+        .map_err(|error| refused(error.to_string()))?;
+    let description = Bolt11InvoiceDescription::Direct(description);
+    let (hash, expiry) = (ldk_hash(request.payment_hash), request.expiry_seconds);
+    // ldk-node would put a record of its own over the one that exists.
+    if let Some(record) = node.payment(&PaymentId(hash.0))
+        && (record.direction == LdkDirection::Outbound || record.status == PaymentStatus::Succeeded)
+    {
+        return Err(refused("this payment hash was used already"));
+    }
+    let payments = node.bolt11_payment();
+    let invoice = match request.amount_msat {
+        Some(amount_msat) => {
+            payments.receive_for_hash(unsigned(amount_msat)?, &description, expiry, hash)
+        }
+        None => payments.receive_variable_amount_for_hash(&description, expiry, hash),
+    };
+    invoice
+        .map(|invoice| invoice.to_string())
+        .map_err(node_error)
+}
+
+pub(super) fn fail(node: &Node, hash: LdkPaymentHash) -> Result<(), LightningError> {
+    match node.payment(&PaymentId(hash.0)) {
+        Some(record) if record.direction == LdkDirection::Inbound => {
+            // Failing what succeeded would change nothing but the record, and that to a lie.
+            if record.status == PaymentStatus::Succeeded {
+                return Ok(());
+            }
+            node.bolt11_payment()
+                .fail_for_hash(hash)
+                .map_err(node_error)
+        }
+        _ => Err(refused("no invoice has this payment hash")),
+    }
+}
+
+pub(super) fn claim(
+    node: &Node,
+    hash: LdkPaymentHash,
+    preimage: &Preimage,
+    amount_msat: u64,
+) -> Result<(), LightningError> {
+    match node.payment(&PaymentId(hash.0)) {
+        Some(record) if record.direction == LdkDirection::Inbound => {
+            let preimage = PaymentPreimage(*preimage.expose());
+            node.bolt11_payment()
+                .claim_for_hash(hash, amount_msat, preimage)
+                .map_err(node_error)
+        }
+        _ => Err(refused("no invoice has this payment hash")),
+    }
+}
+
+pub(super) fn pay(
+    node: &Node,
+    invoice: &Bolt11Invoice,
+    max_fee_msat: u64,
+) -> Result<Dispatch, LightningError> {
+    let refused = |reason: String| Ok(Dispatch::Refused { reason });
+    let id = PaymentId(*AsRef::<[u8; 32]>::as_ref(invoice.payment_hash()));
+    // ldk-node answers DuplicatePayment for it, which would be taken for a payment under way.
+    let record = node.payment(&id);
+    if record.is_some_and(|record| record.direction == LdkDirection::Inbound) {
+        return refused("the invoice is this node's own".into());
+    }
+    let route = RouteParametersConfig {
+        max_total_routing_fee_msat: Some(max_fee_msat),
+        ..RouteParametersConfig::default()
+    };
+    match node.bolt11_payment().send(invoice, Some(route)) {
+        Ok(_) => Ok(Dispatch::Accepted),
+        Err(NodeError::DuplicatePayment) => Ok(Dispatch::AlreadyKnown),
+        Err(NodeError::NotRunning) => Err(LightningError::NotRunning),
+        Err(error @ (NodeError::PaymentSendingFailed | NodeError::InvalidInvoice)) => {
+            refused(error.to_string())
+        }
+        // The HTLC may be out already: the record is written after it.
+        Err(error) => Err(unknown(error.to_string())),
+    }
+}
