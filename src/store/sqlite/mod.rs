@@ -269,11 +269,13 @@ impl Store for SqliteStore {
     }
 
     async fn command(&self, scope: &str) -> Result<Option<(String, Commit)>, StoreError> {
+        let scope = scope.to_owned();
+        let found = self
+            .read(move |connection| state::command(connection, &scope))
+            .await?;
         // A caller takes what is found for done for ever.
         self.shared.place.check()?;
-        let scope = scope.to_owned();
-        self.read(move |connection| state::command(connection, &scope))
-            .await
+        Ok(found)
     }
 
     async fn document(&self, collection: &str, id: &str) -> Result<Option<Document>, StoreError> {
