@@ -287,11 +287,9 @@ fn no_epoch() -> Failed {
 /// The state is not at home: whatever transaction there is ends with its connection.
 async fn stale(connection: &ClientWrapper) -> Failed {
     let handed_over = query(connection, super::moving::HANDED_OVER, &[]).await;
-    let is_handed_over = handed_over.is_ok_and(|rows| {
-        let row = rows.first();
-        row.is_some_and(|row| value(row, 0).unwrap_or(false))
-    });
-    if is_handed_over {
+    if let Ok(rows) = handed_over
+        && rows.first().is_some_and(|row| value(row, 0) == Ok(true))
+    {
         return Failed::NotDone(StoreError::NodeHandedOver);
     }
     let found = query(connection, COUNT_VALUES, &[]).await;
