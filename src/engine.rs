@@ -14,7 +14,7 @@ use crate::Error;
 use crate::access::Credential;
 use crate::cards::Cards;
 use crate::cards::boltcard::IssuerKey;
-use crate::core::{Core, MasterSecret, NodeStatus, Secrets, Settings, emit};
+use crate::core::{Core, MasterSecret, NodeStatus, Secrets, Settings, Turns, emit};
 use crate::events::Events;
 use crate::health::{Health, Trouble};
 use crate::invoices::Invoices;
@@ -169,7 +169,7 @@ struct Life {
     stopping: AtomicBool,
     stopped: event_listener::Event,
     /// Who starts or stops the node.
-    node: async_lock::Mutex<()>,
+    node: Turns,
     /// By whose work it was: see [`Work`].
     last_problems: Mutex<[Option<Error>; 2]>,
 }

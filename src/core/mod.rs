@@ -3,6 +3,7 @@
 mod command;
 mod documents;
 mod secrets;
+mod turns;
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,6 +16,7 @@ pub use secrets::MasterSecret;
 pub(crate) use command::{Caller, Decision, Executed, check_text};
 pub(crate) use documents::{Loaded, emit, put};
 pub(crate) use secrets::Secrets;
+pub(crate) use turns::Turns;
 
 use crate::Error;
 use crate::ids::{BatchId, CredentialId};

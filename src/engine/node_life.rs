@@ -35,14 +35,14 @@ impl Engine {
 
     /// After `stopping` was set.
     pub(super) async fn end_node(&self, node: &Arc<dyn LightningNode>) -> Result<(), Error> {
-        let _no_start_meanwhile = self.life.node.lock().await;
+        let _no_start_meanwhile = self.life.node.take().await;
         node.stop().await?;
         self.core.set_node_status(NodeStatus::Stopped);
         Ok(())
     }
 
     async fn come_up(&self, node: &Arc<dyn LightningNode>) -> Result<(), Error> {
-        let _one_at_a_time = self.life.node.lock().await;
+        let _one_at_a_time = self.life.node.take().await;
         if self.is_stopping() {
             return Err(LightningError::NotRunning.into());
         }

@@ -8,11 +8,9 @@ mod sending;
 
 use std::sync::Arc;
 
-use async_lock::Mutex;
-
 use crate::Error;
 use crate::access::{CREDENTIALS, Credential, CredentialRecord, Role};
-use crate::core::{Answer, Core, Decision, Executed, Loaded, check_text, emit, put};
+use crate::core::{Answer, Core, Decision, Executed, Loaded, Turns, check_text, emit, put};
 use crate::ids::{CredentialId, MerchantId};
 use crate::ledger::{Account, Step, TransferRow};
 
@@ -30,14 +28,14 @@ const MERCHANTS: &str = "merchant";
 pub struct Settlement {
     core: Arc<Core>,
     /// One at a time asks the node to send or decides what a failure means: see `sending.rs`.
-    sending: Arc<Mutex<()>>,
+    sending: Turns,
 }
 
 impl Settlement {
     pub(crate) fn new(core: Arc<Core>) -> Self {
         Self {
             core,
-            sending: Arc::default(),
+            sending: Turns::default(),
         }
     }
 

@@ -222,7 +222,7 @@ impl Settlement {
                 caller.require_issuer()?;
                 check_text("reason", &command.reason, 200, "200 characters")?;
                 // Nothing is sent while it is decided.
-                let _nothing_is_sent = settlement.sending.lock().await;
+                let _nothing_is_sent = settlement.sending.take().await;
                 let decide = || async {
                     let payout = settlement.load_payout(command.payout).await?;
                     let record = if core.lightning.is_some() && command.asks_the_node() {

@@ -41,7 +41,7 @@ impl Settlement {
 
     /// Asks the node to send, and writes down what that proves.
     pub(super) async fn send(&self, id: PayoutId, attempt: Attempt) -> Result<(), Error> {
-        let _one_at_a_time = self.sending.lock().await;
+        let _one_at_a_time = self.sending.take().await;
         let payout = self.load_payout(id).await?.value;
         if payout.state.is_final() {
             return Ok(());
@@ -195,7 +195,7 @@ impl Settlement {
         hash: PaymentHash,
         reason: &str,
     ) -> Result<(), Error> {
-        let _one_at_a_time = self.sending.lock().await;
+        let _one_at_a_time = self.sending.take().await;
         let Some(payout) = self.by_hash(hash).await? else {
             return Ok(());
         };

@@ -1,0 +1,105 @@
+//! One at a time, in the order in which they came.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures_channel::oneshot;
+
+/// A lock for async code that looks at no clock: whoever came first is next, so that a run can be
+/// repeated exactly.
+#[derive(Clone, Default)]
+pub(crate) struct Turns(Arc<Mutex<Line>>);
+
+#[derive(Default)]
+struct Line {
+    is_taken: bool,
+    waiting: VecDeque<oneshot::Sender<Turn>>,
+}
+
+/// Whoever has it is the only one, until it is dropped.
+pub(crate) struct Turn(Option<Turns>);
+
+impl Turns {
+    fn line(&self) -> MutexGuard<'_, Line> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for its turn.
+    pub(crate) async fn take(&self) -> Turn {
+        loop {
+            let called = {
+                let mut line = self.line();
+                if !line.is_taken {
+                    line.is_taken = true;
+                    return Turn(Some(self.clone()));
+                }
+                let (call, called) = oneshot::channel();
+                line.waiting.push_back(call);
+                called
+            };
+            // Nobody drops a caller's place in the line; were it so, it would come again.
+            if let Ok(turn) = called.await {
+                return turn;
+            }
+        }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let Some(turns) = self.0.take() else { return };
+        loop {
+            let mut line = turns.line();
+            let Some(next) = line.waiting.pop_front() else {
+                line.is_taken = false;
+                return;
+            };
+            drop(line);
+            match next.send(Turn(Some(turns.clone()))) {
+                Ok(()) => return,
+                // It went away while it waited: the one after it is next.
+                Err(mut turn) => turn.0 = None,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+
+    use super::*;
+
+    fn poll<F: Future>(future: std::pin::Pin<&mut F>) -> Poll<F::Output> {
+        future.poll(&mut Context::from_waker(Waker::noop()))
+    }
+
+    #[test]
+    fn they_come_in_order_and_who_goes_away_is_passed_over() {
+        let turns = Turns::default();
+        let Poll::Ready(first) = poll(pin!(turns.take())) else {
+            panic!("nobody was before");
+        };
+        let mut second = Box::pin(turns.take());
+        let mut third = Box::pin(turns.take());
+        let mut fourth = Box::pin(turns.take());
+        for waiting in [&mut second, &mut third, &mut fourth] {
+            assert!(poll(waiting.as_mut()).is_pending());
+        }
+        drop(second);
+        drop(first);
+        // Nobody steals the turn of whoever waits.
+        let mut late = Box::pin(turns.take());
+        assert!(poll(late.as_mut()).is_pending());
+        assert!(poll(fourth.as_mut()).is_pending());
+        // Called, and gone before it came.
+        drop(third);
+        let Poll::Ready(turn) = poll(fourth.as_mut()) else {
+            panic!("it was its turn");
+        };
+        drop(turn);
+        assert!(poll(late.as_mut()).is_ready());
+    }
+}
