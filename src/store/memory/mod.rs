@@ -2,6 +2,8 @@
 
 mod arriving;
 mod departing;
+#[cfg(feature = "testkit")]
+mod group;
 mod moving;
 mod tables;
 

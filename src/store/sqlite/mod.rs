@@ -32,8 +32,9 @@ use self::cache::Cache;
 use self::place::Place;
 use self::readers::Readers;
 use self::seat::{Seat, real_path};
-use self::tasks::{CommitTask, run_task};
-use self::writer::{Lane, Queue, Stopped, StopsWhenDropped, Writer};
+use self::tasks::run_task;
+use self::writer::{Bounds, Lane, Queue, Stopped, StopsWhenDropped, Writer};
+use super::group_commit::{CommitTask, CommitTimes};
 use super::key_value::LeaseRow;
 use super::{
     CommitError, DocumentPosition, DocumentQuery, MAX_PAGE, Store, StoreError, StoreTrouble,
@@ -113,7 +114,7 @@ impl SqliteStore {
             .or(stale);
 
         let shared = Arc::new(Shared {
-            queue: Arc::new(Queue::new()),
+            queue: Arc::new(Queue::new(Bounds::default())),
             readers: Arc::default(),
             cache: Cache::default(),
             committed: Arc::new(Event::new()),
@@ -136,7 +137,9 @@ impl SqliteStore {
             queue: shared.queue.clone(),
             cache: shared.cache.clone(),
             clock,
-            last_commit_ms,
+            times: CommitTimes {
+                last_ms: last_commit_ms,
+            },
             committed: shared.committed.clone(),
             seat,
             readers: threads,

@@ -5,46 +5,7 @@ use rusqlite::Connection;
 
 use super::writer::{Lane, Queue, Task};
 use super::writing::Writing;
-use crate::ledger::{Batch, Commit};
-use crate::store::{CommitError, StoreError};
-
-/// A batch of the ledger.
-pub(super) struct CommitTask {
-    batch: Batch,
-    result: Option<Result<Commit, CommitError>>,
-    answer: oneshot::Sender<Result<Commit, CommitError>>,
-}
-
-impl CommitTask {
-    pub(super) fn new(batch: Batch) -> (Self, oneshot::Receiver<Result<Commit, CommitError>>) {
-        let (answer, answered) = oneshot::channel();
-        (
-            Self {
-                batch,
-                result: None,
-                answer,
-            },
-            answered,
-        )
-    }
-}
-
-impl Task for CommitTask {
-    fn run(&mut self, writing: &mut Writing<'_>) -> Result<(), rusqlite::Error> {
-        self.result = Some(writing.batch(&self.batch)?);
-        Ok(())
-    }
-
-    fn finish(self: Box<Self>, outcome: Result<(), StoreError>) {
-        let result = match (outcome, self.result) {
-            (Ok(()), Some(result)) => result,
-            (Err(error), _) => Err(error.into()),
-            (Ok(()), None) => Err(StoreError::OutcomeUnknown.into()),
-        };
-        // A caller that went away finds its commit by asking again.
-        drop(self.answer.send(result));
-    }
-}
+use crate::store::StoreError;
 
 /// Any other change, as a function that can run again.
 struct FunctionTask<T, F> {

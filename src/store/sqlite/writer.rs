@@ -5,9 +5,8 @@
 //! with it. The thread calls nothing outside the store: it can always finish, whatever waits for
 //! it.
 
-use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 
 use event_listener::Event;
@@ -19,14 +18,14 @@ use super::seat::Seat;
 use super::writing::Writing;
 use super::{moving, node_state, sql_error};
 use crate::ledger::NewDocument;
+use crate::store::group_commit::{self, CommitTask, CommitTimes, Waiting};
 use crate::store::{StoreError, WriteHealth};
 
-/// The most tasks in one transaction: bounds how long the first of them waits.
-const MAX_GROUP: usize = 1_024;
-/// The most batches that may wait; further ones are refused as busy.
-const MAX_WAITING_BATCHES: usize = 65_536;
-/// The most node writes that may wait. Far above what a node has in flight.
-const MAX_WAITING_NODE_WRITES: usize = 262_144;
+pub(super) use crate::store::group_commit::{Bounds, Lane};
+
+/// What waits for the writer.
+pub(super) type Queue = group_commit::Queue<Box<dyn Task>>;
+type Group = group_commit::Group<Box<dyn Task>>;
 
 /// Work for the writer.
 pub(super) trait Task: Send {
@@ -36,112 +35,19 @@ pub(super) trait Task: Send {
     fn finish(self: Box<Self>, outcome: Result<(), StoreError>);
 }
 
-/// Which queue a task waits in. Node writes go first, and a full queue of batches does not
-/// block them.
-#[derive(Clone, Copy)]
-pub(super) enum Lane {
-    Node,
-    Batches,
+impl Waiting for Box<dyn Task> {
+    fn finish(self, outcome: Result<(), StoreError>) {
+        Task::finish(self, outcome);
+    }
 }
 
-#[derive(Default)]
-struct Waiting {
-    node: VecDeque<Box<dyn Task>>,
-    batches: VecDeque<Box<dyn Task>>,
-    closing: bool,
-}
-
-/// What is done in one transaction.
-struct Group {
-    tasks: Vec<Box<dyn Task>>,
-    has_node_writes: bool,
-}
-
-pub(super) struct Queue {
-    waiting: Mutex<Waiting>,
-    changed: Condvar,
-}
-
-impl Queue {
-    pub(super) fn new() -> Self {
-        Self {
-            waiting: Mutex::default(),
-            changed: Condvar::new(),
-        }
+impl Task for CommitTask {
+    fn run(&mut self, writing: &mut Writing<'_>) -> Result<(), rusqlite::Error> {
+        writing.batch(self)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-
-    /// Queues a task, or finishes it at once with the reason why not.
-    pub(super) fn push(&self, lane: Lane, task: Box<dyn Task>) {
-        let mut waiting = self.lock();
-        let closing = waiting.closing;
-        let (queue, most) = match lane {
-            Lane::Node => (&mut waiting.node, MAX_WAITING_NODE_WRITES),
-            Lane::Batches => (&mut waiting.batches, MAX_WAITING_BATCHES),
-        };
-        let refusal = if closing {
-            StoreError::Closed
-        } else if queue.len() >= most {
-            StoreError::Busy {
-                waiting: queue.len(),
-            }
-        } else {
-            queue.push_back(task);
-            drop(waiting);
-            self.changed.notify_one();
-            return;
-        };
-        drop(waiting);
-        task.finish(Err(refusal));
-    }
-
-    /// No more tasks are taken; those that wait are still done.
-    pub(super) fn close(&self) {
-        self.lock().closing = true;
-        self.changed.notify_all();
-    }
-
-    /// No more tasks are taken, and those that wait are never done: nobody is left to do them.
-    fn abandon(&self) {
-        let mut waiting = self.lock();
-        waiting.closing = true;
-        let (node, batches) = (
-            std::mem::take(&mut waiting.node),
-            std::mem::take(&mut waiting.batches),
-        );
-        drop(waiting);
-        for task in node.into_iter().chain(batches) {
-            task.finish(Err(StoreError::Closed));
-        }
-    }
-
-    /// Waits for work; `None` once the queue is closed and empty.
-    fn take(&self) -> Option<Group> {
-        let mut waiting = self.lock();
-        loop {
-            if !waiting.node.is_empty() || !waiting.batches.is_empty() {
-                let from_node = waiting.node.len().min(MAX_GROUP);
-                let mut group: Vec<_> = waiting.node.drain(..from_node).collect();
-                let from_batches = waiting.batches.len().min(MAX_GROUP - from_node);
-                group.extend(waiting.batches.drain(..from_batches));
-                return Some(Group {
-                    tasks: group,
-                    has_node_writes: from_node > 0,
-                });
-            }
-            if waiting.closing {
-                return None;
-            }
-            waiting = self
-                .changed
-                .wait(waiting)
-                .unwrap_or_else(std::sync::PoisonError::into_inner);
-        }
+    fn finish(self: Box<Self>, outcome: Result<(), StoreError>) {
+        Waiting::finish(*self, outcome);
     }
 }
 
@@ -216,7 +122,7 @@ pub(super) struct Writer {
     pub(super) queue: Arc<Queue>,
     pub(super) cache: Cache,
     pub(super) clock: Arc<dyn crate::ports::Clock>,
-    pub(super) last_commit_ms: i64,
+    pub(super) times: CommitTimes,
     pub(super) committed: Arc<Event>,
     /// Held until the last write is done: only then may another engine open the file.
     pub(super) seat: Seat,
@@ -250,19 +156,15 @@ impl Writer {
     }
 
     fn write(&mut self, mut group: Group) {
-        if self.last_commit_ms == 0 {
+        if self.times.last_ms == 0 {
             // Books may have been moved in since the file was opened.
-            self.last_commit_ms = moving::last_commit_ms(&self.connection).unwrap_or(0);
+            self.times.last_ms = moving::last_commit_ms(&self.connection).unwrap_or(0);
         }
-        let at_ms = self.clock.now_ms().max(self.last_commit_ms);
+        let at_ms = self.times.next(self.clock.now_ms());
         let outcome = self.commit(&mut group, at_ms);
         match &outcome {
             Ok(written) => {
-                // As in the table of commits, so that it is the same after the next open: what
-                // was refused has no time.
-                if written.any_batch {
-                    self.last_commit_ms = at_ms;
-                }
+                self.times.written(at_ms, written.any_batch);
                 self.cache.written(&written.documents);
                 if let Some(node_writes) = written.node_writes {
                     self.seat.note(node_writes);
@@ -275,19 +177,13 @@ impl Writer {
             // A failed statement may have ended the transaction already; then this fails too.
             Err(failure) => {
                 self.cache.clear();
-                // It may have been made after all, and then nothing is made before it.
-                if failure.answer == StoreError::OutcomeUnknown {
-                    self.last_commit_ms = at_ms;
-                }
+                self.times.failed(at_ms, &failure.answer);
                 drop(self.connection.execute_batch("ROLLBACK"));
                 let now_ms = self.clock.now_ms();
                 self.health.failed(failure.cause.clone(), now_ms);
             }
         }
-        let outcome = outcome.map(drop).map_err(|failure| failure.answer);
-        for task in group.tasks {
-            task.finish(outcome.clone());
-        }
+        group.finish(&outcome.map(drop).map_err(|failure| failure.answer));
         self.committed.notify(usize::MAX);
     }
 

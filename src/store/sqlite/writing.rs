@@ -4,8 +4,8 @@ use rusqlite::{Connection, Result};
 
 use super::state::SqliteRows;
 use super::write::write;
-use crate::ledger::{ApplyError, Batch, Commit, Group, LastPositions, NewDocument, apply};
-use crate::store::CommitError;
+use crate::ledger::{Group, LastPositions, NewDocument};
+use crate::store::group_commit::CommitTask;
 
 /// A transaction of the writer: batches are decided in memory, upon one another, and written
 /// together.
@@ -30,10 +30,7 @@ impl<'a> Writing<'a> {
     }
 
     /// Carries out a batch, upon those before it.
-    pub(super) fn batch(
-        &mut self,
-        batch: &Batch,
-    ) -> Result<std::result::Result<Commit, CommitError>> {
+    pub(super) fn batch(&mut self, task: &mut CommitTask) -> Result<()> {
         let group = match &mut self.group {
             Some(group) => group,
             none => {
@@ -41,17 +38,7 @@ impl<'a> Writing<'a> {
                 none.insert(Group::new(SqliteRows(self.connection), last))
             }
         };
-        match apply(group, batch, self.at_ms) {
-            Ok(commit) => {
-                group.keep();
-                Ok(Ok(commit))
-            }
-            Err(ApplyError::Refused(refusal)) => {
-                group.undo();
-                Ok(Err(refusal.into()))
-            }
-            Err(ApplyError::Store(error)) => Err(error),
-        }
+        task.decide(group, self.at_ms)
     }
 
     /// The tables, with all in them that was decided so far; and the time of the commit.

@@ -1,0 +1,280 @@
+//! Group commit: whatever waits when the writer looks is done in one atomic change and one flush,
+//! and answered after it.
+//!
+//! This is what every store with one writer has in common, and nothing of it knows where a change
+//! is kept. The thread that writes SQLite runs it, and so does the simulator.
+#![cfg_attr(
+    not(all(feature = "sqlite", feature = "testkit")),
+    allow(dead_code, reason = "each of the two uses its own part")
+)]
+
+use std::collections::VecDeque;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use event_listener::Event;
+use futures_channel::oneshot;
+
+use super::{CommitError, StoreError};
+use crate::ledger::{self, ApplyError, Batch, Commit, Rows, apply};
+
+/// Which queue a task waits in. Node writes go first, and a full queue of batches does not
+/// block them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lane {
+    Node,
+    Batches,
+}
+
+/// How much is done at once, and how much may wait.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bounds {
+    /// The most tasks in one group: bounds how long the first of them waits.
+    pub(crate) group: usize,
+    /// The most batches that may wait; further ones are refused as busy.
+    pub(crate) batches: usize,
+    /// The most node writes that may wait. Far above what a node has in flight.
+    pub(crate) node_writes: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            group: 1_024,
+            batches: 65_536,
+            node_writes: 262_144,
+        }
+    }
+}
+
+/// Work for a writer.
+pub(crate) trait Waiting: Send {
+    /// Called once, after the flush or with what prevented it.
+    fn finish(self, outcome: Result<(), StoreError>);
+}
+
+struct Lanes<T> {
+    node: VecDeque<T>,
+    batches: VecDeque<T>,
+    closing: bool,
+}
+
+/// What is done in one atomic change.
+pub(crate) struct Group<T> {
+    pub(crate) tasks: Vec<T>,
+    pub(crate) has_node_writes: bool,
+}
+
+impl<T: Waiting> Group<T> {
+    /// Tells everybody who waits for it what became of it: after the flush.
+    pub(crate) fn finish(self, outcome: &Result<(), StoreError>) {
+        for task in self.tasks {
+            task.finish(outcome.clone());
+        }
+    }
+}
+
+/// A bounded queue of two lanes, with one taker.
+pub(crate) struct Queue<T> {
+    lanes: Mutex<Lanes<T>>,
+    /// For a taker that has a thread of its own.
+    changed: Condvar,
+    /// For one that has not.
+    arrived: Event,
+    bounds: Bounds,
+}
+
+impl<T: Waiting> Queue<T> {
+    pub(crate) fn new(bounds: Bounds) -> Self {
+        Self {
+            lanes: Mutex::new(Lanes {
+                node: VecDeque::new(),
+                batches: VecDeque::new(),
+                closing: false,
+            }),
+            changed: Condvar::new(),
+            arrived: Event::new(),
+            bounds,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Lanes<T>> {
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn notify(&self) {
+        self.changed.notify_all();
+        self.arrived.notify(usize::MAX);
+    }
+
+    /// Queues a task, or finishes it at once with the reason why not.
+    pub(crate) fn push(&self, lane: Lane, task: T) {
+        let mut lanes = self.lock();
+        let closing = lanes.closing;
+        let (queue, most) = match lane {
+            Lane::Node => (&mut lanes.node, self.bounds.node_writes),
+            Lane::Batches => (&mut lanes.batches, self.bounds.batches),
+        };
+        let refusal = if closing {
+            StoreError::Closed
+        } else if queue.len() >= most {
+            StoreError::Busy {
+                waiting: queue.len(),
+            }
+        } else {
+            queue.push_back(task);
+            drop(lanes);
+            self.notify();
+            return;
+        };
+        drop(lanes);
+        task.finish(Err(refusal));
+    }
+
+    /// No more tasks are taken in; those that wait are still done.
+    pub(crate) fn close(&self) {
+        self.lock().closing = true;
+        self.notify();
+    }
+
+    /// No more tasks are taken in, and those that wait are never done: nobody is left to do them.
+    pub(crate) fn abandon(&self) {
+        let mut lanes = self.lock();
+        lanes.closing = true;
+        let (node, batches) = (
+            std::mem::take(&mut lanes.node),
+            std::mem::take(&mut lanes.batches),
+        );
+        drop(lanes);
+        for task in node.into_iter().chain(batches) {
+            task.finish(Err(StoreError::Closed));
+        }
+    }
+
+    /// Waits for work; `None` once the queue is closed and empty. Blocks the thread.
+    pub(crate) fn take(&self) -> Option<Group<T>> {
+        let mut lanes = self.lock();
+        loop {
+            if let Some(group) = self.group(&mut lanes) {
+                return Some(group);
+            }
+            if lanes.closing {
+                return None;
+            }
+            lanes = self
+                .changed
+                .wait(lanes)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// As [`take`](Self::take), for a writer without a thread of its own: with nothing to take,
+    /// what to wait for, or `None` once the queue is closed and empty.
+    #[cfg(feature = "testkit")]
+    pub(crate) fn take_or_listen(&self) -> Result<Group<T>, Option<event_listener::EventListener>> {
+        let arrived = self.arrived.listen();
+        let mut lanes = self.lock();
+        match self.group(&mut lanes) {
+            Some(group) => Ok(group),
+            None if lanes.closing => Err(None),
+            None => Err(Some(arrived)),
+        }
+    }
+
+    /// The next group, if anything waits: all that fits, the node's writes first.
+    fn group(&self, lanes: &mut Lanes<T>) -> Option<Group<T>> {
+        if lanes.node.is_empty() && lanes.batches.is_empty() {
+            return None;
+        }
+        let from_node = lanes.node.len().min(self.bounds.group);
+        let mut tasks: Vec<_> = lanes.node.drain(..from_node).collect();
+        let from_batches = lanes.batches.len().min(self.bounds.group - from_node);
+        tasks.extend(lanes.batches.drain(..from_batches));
+        Some(Group {
+            tasks,
+            has_node_writes: from_node > 0,
+        })
+    }
+}
+
+/// When groups are committed: never before one that was.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct CommitTimes {
+    /// The time of the last commit, as in the table of commits.
+    pub(crate) last_ms: i64,
+}
+
+impl CommitTimes {
+    /// The time of the group that is taken now.
+    pub(crate) fn next(self, now_ms: i64) -> i64 {
+        now_ms.max(self.last_ms)
+    }
+
+    /// The group of `at_ms` was written. What was refused has no time, so that it is the same
+    /// after the next open.
+    pub(crate) fn written(&mut self, at_ms: i64, any_batch: bool) {
+        if any_batch {
+            self.last_ms = at_ms;
+        }
+    }
+
+    /// The group of `at_ms` failed with `answer`. It may have been made after all, and then
+    /// nothing is made before it.
+    pub(crate) fn failed(&mut self, at_ms: i64, answer: &StoreError) {
+        if *answer == StoreError::OutcomeUnknown {
+            self.last_ms = at_ms;
+        }
+    }
+}
+
+/// A batch of the ledger that waits for its commit.
+pub(crate) struct CommitTask {
+    batch: Batch,
+    result: Option<Result<Commit, CommitError>>,
+    answer: oneshot::Sender<Result<Commit, CommitError>>,
+}
+
+impl CommitTask {
+    /// The task, and what it will have answered.
+    pub(crate) fn new(batch: Batch) -> (Self, oneshot::Receiver<Result<Commit, CommitError>>) {
+        let (answer, answered) = oneshot::channel();
+        let task = Self {
+            batch,
+            result: None,
+            answer,
+        };
+        (task, answered)
+    }
+
+    /// Decides the batch upon those of the group before it: a refused one leaves no trace. An
+    /// error is the store's own.
+    pub(crate) fn decide<R: Rows>(
+        &mut self,
+        books: &mut ledger::Group<R>,
+        at_ms: i64,
+    ) -> Result<(), R::Error> {
+        self.result = Some(match apply(books, &self.batch, at_ms) {
+            Ok(commit) => {
+                books.keep();
+                Ok(commit)
+            }
+            Err(ApplyError::Refused(refusal)) => {
+                books.undo();
+                Err(refusal.into())
+            }
+            Err(ApplyError::Store(error)) => return Err(error),
+        });
+        Ok(())
+    }
+}
+
+impl Waiting for CommitTask {
+    fn finish(self, outcome: Result<(), StoreError>) {
+        let result = match (outcome, self.result) {
+            (Ok(()), Some(result)) => result,
+            (Err(error), _) => Err(error.into()),
+            (Ok(()), None) => Err(StoreError::OutcomeUnknown.into()),
+        };
+        // A caller that went away finds its commit by asking again.
+        drop(self.answer.send(result));
+    }
+}
