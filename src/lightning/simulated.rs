@@ -323,6 +323,23 @@ impl SimulatedNode {
         self.add_invoice(&request, Some(preimage))
     }
 
+    /// The record of a payment, whether or not the node runs.
+    pub fn record(&self, payment_hash: PaymentHash) -> Option<PaymentRecord> {
+        let state = self.network.lock();
+        let node = &state.nodes[self.index];
+        let found = |payments: &HashMap<PaymentHash, Payment>, direction| {
+            payments.get(&payment_hash).map(|payment| PaymentRecord {
+                payment_hash,
+                direction,
+                state: payment.state,
+                amount_msat: Some(payment.amount_msat),
+                fee_msat: (direction == PaymentDirection::Outbound).then_some(payment.fee_msat),
+            })
+        };
+        found(&node.outbound, PaymentDirection::Outbound)
+            .or_else(|| found(&node.inbound, PaymentDirection::Inbound))
+    }
+
     /// What the node has in its channels.
     pub fn balance_msat(&self) -> i64 {
         self.network.lock().nodes[self.index].balance_msat
@@ -401,19 +418,7 @@ impl LightningNode for SimulatedNode {
         payment_hash: PaymentHash,
     ) -> Result<Option<PaymentRecord>, LightningError> {
         self.running()?;
-        let state = self.network.lock();
-        let node = &state.nodes[self.index];
-        let found = |payments: &HashMap<PaymentHash, Payment>, direction| {
-            payments.get(&payment_hash).map(|payment| PaymentRecord {
-                payment_hash,
-                direction,
-                state: payment.state,
-                amount_msat: Some(payment.amount_msat),
-                fee_msat: (direction == PaymentDirection::Outbound).then_some(payment.fee_msat),
-            })
-        };
-        Ok(found(&node.outbound, PaymentDirection::Outbound)
-            .or_else(|| found(&node.inbound, PaymentDirection::Inbound)))
+        Ok(self.record(payment_hash))
     }
 
     async fn balances(&self) -> Result<NodeBalances, LightningError> {

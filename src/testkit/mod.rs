@@ -5,6 +5,7 @@ pub mod clock;
 pub mod faulty_store;
 #[cfg(all(feature = "ldk", feature = "sqlite"))]
 pub mod local_network;
+pub mod simulator;
 pub mod virtual_card;
 pub mod virtual_chip;
 pub mod wallet;

@@ -50,7 +50,10 @@ fn write<S: State>(state: &mut S, changes: &Changes) -> Result<(), S::Error> {
         state.put_command(scope, fingerprint, commit)?;
     }
     for row in &changes.commits {
-        let command = row.scope.as_ref().and_then(|scope| changes.commands.get(scope));
+        let command = row
+            .scope
+            .as_ref()
+            .and_then(|scope| changes.commands.get(scope));
         let commit = crate::ledger::Commit {
             at_ms: row.at_ms,
             answer: command.and_then(|(_, commit)| commit.answer.clone()),

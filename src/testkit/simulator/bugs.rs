@@ -1,0 +1,105 @@
+//! Bugs planted at run time, in the ports and in the writer of the simulation alone: to show that
+//! the simulator finds what it is there to find.
+
+use crate::ledger::{Batch, Step};
+
+/// A bug that is planted on request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum PlantedBug {
+    /// A commit does not look whether what was only read is still as it was.
+    IgnoresRequire,
+    /// A name can be taken twice.
+    ForgetsClaims,
+    /// A card's counter need not go up.
+    LetsCountersGoBack,
+    /// What is used in a window is not counted.
+    IgnoresLimits,
+    /// A hold never ends by itself.
+    IgnoresExpiry,
+    /// What is given back to a window is given back twice.
+    GivesUsageBackTwice,
+    /// Some events are not written.
+    LosesEvents,
+    /// A key is not remembered, and its command is done again.
+    ForgetsKeys,
+    /// Everybody is answered, and then the group is written.
+    AcknowledgesBeforeFlush,
+    /// Some batches are answered and never written.
+    LosesABatch,
+    /// Some batches are made in part: their last transfer is missing.
+    TearsBatches,
+    /// The time of a commit follows the clock back.
+    LetsTimeGoBack,
+    /// That the node does not know is answered as a refusal.
+    ReadsUnknownAsFailed,
+    /// An event told twice is told of another payment.
+    TellsTwiceAsNew,
+}
+
+impl PlantedBug {
+    /// Every one there is.
+    pub const ALL: &'static [Self] = &[
+        Self::IgnoresRequire,
+        Self::ForgetsClaims,
+        Self::LetsCountersGoBack,
+        Self::IgnoresLimits,
+        Self::IgnoresExpiry,
+        Self::GivesUsageBackTwice,
+        Self::LosesEvents,
+        Self::ForgetsKeys,
+        Self::AcknowledgesBeforeFlush,
+        Self::LosesABatch,
+        Self::TearsBatches,
+        Self::LetsTimeGoBack,
+        Self::ReadsUnknownAsFailed,
+        Self::TellsTwiceAsNew,
+    ];
+
+    /// What becomes of a batch on its way into the store. `dice` is a number by chance.
+    pub(super) fn distort(self, batch: &mut Batch, dice: u64) {
+        let steps = &mut batch.steps;
+        match self {
+            Self::IgnoresRequire => steps.retain(|step| !matches!(step, Step::Require { .. })),
+            Self::ForgetsClaims => steps.retain(|step| !matches!(step, Step::Claim { .. })),
+            Self::LetsCountersGoBack => {
+                steps.retain(|step| !matches!(step, Step::Advance { .. }));
+            }
+            Self::IgnoresLimits => steps.retain(|step| !matches!(step, Step::Use { .. })),
+            Self::IgnoresExpiry => {
+                for step in steps.iter_mut() {
+                    if let Step::Hold(hold) = step {
+                        hold.expires_at_ms = None;
+                    }
+                }
+            }
+            Self::GivesUsageBackTwice => give_back_twice(steps),
+            Self::LosesEvents if dice.is_multiple_of(40) => {
+                steps.retain(|step| !matches!(step, Step::Emit(_)));
+            }
+            Self::ForgetsKeys => batch.command = None,
+            Self::TearsBatches if dice.is_multiple_of(40) => {
+                let last = steps
+                    .iter()
+                    .rposition(|step| matches!(step, Step::Transfer(_)));
+                if let Some(last) = last {
+                    steps.remove(last);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+fn give_back_twice(steps: &mut Vec<Step>) {
+    let mut again = Vec::new();
+    for step in steps.iter_mut() {
+        match step {
+            Step::Unuse { .. } => again.push(step.clone()),
+            Step::Reverse(reversal) => reversal.usage.extend(reversal.usage.clone()),
+            Step::Hold(hold) => hold.usage.extend(hold.usage.clone()),
+            _ => {}
+        }
+    }
+    steps.extend(again);
+}

@@ -1,0 +1,182 @@
+//! How a simulation ends: everything that is open comes to its end, and all of it is compared.
+
+use super::commands::{Slot, put_in, taken};
+use super::executor::at_once;
+use super::ground::Weather;
+use super::model::{InvoiceStanding, PayoutStanding, Wrong, wrong};
+use super::world::World;
+use crate::Error;
+use crate::ledger::Account;
+use crate::ports::Executor;
+use crate::reports::{Audit, JournalVerdict, TrialBalance};
+use crate::store::Store;
+
+/// How often everybody is given time to come to an end.
+const ROUNDS: usize = 400;
+
+/// What the engine says of its books.
+struct Said {
+    books: TrialBalance,
+    audit: Audit,
+    journal: JournalVerdict,
+}
+
+impl World {
+    /// No more faults, until nothing is open.
+    pub(super) fn calm_down(&mut self) -> Result<(), Wrong> {
+        self.ground.set_weather(Weather::Calm);
+        for _ in 0..ROUNDS {
+            if self.is_settled() {
+                return Ok(());
+            }
+            self.settle_more()?;
+        }
+        wrong("everything ends", self.what_is_open())
+    }
+
+    fn settle_more(&mut self) -> Result<(), Wrong> {
+        self.shop.look();
+        while !self.shop.arrived.is_empty() {
+            self.shop.decide(0, true);
+        }
+        let open: Vec<usize> = self.open().collect();
+        for at in open {
+            self.send(at);
+        }
+        self.send_clerks();
+        if let Some(issuer) = self.process.as_ref().map(|it| it.engine.issuer()) {
+            for order in [self.give_up(&issuer)?, self.assign(&issuer)?] {
+                if let Some((key, by, request)) = order {
+                    self.command(key, by, request);
+                }
+            }
+        }
+        // Asked ever more rarely: so the clock is moved, and the jobs with it.
+        self.ground.jump_clock(20_000);
+        let until_ms = self.ground.executor.now_ms() + 1_500;
+        let is_over = |world: &Self| world.ground.executor.now_ms() >= until_ms;
+        self.run_until(3_000, is_over).map(drop)
+    }
+
+    fn is_settled(&self) -> bool {
+        self.what_is_open().is_empty()
+    }
+
+    fn what_is_open(&self) -> String {
+        let mut open = Vec::new();
+        let mut count = |what: &str, many: usize| {
+            if many > 0 {
+                open.push(format!("{many} {what}"));
+            }
+        };
+        count("process", usize::from(self.process.is_none()));
+        count(
+            "commands",
+            self.commands
+                .iter()
+                .filter(|it| it.is_open() || !it.calls.is_empty())
+                .count(),
+        );
+        count("clerks", self.clerks.len());
+        count("events of the node", self.node.waiting());
+        count("amounts in suspense", self.model.suspense.len());
+        count("payments in the wallet", self.shop.arrived.len());
+        let invoices = self.model.invoices.values();
+        let processing = |standing| standing == InvoiceStanding::Processing;
+        count(
+            "invoices",
+            invoices.filter(|it| processing(it.standing)).count(),
+        );
+        let payouts = self.model.payouts.values();
+        count(
+            "payouts",
+            payouts.filter(|it| !it.standing.is_final()).count(),
+        );
+        open.join(", ")
+    }
+
+    /// All accounts, both ways; the node and the wallet; the journal.
+    pub(super) fn compare_all(&mut self) -> Result<(), Wrong> {
+        let accounts: Vec<Account> = self.model.books.accounts().copied().collect();
+        for account in &accounts {
+            self.compare(account)?;
+        }
+        let stored = at_once(self.disk.balances(None, crate::store::MAX_PAGE));
+        for (account, _) in stored.and_then(Result::ok).unwrap_or_default() {
+            self.compare(&account)?;
+        }
+        self.compare_wallet()?;
+        let said = self.ask_reports()?;
+        if !said.books.is_balanced() || !said.audit.is_balanced {
+            return wrong("money is conserved", "the trial balance");
+        }
+        if !said.journal.problems.is_empty() || !said.journal.unsettled.is_empty() {
+            let problems = format!("{:?}", said.journal.problems);
+            return wrong("the journal verifies", problems);
+        }
+        if !said.audit.differences.is_empty() {
+            let differences = format!("{:?}", said.audit.differences);
+            return wrong("the audit finds nothing", differences);
+        }
+        let channels = Account::node_channels();
+        let control = said.audit.controls.iter().find(|it| it.account == channels);
+        match control {
+            Some(control) if control.difference_msat == 0 => Ok(()),
+            other => wrong("the books and the node agree", format!("{other:?}")),
+        }
+    }
+
+    /// What was paid out is in the wallet, once.
+    fn compare_wallet(&self) -> Result<(), Wrong> {
+        let payouts = self.model.payouts.values();
+        let paid_out: i64 = payouts
+            .filter(|it| it.standing == PayoutStanding::PaidOut)
+            .map(|it| it.amount_msat)
+            .sum();
+        // What arrived although a person had said that it failed is in the books as such.
+        let unexpected: i64 = self.unexpected_msat();
+        let received = self.shop.received_msat();
+        if paid_out + unexpected == received {
+            return Ok(());
+        }
+        let detail = format!("{paid_out} + {unexpected} msat in the books, {received} msat there");
+        wrong("everybody is paid out once", detail)
+    }
+
+    fn unexpected_msat(&self) -> i64 {
+        let payouts = self.model.payouts.values();
+        let failed = payouts.filter(|it| it.standing == PayoutStanding::Failed);
+        failed
+            .filter(|it| self.shop.has_received(it.hash))
+            .map(|it| it.amount_msat)
+            .sum()
+    }
+
+    fn ask_reports(&mut self) -> Result<Said, Wrong> {
+        let Some(process) = self.process.clone() else {
+            return wrong("everything ends", "no process");
+        };
+        let slot: Slot<Result<Said, Error>> = Slot::default();
+        let answer = slot.clone();
+        self.ground.executor.spawn(Box::pin(async move {
+            let (issuer, reports) = (process.engine.issuer(), process.engine.reports());
+            let said = async {
+                Ok(Said {
+                    books: reports.trial_balance(&issuer).await?.value,
+                    journal: reports.verify_journal(&issuer, &[]).await?.value,
+                    audit: reports.audit(&issuer).await?.value,
+                })
+            };
+            put_in(&answer, said.await);
+        }));
+        for _ in 0..20_000 {
+            self.poll()?;
+            match taken(&slot) {
+                Some(Ok(said)) => return Ok(said),
+                Some(Err(error)) => return wrong("the reports answer", error.to_string()),
+                None => {}
+            }
+        }
+        wrong("everything ends", "the reports")
+    }
+}

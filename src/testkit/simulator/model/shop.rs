@@ -1,0 +1,286 @@
+//! Cards, merchants and points, as the model knows them.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use super::{Asked, Model, Wrong, not_lawful, number, parse, text, wrong};
+use crate::ids::{CardId, ProgramId};
+use crate::ledger::{Account, EventRecord};
+use crate::testkit::simulator::tally::Transition;
+
+const DAY_MS: i64 = 24 * 3_600_000;
+const HOUR_MS: i64 = 3_600_000;
+
+/// What a card may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct CardRules {
+    pub(crate) per_tap_msat: i64,
+    pub(crate) per_day_msat: i64,
+    pub(crate) taps_per_hour: i64,
+    pub(crate) max_balance_msat: i64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CardStanding {
+    Issued,
+    Active,
+    Frozen,
+}
+
+pub(crate) struct KnownCard {
+    pub(crate) standing: CardStanding,
+    pub(super) rules: CardRules,
+    pub(super) counter: i64,
+    /// By day and by hour since the epoch.
+    spent: BTreeMap<i64, i64>,
+    taps: BTreeMap<i64, i64>,
+}
+
+#[derive(Default)]
+pub(crate) struct KnownMerchant {
+    pub(crate) program: Option<ProgramId>,
+}
+
+pub(crate) struct KnownProgram {
+    earn_bps: i64,
+    point_value_msat: i64,
+}
+
+impl KnownProgram {
+    fn points_for(&self, amount_msat: i64) -> i64 {
+        let earned = i128::from(amount_msat) * i128::from(self.earn_bps) / 10_000;
+        i64::try_from(earned / i128::from(self.point_value_msat)).unwrap_or(0)
+    }
+}
+
+impl Model {
+    pub(super) fn read_shop(&mut self, event: &EventRecord) -> Result<(), Wrong> {
+        let (object, body) = (event.object.as_str(), &event.body);
+        match event.kind.as_str() {
+            "capital.booked" => self.capital(text(body, "reason")?),
+            "merchant.created" => {
+                self.take(text(body, "name")?)?;
+                self.merchants
+                    .insert(parse(object)?, KnownMerchant::default());
+                self.fire(Transition::MerchantCreated);
+                Ok(())
+            }
+            "till.paired" => {
+                self.take(text(body, "label")?)?;
+                self.fire(Transition::TillPaired);
+                Ok(())
+            }
+            "till.revoked" => {
+                self.fire(Transition::TillRevoked);
+                Ok(())
+            }
+            "program.created" => self.program(object, text(body, "name")?),
+            "card.issued" => self.issued(object, body),
+            "card.charged" => self.charged(event),
+            "points.redeemed" => self.redeemed(body),
+            _ => self.card_changed(event),
+        }
+    }
+
+    fn capital(&mut self, name: &str) -> Result<(), Wrong> {
+        let Asked::Capital(amount) = self.take(name)? else {
+            return wrong("nothing happens that nobody asked for", name);
+        };
+        self.books
+            .post(Account::node_onchain(), Account::operator_capital(), amount);
+        self.fire(Transition::CapitalBooked);
+        Ok(())
+    }
+
+    fn program(&mut self, object: &str, name: &str) -> Result<(), Wrong> {
+        let Asked::Program {
+            merchant,
+            earn_bps,
+            point_value_msat,
+        } = self.take(name)?
+        else {
+            return wrong("nothing happens that nobody asked for", name);
+        };
+        let id: ProgramId = parse(object)?;
+        let Some(owner) = self.merchants.get_mut(&merchant) else {
+            return not_lawful("a program of nobody");
+        };
+        if owner.program.replace(id).is_some() {
+            return not_lawful("a second program");
+        }
+        let known = KnownProgram {
+            earn_bps,
+            point_value_msat,
+        };
+        self.programs.insert(id, known);
+        self.fire(Transition::ProgramCreated);
+        Ok(())
+    }
+
+    /// The name of what was asked is in the one limit that no two have in common.
+    fn rules_in(&mut self, body: &Value) -> Result<Asked, Wrong> {
+        let limits = body.get("limits").unwrap_or(body);
+        let name = format!("limits/{}", number(limits, "max_balance_msat")?);
+        self.take(&name)
+    }
+
+    fn issued(&mut self, object: &str, body: &Value) -> Result<(), Wrong> {
+        let Asked::Card(rules) = self.rules_in(body)? else {
+            return wrong("nothing happens that nobody asked for", object);
+        };
+        let known = KnownCard {
+            standing: CardStanding::Issued,
+            rules,
+            counter: 0,
+            spent: BTreeMap::new(),
+            taps: BTreeMap::new(),
+        };
+        self.cards.insert(parse(object)?, known);
+        self.fire(Transition::CardIssued);
+        Ok(())
+    }
+
+    fn card_changed(&mut self, event: &EventRecord) -> Result<(), Wrong> {
+        use CardStanding::{Active, Frozen, Issued};
+        let id: CardId = parse(&event.object)?;
+        let (from, to, transition) = match event.kind.as_str() {
+            "card.activated" => (Issued, Active, Transition::CardActivated),
+            "card.frozen" => (Active, Frozen, Transition::CardFrozen),
+            "card.unfrozen" => (Frozen, Active, Transition::CardUnfrozen),
+            "card.holder_renewed" => {
+                self.fire(Transition::HolderRenewed);
+                return Ok(());
+            }
+            "card.limits_set" => {
+                let Asked::Limits(card, rules) = self.rules_in(&event.body)? else {
+                    return wrong("nothing happens that nobody asked for", &event.object);
+                };
+                let known = self.cards.get_mut(&card).filter(|_| card == id);
+                let Some(known) = known else {
+                    return not_lawful("limits of another card");
+                };
+                known.rules = rules;
+                self.fire(Transition::LimitsSet);
+                return Ok(());
+            }
+            _ => return wrong("every event can be dealt with", format!("{event:?}")),
+        };
+        match self.cards.get_mut(&id) {
+            Some(card) if card.standing == from => card.standing = to,
+            _ => return not_lawful("from another state"),
+        }
+        self.fire(transition);
+        Ok(())
+    }
+
+    fn charged(&mut self, event: &EventRecord) -> Result<(), Wrong> {
+        let name = text(&event.body, "reference")?;
+        let Asked::Charge {
+            card,
+            merchant,
+            counter,
+            amount_msat,
+        } = self.take(name)?
+        else {
+            return wrong("nothing happens that nobody asked for", name);
+        };
+        let balance = Account::card_balance(card);
+        let to_give = self.books.to_give(&balance);
+        if to_give < amount_msat {
+            return not_lawful(format!("{amount_msat} msat of {to_give} msat"));
+        }
+        let Some(known) = self.cards.get_mut(&card) else {
+            return not_lawful("a card of nobody");
+        };
+        known.use_tap(counter, amount_msat, event.at_ms)?;
+        let payable = Account::merchant_payable(merchant);
+        self.books.post(balance, payable, amount_msat);
+        self.fire(Transition::Charged);
+        let program = self
+            .merchants
+            .get(&merchant)
+            .and_then(|known| known.program);
+        if let Some(id) = program
+            && let Some(program) = self.programs.get(&id)
+        {
+            let points = program.points_for(amount_msat);
+            let value_msat = points * program.point_value_msat;
+            if points > 0 {
+                self.books
+                    .post(payable, Account::reward_fund(id), value_msat);
+                let (issued, given) = (
+                    Account::points_issued(id),
+                    Account::points_balance(card, id),
+                );
+                self.books.post(issued, given, points);
+                self.fire(Transition::PointsGiven);
+            }
+        }
+        Ok(())
+    }
+
+    fn redeemed(&mut self, body: &Value) -> Result<(), Wrong> {
+        let (card, points) = (parse(text(body, "card")?)?, number(body, "points")?);
+        let id: ProgramId = parse(text(body, "program")?)?;
+        match self.redeeming.get_mut(&(card, points)) {
+            Some(times) if *times > 0 => *times -= 1,
+            _ => return wrong("nothing is done twice", "a redemption"),
+        }
+        let (given, fund) = (Account::points_balance(card, id), Account::reward_fund(id));
+        let Some(program) = self.programs.get(&id) else {
+            return not_lawful("points of no program");
+        };
+        let value_msat = points * program.point_value_msat;
+        if self.books.to_give(&given) < points || self.books.to_give(&fund) < value_msat {
+            return not_lawful("points that are not there");
+        }
+        let balance = Account::card_balance(card);
+        self.require_room(card, value_msat)?;
+        self.books.post(given, Account::points_issued(id), points);
+        self.books.post(fund, balance, value_msat);
+        self.fire(Transition::PointsRedeemed);
+        Ok(())
+    }
+
+    /// The card is in use, and this much more fits on it.
+    pub(super) fn require_room(&self, card: CardId, amount_msat: i64) -> Result<(), Wrong> {
+        let Some(known) = self.cards.get(&card) else {
+            return not_lawful("a card of nobody");
+        };
+        if known.standing != CardStanding::Active {
+            return not_lawful("a card that is not in use");
+        }
+        let highest = self.books.highest(&Account::card_balance(card)) + i128::from(amount_msat);
+        if highest > i128::from(known.rules.max_balance_msat) {
+            return not_lawful("more than the card may have");
+        }
+        Ok(())
+    }
+}
+
+impl KnownCard {
+    fn use_tap(&mut self, counter: i64, amount_msat: i64, at_ms: i64) -> Result<(), Wrong> {
+        if self.standing != CardStanding::Active {
+            return not_lawful("a card that is not in use");
+        }
+        if counter <= self.counter {
+            return not_lawful(format!("tap {counter} after {}", self.counter));
+        }
+        self.counter = counter;
+        if amount_msat > self.rules.per_tap_msat {
+            return not_lawful("more than a tap may spend");
+        }
+        let spent = self.spent.entry(at_ms.div_euclid(DAY_MS)).or_default();
+        *spent += amount_msat;
+        let taps = self.taps.entry(at_ms.div_euclid(HOUR_MS)).or_default();
+        *taps += 1;
+        if *spent > self.rules.per_day_msat {
+            return not_lawful("more than a day may spend");
+        }
+        if *taps > self.rules.taps_per_hour {
+            return not_lawful("more taps than an hour may have");
+        }
+        Ok(())
+    }
+}

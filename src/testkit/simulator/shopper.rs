@@ -1,0 +1,202 @@
+//! What callers know and have: tills, cards in their hands, wallets.
+
+use std::collections::BTreeMap;
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::commands::Request;
+use super::executor::at_once;
+use super::model::{CardRules, Wrong, wrong};
+use crate::access::Credential;
+use crate::cards::{CardLimits, ProgrammingKeys};
+use crate::ids::{CardId, CredentialId, MerchantId, ProgramId};
+use crate::lightning::simulated::SimulatedNode;
+use crate::lightning::{
+    InvoiceRequest, LightningEvent, LightningNode, PaymentHash, PaymentState, Preimage,
+};
+use crate::testkit::virtual_card::VirtualCard;
+
+/// A till, for as long as it may sell.
+pub(super) struct Till {
+    pub(super) id: CredentialId,
+    pub(super) credential: Credential,
+    pub(super) merchant: MerchantId,
+}
+
+/// A chip, and what became of it.
+pub(super) struct HeldCard {
+    pub(super) uid: String,
+    pub(super) id: Option<CardId>,
+    pub(super) chip: Option<VirtualCard>,
+    pub(super) holder: Option<Credential>,
+    /// Taps that were shown before, with what they were shown for.
+    pub(super) shown: Vec<(String, i64)>,
+}
+
+/// An invoice of a merchant's own wallet.
+#[derive(Clone)]
+pub(super) struct Wanted {
+    pub(super) merchant: MerchantId,
+    pub(super) bolt11: String,
+}
+
+/// What all callers know together.
+pub(super) struct Shop {
+    /// The merchants' wallet: it takes what arrives, or not, when the world says so.
+    pub(super) wallet: SimulatedNode,
+    preimages: BTreeMap<PaymentHash, Preimage>,
+    /// What arrived and waits.
+    pub(super) arrived: Vec<(PaymentHash, i64)>,
+    pub(super) merchants: Vec<MerchantId>,
+    pub(super) programs: Vec<ProgramId>,
+    pub(super) tills: Vec<Till>,
+    pub(super) cards: Vec<HeldCard>,
+    pub(super) wanted: Vec<Wanted>,
+}
+
+impl Shop {
+    pub(super) fn new(wallet: SimulatedNode) -> Self {
+        Self {
+            wallet,
+            preimages: BTreeMap::new(),
+            arrived: Vec::new(),
+            merchants: Vec::new(),
+            programs: Vec::new(),
+            tills: Vec::new(),
+            cards: Vec::new(),
+            wanted: Vec::new(),
+        }
+    }
+
+    /// Remembers what an answer told.
+    pub(super) fn learn(&mut self, request: &Request, answer: &Value) -> Result<(), Wrong> {
+        match request {
+            Request::Merchant(_) => self.merchants.push(field(answer, "id")?),
+            Request::Program(_) => self.programs.push(field(answer, "id")?),
+            Request::Pair(command) => self.tills.push(Till {
+                id: field(answer.get("till").unwrap_or(answer), "id")?,
+                credential: field(answer, "credential")?,
+                merchant: command.merchant,
+            }),
+            Request::Issue(command) => {
+                let id = Some(field(answer, "id")?);
+                if let Some(card) = self.cards.iter_mut().find(|it| it.uid == command.uid) {
+                    card.id = id;
+                }
+            }
+            Request::Keys(uid) => {
+                let keys: ProgrammingKeys = read(answer)?;
+                if let Some(card) = self.cards.iter_mut().find(|it| it.uid == *uid) {
+                    card.chip = VirtualCard::program(uid, &keys).ok();
+                }
+            }
+            Request::Activate(command) => self.hold(command.card, answer)?,
+            Request::Renew(command) => self.hold(command.card, answer)?,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn hold(&mut self, card: CardId, answer: &Value) -> Result<(), Wrong> {
+        let holder = Some(field(answer, "holder")?);
+        if let Some(card) = self.cards.iter_mut().find(|it| it.id == Some(card)) {
+            card.holder = holder;
+        }
+        Ok(())
+    }
+
+    /// An invoice of the merchants' wallet.
+    pub(super) fn wallet_invoice(
+        &mut self,
+        merchant: MerchantId,
+        amount_msat: i64,
+        preimage: Preimage,
+    ) -> Result<(Wanted, PaymentHash), Wrong> {
+        let hash = preimage.payment_hash();
+        self.preimages.insert(hash, preimage);
+        let request = InvoiceRequest {
+            payment_hash: hash,
+            amount_msat: Some(amount_msat),
+            description: "payout".to_owned(),
+            expiry_seconds: 24 * 3_600,
+        };
+        let Some(Ok(bolt11)) = at_once(self.wallet.create_invoice(request)) else {
+            return wrong("the simulation itself is right", "no invoice");
+        };
+        let wanted = Wanted { merchant, bolt11 };
+        self.wanted.push(wanted.clone());
+        Ok((wanted, hash))
+    }
+
+    /// What came to the wallet since the last time.
+    pub(super) fn look(&mut self) {
+        while let Some(Ok(event)) = at_once(self.wallet.next_event()) {
+            drop(at_once(self.wallet.acknowledge()));
+            if let LightningEvent::Claimable {
+                payment_hash,
+                amount_msat,
+                ..
+            } = event
+            {
+                self.arrived.push((payment_hash, amount_msat));
+            }
+        }
+    }
+
+    /// Takes what arrived, or gives it back.
+    pub(super) fn decide(&mut self, at: usize, takes: bool) {
+        if at >= self.arrived.len() {
+            return;
+        }
+        let (hash, amount_msat) = self.arrived.remove(at);
+        match self.preimages.get(&hash).filter(|_| takes) {
+            Some(preimage) => drop(at_once(self.wallet.claim(
+                hash,
+                preimage.clone(),
+                amount_msat,
+            ))),
+            None => drop(at_once(self.wallet.fail(hash))),
+        }
+    }
+
+    /// Whether the wallet has what its invoice was for.
+    pub(super) fn has_received(&self, hash: PaymentHash) -> bool {
+        let record = self.wallet.record(hash);
+        record.is_some_and(|record| record.state == PaymentState::Succeeded)
+    }
+
+    /// What the wallet has under all invoices of its own.
+    pub(super) fn received_msat(&self) -> i64 {
+        let records = self
+            .preimages
+            .keys()
+            .filter_map(|hash| self.wallet.record(*hash));
+        records
+            .filter(|record| record.state == PaymentState::Succeeded)
+            .filter_map(|record| record.amount_msat)
+            .sum()
+    }
+}
+
+/// The rules as the engine takes them.
+pub(super) fn limits(rules: CardRules) -> CardLimits {
+    CardLimits {
+        per_tap_msat: Some(rules.per_tap_msat),
+        per_day_msat: Some(rules.per_day_msat),
+        taps_per_hour: Some(rules.taps_per_hour),
+        max_balance_msat: Some(rules.max_balance_msat),
+        ..CardLimits::default()
+    }
+}
+
+fn read<T: DeserializeOwned>(value: &Value) -> Result<T, Wrong> {
+    match serde_json::from_value(value.clone()) {
+        Ok(read) => Ok(read),
+        Err(error) => wrong("every answer can be read", error.to_string()),
+    }
+}
+
+fn field<T: DeserializeOwned>(value: &Value, name: &str) -> Result<T, Wrong> {
+    read(value.get(name).unwrap_or(&Value::Null))
+}
