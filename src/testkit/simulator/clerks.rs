@@ -135,7 +135,7 @@ impl World {
             }],
             _ => vec![ClerkStep::GiveBack {
                 window,
-                amount: self.random.between(1_000, 20_000),
+                amount: self.random.between(500, 4_000),
             }],
         }
     }
@@ -188,7 +188,7 @@ impl World {
             id: self.transfer_id(),
             of,
             amount,
-            counted: self.random.chance(300).then_some(window),
+            counted: self.random.chance(150).then_some(window),
             owing: owing.then(|| (self.transfer_id(), receivable)),
         }
     }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Books, Wrong, not_lawful, wrong};
 use crate::ids::TransferId;
-use crate::ledger::Account;
+use crate::ledger::{Account, AccountKind};
 use crate::testkit::simulator::tally::Transition;
 
 /// What a clerk may do in a batch.
@@ -131,9 +131,10 @@ impl ClerkBooks {
         }
     }
 
+    /// The books never go below zero, and give back what has ended only when somebody asks: this
+    /// is the least that they can have counted.
     fn unuse(&mut self, window: Window, amount: i64) {
-        let used = self.used.entry(window).or_default();
-        *used = (*used - amount).max(0);
+        *self.used.entry(window).or_default() -= amount;
     }
 
     fn post(&mut self, books: &mut Books, moved: Move) {
@@ -319,9 +320,11 @@ impl ClerkBooks {
     }
 }
 
-/// What may be debited; the operator's capital records facts and has no floor.
+/// What may be debited. The operator's capital records facts and has no floor, and a receivable
+/// grows by debits.
 fn to_give(books: &Books, moved: &Move) -> i64 {
-    if moved.debit == Account::operator_capital() {
+    let grows = moved.debit.kind() == AccountKind::CardReceivable;
+    if grows || moved.debit == Account::operator_capital() {
         return i64::MAX;
     }
     books.to_give(&moved.debit).max(0)
@@ -329,6 +332,10 @@ fn to_give(books: &Books, moved: &Move) -> i64 {
 
 fn require_funds(books: &Books, moved: &Move) -> Result<(), Wrong> {
     let to_give = to_give(books, moved);
+    let is_owed = moved.credit.kind() == AccountKind::CardReceivable;
+    if is_owed && books.sum(&moved.credit).net < i128::from(moved.amount) {
+        return not_lawful(format!("{} is not owed", moved.amount));
+    }
     if moved.amount > to_give {
         let debit = moved.debit;
         return not_lawful(format!("{} of {to_give} from {debit}", moved.amount));
