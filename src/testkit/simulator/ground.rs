@@ -29,7 +29,6 @@ pub(super) enum Weather {
 /// Shared by everything in a simulation.
 pub(super) struct Ground {
     pub(super) executor: SeededExecutor,
-    pub(super) bug: Option<PlantedBug>,
     /// What the clock shows beyond the time that passed.
     clock_ahead_ms: AtomicI64,
     latest_ms: AtomicI64,
@@ -42,6 +41,7 @@ struct Inner {
     trace: Sha256,
     tally: Tally,
     weather: Weather,
+    bug: Option<PlantedBug>,
     flushing: Flushing,
 }
 
@@ -54,10 +54,9 @@ pub(super) enum Flushing {
 }
 
 impl Ground {
-    pub(super) fn new(seed: u64, bug: Option<PlantedBug>) -> Self {
+    pub(super) fn new(seed: u64) -> Self {
         Self {
             executor: SeededExecutor::new(Random::new(seed, "schedule")),
-            bug,
             clock_ahead_ms: AtomicI64::new(0),
             latest_ms: AtomicI64::new(0),
             inner: Mutex::new(Inner {
@@ -66,6 +65,7 @@ impl Ground {
                 trace: Sha256::new(),
                 tally: Tally::default(),
                 weather: Weather::Calm,
+                bug: None,
                 flushing: Flushing::Nothing,
             }),
         }
@@ -73,6 +73,19 @@ impl Ground {
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on the engine has this bug.
+    pub(super) fn plant(&self, bug: Option<PlantedBug>) {
+        self.inner().bug = bug;
+    }
+
+    pub(super) fn bug(&self) -> Option<PlantedBug> {
+        self.inner().bug
+    }
+
+    pub(super) fn has(&self, bug: PlantedBug) -> bool {
+        self.bug() == Some(bug)
     }
 
     /// Puts something on the record.

@@ -84,8 +84,9 @@ impl World {
     /// One step: something happens, and the engine gets a few polls.
     pub(super) fn step(&mut self) -> Result<(), Wrong> {
         match self.random.below(1_000) {
-            0..330 => self.begin()?,
-            330..480 => self.clerk()?,
+            0..320 => self.begin()?,
+            320..325 => self.rush()?,
+            325..480 => self.clerk()?,
             480..620 => self.somebody_pays(),
             620..740 => self.wallets_decide(),
             740..850 => self.send_again(),
@@ -101,13 +102,22 @@ impl World {
             992..993 => self.stop(),
             _ => self.run(40)?,
         }
-        let polls = self.random.below(18);
+        let polls = self.random.below(16);
         self.run(polls)
     }
 
     fn begin(&mut self) -> Result<(), Wrong> {
         if let Some((key, by, request)) = self.order()? {
             self.command(key, by, request);
+        }
+        Ok(())
+    }
+
+    /// Many come at once.
+    fn rush(&mut self) -> Result<(), Wrong> {
+        for _ in 0..8 {
+            self.begin()?;
+            self.clerk()?;
         }
         Ok(())
     }

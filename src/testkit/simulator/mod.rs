@@ -32,6 +32,7 @@ mod model;
 mod node;
 mod orders;
 mod random;
+mod scribe;
 mod shopper;
 mod store;
 mod tally;
@@ -108,7 +109,7 @@ impl Simulation {
 
     /// Runs it to its end, or to the first thing that does not hold.
     pub fn run(self) -> Run {
-        let mut world = World::new(self.seed, self.bug);
+        let mut world = World::new(self.seed);
         let mut step = 0;
         let outcome = self.live(&mut world, &mut step);
         world.ground.executor.kill_all();
@@ -127,6 +128,7 @@ impl Simulation {
 
     fn live(self, world: &mut World, step: &mut usize) -> Result<(), Wrong> {
         world.set_up()?;
+        world.ground.plant(self.bug);
         while *step < self.steps {
             world.step()?;
             *step += 1;

@@ -88,7 +88,7 @@ impl FaultyNode {
     }
 
     fn again(&self, event: LightningEvent) -> LightningEvent {
-        if self.ground.bug != Some(PlantedBug::TellsTwiceAsNew) {
+        if !self.ground.has(PlantedBug::TellsTwiceAsNew) {
             return event;
         }
         match event {
@@ -192,7 +192,7 @@ impl FaultyNode {
         }
         ground.linger(20).await;
         if ground.strikes(Fault::SentUnknown, 120) {
-            if ground.bug == Some(PlantedBug::ReadsUnknownAsFailed) {
+            if ground.has(PlantedBug::ReadsUnknownAsFailed) {
                 let reason = "unknown".to_owned();
                 return Ok(Dispatch::Refused { reason });
             }

@@ -103,14 +103,13 @@ impl World {
             return Ok(None);
         }
         let name = self.name();
-        // It is known to the callers as long as it takes them to try it once more.
-        let at = self.random.below(self.shop.tills.len() - 2);
+        let at = self.random.below(self.shop.tills.len());
         let till = self.shop.tills.remove(at);
         let command = RevokeTill {
             key: key(&name)?,
             till: till.id,
         };
-        self.shop.tills.push(till);
+        self.shop.revoked = Some(till);
         order(name, by, Request::Revoke(command))
     }
 
@@ -218,7 +217,11 @@ impl World {
         let Some(at) = self.held() else {
             return Ok(None);
         };
-        let till = self.random.pick(&self.shop.tills);
+        let revoked = self.random.chance(40);
+        let till = match self.shop.revoked.as_ref().filter(|_| revoked) {
+            Some(till) => Some(till),
+            None => self.random.pick(&self.shop.tills),
+        };
         let Some((till, merchant)) = till.map(|it| (it.credential.clone(), it.merchant)) else {
             return Ok(None);
         };
@@ -375,7 +378,7 @@ impl World {
         if is_frozen {
             return order(name, &holder, Request::Unfreeze(command));
         }
-        if self.random.chance(500) {
+        if self.random.chance(700) {
             return Ok(None);
         }
         order(name, by, Request::Freeze(command))

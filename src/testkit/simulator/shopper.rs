@@ -51,6 +51,8 @@ pub(super) struct Shop {
     pub(super) merchants: Vec<MerchantId>,
     pub(super) programs: Vec<ProgramId>,
     pub(super) tills: Vec<Till>,
+    /// The one whose credential was taken away last.
+    pub(super) revoked: Option<Till>,
     pub(super) cards: Vec<HeldCard>,
     pub(super) wanted: Vec<Wanted>,
 }
@@ -64,6 +66,7 @@ impl Shop {
             merchants: Vec::new(),
             programs: Vec::new(),
             tills: Vec::new(),
+            revoked: None,
             cards: Vec::new(),
             wanted: Vec::new(),
         }

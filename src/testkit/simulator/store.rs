@@ -16,7 +16,10 @@ use crate::ledger::{
 };
 use crate::ports::Executor;
 use crate::store::group_commit::{CommitTask, Lane};
-use crate::store::{CommitError, DocumentPosition, DocumentQuery, MemoryStore, Store, StoreError};
+use crate::store::{
+    CommitError, DocumentPosition, DocumentQuery, KeyValue, KeyValueWrite, MemoryStore, Store,
+    StoreError,
+};
 
 /// A store upon a disk that outlives it.
 #[derive(Clone)]
@@ -48,6 +51,34 @@ impl SimulatedStore {
         store
     }
 
+    /// The node begins: whatever ran before is fenced off.
+    pub(super) async fn begin_node(&self) -> Result<u64, StoreError> {
+        changed(&self.queue, Lane::Node, |disk| {
+            at_once(KeyValue::begin_epoch(disk)).unwrap_or(Err(StoreError::Closed))
+        })
+        .await?
+    }
+
+    /// A write of the node's state.
+    pub(super) async fn write_node(
+        &self,
+        epoch: u64,
+        write: KeyValueWrite,
+    ) -> Result<(), StoreError> {
+        changed(&self.queue, Lane::Node, move |disk| {
+            at_once(KeyValue::write(disk, epoch, write.clone())).unwrap_or(Ok(()))
+        })
+        .await?
+    }
+
+    /// What stands on the disk.
+    pub(super) async fn on_disk<T>(
+        &self,
+        read: impl FnOnce(&MemoryStore) -> T,
+    ) -> Result<T, StoreError> {
+        Ok(read(self.look().await?))
+    }
+
     /// Before a read: others may come first, and it may fail.
     async fn look(&self) -> Result<&MemoryStore, StoreError> {
         if self.ground.dice().is_multiple_of(4) {
@@ -67,7 +98,7 @@ impl SimulatedStore {
 #[async_trait]
 impl Store for SimulatedStore {
     async fn commit(&self, mut batch: Batch) -> Result<Commit, CommitError> {
-        if let Some(bug) = self.ground.bug {
+        if let Some(bug) = self.ground.bug() {
             bug.distort(&mut batch, self.ground.dice());
         }
         let (task, answered) = CommitTask::new(batch);
@@ -153,7 +184,7 @@ impl Store for SimulatedStore {
     }
 
     async fn forget_answers(&self, before_ms: i64, limit: usize) -> Result<usize, StoreError> {
-        changed(&self.queue, move |disk| {
+        changed(&self.queue, Lane::Batches, move |disk| {
             at_once(disk.forget_answers(before_ms, limit)).unwrap_or(Ok(0))
         })
         .await?
@@ -185,7 +216,7 @@ impl Store for SimulatedStore {
 
     async fn acknowledge(&self, name: &str, position: i64) -> Result<(), StoreError> {
         let name = name.to_owned();
-        changed(&self.queue, move |disk| {
+        changed(&self.queue, Lane::Batches, move |disk| {
             at_once(disk.acknowledge(&name, position)).unwrap_or(Ok(()))
         })
         .await?
@@ -199,7 +230,7 @@ impl Store for SimulatedStore {
         limit: usize,
     ) -> Result<Vec<DueJob>, StoreError> {
         let except: Vec<String> = except.iter().map(|kind| (*kind).to_owned()).collect();
-        changed(&self.queue, move |disk| {
+        changed(&self.queue, Lane::Batches, move |disk| {
             let except: Vec<&str> = except.iter().map(String::as_str).collect();
             at_once(disk.lease_due(now_ms, lease_until_ms, &except, limit))
                 .unwrap_or(Ok(Vec::new()))

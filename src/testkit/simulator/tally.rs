@@ -182,6 +182,10 @@ counted! {
         GivenBack = "usage given back",
         /// A batch refused, and all of it left out.
         BatchRefused = "batch refused",
+        /// A write of the node's state.
+        NodeWrote = "node state written",
+        /// A write of an epoch that has ended, refused.
+        NodeFenced = "node write fenced",
         /// Several batches in one flush.
         Grouped = "several batches in one flush",
         /// A command answered again as it was.

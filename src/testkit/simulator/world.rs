@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::bugs::PlantedBug;
 use super::commands::{Call, Command, Meaning, Request, Slot, call, put_in, taken, transition_of};
 use super::executor::{Step, at_once};
 use super::ground::{Flushing, Ground, Weather};
 use super::model::{Model, Truth, Wrong, wrong};
 use super::node::FaultyNode;
 use super::random::Random;
+use super::scribe::Scribe;
 use super::shopper::Shop;
 use super::store::SimulatedStore;
 use super::tally::{Fault, Transition};
@@ -55,6 +55,7 @@ pub(super) struct World {
     pub(super) clerks: Vec<ClerkCall>,
     pub(super) made: i64,
     pub(super) polls: u64,
+    scribe: Arc<Scribe>,
     starting: Slot<Process>,
     pub(super) process: Option<Process>,
     /// The process was told to stop.
@@ -65,8 +66,8 @@ pub(super) struct World {
 }
 
 impl World {
-    pub(super) fn new(seed: u64, bug: Option<PlantedBug>) -> Self {
-        let ground = Arc::new(Ground::new(seed, bug));
+    pub(super) fn new(seed: u64) -> Self {
+        let ground = Arc::new(Ground::new(seed));
         let network = SimulatedNetwork::new(ground.clone());
         network.set_route_fee_msat(1_000);
         let true_node = network.node(0);
@@ -87,6 +88,7 @@ impl World {
             clerks: Vec::new(),
             made: 0,
             polls: 0,
+            scribe: Arc::default(),
             starting: Slot::default(),
             process: None,
             stopping: None,
@@ -106,7 +108,7 @@ impl World {
     pub(super) fn boot(&mut self) {
         self.starting = Slot::default();
         let (ground, disk, node) = (self.ground.clone(), self.disk.clone(), self.node.clone());
-        let ready = self.starting.clone();
+        let (ready, scribe) = (self.starting.clone(), self.scribe.clone());
         let boot = async move {
             loop {
                 let store = SimulatedStore::open(&ground, &disk);
@@ -115,6 +117,8 @@ impl World {
                         while engine.start().await.is_err() {
                             ground.sleep(Duration::from_millis(200)).await;
                         }
+                        let writes = scribe.write_on(ground.clone(), store.clone());
+                        ground.executor.spawn(Box::pin(writes));
                         return put_in(&ready, Process { engine, store });
                     }
                     Err(_) => drop(store.close().await),
@@ -185,6 +189,7 @@ impl World {
             self.boot();
         }
         self.read_disk()?;
+        self.scribe.check(&self.disk)?;
         self.take_answers()
     }
 

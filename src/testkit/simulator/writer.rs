@@ -40,9 +40,9 @@ pub(super) type WriteQueue = Queue<Work>;
 /// So few that a store is sometimes busy.
 pub(super) fn bounds() -> Bounds {
     Bounds {
-        group: 6,
-        batches: 10,
-        node_writes: 10,
+        group: 4,
+        batches: 5,
+        node_writes: 4,
     }
 }
 
@@ -94,12 +94,12 @@ impl Writer {
         if changes.commits.len() > 1 {
             ground.went(Transition::Grouped);
         }
-        if ground.bug == Some(PlantedBug::LosesABatch) && ground.dice().is_multiple_of(60) {
+        if ground.has(PlantedBug::LosesABatch) && ground.dice().is_multiple_of(60) {
             changes = Changes::default();
         }
         let fate = self.fate();
         ground.set_flushing(Flushing::Decided);
-        let early = ground.bug == Some(PlantedBug::AcknowledgesBeforeFlush);
+        let early = ground.has(PlantedBug::AcknowledgesBeforeFlush);
         let mut group = Some(group);
         if early && let Some(group) = group.take() {
             group.finish(&Ok(()));
@@ -137,10 +137,10 @@ impl Writer {
 
     fn commit_time(&self, times: CommitTimes) -> i64 {
         let now_ms = self.ground.now_ms();
-        match self.ground.bug {
-            Some(PlantedBug::LetsTimeGoBack) => now_ms,
-            _ => times.next(now_ms),
+        if self.ground.has(PlantedBug::LetsTimeGoBack) {
+            return now_ms;
         }
+        times.next(now_ms)
     }
 
     fn fate(&self) -> Fate {
@@ -186,6 +186,7 @@ impl Writer {
 /// Queues a change and waits for what came of it.
 pub(super) async fn changed<T: Send + 'static>(
     queue: &WriteQueue,
+    lane: Lane,
     make: impl FnMut(&MemoryStore) -> T + Send + 'static,
 ) -> Result<T, StoreError> {
     let (answer, answered) = futures_channel::oneshot::channel();
@@ -194,7 +195,7 @@ pub(super) async fn changed<T: Send + 'static>(
         made: None,
         answer,
     };
-    queue.push(Lane::Batches, Work::Change(Box::new(change)));
+    queue.push(lane, Work::Change(Box::new(change)));
     answered.await.unwrap_or(Err(StoreError::OutcomeUnknown))
 }
 
