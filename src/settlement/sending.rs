@@ -178,15 +178,17 @@ impl Settlement {
 
     /// The node says that a payment of ours arrived.
     pub(crate) async fn sent(&self, hash: PaymentHash, fee: Option<i64>) -> Result<(), Error> {
-        match self.by_hash(hash).await? {
-            Some(payout) if payout.value.state != PayoutState::Failed => {
-                self.succeed(payout.value.id, fee).await
-            }
-            payout => {
-                self.unexpected(hash, payout.map(|payout| payout.value), fee)
-                    .await
-            }
+        let Some(payout) = self.by_hash(hash).await? else {
+            return self.unexpected(hash, None, fee).await;
+        };
+        let id = payout.value.id;
+        self.succeed(id, fee).await?;
+        // Now it has ended. A person may have said that it failed, also while this was decided.
+        let ended = self.load_payout(id).await?.value;
+        if ended.state == PayoutState::Failed {
+            return self.unexpected(hash, Some(ended), fee).await;
         }
+        Ok(())
     }
 
     /// The node says that an attempt failed for good.
