@@ -1,7 +1,7 @@
 //! Bugs planted at run time, in the ports and in the writer of the simulation alone: to show that
 //! the simulator finds what it is there to find.
 
-use crate::ledger::{Batch, Step};
+use crate::ledger::{Batch, Step, TransferKind};
 
 /// A bug that is planted on request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -19,6 +19,8 @@ pub enum PlantedBug {
     IgnoresExpiry,
     /// What is given back to a window is given back twice.
     GivesUsageBackTwice,
+    /// Some charges are refused although the money is there.
+    RefusesWithoutReason,
     /// Some events are not written.
     LosesEvents,
     /// A key is not remembered, and its command is done again.
@@ -46,6 +48,7 @@ impl PlantedBug {
         Self::IgnoresLimits,
         Self::IgnoresExpiry,
         Self::GivesUsageBackTwice,
+        Self::RefusesWithoutReason,
         Self::LosesEvents,
         Self::ForgetsKeys,
         Self::AcknowledgesBeforeFlush,
@@ -77,7 +80,20 @@ impl PlantedBug {
             Self::LosesEvents if dice.is_multiple_of(40) => {
                 steps.retain(|step| !matches!(step, Step::Emit(_)));
             }
-            Self::ForgetsKeys => batch.command = None,
+            Self::ForgetsKeys => {
+                if let Some(command) = &mut batch.command {
+                    command.scope = format!("{dice}/{}", command.scope);
+                }
+            }
+            Self::RefusesWithoutReason if dice.is_multiple_of(20) => {
+                for step in steps.iter_mut() {
+                    if let Step::Transfer(transfer) = step
+                        && transfer.kind == TransferKind::Charge
+                    {
+                        transfer.amount = transfer.amount.saturating_mul(1_000);
+                    }
+                }
+            }
             Self::TearsBatches if dice.is_multiple_of(40) => {
                 let last = steps
                     .iter()

@@ -83,6 +83,7 @@ impl World {
             batch,
             slot: Slot::default(),
             is_sent: false,
+            was_doubled: false,
         });
         self.send_clerks();
         Ok(())
@@ -206,6 +207,7 @@ impl World {
             let clerk = &mut self.clerks[at];
             if again {
                 self.ground.struck(Fault::BatchAgain);
+                clerk.was_doubled = true;
             }
             clerk.is_sent = true;
             clerk.slot = Slot::default();

@@ -11,6 +11,7 @@ use super::tally::Transition;
 use crate::access::Credential;
 use crate::cards::{ActivateCard, ChargeCard, FreezeCard, IssueCard, RenewHolder, SetCardLimits};
 use crate::core::CommandError;
+use crate::ids::CardId;
 use crate::invoices::{CreateInvoice, GiveUpInvoice};
 use crate::rewards::{CreateProgram, RedeemPoints};
 use crate::settlement::{CreateMerchant, PairTill, RequestPayout, ResolvePayout, RevokeTill};
@@ -105,6 +106,34 @@ pub(super) struct Call {
     pub(super) slot: Slot<Result<Value, Error>>,
     /// The command stood in the books before this call was made.
     pub(super) was_done: bool,
+    /// For a charge: how the card stood meanwhile.
+    pub(super) seen: Option<Seen>,
+}
+
+/// How a card stood while a charge of it was on its way.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Seen {
+    pub(super) card: CardId,
+    pub(super) counter: i64,
+    pub(super) amount_msat: i64,
+    /// The least that it had to spend.
+    pub(super) least_msat: i64,
+    /// It could not be used for a while.
+    pub(super) was_stopped: bool,
+    /// The last tap that was used.
+    pub(super) last_counter: i64,
+}
+
+impl Seen {
+    /// Whether a refusal of the charge has its reason.
+    fn explains(&self, code: &str) -> bool {
+        match code {
+            "card.insufficient_funds" => self.least_msat < self.amount_msat,
+            "card.frozen" | "card.not_active" => self.was_stopped,
+            "card.tap_replayed" => self.counter <= self.last_counter,
+            _ => true,
+        }
+    }
 }
 
 impl Call {
@@ -148,7 +177,7 @@ impl Command {
     pub(super) fn answered(
         &mut self,
         answer: Result<Value, Error>,
-        was_done: bool,
+        call: &Call,
         is_done: bool,
     ) -> Result<Meaning, Wrong> {
         let key = &self.key;
@@ -179,12 +208,19 @@ impl Command {
                     code,
                     "command.answer_forgotten" | "access.revoked" | "command.key_reused"
                 );
-                if was_done && !may_be {
+                if call.was_done && !may_be {
                     let detail = format!("{key}: {code} ({error})");
                     return wrong("the same key gets the same answer", detail);
                 }
                 if code == "command.answer_forgotten" && !is_done {
                     return wrong("no acknowledged commit is lost", key);
+                }
+                if call
+                    .seen
+                    .is_some_and(|seen| !self.is_abuse && !seen.explains(code))
+                {
+                    let detail = format!("{key}: {code} ({error}), and {:?}", call.seen);
+                    return wrong("nothing is refused without a reason", detail);
                 }
                 self.is_over = true;
                 Ok(Meaning::Refused(code))

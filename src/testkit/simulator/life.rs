@@ -6,7 +6,7 @@ use super::model::{InvoiceStanding, Wrong, wrong};
 use super::tally::Fault;
 use super::world::World;
 use crate::ids::InvoiceId;
-use crate::lightning::{LightningNode, PaymentRequest, PaymentState};
+use crate::lightning::{LightningNode, PaymentHash, PaymentRequest, PaymentState};
 
 /// So often the scheduler is asked, at most, before something is called stuck.
 const PATIENCE: usize = 60_000;
@@ -18,7 +18,7 @@ impl World {
         if !self.run_until(PATIENCE, |world| world.process.is_some())? {
             return wrong("everything ends", "the first start");
         }
-        let Some(issuer) = self.process.as_ref().map(|it| it.engine.issuer()) else {
+        let Some(issuer) = self.process.as_ref().map(|it| it.issuer.clone()) else {
             return Ok(());
         };
         let capital = self.capital(&issuer, 5_000_000_000)?;
@@ -83,26 +83,30 @@ impl World {
 
     /// One step: something happens, and the engine gets a few polls.
     pub(super) fn step(&mut self) -> Result<(), Wrong> {
-        match self.random.below(1_000) {
-            0..320 => self.begin()?,
-            320..325 => self.rush()?,
-            325..480 => self.clerk()?,
-            480..620 => self.somebody_pays(),
-            620..740 => self.wallets_decide(),
-            740..850 => self.send_again(),
-            850..880 => self.send_twice(),
-            880..900 => self.repeat(),
-            900..905 => self.abuse()?,
-            905..910 => self.donate(),
-            910..915 => self.time_out(),
-            915..945 => self.let_time_pass()?,
-            945..970 => self.jump(),
-            970..985 => self.change_weather(),
-            985..992 => self.crash(),
-            992..993 => self.stop(),
-            _ => self.run(40)?,
+        if self.process.is_none() && self.random.chance(15) {
+            self.crash();
         }
-        let polls = self.random.below(16);
+        match self.random.below(1_000) {
+            0..180 => self.begin()?,
+            180..182 => self.rush()?,
+            182..260 => self.clerk()?,
+            260..350 => self.somebody_pays(),
+            350..430 => self.wallets_decide(),
+            430..500 => self.send_again(),
+            500..518 => self.send_twice(),
+            518..528 => self.repeat(),
+            528..531 => self.abuse()?,
+            531..534 => self.donate(),
+            534..538 => self.time_out(),
+            538..550 => self.let_time_pass()?,
+            550..565 => self.jump(),
+            565..577 => self.change_weather(),
+            577..582 => self.crash(),
+            582..583 => self.stop(),
+            // The engine goes on, and the world does not.
+            _ => {}
+        }
+        let polls = self.random.below(12);
         self.run(polls)
     }
 
@@ -129,7 +133,7 @@ impl World {
             .model
             .invoices
             .iter()
-            .filter(|(_, it)| any || it.standing == InvoiceStanding::New)
+            .filter(|(_, it)| any || it.standing == InvoiceStanding::New && self.is_unpaid(it.hash))
             .map(|(id, _)| id)
             .collect();
         let chosen = self.random.pick(&open).copied();
@@ -137,6 +141,11 @@ impl World {
             let bolt11 = invoice.bolt11.clone();
             self.pay(&bolt11);
         }
+    }
+
+    fn is_unpaid(&self, hash: PaymentHash) -> bool {
+        let record = self.customer.record(hash);
+        record.is_none_or(|record| record.state == PaymentState::Failed)
     }
 
     fn pay(&mut self, bolt11: &str) {

@@ -34,7 +34,7 @@ impl World {
         let Some(process) = &self.process else {
             return Ok(None);
         };
-        let issuer = process.engine.issuer();
+        let issuer = process.issuer.clone();
         if let Some(order) = self.finish_card(&issuer)? {
             return Ok(Some(order));
         }

@@ -47,7 +47,7 @@ impl Scribe {
             return;
         };
         loop {
-            ground.linger(400).await;
+            ground.linger(3_000).await;
             let next = match store.on_disk(written).await {
                 Ok(before) => before + 1,
                 Err(StoreError::Closed) => return,

@@ -41,7 +41,7 @@ pub(super) type WriteQueue = Queue<Work>;
 pub(super) fn bounds() -> Bounds {
     Bounds {
         group: 4,
-        batches: 5,
+        batches: 7,
         node_writes: 4,
     }
 }

@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::{Asked, Model, Wrong, not_lawful, number, parse, text, wrong};
 use crate::ids::{CardId, ProgramId};
 use crate::ledger::{Account, EventRecord};
+use crate::testkit::simulator::commands::Seen;
 use crate::testkit::simulator::tally::Transition;
 
 const DAY_MS: i64 = 24 * 3_600_000;
@@ -241,6 +242,39 @@ impl Model {
         self.books.post(fund, balance, value_msat);
         self.fire(Transition::PointsRedeemed);
         Ok(())
+    }
+
+    /// How the card of a charge stands.
+    pub(crate) fn seen(&self, name: &str) -> Option<Seen> {
+        let Some(Asked::Charge {
+            card,
+            counter,
+            amount_msat,
+            ..
+        }) = self.asked.get(name)
+        else {
+            return None;
+        };
+        let mut seen = Seen {
+            card: *card,
+            counter: *counter,
+            amount_msat: *amount_msat,
+            least_msat: i64::MAX,
+            was_stopped: false,
+            last_counter: 0,
+        };
+        self.look_again(&mut seen);
+        Some(seen)
+    }
+
+    /// How it stands since then.
+    pub(crate) fn look_again(&self, seen: &mut Seen) {
+        let to_spend = self.books.to_give(&Account::card_balance(seen.card));
+        seen.least_msat = seen.least_msat.min(to_spend);
+        if let Some(known) = self.cards.get(&seen.card) {
+            seen.was_stopped |= known.standing != CardStanding::Active;
+            seen.last_counter = known.counter;
+        }
     }
 
     /// The card is in use, and this much more fits on it.
