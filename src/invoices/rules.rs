@@ -211,8 +211,9 @@ pub(super) fn give_up(invoice: &Loaded<Invoice>) -> Result<Decision<Invoice>, Er
         hold: None,
         ..before.clone()
     };
-    let mut steps = vec![Step::Release { hold }, check_no_more(before)];
-    steps.extend(write(invoice, &after, "invoice.given_up")?);
+    // Written first: whoever lost a race is to read again, and not to find the hold gone.
+    let mut steps = write(invoice, &after, "invoice.given_up")?.to_vec();
+    steps.extend([Step::Release { hold }, check_no_more(before)]);
     Ok(Decision {
         steps,
         answer: after,
@@ -250,7 +251,14 @@ pub(super) fn received(
         hold: None,
         ..before.clone()
     };
-    let mut steps = vec![
+    let event = match state {
+        InvoiceState::Settled => "invoice.settled",
+        _ => "invoice.invalid",
+    };
+    // Written first: the event and the job that asks may both see the money arrive, and whoever
+    // is second is to read again, and not to find the hold gone.
+    let mut steps = write(invoice, &after, event)?.to_vec();
+    steps.extend([
         Step::Capture {
             hold,
             id,
@@ -262,16 +270,11 @@ pub(super) fn received(
             object: before.id.to_string(),
         },
         check_no_more(before),
-    ];
+    ]);
     if amount_msat > booked {
         let surplus = amount_msat.saturating_sub(booked);
         steps.extend(suspend(surplus_id, surplus, before.payment_hash, now_ms)?);
     }
-    let event = match state {
-        InvoiceState::Settled => "invoice.settled",
-        _ => "invoice.invalid",
-    };
-    steps.extend(write(invoice, &after, event)?);
     Ok(Some(steps))
 }
 

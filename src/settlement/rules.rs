@@ -270,7 +270,10 @@ fn arrived(
             release_rest: true,
         })
     };
-    let mut steps = vec![capture(before.holds.amount, before.amount_msat)?];
+    // Written first: the event and the job that asks may both see it arrive, and whoever is
+    // second is to read again, and not to find the hold gone.
+    let mut steps = write(&after, payout.version, "payout.paid_out")?.to_vec();
+    steps.push(capture(before.holds.amount, before.amount_msat)?);
     if let Some(fee) = before.holds.fee {
         steps.push(capture(fee, before.fee_msat)?);
     }
@@ -287,7 +290,6 @@ fn arrived(
         kind: CHECK_JOB,
         object: before.id.to_string(),
     });
-    steps.extend(write(&after, payout.version, "payout.paid_out")?);
     Ok((after, steps))
 }
 
@@ -310,16 +312,13 @@ fn came_back(
         ..before.clone()
     };
     let PayoutHolds { amount, fee, route } = before.holds;
-    let mut steps: Vec<Step> = [Some(amount), fee, route]
-        .into_iter()
-        .flatten()
-        .map(|hold| Step::Release { hold })
-        .collect();
+    let holds = [Some(amount), fee, route].into_iter().flatten();
+    let mut steps = write(&after, payout.version, "payout.failed")?.to_vec();
+    steps.extend(holds.map(|hold| Step::Release { hold }));
     steps.push(Step::Done {
         kind: CHECK_JOB,
         object: before.id.to_string(),
     });
-    steps.extend(write(&after, payout.version, "payout.failed")?);
     Ok((after, steps))
 }
 
