@@ -376,6 +376,8 @@ async fn is_conserved(store: &SqliteStore, merchant: MerchantId, transfers: u64)
     Ok(debits == credits && owed == moved && on_cards + owed == funds)
 }
 
+/// How many slices the bytes are counted over.
+const BYTES_SLICES: usize = 10;
 const CONTENDERS: usize = 7;
 const DISK: usize = 0;
 const BARE: usize = 1;
@@ -402,6 +404,30 @@ struct Bench {
 }
 
 impl Bench {
+    /// The bytes that one operation writes, the log's and those of its checkpoints.
+    async fn report_bytes(&mut self) -> Done {
+        println!("\nBytes written by one operation, checkpoints among them:");
+        for (contender, name) in NAMES.iter().enumerate() {
+            let Some(before) = written_bytes() else {
+                println!("  not told: this system has no /proc/self/io");
+                return Ok(());
+            };
+            let mut operations = 0;
+            for _ in 0..BYTES_SLICES {
+                self.slice(contender).await?;
+                operations += if contender < BARE_GROUP {
+                    SINGLES
+                } else {
+                    CONCURRENT
+                };
+            }
+            let after = written_bytes().unwrap_or(before);
+            let each = (after - before) / u64::try_from(operations)?;
+            println!("  {name:56} {each:9}");
+        }
+        Ok(())
+    }
+
     /// One slice: how long one operation of it took.
     async fn slice(&mut self, contender: usize) -> Done<Duration> {
         let operations = if contender < BARE_GROUP {
@@ -449,6 +475,13 @@ impl Bench {
         );
         Ok(bare && ledger && engine)
     }
+}
+
+/// How many bytes this process has handed to the system to be written, where that is told.
+fn written_bytes() -> Option<u64> {
+    let told = std::fs::read_to_string("/proc/self/io").ok()?;
+    let line = told.lines().find_map(|line| line.strip_prefix("wchar: "))?;
+    line.parse().ok()
 }
 
 /// The median and the quartiles.
@@ -524,6 +557,7 @@ async fn run(folder: &Path, budget: Duration) -> Done<bool> {
         }
     }
     report(&turns);
+    bench.report_bytes().await?;
     bench.is_conserved().await
 }
 

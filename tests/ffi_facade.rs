@@ -8,10 +8,10 @@ use flashkit::ffi::{
     ActivateCardRequest, AssignSuspenseRequest, CardLimits, ChargeCardRequest,
     CreateInvoiceRequest, CreateMerchantRequest, CreatePointsProgramRequest, EngineEvent,
     EventListener, FixedRate, FlashError, Flashkit, FlashkitConfig, GiveUpInvoiceRequest,
-    InvoicePurpose, InvoiceState, IssueCardRequest, LightningConfig, Network, PairTillRequest,
-    PayoutOutcome, PayoutState, PayoutTerms, Price, RedeemPointsRequest, RenewHolderRequest,
-    RequestPayoutRequest, ResolvePayoutRequest, SimulatedLightning, SuspenseTarget,
-    TopUpCardRequest, VirtualBoltCard,
+    InvoicePurpose, InvoiceState, IssueCardRequest, LightningConfig, Network, NodeStatus,
+    PairTillRequest, PayoutOutcome, PayoutState, PayoutTerms, Price, RedeemPointsRequest,
+    RenewHolderRequest, RequestPayoutRequest, ResolvePayoutRequest, SimulatedLightning,
+    SuspenseTarget, TopUpCardRequest, VirtualBoltCard,
 };
 
 const SAT: i64 = 1_000;
@@ -245,6 +245,14 @@ async fn the_main_job() {
     };
     assert_eq!(balance("node_channels/"), "30694000");
     assert_eq!(balance("fee_income/"), "293060");
+    assert_eq!(kit.node_status(), NodeStatus::Running);
+    assert_eq!((kit.health().store, kit.health().node), (None, None));
+    let refused = kit.recover().await.unwrap_err();
+    assert_eq!(
+        refused.code(),
+        "lightning.refused",
+        "the node is not locked"
+    );
     let audit = kit.audit(issuer.clone()).await.unwrap();
     assert!(audit.is_balanced && audit.controls.iter().all(|control| control.is_explained));
 

@@ -5,11 +5,13 @@
 //! a card is present, never who holds it.
 
 mod error;
+mod sealed_secret;
 mod token;
 
 use serde::{Deserialize, Serialize};
 
 pub use error::AccessError;
+pub use sealed_secret::{HostKey, HostKeys};
 pub use token::Credential;
 
 use crate::Error;
@@ -19,6 +21,7 @@ use crate::ledger::Step;
 
 pub(crate) const CREDENTIALS: &str = "credential";
 const ENGINE: &str = "engine";
+const IDENTITY: &str = "identity";
 
 /// What a credential may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -143,7 +146,7 @@ impl Core {
             secret_check: self.secrets.check(),
             network: self.network.clone(),
         };
-        let (id, wanted) = ("identity", &given);
+        let (id, wanted) = (IDENTITY, &given);
         self.settle(|| async move {
             match self.load::<Identity>(ENGINE, id).await? {
                 None => Ok(Some(vec![put(

@@ -312,7 +312,7 @@ fn fingerprint(command: &impl Serialize) -> Result<String, Error> {
     Ok(hex::encode(Sha256::digest(text)))
 }
 
-pub(super) fn unreadable(error: serde_json::Error) -> Error {
+pub(crate) fn unreadable(error: serde_json::Error) -> Error {
     StoreError::Corrupt {
         reason: error.to_string(),
     }

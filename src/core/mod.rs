@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 pub use command::{Answer, CommandError, IdempotencyKey};
 pub use secrets::MasterSecret;
 
-pub(crate) use command::{Caller, Decision, Executed, check_text};
+pub(crate) use command::{Caller, Decision, Executed, check_text, unreadable};
 pub(crate) use documents::{Loaded, emit, put};
 pub(crate) use secrets::Secrets;
 pub(crate) use turns::Turns;

@@ -24,6 +24,11 @@ impl MasterSecret {
         Self(bytes)
     }
 
+    /// The bytes themselves: to be sealed, and for nothing else.
+    pub(crate) fn expose(&self) -> &[u8; 32] {
+        &self.0
+    }
+
     /// 64 bytes of entropy for the node.
     pub fn node_entropy(&self) -> Zeroizing<[u8; 64]> {
         self.derive(&[b"flashkit/node-entropy/1"])

@@ -63,6 +63,9 @@ kinds! {
 /// Every code there is, and its kind. A code that is not here is `Internal`; a test finds it.
 #[rustfmt::skip]
 const CODES: &[(&str, Kind)] = &[
+    ("access.wrong_host_key", Kind::Declined),
+    ("access.seal_broken", Kind::Internal),
+    ("access.not_sealed", Kind::Declined),
     ("access.not_allowed", Kind::Declined),
     ("access.other_network", Kind::Declined),
     ("access.other_secret", Kind::Declined),

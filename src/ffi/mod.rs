@@ -15,6 +15,7 @@ mod calls_by_hand;
 mod calls_cards;
 mod calls_invoices;
 mod calls_merchants;
+mod calls_standing;
 mod config;
 mod error;
 mod listener;
@@ -27,6 +28,7 @@ mod records_cards;
 mod records_invoices;
 mod records_merchants;
 mod records_money;
+mod records_standing;
 mod runtime;
 mod scaffolding;
 #[cfg(feature = "testkit")]
@@ -42,9 +44,9 @@ pub use listener::EventListener;
 pub use node::{ChainSource, NodeChannel};
 pub use object::{Flashkit, flashkit_version};
 pub use records_books::{
-    AccountBalance, AssetTotals, Audit, BookCapitalRequest, Capital, CapitalAccount,
-    CapitalDirection, Control, EngineEvent, JobFailure, JobsReport, LedgerSide, Problem, Transfer,
-    TransferKind, TransferPage, TrialBalance, TrialBalanceLine,
+    AccountBalance, AssetTotals, Audit, BookCapitalRequest, BooksDifference, Capital,
+    CapitalAccount, CapitalDirection, Control, EngineEvent, JobFailure, JobsReport, LedgerSide,
+    Problem, Transfer, TransferKind, TransferPage, TrialBalance, TrialBalanceLine,
 };
 pub use records_by_hand::{
     AssignSuspenseRequest, GiveUpInvoiceRequest, PayoutOutcome, RenewHolderRequest,
@@ -64,5 +66,6 @@ pub use records_merchants::{
     PointsProgram, RedeemPointsRequest, Redemption, RequestPayoutRequest, RevokeTillRequest, Till,
 };
 pub use records_money::{Price, Quote, QuoteSide, Rounding};
+pub use records_standing::{Health, LostChannel, NodeStatus, Trouble};
 #[cfg(feature = "testkit")]
 pub use simulated::{SimulatedLightning, SimulatedWallet, VirtualBoltCard};

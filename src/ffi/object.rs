@@ -27,7 +27,7 @@ pub fn flashkit_version() -> String {
 /// Its calls run on threads of the library and to their end, also when the app stops waiting.
 #[derive(uniffi::Object)]
 pub struct Flashkit {
-    engine: Engine,
+    pub(super) engine: Engine,
     rates: Arc<FixedRates>,
     #[cfg(feature = "ldk")]
     pub(super) ldk: Option<Arc<crate::lightning::ldk::LdkNode>>,

@@ -22,20 +22,24 @@ mod departure;
 mod journal;
 mod pieces;
 mod reader;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod sql;
 mod table;
 
 pub(in crate::store) use departure::{Snapshot, depart};
 pub(in crate::store) use journal::hold_from;
 pub(in crate::store) use pieces::{Pieces, pieces};
-pub(in crate::store) use reader::{Arrived, Sink, arrive, is_channel_state};
-pub(in crate::store) use table::{Cell, Table};
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+pub(in crate::store) use reader::Arrived;
+pub(in crate::store) use reader::{Sink, arrive, is_channel_state};
+pub(in crate::store) use table::{Cell, TABLES, Table};
 
 #[cfg(feature = "sqlite")]
 pub(in crate::store) use departure::block_on;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+pub(in crate::store) use sql::{Dialect, insert, select, select_held};
 #[cfg(feature = "postgres")]
 pub(in crate::store) use table::Kind;
-#[cfg(any(feature = "sqlite", feature = "postgres"))]
-pub(in crate::store) use table::{Dialect, TABLES, insert, select, select_held};
 
 pub use pieces::{ReadSource, write_to};
 
