@@ -39,10 +39,9 @@ impl World {
         }
         self.send_clerks();
         if let Some(issuer) = self.process.as_ref().map(|it| it.issuer.clone()) {
-            for order in [self.give_up(&issuer)?, self.assign(&issuer)?] {
-                if let Some((key, by, request)) = order {
-                    self.command(key, by, request);
-                }
+            let orders = [self.give_up(&issuer)?, self.assign(&issuer)?];
+            for (key, by, request) in orders.into_iter().flatten() {
+                self.command(key, by, request);
             }
         }
         // Asked ever more rarely: so the clock is moved, and the jobs with it.
@@ -123,7 +122,9 @@ impl World {
         let booked = at_once(self.disk.balance(&Account::node_channels()));
         let booked = booked.and_then(Result::ok).unwrap_or_default();
         let (booked, actual) = (booked.posted(Side::Debit), self.true_node.balance_msat());
-        if booked == i128::from(actual) {}
+        if booked == i128::from(actual) {
+            return Ok(());
+        }
         let detail = format!("{booked} msat in the books, {actual} msat at the node");
         wrong("the books and the node agree", detail)
     }

@@ -144,6 +144,40 @@ impl ClerkBooks {
             .insert(moved.id, ClerkTransfer { moved, standing });
     }
 
+    fn hold(&mut self, books: &mut Books, hold: ClerkHold) -> Result<(), Wrong> {
+        require_funds(books, &hold.of)?;
+        books.pend(hold.of.debit, hold.of.credit, hold.of.amount);
+        // One that ends before it was made is given back by whoever needs it.
+        self.holds.insert(hold.of.id, hold);
+        Ok(())
+    }
+
+    fn count(&mut self, window: Window, amount: i64, limit: i64) -> Result<(), Wrong> {
+        let used = self.used.entry(window).or_default();
+        *used += amount;
+        if *used > limit {
+            return not_lawful(format!("used {used} of {limit}"));
+        }
+        Ok(())
+    }
+
+    fn advance(&mut self, to: i64) -> Result<(), Wrong> {
+        if self.counter.is_some_and(|counter| to <= counter) {
+            return not_lawful(format!("counter {to} after {:?}", self.counter));
+        }
+        self.counter = Some(to);
+        Ok(())
+    }
+
+    fn release(&mut self, books: &mut Books, hold: TransferId) -> Result<(), Wrong> {
+        match self.holds.remove(&hold) {
+            Some(hold) => self.give_back(books, &hold),
+            None if self.ended.remove(&hold) => {}
+            None => return not_lawful("a hold that is not open"),
+        }
+        Ok(())
+    }
+
     fn step(
         &mut self,
         books: &mut Books,
@@ -168,16 +202,13 @@ impl ClerkBooks {
                 ends_ms,
                 counted,
             } => {
-                require_funds(books, &of)?;
-                books.pend(of.debit, of.credit, of.amount);
                 let hold = ClerkHold {
                     of,
                     left: of.amount,
                     ends_ms,
                     counted,
                 };
-                // One that ends before it was made is given back by whoever needs it.
-                self.holds.insert(of.id, hold);
+                self.hold(books, hold)?;
                 Transition::Held
             }
             ClerkStep::Capture {
@@ -187,11 +218,7 @@ impl ClerkBooks {
                 release_rest,
             } => return self.capture(books, hold, id, amount, release_rest),
             ClerkStep::Release { hold } => {
-                match self.holds.remove(&hold) {
-                    Some(hold) => self.give_back(books, &hold),
-                    None if self.ended.remove(&hold) => {}
-                    None => return not_lawful("a hold that is not open"),
-                }
+                self.release(books, hold)?;
                 Transition::Released
             }
             ClerkStep::Undo { .. } => return self.undo(books, step),
@@ -203,11 +230,7 @@ impl ClerkBooks {
                 if at_ms < window.start_ms || at_ms >= window.end_ms {
                     return not_lawful("outside of its window");
                 }
-                let used = self.used.entry(window).or_default();
-                *used += amount;
-                if *used > limit {
-                    return not_lawful(format!("used {used} of {limit}"));
-                }
+                self.count(window, amount, limit)?;
                 Transition::Used
             }
             ClerkStep::GiveBack { window, amount } => {
@@ -221,10 +244,7 @@ impl ClerkBooks {
                 return Ok(Vec::new());
             }
             ClerkStep::Advance(to) => {
-                if self.counter.is_some_and(|counter| to <= counter) {
-                    return not_lawful(format!("counter {to} after {:?}", self.counter));
-                }
-                self.counter = Some(to);
+                self.advance(to)?;
                 return Ok(Vec::new());
             }
         }])
