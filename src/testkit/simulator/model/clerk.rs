@@ -161,6 +161,13 @@ impl ClerkBooks {
         Ok(())
     }
 
+    fn claim(&mut self, name: i64) -> Result<(), Wrong> {
+        if !self.claims.insert(name) {
+            return not_lawful(format!("{name} claimed twice"));
+        }
+        Ok(())
+    }
+
     fn advance(&mut self, to: i64) -> Result<(), Wrong> {
         if self.counter.is_some_and(|counter| to <= counter) {
             return not_lawful(format!("counter {to} after {:?}", self.counter));
@@ -238,9 +245,7 @@ impl ClerkBooks {
                 Transition::GivenBack
             }
             ClerkStep::Claim(name) => {
-                if !self.claims.insert(name) {
-                    return not_lawful(format!("{name} claimed twice"));
-                }
+                self.claim(name)?;
                 return Ok(Vec::new());
             }
             ClerkStep::Advance(to) => {
