@@ -1,16 +1,18 @@
 //! What a group of batches changes, gathered in memory over the rows of a store.
 //!
-//! A store that commits several batches at once reads its rows through a [`Group`], lets
-//! [`apply`](super::apply) carry out one batch after another upon it, and writes the [`Changes`]
-//! when all are decided: a row that many batches change is written once, and one refused batch
-//! leaves no trace, without a savepoint each.
+//! A store that commits several batches at once reads its rows through a [`Group`], has it
+//! [decide](Group::decide) one batch after another, and writes the [`Changes`] when all are
+//! decided: a row that many batches change is written once, and one refused batch leaves no
+//! trace, without a savepoint each.
 
 use std::collections::BTreeMap;
 
 use super::account::Account;
+use super::apply::{ApplyError, apply};
 use super::balance::Balance;
-use super::batch::{Commit, DueJob, NewDocument, NewEvent, UsageWindow};
+use super::batch::{Batch, Commit, DueJob, NewDocument, NewEvent, UsageWindow};
 use super::journal::{ChainHead, CommitPlace, CommitRow};
+use super::refusal::Refusal;
 use super::state::{Rows, State};
 use super::transfer::{HoldChangeRow, HoldState, TransferRow};
 use crate::ids::{BatchId, TransferId};
@@ -83,8 +85,9 @@ pub struct LastPositions {
     pub hold_change: i64,
 }
 
-/// The state of the books within a group. One batch at a time is applied to it, and then
-/// [kept](Self::keep) or [undone](Self::undo).
+/// The state of the books within a group. One batch at a time is [decided](Self::decide); or, by
+/// whoever needs the two steps apart, [applied](apply) and then [kept](Self::keep) or
+/// [undone](Self::undo).
 #[derive(Debug)]
 pub struct Group<R> {
     rows: R,
@@ -102,6 +105,34 @@ impl<R: Rows> Group<R> {
             last,
             group,
             batch,
+        }
+    }
+
+    /// Decides a batch as of `at_ms`, upon those of the group that were kept before it: with every
+    /// guard, and without a trace of one that is refused. `at_ms` must not be less than that of
+    /// any commit before. The answer is to be given only when the [`Changes`] of the whole group
+    /// are durable, a refusal included, which was decided upon them.
+    ///
+    /// # Errors
+    /// What reading the rows failed with. The batch has no trace then either.
+    pub fn decide(
+        &mut self,
+        batch: &Batch,
+        at_ms: i64,
+    ) -> Result<Result<Commit, Refusal>, R::Error> {
+        match apply(self, batch, at_ms) {
+            Ok(commit) => {
+                self.keep();
+                Ok(Ok(commit))
+            }
+            Err(ApplyError::Refused(refusal)) => {
+                self.undo();
+                Ok(Err(refusal))
+            }
+            Err(ApplyError::Store(error)) => {
+                self.undo();
+                Err(error)
+            }
         }
     }
 

@@ -15,7 +15,7 @@ use event_listener::Event;
 use futures_channel::oneshot;
 
 use super::{CommitError, StoreError};
-use crate::ledger::{self, ApplyError, Batch, Commit, Rows, apply};
+use crate::ledger::{self, Batch, Commit, Rows};
 
 /// Which queue a task waits in. Node writes go first, and a full queue of batches does not
 /// block them.
@@ -252,17 +252,8 @@ impl CommitTask {
         books: &mut ledger::Group<R>,
         at_ms: i64,
     ) -> Result<(), R::Error> {
-        self.result = Some(match apply(books, &self.batch, at_ms) {
-            Ok(commit) => {
-                books.keep();
-                Ok(commit)
-            }
-            Err(ApplyError::Refused(refusal)) => {
-                books.undo();
-                Err(refusal.into())
-            }
-            Err(ApplyError::Store(error)) => return Err(error),
-        });
+        let decided = books.decide(&self.batch, at_ms)?;
+        self.result = Some(decided.map_err(CommitError::from));
         Ok(())
     }
 }

@@ -131,18 +131,19 @@ pub trait KeyValue: Send + Sync {
     ) -> BoxFuture<'static, Result<Vec<String>, StoreError>>;
 }
 
-/// A lease as a store remembers it.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct LeaseRow {
-    /// Who has it; 0 for nobody.
-    pub(crate) holder: u64,
-    /// When it runs out, by the store's clock.
-    pub(crate) until_ms: i64,
+/// A lease of the node as a store remembers it, and who may take it: the rule of
+/// [`KeyValue::take_lease`], for every store alike. The default is nobody's, and has run out.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct NodeLease {
+    /// Who has it, as in [`NodeHolder`]; 0 for nobody.
+    pub holder: u64,
+    /// When it runs out, by the store's clock, milliseconds since the epoch.
+    pub until_ms: i64,
 }
 
-impl LeaseRow {
-    /// A lease from `now_ms` on.
-    pub(crate) fn new(holder: u64, now_ms: i64, lasts: Duration) -> Self {
+impl NodeLease {
+    /// A lease that lasts for `lasts` from `now_ms` on.
+    pub fn new(holder: u64, now_ms: i64, lasts: Duration) -> Self {
         let lasts_ms = i64::try_from(lasts.as_millis()).unwrap_or(i64::MAX);
         Self {
             holder,
@@ -150,8 +151,12 @@ impl LeaseRow {
         }
     }
 
-    /// Whether `holder` may take the node now.
-    pub(crate) fn check(self, holder: NodeHolder, now_ms: i64) -> Result<(), StoreError> {
+    /// Whether `holder` may take the node at `now_ms`: it has the lease itself, or nobody has one
+    /// that lasts.
+    ///
+    /// # Errors
+    /// `store.lease_held`, with how long it still lasts.
+    pub fn check(self, holder: NodeHolder, now_ms: i64) -> Result<(), StoreError> {
         let remaining_ms = self.until_ms.saturating_sub(now_ms);
         if self.holder == holder.0 || remaining_ms <= 0 {
             return Ok(());

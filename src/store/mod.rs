@@ -30,7 +30,7 @@ use crate::ledger::{
 pub use admin::{Arrival, ByteSource, MoveError, NodeState, StoreAdmin, StoreHealth};
 pub use error::StoreError;
 pub use health::{StoreTrouble, WriteHealth};
-pub use key_value::{KeyPath, KeyValue, KeyValueWrite, NodeHolder};
+pub use key_value::{KeyPath, KeyValue, KeyValueWrite, NodeHolder, NodeLease};
 pub use memory::MemoryStore;
 
 /// A batch was not committed.
