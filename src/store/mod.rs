@@ -8,8 +8,7 @@ mod admin;
 #[cfg(feature = "testkit")]
 pub mod contract;
 mod error;
-#[cfg(any(feature = "sqlite", feature = "testkit"))]
-pub(crate) mod group_commit;
+pub mod group_commit;
 mod health;
 mod key_value;
 mod memory;

@@ -5,6 +5,7 @@
 //! keeps `flashkit::store::contract`. What it has not: `StoreAdmin`, and a lock of the node on a
 //! file that was copied. **A Lightning node must not run on a copy of the file.**
 
+mod fault;
 mod tables;
 mod writer;
 
@@ -22,17 +23,20 @@ use flashkit::ledger::{
     HoldChangeRow, HoldState, Rows, TransferRow,
 };
 use flashkit::ports::{BoxFuture, Clock};
+use flashkit::store::group_commit::{Bounds, CommitTask, CommitTimes, Lane};
 use flashkit::store::{
     CommitError, DocumentPosition, DocumentQuery, KeyPath, KeyValue, KeyValueWrite, MAX_PAGE,
     NodeHolder, NodeLease, Store, StoreError, StoreTrouble, WriteHealth,
 };
 use futures_channel::oneshot;
-use redb::{Database, WriteTransaction};
+use redb::Database;
 
-use self::tables::{Fault, Snapshot};
-use self::writer::{Once, Queue, WaitingBatch, Writer};
+use self::fault::Fault;
+use self::tables::Snapshot;
+use self::writer::{Ended, Once, Open, Queue, Task, Writer};
 
 type Read = Box<dyn FnOnce(&Database) + Send>;
+type Answer<T> = BoxFuture<'static, Result<T, StoreError>>;
 
 /// The most questions that may wait for the reader.
 const READS: usize = 4_096;
@@ -42,14 +46,9 @@ pub struct RedbStore {
     queue: Arc<Queue>,
     /// `None` once it was closed.
     reads: Mutex<Option<SyncSender<Read>>>,
+    ended: Arc<Ended>,
     committed: Arc<Event>,
     health: Arc<WriteHealth>,
-    /// One process at a time has the file, and a lease does not outlive its holder.
-    lease: Arc<Mutex<NodeLease>>,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn spawn(
@@ -62,6 +61,10 @@ fn spawn(
     })
 }
 
+fn page_of(limit: usize) -> usize {
+    limit.clamp(1, MAX_PAGE)
+}
+
 impl RedbStore {
     /// Opens the file, or makes it. Reads on the calling thread.
     ///
@@ -71,44 +74,53 @@ impl RedbStore {
     pub fn open(file: impl AsRef<Path>, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
         let database = Database::create(file).map_err(|error| Fault::from(error).0)?;
         tables::prepare(&database).map_err(|Fault(error)| error)?;
+        let last = Snapshot::new(&database).and_then(|books| books.last(tables::COMMITS));
+        let last: Option<CommitRow> = last.map_err(|Fault(error)| error)?;
+        let times = CommitTimes {
+            last_ms: last.map_or(0, |row| row.at_ms),
+        };
         let database = Arc::new(database);
         let (reads, asked): (_, Receiver<Read>) = sync_channel(READS);
         let store = Self {
-            queue: Arc::default(),
+            queue: Arc::new(Queue::new(Bounds::default())),
             reads: Mutex::new(Some(reads)),
-            committed: Arc::new(Event::new()),
+            ended: Arc::default(),
+            committed: Arc::default(),
             health: Arc::default(),
-            lease: Arc::default(),
         };
         let read_from = database.clone();
         let reader = spawn("redb-read", move || {
-            for read in asked {
-                read(&read_from);
-            }
+            asked.into_iter().for_each(|read| read(&read_from));
         })?;
         let writer = Writer {
             database,
             clock,
             queue: store.queue.clone(),
+            ended: store.ended.clone(),
             committed: store.committed.clone(),
             health: store.health.clone(),
+            lease: NodeLease::default(),
             reader,
         };
-        drop(spawn("redb-write", move || writer.run())?);
+        drop(spawn("redb-write", move || writer.run(times))?);
         Ok(store)
     }
 
+    fn reads(&self) -> MutexGuard<'_, Option<SyncSender<Read>>> {
+        self.reads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Asks the reader: redb reads on the thread that asks, and no call here may block.
-    fn read<T: Send + 'static>(
+    fn ask<T: Send + 'static>(
         &self,
-        look: impl FnOnce(&mut Snapshot) -> tables::Result<T> + Send + 'static,
-    ) -> BoxFuture<'static, Result<T, StoreError>> {
+        look: impl FnOnce(&mut Snapshot) -> fault::Result<T> + Send + 'static,
+    ) -> Answer<T> {
         let (answer, answered) = oneshot::channel();
         let read: Read = Box::new(move |database| {
-            let seen = Snapshot::new(database).and_then(|mut snapshot| look(&mut snapshot));
+            let seen = Snapshot::new(database).and_then(|mut books| look(&mut books));
             drop(answer.send(seen.map_err(|Fault(error)| error)));
         });
-        let sent = match &*lock(&self.reads) {
+        let sent = match &*self.reads() {
             None => Err(StoreError::Closed),
             Some(reads) => reads.try_send(read).map_err(|refused| match refused {
                 TrySendError::Full(_) => StoreError::Busy { waiting: READS },
@@ -121,55 +133,22 @@ impl RedbStore {
         })
     }
 
-    /// Queues a change **now**, and answers after its flush.
+    /// Queues a change **now**; it is answered after its flush.
     fn change<T: Send + 'static>(
         &self,
-        of_node: bool,
-        change: impl FnOnce(&WriteTransaction, i64) -> tables::Result<T> + Send + 'static,
-    ) -> BoxFuture<'static, Result<T, StoreError>> {
+        lane: Lane,
+        change: impl FnOnce(&mut Open<'_>) -> fault::Result<T> + Send + 'static,
+    ) -> Answer<T> {
         let (change, answered) = Once::new(change);
-        let change: Box<dyn writer::Change> = Box::new(change);
-        let queued = self.queue.push(change, |waiting| match of_node {
-            true => &mut waiting.node,
-            false => &mut waiting.changes,
-        });
-        Box::pin(async move {
-            queued?;
-            answered.await.unwrap_or(Err(StoreError::OutcomeUnknown))
-        })
-    }
-
-    /// A change of the node's, which the ledger cannot keep waiting, and its own refusal.
-    fn change_node<T: Send + 'static>(
-        &self,
-        change: impl FnOnce(&WriteTransaction, i64) -> tables::Result<Result<T, StoreError>>
-        + Send
-        + 'static,
-    ) -> BoxFuture<'static, Result<T, StoreError>> {
-        let changed = self.change(true, change);
-        Box::pin(async move { changed.await? })
-    }
-
-    fn change_lease(
-        &self,
-        epoch: u64,
-        change: impl FnOnce(&mut NodeLease, i64) + Send + 'static,
-    ) -> BoxFuture<'static, Result<(), StoreError>> {
-        let lease = self.lease.clone();
-        self.change_node(move |to, at_ms| {
-            let checked = tables::check_epoch(to, epoch)?;
-            if checked.is_ok() {
-                change(&mut lock(&lease), at_ms);
-            }
-            Ok(checked)
-        })
+        self.queue.push(lane, Task::Other(Box::new(change)));
+        Box::pin(async move { answered.await.unwrap_or(Err(StoreError::OutcomeUnknown)) })
     }
 }
 
 /// What was taken in is still done, on the writer's thread.
 impl Drop for RedbStore {
     fn drop(&mut self) {
-        lock(&self.reads).take();
+        self.reads().take();
         self.queue.close();
     }
 }
@@ -177,21 +156,19 @@ impl Drop for RedbStore {
 #[async_trait]
 impl Store for RedbStore {
     async fn commit(&self, batch: Batch) -> Result<Commit, CommitError> {
-        let (answer, answered) = oneshot::channel();
-        let waiting = WaitingBatch { batch, answer };
-        self.queue.push(waiting, |waiting| &mut waiting.batches)?;
-        let answered = answered.await;
-        answered.unwrap_or(Err(StoreError::OutcomeUnknown.into()))
+        let (task, answered) = CommitTask::new(batch);
+        self.queue.push(Lane::Batches, Task::Batch(task));
+        answered.await
     }
 
     async fn command(&self, scope: &str) -> Result<Option<(String, Commit)>, StoreError> {
         let scope = scope.to_owned();
-        self.read(move |books| books.command(&scope)).await
+        self.ask(move |books| books.command(&scope)).await
     }
 
     async fn document(&self, collection: &str, id: &str) -> Result<Option<Document>, StoreError> {
         let (collection, id) = (collection.to_owned(), id.to_owned());
-        self.read(move |books| books.document(&collection, &id))
+        self.ask(move |books| books.document(&collection, &id))
             .await
     }
 
@@ -199,12 +176,12 @@ impl Store for RedbStore {
         &self,
         query: DocumentQuery,
     ) -> Result<Vec<(DocumentPosition, Document)>, StoreError> {
-        self.read(move |books| books.documents(&query)).await
+        self.ask(move |books| books.documents(&query)).await
     }
 
     async fn balance(&self, account: &Account) -> Result<Balance, StoreError> {
         let account = *account;
-        self.read(move |books| books.balance(&account)).await
+        self.ask(move |books| books.balance(&account)).await
     }
 
     async fn balances(
@@ -212,7 +189,8 @@ impl Store for RedbStore {
         after: Option<Account>,
         limit: usize,
     ) -> Result<Vec<(Account, Balance)>, StoreError> {
-        self.read(move |books| books.balances(after, limit)).await
+        self.ask(move |books| books.balances(after, page_of(limit)))
+            .await
     }
 
     async fn transfers(
@@ -222,17 +200,17 @@ impl Store for RedbStore {
         limit: usize,
     ) -> Result<Vec<TransferRow>, StoreError> {
         let account = *account;
-        self.read(move |books| books.transfers(&account, before, limit))
+        self.ask(move |books| books.transfers(&account, before, page_of(limit)))
             .await
     }
 
     async fn transfer(&self, id: TransferId) -> Result<Option<TransferRow>, StoreError> {
-        self.read(move |books| books.transfer(id)).await
+        self.ask(move |books| books.transfer(id)).await
     }
 
     async fn balance_at(&self, account: &Account, at_ms: i64) -> Result<i64, StoreError> {
         let account = *account;
-        self.read(move |books| books.balance_at(&account, at_ms))
+        self.ask(move |books| books.balance_at(&account, at_ms))
             .await
     }
 
@@ -242,17 +220,19 @@ impl Store for RedbStore {
         at_ms: i64,
         limit: usize,
     ) -> Result<Vec<HoldState>, StoreError> {
-        let (account, limit) = (*account, limit.clamp(1, MAX_PAGE));
-        self.read(move |books| books.due_holds(&account, at_ms, limit))
+        let account = *account;
+        self.ask(move |books| books.due_holds(&account, at_ms, page_of(limit)))
             .await
     }
 
     async fn commits(&self, after: i64, limit: usize) -> Result<Vec<CommitRow>, StoreError> {
-        self.read(move |books| books.commits(after, limit)).await
+        self.ask(move |books| books.page(tables::COMMITS, after, page_of(limit)))
+            .await
     }
 
     async fn journal(&self, after: i64, limit: usize) -> Result<Vec<TransferRow>, StoreError> {
-        self.read(move |books| books.journal(after, limit)).await
+        self.ask(move |books| books.page(tables::TRANSFERS, after, page_of(limit)))
+            .await
     }
 
     async fn hold_changes(
@@ -260,35 +240,38 @@ impl Store for RedbStore {
         after: i64,
         limit: usize,
     ) -> Result<Vec<HoldChangeRow>, StoreError> {
-        self.read(move |books| books.hold_changes(after, limit))
+        self.ask(move |books| books.page(tables::HOLD_CHANGES, after, page_of(limit)))
             .await
     }
 
     async fn chain_heads(&self) -> Result<Vec<ChainHead>, StoreError> {
-        self.read(|books| books.chain_heads()).await
+        self.ask(|books| books.chain_heads()).await
     }
 
     async fn forget_answers(&self, before_ms: i64, limit: usize) -> Result<usize, StoreError> {
-        let forget = move |to: &_, _| tables::forget_answers(to, before_ms, limit);
-        self.change(false, forget).await
+        self.change(Lane::Batches, move |open| {
+            tables::forget_answers(open.to, before_ms, limit)
+        })
+        .await
     }
 
     async fn hold(&self, id: TransferId) -> Result<Option<HoldState>, StoreError> {
-        self.read(move |books| books.hold(id)).await
+        self.ask(move |books| books.hold(id)).await
     }
 
     async fn claim(&self, name: &str) -> Result<Option<String>, StoreError> {
         let name = name.to_owned();
-        self.read(move |books| books.claim(&name)).await
+        self.ask(move |books| books.claim(&name)).await
     }
 
     async fn counter(&self, name: &str) -> Result<Option<i64>, StoreError> {
         let name = name.to_owned();
-        self.read(move |books| books.counter(&name)).await
+        self.ask(move |books| books.counter(&name)).await
     }
 
     async fn events(&self, after: i64, limit: usize) -> Result<Vec<EventRecord>, StoreError> {
-        self.read(move |books| books.events(after, limit)).await
+        self.ask(move |books| books.page(tables::EVENTS, after, page_of(limit)))
+            .await
     }
 
     async fn event_after(&self, position: i64) -> Result<(), StoreError> {
@@ -304,13 +287,16 @@ impl Store for RedbStore {
 
     async fn cursor(&self, name: &str) -> Result<i64, StoreError> {
         let name = name.to_owned();
-        self.read(move |books| books.cursor(&name)).await
+        let cursor = self.ask(move |books| books.get(tables::CURSORS, name));
+        Ok(cursor.await?.unwrap_or(0))
     }
 
     async fn acknowledge(&self, name: &str, position: i64) -> Result<(), StoreError> {
         let name = name.to_owned();
-        let acknowledge = move |to: &_, _| tables::acknowledge(to, &name, position);
-        self.change(false, acknowledge).await
+        self.change(Lane::Batches, move |open| {
+            tables::acknowledge(open.to, name, position)
+        })
+        .await
     }
 
     async fn lease_due(
@@ -321,9 +307,10 @@ impl Store for RedbStore {
         limit: usize,
     ) -> Result<Vec<DueJob>, StoreError> {
         let except: Vec<_> = except.iter().map(|kind| (*kind).to_owned()).collect();
-        let lease =
-            move |to: &_, _| tables::lease_due(to, now_ms, lease_until_ms, &except, limit);
-        self.change(false, lease).await
+        self.change(Lane::Batches, move |open| {
+            tables::lease_due(open.to, now_ms, lease_until_ms, &except, page_of(limit))
+        })
+        .await
     }
 
     fn trouble(&self) -> Option<StoreTrouble> {
@@ -331,75 +318,57 @@ impl Store for RedbStore {
     }
 
     async fn close(&self) -> Result<(), StoreError> {
-        lock(&self.reads).take();
+        self.reads().take();
         self.queue.close();
-        self.queue.wait_for_end().await;
+        self.ended.wait().await;
         Ok(())
     }
 }
 
 impl KeyValue for RedbStore {
-    fn begin_epoch(&self) -> BoxFuture<'static, Result<u64, StoreError>> {
-        let lease = self.lease.clone();
-        self.change_node(move |to, _| {
-            *lock(&lease) = NodeLease::default();
-            tables::next_epoch(to).map(Ok)
+    fn begin_epoch(&self) -> Answer<u64> {
+        self.change(Lane::Node, |open| {
+            *open.lease = NodeLease::default();
+            tables::next_epoch(open.to)
         })
     }
 
-    fn take_lease(
-        &self,
-        holder: NodeHolder,
-        lasts: Duration,
-    ) -> BoxFuture<'static, Result<u64, StoreError>> {
-        let lease = self.lease.clone();
-        self.change_node(move |to, at_ms| {
-            let mut lease = lock(&lease);
-            if let Err(held) = lease.check(holder, at_ms) {
-                return Ok(Err(held));
-            }
-            *lease = NodeLease::new(holder.0, at_ms, lasts);
-            tables::next_epoch(to).map(Ok)
+    fn take_lease(&self, holder: NodeHolder, lasts: Duration) -> Answer<u64> {
+        self.change(Lane::Node, move |open| {
+            open.lease.check(holder, open.at_ms).map_err(Fault)?;
+            *open.lease = NodeLease::new(holder.0, open.at_ms, lasts);
+            tables::next_epoch(open.to)
         })
     }
 
-    fn renew_lease(
-        &self,
-        epoch: u64,
-        lasts: Duration,
-    ) -> BoxFuture<'static, Result<(), StoreError>> {
-        self.change_lease(epoch, move |lease, at_ms| {
-            *lease = NodeLease::new(lease.holder, at_ms, lasts);
+    fn renew_lease(&self, epoch: u64, lasts: Duration) -> Answer<()> {
+        self.change(Lane::Node, move |open| {
+            tables::check_epoch(open.to, epoch)?;
+            *open.lease = NodeLease::new(open.lease.holder, open.at_ms, lasts);
+            Ok(())
         })
     }
 
-    fn release_lease(&self, epoch: u64) -> BoxFuture<'static, Result<(), StoreError>> {
-        self.change_lease(epoch, |lease, _| *lease = NodeLease::default())
-    }
-
-    fn write(
-        &self,
-        epoch: u64,
-        change: KeyValueWrite,
-    ) -> BoxFuture<'static, Result<(), StoreError>> {
-        self.change_node(move |to, _| {
-            let checked = tables::check_epoch(to, epoch)?;
-            if checked.is_ok() {
-                tables::write_node(to, &change)?;
-            }
-            Ok(checked)
+    fn release_lease(&self, epoch: u64) -> Answer<()> {
+        self.change(Lane::Node, move |open| {
+            tables::check_epoch(open.to, epoch)?;
+            *open.lease = NodeLease::default();
+            Ok(())
         })
     }
 
-    fn read(&self, path: KeyPath) -> BoxFuture<'static, Result<Option<Vec<u8>>, StoreError>> {
-        RedbStore::read(self, move |books| books.node_value(&path))
+    fn write(&self, epoch: u64, change: KeyValueWrite) -> Answer<()> {
+        self.change(Lane::Node, move |open| {
+            tables::check_epoch(open.to, epoch)?;
+            tables::write_node(open.to, &change)
+        })
     }
 
-    fn list(
-        &self,
-        primary: String,
-        secondary: String,
-    ) -> BoxFuture<'static, Result<Vec<String>, StoreError>> {
-        RedbStore::read(self, move |books| books.node_keys(&primary, &secondary))
+    fn read(&self, path: KeyPath) -> Answer<Option<Vec<u8>>> {
+        self.ask(move |books| books.node_value(&path))
+    }
+
+    fn list(&self, primary: String, secondary: String) -> Answer<Vec<String>> {
+        self.ask(move |books| books.node_keys(&primary, &secondary))
     }
 }

@@ -1,125 +1,122 @@
-//! The tables of the file: what is read from them, and what a group of batches writes.
+//! The tables of the file: how rows are read, and how what a group of batches changed is written.
 //!
-//! Every value is JSON, whatever its row is, but for the node's own bytes. What a batch may do is
-//! not decided here: [`Snapshot`] only says how rows are read, and the ledger does the rest.
+//! Every value is JSON, but for the node's own bytes. What a batch may do is not decided here:
+//! [`Snapshot`] only says how rows are read, and the ledger does the rest.
 
-use std::borrow::Borrow;
 use std::ops::Bound;
 
 use flashkit::ids::{BatchId, TransferId};
 use flashkit::ledger::{
     Account, Balance, ChainHash, ChainHead, Changes, Commit, CommitPlace, CommitRow, Document,
-    DueJob, EventRecord, HoldChangeRow, HoldState, LastPositions, Rows, TransferRow, UsageWindow,
+    DueJob, EventRecord, HoldState, LastPositions, Rows, TransferRow, UsageWindow,
 };
-use flashkit::store::{DocumentPosition, DocumentQuery, KeyPath, KeyValueWrite, MAX_PAGE};
-use flashkit::store::StoreError;
+use flashkit::store::{
+    DocumentPosition, DocumentQuery, KeyPath, KeyValueWrite, MAX_PAGE, StoreError,
+};
 use redb::{Database, Key, ReadTransaction, ReadableDatabase, ReadableTable, WriteTransaction};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-type Table<K> = redb::TableDefinition<'static, K, &'static [u8]>;
+use super::fault::{Fault, Result, corrupt};
 
-const COMMITS: Table<i64> = Table::new("commits");
-/// The position of a batch's commit.
-const BATCHES: Table<&str> = Table::new("batches");
-const COMMANDS: Table<&str> = Table::new("commands");
-/// By the account's text, which is the order that they are listed in.
-const BALANCES: Table<&str> = Table::new("balances");
-const TRANSFERS: Table<i64> = Table::new("transfers");
-const TRANSFER_IDS: Table<&str> = Table::new("transfer_ids");
-const ACCOUNT_TRANSFERS: Table<(&str, i64)> = Table::new("account_transfers");
-/// By account and time: the balance after the last transfer of that time. Looking back is one
-/// search down the tree.
-const PAST: Table<(&str, i64)> = Table::new("past");
-const REVERSED: Table<&str> = Table::new("reversed");
-const HOLDS: Table<&str> = Table::new("holds");
-/// Open holds that end by themselves, by account, end and id.
-const ENDINGS: Table<(&str, i64, &str)> = Table::new("endings");
-const HOLD_CHANGES: Table<i64> = Table::new("hold_changes");
-const DOCUMENTS: Table<(&str, &str)> = Table::new("documents");
-/// By collection, index, key and id.
-const INDEX: Table<(&str, &str, &str, &str)> = Table::new("index");
-const CLAIMS: Table<&str> = Table::new("claims");
-const COUNTERS: Table<&str> = Table::new("counters");
-const USAGE: Table<(&str, i64)> = Table::new("usage");
-const EVENTS: Table<i64> = Table::new("events");
-/// When a job is due, by kind and object.
-const DUE: Table<(&str, &str)> = Table::new("due");
-/// Until when a job is leased, by its time, kind and object.
-const DUE_TIMES: Table<(i64, &str, &str)> = Table::new("due_times");
-const CURSORS: Table<&str> = Table::new("cursors");
-const SETTINGS: Table<&str> = Table::new("settings");
-const NODE: Table<(&str, &str, &str)> = Table::new("node");
+pub type Table<K> = redb::TableDefinition<'static, K, &'static [u8]>;
 
-const SCHEMA: &str = "schema";
+/// Keys that own what they are made of.
+pub trait OwnedKey: Key + for<'a> redb::Value<SelfType<'a> = Self> + 'static {}
+impl<K: Key + for<'a> redb::Value<SelfType<'a> = K> + 'static> OwnedKey for K {}
+
+macro_rules! tables {
+    ($($(#[$doc:meta])* $name:ident: $key:ty;)*) => {
+        $($(#[$doc])* pub const $name: Table<$key> = Table::new(stringify!($name));)*
+
+        fn make_tables(to: &WriteTransaction) -> Result<()> {
+            $(to.open_table($name)?;)*
+            Ok(())
+        }
+    };
+}
+
+tables! {
+    COMMITS: i64;
+    /// The position of a batch's commit.
+    BATCHES: String;
+    /// By scope.
+    COMMANDS: String;
+    /// By the account's text, in whose order they are listed.
+    BALANCES: String;
+    TRANSFERS: i64;
+    TRANSFER_IDS: String;
+    ACCOUNT_TRANSFERS: (String, i64);
+    /// By account and time, the balance after the last transfer of that time: to look back is one
+    /// search down the tree.
+    PAST: (String, i64);
+    REVERSED: String;
+    HOLDS: String;
+    /// Open holds that end by themselves, by account, end and id.
+    ENDINGS: (String, i64, String);
+    HOLD_CHANGES: i64;
+    /// By collection and id.
+    DOCUMENTS: (String, String);
+    /// By collection, index, key and id.
+    INDEX: (String, String, String, String);
+    CLAIMS: String;
+    COUNTERS: String;
+    /// By subject and start of the window: its end, and what was used.
+    USAGE: (String, i64);
+    EVENTS: i64;
+    /// When a job is due, by kind and object.
+    DUE: (String, String);
+    /// Until when a job is leased, by its time, kind and object.
+    DUE_TIMES: (i64, String, String);
+    CURSORS: String;
+    SETTINGS: String;
+    /// The node's values, as they are.
+    NODE: (String, String, String);
+}
+
 const KNOWN_SCHEMA: i64 = 1;
-/// Up to which commit answers were forgotten.
-const FORGOTTEN: &str = "forgotten";
-const EPOCH: &str = "node_epoch";
 /// One process has the file, so its commits are one chain.
 const WRITER: &str = "redb";
-
-/// What a database's failure means to whoever called the store.
-#[derive(Debug)]
-pub struct Fault(pub StoreError);
-
-pub type Result<T> = std::result::Result<T, Fault>;
-
-impl<E> From<E> for Fault
-where
-    redb::Error: From<E>,
-{
-    fn from(error: E) -> Self {
-        let error = redb::Error::from(error);
-        let reason = error.to_string();
-        Self(match error {
-            redb::Error::DatabaseAlreadyOpen => StoreError::InUse { location: reason },
-            redb::Error::DatabaseClosed => StoreError::Closed,
-            redb::Error::Corrupted(_) | redb::Error::TableTypeMismatch { .. } => {
-                StoreError::Corrupt { reason }
-            }
-            redb::Error::Io(error) => match error.kind() {
-                std::io::ErrorKind::StorageFull => StoreError::Full,
-                std::io::ErrorKind::InvalidData => StoreError::Corrupt { reason },
-                std::io::ErrorKind::PermissionDenied => StoreError::ReadOnly { reason },
-                _ => StoreError::Io { reason },
-            },
-            _ => StoreError::Io { reason },
-        })
-    }
-}
-
-fn corrupt(error: impl std::fmt::Display) -> Fault {
-    let reason = error.to_string();
-    Fault(StoreError::Corrupt { reason })
-}
 
 fn decode<T: DeserializeOwned>(row: &[u8]) -> Result<T> {
     serde_json::from_slice(row).map_err(corrupt)
 }
 
-fn page_of(limit: usize) -> usize {
-    limit.clamp(1, MAX_PAGE)
+fn get<K: OwnedKey, T: DeserializeOwned>(
+    table: &impl ReadableTable<K, &'static [u8]>,
+    key: K,
+) -> Result<Option<T>> {
+    let row = table.get(&key)?;
+    row.map(|row| decode(row.value())).transpose()
 }
 
-/// A command that was done. The answer is kept as text: a `null` that was answered is not one that
-/// was forgotten.
+fn put<K: OwnedKey>(
+    table: &mut redb::Table<'_, K, &'static [u8]>,
+    key: K,
+    row: impl Serialize,
+) -> Result<()> {
+    let row = serde_json::to_vec(&row).map_err(corrupt)?;
+    table.insert(&key, row.as_slice())?;
+    Ok(())
+}
+
+fn put_all<K: OwnedKey, T: Serialize>(
+    to: &WriteTransaction,
+    table: Table<K>,
+    rows: impl IntoIterator<Item = (K, T)>,
+) -> Result<()> {
+    let mut table = to.open_table(table)?;
+    rows.into_iter()
+        .try_for_each(|(key, row)| put(&mut table, key, row))
+}
+
+/// A command that was done. Its answer is kept as text: a `null` that was answered is not an
+/// answer that was forgotten.
 #[derive(Serialize, Deserialize)]
 struct DoneCommand {
     fingerprint: String,
     at_ms: i64,
     answer: Option<String>,
-}
-
-impl DoneCommand {
-    fn commit(&self) -> Result<Commit> {
-        let answer = self.answer.as_deref().map(serde_json::from_str);
-        Ok(Commit {
-            at_ms: self.at_ms,
-            answer: answer.transpose().map_err(corrupt)?,
-            replayed: false,
-        })
-    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -130,53 +127,8 @@ struct KeptDocument {
     keys: Vec<(String, String)>,
 }
 
-impl KeptDocument {
-    fn document(self, id: &str) -> Document {
-        Document {
-            id: id.to_owned(),
-            version: self.version,
-            body: self.body,
-        }
-    }
-}
-
-/// Makes the tables of a new file, and knows those of an old one.
-pub fn prepare(database: &Database) -> Result<()> {
-    let write = begin(database)?;
-    let found = {
-        let mut settings = write.open_table(SETTINGS)?;
-        let found: Option<i64> = get(&settings, SCHEMA)?;
-        put(&mut settings, SCHEMA, &found.unwrap_or(KNOWN_SCHEMA))?;
-        found.unwrap_or(KNOWN_SCHEMA)
-    };
-    if found > KNOWN_SCHEMA {
-        let known = KNOWN_SCHEMA;
-        return Err(Fault(StoreError::NewerSchema { found, known }));
-    }
-    for table in [COMMITS, TRANSFERS, HOLD_CHANGES, EVENTS] {
-        write.open_table(table)?;
-    }
-    for table in [BATCHES, COMMANDS, BALANCES, TRANSFER_IDS, REVERSED] {
-        write.open_table(table)?;
-    }
-    for table in [HOLDS, CLAIMS, COUNTERS, CURSORS] {
-        write.open_table(table)?;
-    }
-    for table in [ACCOUNT_TRANSFERS, PAST, USAGE] {
-        write.open_table(table)?;
-    }
-    for table in [DOCUMENTS, DUE] {
-        write.open_table(table)?;
-    }
-    write.open_table(ENDINGS)?;
-    write.open_table(INDEX)?;
-    write.open_table(DUE_TIMES)?;
-    write.open_table(NODE)?;
-    Ok(write.commit()?)
-}
-
-/// A transaction whose commit is on the disk when it answers. In two phases, since what stands in
-/// the file is in part what strangers sent, and redb's one phase relies on checksums alone.
+/// A transaction whose commit is on the disk when it answers. In two phases: what stands in the
+/// file is in part what strangers sent, and redb's one phase relies on checksums alone.
 pub fn begin(database: &Database) -> Result<WriteTransaction> {
     let mut write = database.begin_write()?;
     write.set_durability(redb::Durability::Immediate)?;
@@ -184,26 +136,17 @@ pub fn begin(database: &Database) -> Result<WriteTransaction> {
     Ok(write)
 }
 
-fn get<'k, K: Key + 'static, T: DeserializeOwned>(
-    table: &impl ReadableTable<K, &'static [u8]>,
-    key: impl Borrow<K::SelfType<'k>>,
-) -> Result<Option<T>> {
-    let row = table.get(key)?;
-    row.map(|row| decode(row.value())).transpose()
-}
-
-fn put<'k, K: Key + 'static>(
-    table: &mut redb::Table<'_, K, &'static [u8]>,
-    key: impl Borrow<K::SelfType<'k>>,
-    row: &impl Serialize,
-) -> Result<()> {
-    let row = serde_json::to_vec(row).map_err(corrupt)?;
-    table.insert(key, row.as_slice())?;
-    Ok(())
-}
-
-fn last_key(table: &impl ReadableTable<i64, &'static [u8]>) -> Result<i64> {
-    Ok(table.last()?.map_or(0, |(position, _)| position.value()))
+/// Makes the tables of a new file, and knows those of an old one.
+pub fn prepare(database: &Database) -> Result<()> {
+    let write = begin(database)?;
+    let found = get(&write.open_table(SETTINGS)?, "schema".to_owned())?;
+    let (found, known) = (found.unwrap_or(KNOWN_SCHEMA), KNOWN_SCHEMA);
+    if found > known {
+        return Err(Fault(StoreError::NewerSchema { found, known }));
+    }
+    make_tables(&write)?;
+    put_all(&write, SETTINGS, [("schema".to_owned(), known)])?;
+    Ok(write.commit()?)
 }
 
 /// The books as of the last commit before it was taken.
@@ -214,31 +157,29 @@ impl Snapshot {
         Ok(Self(database.begin_read()?))
     }
 
-    fn get<'k, K: Key + 'static, T: DeserializeOwned>(
+    pub fn get<K: OwnedKey, T: DeserializeOwned>(
         &self,
         table: Table<K>,
-        key: impl Borrow<K::SelfType<'k>>,
+        key: K,
     ) -> Result<Option<T>> {
         get(&self.0.open_table(table)?, key)
     }
 
     /// The rows after a position.
-    fn page<T: DeserializeOwned>(
+    pub fn page<T: DeserializeOwned>(
         &self,
         table: Table<i64>,
         after: i64,
         limit: usize,
     ) -> Result<Vec<T>> {
         let table = self.0.open_table(table)?;
-        let rows = table.range((Bound::Excluded(after), Bound::Unbounded))?;
-        rows.take(page_of(limit))
-            .map(|row| decode(row?.1.value()))
-            .collect()
+        let rows = table.range::<i64>((Bound::Excluded(after), Bound::Unbounded))?;
+        rows.take(limit).map(|row| decode(row?.1.value())).collect()
     }
 
-    pub fn last_commit(&self) -> Result<Option<CommitRow>> {
-        let commits = self.0.open_table(COMMITS)?;
-        let last = commits.last()?;
+    pub fn last<T: DeserializeOwned>(&self, table: Table<i64>) -> Result<Option<T>> {
+        let table = self.0.open_table(table)?;
+        let last = table.last()?;
         last.map(|(_, row)| decode(row.value())).transpose()
     }
 
@@ -250,50 +191,45 @@ impl Snapshot {
     }
 
     pub fn document(&self, collection: &str, id: &str) -> Result<Option<Document>> {
-        let kept: Option<KeptDocument> = self.get(DOCUMENTS, (collection, id))?;
-        Ok(kept.map(|kept| kept.document(id)))
+        let key = (collection.to_owned(), id.to_owned());
+        let kept: Option<KeptDocument> = self.get(DOCUMENTS, key)?;
+        Ok(kept.map(|kept| Document {
+            id: id.to_owned(),
+            version: kept.version,
+            body: kept.body,
+        }))
     }
 
     pub fn documents(&self, query: &DocumentQuery) -> Result<Vec<(DocumentPosition, Document)>> {
-        let (collection, index) = (query.collection, query.index);
-        let from = (query.from.as_str(), "");
-        let after = query.after.as_ref();
-        let after = after.map(|after| (after.key.as_str(), after.id.as_str()));
-        let start = match after {
-            Some(after) if after >= from => {
-                Bound::Excluded((collection, index, after.0, after.1))
-            }
-            _ => Bound::Included((collection, index, from.0, from.1)),
+        let at = |key: &str, id: &str| {
+            let (collection, index) = (query.collection.to_owned(), query.index.to_owned());
+            (collection, index, key.to_owned(), id.to_owned())
+        };
+        let from = Bound::Included(at(&query.from, ""));
+        let start = match &query.after {
+            Some(after) if after.key >= query.from => Bound::Excluded(at(&after.key, &after.id)),
+            _ => from,
         };
         let rows = self.0.open_table(INDEX)?;
         let mut found = Vec::new();
         for row in rows.range((start, Bound::Unbounded))? {
-            let (row, _) = row?;
-            let (of, by, key, id) = row.value();
-            let is_over = query.to.as_ref().is_some_and(|to| key >= to.as_str());
-            if (of, by) != (collection, index) || is_over || found.len() == page_of(query.limit) {
+            let (collection, index, key, id) = row?.0.value();
+            let is_over = query.to.as_ref().is_some_and(|to| key >= *to);
+            let is_other = collection != query.collection || index != query.index;
+            if is_other || is_over || found.len() == query.limit.clamp(1, MAX_PAGE) {
                 break;
             }
-            if let Some(document) = self.document(collection, id)? {
-                let (key, id) = (key.to_owned(), id.to_owned());
-                found.push((DocumentPosition { key, id }, document));
-            }
+            let document = self.document(&collection, &id)?;
+            found.extend(document.map(|document| (DocumentPosition { key, id }, document)));
         }
         Ok(found)
     }
 
-    pub fn balances(
-        &self,
-        after: Option<Account>,
-        limit: usize,
-    ) -> Result<Vec<(Account, Balance)>> {
-        let after = after.map(|account| account.to_string());
-        let start = after
-            .as_deref()
-            .map_or(Bound::Unbounded, |after| Bound::Excluded(after));
+    pub fn balances(&self, after: Option<Account>, most: usize) -> Result<Vec<(Account, Balance)>> {
+        let after = after.map(|account| Bound::Excluded(account.to_string()));
         let balances = self.0.open_table(BALANCES)?;
-        let rows = balances.range::<&str>((start, Bound::Unbounded))?;
-        rows.take(page_of(limit))
+        let rows = balances.range((after.unwrap_or(Bound::Unbounded), Bound::Unbounded))?;
+        rows.take(most)
             .map(|row| {
                 let (account, balance) = row?;
                 let account = account.value().parse().map_err(corrupt)?;
@@ -308,51 +244,27 @@ impl Snapshot {
         before: Option<i64>,
         limit: usize,
     ) -> Result<Vec<TransferRow>> {
-        let account = account.to_string();
-        let (account, end) = (account.as_str(), before.unwrap_or(i64::MAX));
         let of_account = self.0.open_table(ACCOUNT_TRANSFERS)?;
         let transfers = self.0.open_table(TRANSFERS)?;
+        let (from, to) = (account.to_string(), account.to_string());
+        let rows = of_account.range((from, 0)..(to, before.unwrap_or(i64::MAX).max(0)))?;
         let mut found = Vec::new();
-        let rows = of_account.range((account, 0)..(account, end.max(0)))?;
-        for row in rows.rev().take(page_of(limit)) {
+        for row in rows.rev().take(limit) {
             found.extend(get(&transfers, row?.0.value().1)?);
         }
         Ok(found)
     }
 
     pub fn balance_at(&self, account: &Account, at_ms: i64) -> Result<i64> {
-        let account = account.to_string();
         let past = self.0.open_table(PAST)?;
-        let mut rows = past.range((account.as_str(), i64::MIN)..=(account.as_str(), at_ms))?;
-        match rows.next_back() {
-            Some(row) => decode(row?.1.value()),
-            None => Ok(0),
-        }
-    }
-
-    pub fn commits(&self, after: i64, limit: usize) -> Result<Vec<CommitRow>> {
-        self.page(COMMITS, after, limit)
-    }
-
-    pub fn journal(&self, after: i64, limit: usize) -> Result<Vec<TransferRow>> {
-        self.page(TRANSFERS, after, limit)
-    }
-
-    pub fn hold_changes(&self, after: i64, limit: usize) -> Result<Vec<HoldChangeRow>> {
-        self.page(HOLD_CHANGES, after, limit)
-    }
-
-    pub fn events(&self, after: i64, limit: usize) -> Result<Vec<EventRecord>> {
-        self.page(EVENTS, after, limit)
+        let (from, to) = (account.to_string(), account.to_string());
+        let mut rows = past.range((from, i64::MIN)..=(to, at_ms))?;
+        let last = rows.next_back().transpose()?;
+        last.map_or(Ok(0), |(_, row)| decode(row.value()))
     }
 
     pub fn chain_heads(&self) -> Result<Vec<ChainHead>> {
-        let last = self.last_commit()?;
-        Ok(last.into_iter().map(head_of).collect())
-    }
-
-    pub fn cursor(&self, name: &str) -> Result<i64> {
-        Ok(self.get(CURSORS, name)?.unwrap_or(0))
+        Ok(self.last(COMMITS)?.into_iter().map(head_of).collect())
     }
 
     pub fn node_value(&self, path: &KeyPath) -> Result<Option<Vec<u8>>> {
@@ -362,16 +274,20 @@ impl Snapshot {
 
     pub fn node_keys(&self, primary: &str, secondary: &str) -> Result<Vec<String>> {
         let mut keys = Vec::new();
-        for row in self.0.open_table(NODE)?.range((primary, secondary, "")..)? {
-            let (row, _) = row?;
-            let (outer, inner, key) = row.value();
-            if (outer, inner) != (primary, secondary) {
+        let first = (primary.to_owned(), secondary.to_owned(), String::new());
+        for row in self.0.open_table(NODE)?.range(first..)? {
+            let (outer, inner, key) = row?.0.value();
+            if outer != primary || inner != secondary {
                 break;
             }
-            keys.push(key.to_owned());
+            keys.push(key);
         }
         Ok(keys)
     }
+}
+
+fn last_key(table: &impl ReadableTable<i64, &'static [u8]>) -> Result<i64> {
+    Ok(table.last()?.map_or(0, |(position, _)| position.value()))
 }
 
 fn head_of(last: CommitRow) -> ChainHead {
@@ -382,57 +298,63 @@ fn head_of(last: CommitRow) -> ChainHead {
     }
 }
 
-fn node_key(path: &KeyPath) -> (&str, &str, &str) {
-    (&path.primary, &path.secondary, &path.key)
+fn node_key(path: &KeyPath) -> (String, String, String) {
+    let KeyPath {
+        primary,
+        secondary,
+        key,
+    } = path.clone();
+    (primary, secondary, key)
 }
 
 impl Rows for Snapshot {
     type Error = Fault;
 
     fn commit_of_batch(&mut self, batch: BatchId) -> Result<Option<Commit>> {
-        let Some(position) = self.get::<_, i64>(BATCHES, batch.to_string().as_str())? else {
+        let Some(position) = self.get(BATCHES, batch.to_string())? else {
             return Ok(None);
         };
-        let Some(row) = self.get::<_, CommitRow>(COMMITS, position)? else {
-            return Err(corrupt("a batch without its commit"));
-        };
+        let row: Option<CommitRow> = self.get(COMMITS, position)?;
+        let row = row.ok_or_else(|| corrupt("a batch without its commit"))?;
         let command = match &row.scope {
             Some(scope) => self.command(scope)?,
             None => None,
         };
-        let without_answer = Commit {
+        Ok(Some(Commit {
             at_ms: row.at_ms,
-            answer: None,
+            answer: command.and_then(|(_, commit)| commit.answer),
             replayed: false,
-        };
-        Ok(Some(command.map_or(without_answer, |(_, commit)| commit)))
+        }))
     }
 
     fn commit_place(&mut self) -> Result<CommitPlace> {
-        let last = self.last_commit()?;
+        let last: Option<CommitRow> = self.last(COMMITS)?;
+        let begin = || ChainHead {
+            writer: WRITER.to_owned(),
+            sequence: 0,
+            hash: ChainHash::GENESIS,
+        };
         Ok(CommitPlace {
             position: last.as_ref().map_or(1, |row| row.position + 1),
-            head: last.map_or_else(
-                || ChainHead {
-                    writer: WRITER.to_owned(),
-                    sequence: 0,
-                    hash: ChainHash::GENESIS,
-                },
-                head_of,
-            ),
+            head: last.map_or_else(begin, head_of),
         })
     }
 
     fn command(&mut self, scope: &str) -> Result<Option<(String, Commit)>> {
-        let Some(done) = self.get::<_, DoneCommand>(COMMANDS, scope)? else {
+        let Some(done) = self.get::<_, DoneCommand>(COMMANDS, scope.to_owned())? else {
             return Ok(None);
         };
-        let commit = done.commit()?;
+        let answer = done.answer.as_deref().map(serde_json::from_str).transpose();
+        let commit = Commit {
+            at_ms: done.at_ms,
+            answer: answer.map_err(corrupt)?,
+            replayed: false,
+        };
         Ok(Some((done.fingerprint, commit)))
     }
 
     fn balance(&mut self, account: &Account) -> Result<Balance> {
-        let balance = self.get(BALANCES, account.to_string().as_str())?;
+        let balance = self.get(BALANCES, account.to_string())?;
         Ok(balance.unwrap_or_default())
     }
 
@@ -441,34 +363,32 @@ impl Rows for Snapshot {
     }
 
     fn transfer(&mut self, id: TransferId) -> Result<Option<TransferRow>> {
-        match self.get::<_, i64>(TRANSFER_IDS, id.to_string().as_str())? {
+        match self.get(TRANSFER_IDS, id.to_string())? {
             Some(position) => self.get(TRANSFERS, position),
             None => Ok(None),
         }
     }
 
     fn hold(&mut self, id: TransferId) -> Result<Option<HoldState>> {
-        self.get(HOLDS, id.to_string().as_str())
+        self.get(HOLDS, id.to_string())
     }
 
     fn due_holds(&mut self, account: &Account, at_ms: i64, limit: usize) -> Result<Vec<HoldState>> {
-        let account = account.to_string();
         let (endings, holds) = (self.0.open_table(ENDINGS)?, self.0.open_table(HOLDS)?);
         let mut due = Vec::new();
-        for row in endings.range((account.as_str(), i64::MIN, "")..)? {
-            let (row, _) = row?;
-            let (of, end_ms, id) = row.value();
+        let account = account.to_string();
+        for row in endings.range((account.clone(), i64::MIN, String::new())..)? {
+            let (of, end_ms, id) = row?.0.value();
             if of != account || end_ms > at_ms || due.len() == limit {
                 break;
             }
-            due.extend(get::<&str, HoldState>(&holds, id)?);
+            due.extend(get::<_, HoldState>(&holds, id)?);
         }
         Ok(due)
     }
 
     fn reversed(&mut self, id: TransferId) -> Result<i64> {
-        let reversed = self.get(REVERSED, id.to_string().as_str())?;
-        Ok(reversed.unwrap_or(0))
+        Ok(self.get(REVERSED, id.to_string())?.unwrap_or(0))
     }
 
     fn document_version(&mut self, collection: &'static str, id: &str) -> Result<i64> {
@@ -477,17 +397,16 @@ impl Rows for Snapshot {
     }
 
     fn claim(&mut self, name: &str) -> Result<Option<String>> {
-        self.get(CLAIMS, name)
+        self.get(CLAIMS, name.to_owned())
     }
 
     fn counter(&mut self, name: &str) -> Result<Option<i64>> {
-        self.get(COUNTERS, name)
+        self.get(COUNTERS, name.to_owned())
     }
 
     fn usage(&mut self, window: &UsageWindow) -> Result<i64> {
-        let usage: Option<(i64, i64)> =
-            self.get(USAGE, (window.subject.as_str(), window.start_ms))?;
-        Ok(usage.map_or(0, |(_, used)| used))
+        let end_and_used = self.get(USAGE, (window.subject.clone(), window.start_ms))?;
+        Ok(end_and_used.map_or(0, |(_, used): (i64, i64)| used))
     }
 }
 
@@ -497,73 +416,78 @@ pub fn write(to: &WriteTransaction, changes: &Changes) -> Result<()> {
     write_money(to, changes)?;
     write_holds(to, changes)?;
     write_documents(to, changes)?;
-    write_names(to, changes)?;
+    put_all(to, CLAIMS, named(&changes.claims))?;
+    put_all(to, COUNTERS, named(&changes.counters))?;
+    let usage = changes.usage.iter();
+    put_all(to, USAGE, usage.map(|(key, used)| (key.clone(), used)))?;
     write_events(to, changes)?;
     write_due(to, changes)
 }
 
+type Column<T> = std::collections::BTreeMap<String, T>;
+
+fn named<T>(rows: &Column<T>) -> impl Iterator<Item = (String, &T)> {
+    rows.iter().map(|(name, row)| (name.clone(), row))
+}
+
 fn write_commits(to: &WriteTransaction, changes: &Changes) -> Result<()> {
-    let (mut commits, mut batches) = (to.open_table(COMMITS)?, to.open_table(BATCHES)?);
-    for row in &changes.commits {
-        put(&mut commits, row.position, row)?;
-        put(&mut batches, row.batch.to_string().as_str(), &row.position)?;
-    }
-    let mut commands = to.open_table(COMMANDS)?;
-    for (scope, (fingerprint, commit)) in &changes.commands {
+    let rows = changes.commits.iter();
+    put_all(to, COMMITS, rows.clone().map(|row| (row.position, row)))?;
+    let batches = rows.map(|row| (row.batch.to_string(), row.position));
+    put_all(to, BATCHES, batches)?;
+    let commands = named(&changes.commands).map(|(scope, (fingerprint, commit))| {
         let done = DoneCommand {
             fingerprint: fingerprint.clone(),
             at_ms: commit.at_ms,
             answer: commit.answer.as_ref().map(ToString::to_string),
         };
-        put(&mut commands, scope.as_str(), &done)?;
-    }
-    Ok(())
+        (scope, done)
+    });
+    put_all(to, COMMANDS, commands)
 }
 
 fn write_money(to: &WriteTransaction, changes: &Changes) -> Result<()> {
-    let mut balances = to.open_table(BALANCES)?;
-    for (account, balance) in &changes.balances {
-        put(&mut balances, account.to_string().as_str(), balance)?;
-    }
-    let (mut transfers, mut ids) = (to.open_table(TRANSFERS)?, to.open_table(TRANSFER_IDS)?);
-    let (mut of_account, mut past) = (to.open_table(ACCOUNT_TRANSFERS)?, to.open_table(PAST)?);
-    for row in &changes.transfers {
-        put(&mut transfers, row.position, row)?;
-        put(&mut ids, row.id.to_string().as_str(), &row.position)?;
-        for account in [row.debit, row.credit] {
-            let (name, after) = (account.to_string(), row.balance_after(&account));
-            put(&mut of_account, (name.as_str(), row.position), &())?;
-            put(&mut past, (name.as_str(), row.at_ms), &after)?;
-        }
-    }
-    let mut reversed = to.open_table(REVERSED)?;
-    for (id, amount) in &changes.reversed {
-        put(&mut reversed, id.to_string().as_str(), amount)?;
-    }
-    Ok(())
+    let balances = changes.balances.iter();
+    put_all(
+        to,
+        BALANCES,
+        balances.map(|(of, row)| (of.to_string(), row)),
+    )?;
+    let reversed = changes.reversed.iter();
+    put_all(
+        to,
+        REVERSED,
+        reversed.map(|(id, row)| (id.to_string(), row)),
+    )?;
+    let rows = changes.transfers.iter();
+    put_all(to, TRANSFERS, rows.clone().map(|row| (row.position, row)))?;
+    let ids = rows.clone().map(|row| (row.id.to_string(), row.position));
+    put_all(to, TRANSFER_IDS, ids)?;
+    let sides = rows.flat_map(|row| [(row, row.debit), (row, row.credit)]);
+    let of_account = sides.clone();
+    let of_account = of_account.map(|(row, of)| ((of.to_string(), row.position), ()));
+    put_all(to, ACCOUNT_TRANSFERS, of_account)?;
+    let past = sides.map(|(row, of)| ((of.to_string(), row.at_ms), row.balance_after(&of)));
+    put_all(to, PAST, past)
 }
 
 fn write_holds(to: &WriteTransaction, changes: &Changes) -> Result<()> {
-    let (mut holds, mut endings) = (to.open_table(HOLDS)?, to.open_table(ENDINGS)?);
-    for (id, state) in &changes.holds {
-        let id = id.to_string();
-        put(&mut holds, id.as_str(), state)?;
-        let Some(end_ms) = state.hold.expires_at_ms else {
+    let holds = changes.holds.iter();
+    put_all(to, HOLDS, holds.map(|(id, row)| (id.to_string(), row)))?;
+    let rows = changes.hold_changes.iter();
+    put_all(to, HOLD_CHANGES, rows.map(|row| (row.position, row)))?;
+    let mut endings = to.open_table(ENDINGS)?;
+    for HoldState { hold, remaining } in changes.holds.values() {
+        let Some(end_ms) = hold.expires_at_ms else {
             continue;
         };
-        for account in [state.hold.transfer.debit, state.hold.transfer.credit] {
-            let account = account.to_string();
-            let ending = (account.as_str(), end_ms, id.as_str());
-            if state.remaining > 0 {
-                put(&mut endings, ending, &())?;
-            } else {
-                endings.remove(ending)?;
+        for account in [hold.transfer.debit, hold.transfer.credit] {
+            let ending = (account.to_string(), end_ms, hold.transfer.id.to_string());
+            match remaining {
+                0 => drop(endings.remove(ending)?),
+                _ => put(&mut endings, ending, ())?,
             }
         }
-    }
-    let mut hold_changes = to.open_table(HOLD_CHANGES)?;
-    for row in &changes.hold_changes {
-        put(&mut hold_changes, row.position, row)?;
     }
     Ok(())
 }
@@ -571,48 +495,37 @@ fn write_holds(to: &WriteTransaction, changes: &Changes) -> Result<()> {
 fn write_documents(to: &WriteTransaction, changes: &Changes) -> Result<()> {
     let (mut documents, mut index) = (to.open_table(DOCUMENTS)?, to.open_table(INDEX)?);
     for ((collection, id), (version, document)) in &changes.documents {
-        let at = (*collection, id.as_str());
-        if let Some(before) = get::<_, KeptDocument>(&documents, at)? {
-            for (name, key) in &before.keys {
-                index.remove((*collection, name.as_str(), key.as_str(), id.as_str()))?;
-            }
-        }
-        for (name, key) in &document.index_keys {
-            put(&mut index, (*collection, *name, key.as_str(), id.as_str()), &())?;
+        let at = ((*collection).to_owned(), id.clone());
+        let row = |(name, key)| ((*collection).to_owned(), name, key, id.clone());
+        let before: Option<KeptDocument> = get(&documents, at.clone())?;
+        for key in before.into_iter().flat_map(|before| before.keys) {
+            index.remove(row(key))?;
         }
         let keys = document.index_keys.iter();
-        let kept = KeptDocument {
-            version: *version,
-            body: document.body.clone(),
-            keys: keys
-                .map(|(name, key)| ((*name).to_owned(), key.clone()))
-                .collect(),
-        };
-        put(&mut documents, at, &kept)?;
-    }
-    Ok(())
-}
-
-fn write_names(to: &WriteTransaction, changes: &Changes) -> Result<()> {
-    let mut claims = to.open_table(CLAIMS)?;
-    for (name, by) in &changes.claims {
-        put(&mut claims, name.as_str(), by)?;
-    }
-    let mut counters = to.open_table(COUNTERS)?;
-    for (name, value) in &changes.counters {
-        put(&mut counters, name.as_str(), value)?;
-    }
-    let mut usage = to.open_table(USAGE)?;
-    for ((subject, start_ms), end_and_used) in &changes.usage {
-        put(&mut usage, (subject.as_str(), *start_ms), end_and_used)?;
+        let keys: Vec<_> = keys
+            .map(|(name, key)| ((*name).to_owned(), key.clone()))
+            .collect();
+        for key in &keys {
+            put(&mut index, row(key.clone()), ())?;
+        }
+        let (version, body) = (*version, document.body.clone());
+        put(
+            &mut documents,
+            at,
+            KeptDocument {
+                version,
+                body,
+                keys,
+            },
+        )?;
     }
     Ok(())
 }
 
 fn write_events(to: &WriteTransaction, changes: &Changes) -> Result<()> {
-    let mut events = to.open_table(EVENTS)?;
-    let last = last_key(&events)?;
-    for (position, (event, at_ms)) in (last + 1..).zip(&changes.events) {
+    let last = last_key(&to.open_table(EVENTS)?)?;
+    let rows = (last + 1..).zip(&changes.events);
+    let rows = rows.map(|(position, (event, at_ms))| {
         let record = EventRecord {
             position,
             at_ms: *at_ms,
@@ -620,23 +533,23 @@ fn write_events(to: &WriteTransaction, changes: &Changes) -> Result<()> {
             object: event.object.clone(),
             body: event.body.clone(),
         };
-        put(&mut events, position, &record)?;
-    }
-    Ok(())
+        (position, record)
+    });
+    put_all(to, EVENTS, rows)
 }
 
 fn write_due(to: &WriteTransaction, changes: &Changes) -> Result<()> {
     let (mut due, mut times) = (to.open_table(DUE)?, to.open_table(DUE_TIMES)?);
-    for ((kind, object), due_at_ms) in &changes.due {
-        let (kind, object) = (kind.as_str(), object.as_str());
-        if let Some(before_ms) = get::<_, i64>(&due, (kind, object))? {
-            times.remove((before_ms, kind, object))?;
-            due.remove((kind, object))?;
+    for (job, due_at_ms) in &changes.due {
+        let at = |at_ms| (at_ms, job.0.clone(), job.1.clone());
+        if let Some(before_ms) = get(&due, job.clone())? {
+            times.remove(at(before_ms))?;
+            due.remove(job)?;
         }
-        if let Some(due_at_ms) = due_at_ms {
-            put(&mut due, (kind, object), due_at_ms)?;
+        if let Some(due_at_ms) = *due_at_ms {
+            put(&mut due, job.clone(), due_at_ms)?;
             // Nobody has a lease of a job that was set again.
-            put(&mut times, (*due_at_ms, kind, object), &i64::MIN)?;
+            put(&mut times, at(due_at_ms), i64::MIN)?;
         }
     }
     Ok(())
@@ -645,30 +558,30 @@ fn write_due(to: &WriteTransaction, changes: &Changes) -> Result<()> {
 pub fn forget_answers(to: &WriteTransaction, before_ms: i64, limit: usize) -> Result<usize> {
     let commits = to.open_table(COMMITS)?;
     let (mut commands, mut settings) = (to.open_table(COMMANDS)?, to.open_table(SETTINGS)?);
-    let reached: i64 = get(&settings, FORGOTTEN)?.unwrap_or(0);
-    let (mut last, mut forgotten) = (reached, 0);
+    let mut reached: i64 = get(&settings, "forgotten_to".to_owned())?.unwrap_or(0);
+    let mut forgotten = 0;
     for row in commits.range(reached + 1..)? {
         let row: CommitRow = decode(row?.1.value())?;
-        // Commit times never decrease: what comes after it is not older.
+        // Commit times never decrease: nothing older comes after it.
         if forgotten == limit || row.at_ms >= before_ms {
             break;
         }
-        last = row.position;
+        reached = row.position;
         let Some(scope) = row.scope else { continue };
-        if let Some(done) = get::<&str, DoneCommand>(&commands, scope.as_str())? {
-            let answer = None;
-            put(&mut commands, scope.as_str(), &DoneCommand { answer, ..done })?;
+        if let Some(mut done) = get::<_, DoneCommand>(&commands, scope.clone())? {
+            done.answer = None;
+            put(&mut commands, scope, done)?;
             forgotten += 1;
         }
     }
-    put(&mut settings, FORGOTTEN, &last)?;
+    put(&mut settings, "forgotten_to".to_owned(), reached)?;
     Ok(forgotten)
 }
 
-pub fn acknowledge(to: &WriteTransaction, name: &str, position: i64) -> Result<()> {
+pub fn acknowledge(to: &WriteTransaction, name: String, position: i64) -> Result<()> {
     let mut cursors = to.open_table(CURSORS)?;
-    let before = get(&cursors, name)?.unwrap_or(0);
-    put(&mut cursors, name, &position.max(before))
+    let before = get(&cursors, name.clone())?.unwrap_or(0);
+    put(&mut cursors, name, position.max(before))
 }
 
 pub fn lease_due(
@@ -680,47 +593,42 @@ pub fn lease_due(
 ) -> Result<Vec<DueJob>> {
     let mut times = to.open_table(DUE_TIMES)?;
     let mut taken = Vec::new();
-    for row in times.range(..(now_ms.saturating_add(1), "", ""))? {
-        let (key, until) = row?;
-        let (due_at_ms, kind, object) = key.value();
-        let until_ms: i64 = decode(until.value())?;
+    let end = (now_ms.saturating_add(1), String::new(), String::new());
+    for row in times.range(..end)? {
+        let (job, until) = row?;
+        let ((due_at_ms, kind, object), until_ms) = (job.value(), decode::<i64>(until.value())?);
         let is_free = until_ms <= now_ms || until_ms > lease_until_ms;
-        if is_free && !except.iter().any(|other| other == kind) {
-            let (kind, object) = (kind.to_owned(), object.to_owned());
+        if is_free && !except.contains(&kind) && taken.len() < limit {
             taken.push(DueJob {
                 kind,
                 object,
                 due_at_ms,
             });
         }
-        if taken.len() == page_of(limit) {
-            break;
-        }
     }
     for job in &taken {
-        let key = (job.due_at_ms, job.kind.as_str(), job.object.as_str());
-        put(&mut times, key, &lease_until_ms)?;
+        let at = (job.due_at_ms, job.kind.clone(), job.object.clone());
+        put(&mut times, at, lease_until_ms)?;
     }
     Ok(taken)
 }
 
+const EPOCH: &str = "node_epoch";
+
 pub fn next_epoch(to: &WriteTransaction) -> Result<u64> {
     let mut settings = to.open_table(SETTINGS)?;
-    let epoch = get::<&str, u64>(&settings, EPOCH)?.unwrap_or(0) + 1;
-    put(&mut settings, EPOCH, &epoch)?;
+    let epoch = get(&settings, EPOCH.to_owned())?.unwrap_or(0) + 1;
+    put(&mut settings, EPOCH.to_owned(), epoch)?;
     Ok(epoch)
 }
 
-/// Whether the epoch is the current one. None has begun before the first.
-pub fn check_epoch(
-    to: &WriteTransaction,
-    given: u64,
-) -> Result<std::result::Result<(), StoreError>> {
-    let current = get(&to.open_table(SETTINGS)?, EPOCH)?.unwrap_or(0);
-    let is_current = given == current && given != 0;
-    Ok(is_current
-        .then_some(())
-        .ok_or(StoreError::Fenced { given, current }))
+/// Refuses any epoch but the current one. None has begun before the first.
+pub fn check_epoch(to: &WriteTransaction, given: u64) -> Result<()> {
+    let current = get(&to.open_table(SETTINGS)?, EPOCH.to_owned())?.unwrap_or(0);
+    if given == current && given != 0 {
+        return Ok(());
+    }
+    Err(Fault(StoreError::Fenced { given, current }))
 }
 
 pub fn write_node(to: &WriteTransaction, change: &KeyValueWrite) -> Result<()> {

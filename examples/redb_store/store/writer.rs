@@ -1,47 +1,63 @@
-//! The one thread that writes: whatever waits when it looks is one transaction and one flush, and
-//! is answered after it.
+//! The one thread that writes: what waits when it looks is one transaction and one flush.
 
-use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use event_listener::Event;
-use flashkit::ledger::{Batch, Commit, Group, Refusal};
+use flashkit::ledger::Group;
 use flashkit::ports::Clock;
-use flashkit::store::{CommitError, StoreError, WriteHealth};
+use flashkit::store::group_commit::{self, CommitTask, CommitTimes, Waiting};
+use flashkit::store::{NodeLease, StoreError, WriteHealth};
 use futures_channel::oneshot;
 use redb::{Database, WriteTransaction};
 
-use super::tables::{self, Fault, Result, Snapshot};
+use super::fault::{Fault, Result};
+use super::tables::{self, Snapshot};
 
-/// The most of one kind that goes into one group.
-const GROUP: usize = 1_024;
-/// The most of one kind that may wait.
-const QUEUE: usize = 65_536;
+pub type Queue = group_commit::Queue<Task>;
 
-/// Anything but a batch that is to be written.
-pub trait Change: Send {
-    /// Within the transaction. A fault undoes the whole group.
-    fn make(&mut self, to: &WriteTransaction, at_ms: i64) -> Result<()>;
-    /// After the flush, or with what prevented it.
-    fn answer(self: Box<Self>, outcome: std::result::Result<(), StoreError>);
+pub enum Task {
+    Batch(CommitTask),
+    Other(Box<dyn Change>),
 }
 
-/// A change that is a function.
+impl Waiting for Task {
+    fn finish(self, outcome: std::result::Result<(), StoreError>) {
+        match self {
+            Self::Batch(batch) => batch.finish(outcome),
+            Self::Other(change) => change.finish(outcome),
+        }
+    }
+}
+
+/// Anything but a batch.
+pub trait Change: Send {
+    /// Within the transaction. An error undoes the whole group.
+    fn make(&mut self, open: &mut Open<'_>) -> Result<()>;
+    /// After the flush, or with what prevented it.
+    fn finish(self: Box<Self>, outcome: std::result::Result<(), StoreError>);
+}
+
+/// A transaction in the making.
+pub struct Open<'a> {
+    pub to: &'a WriteTransaction,
+    pub at_ms: i64,
+    /// One process at a time has the file, and a lease does not outlive its holder.
+    pub lease: &'a mut NodeLease,
+}
+
+type Answer<T> = std::result::Result<T, StoreError>;
+
+/// A change that is a function. What it refuses by itself takes nobody else's change with it.
 pub struct Once<T, F> {
     change: Option<F>,
-    made: Option<T>,
-    answer: oneshot::Sender<std::result::Result<T, StoreError>>,
+    made: Option<Answer<T>>,
+    answer: oneshot::Sender<Answer<T>>,
 }
 
 impl<T, F> Once<T, F> {
-    pub fn new(
-        change: F,
-    ) -> (
-        Self,
-        oneshot::Receiver<std::result::Result<T, StoreError>>,
-    ) {
+    pub fn new(change: F) -> (Self, oneshot::Receiver<Answer<T>>) {
         let (answer, answered) = oneshot::channel();
         let once = Self {
             change: Some(change),
@@ -52,138 +68,50 @@ impl<T, F> Once<T, F> {
     }
 }
 
-impl<T: Send, F: FnOnce(&WriteTransaction, i64) -> Result<T> + Send> Change for Once<T, F> {
-    fn make(&mut self, to: &WriteTransaction, at_ms: i64) -> Result<()> {
-        if let Some(change) = self.change.take() {
-            self.made = Some(change(to, at_ms)?);
-        }
+impl<T: Send, F: FnOnce(&mut Open<'_>) -> Result<T> + Send> Change for Once<T, F> {
+    fn make(&mut self, open: &mut Open<'_>) -> Result<()> {
+        self.made = match self.change.take().map(|change| change(open)) {
+            Some(Err(Fault(
+                refused @ (StoreError::Fenced { .. } | StoreError::LeaseHeld { .. }),
+            ))) => Some(Err(refused)),
+            made => made.transpose()?.map(Ok),
+        };
         Ok(())
     }
 
-    fn answer(self: Box<Self>, outcome: std::result::Result<(), StoreError>) {
-        let Self { made, answer, .. } = *self;
+    fn finish(self: Box<Self>, outcome: std::result::Result<(), StoreError>) {
+        let made = self.made.unwrap_or(Err(StoreError::OutcomeUnknown));
         // Whoever asked may have gone away.
-        drop(answer.send(outcome.and_then(|()| made.ok_or(StoreError::OutcomeUnknown))));
+        drop(self.answer.send(outcome.and(made)));
     }
 }
 
-pub struct WaitingBatch {
-    pub batch: Batch,
-    pub answer: oneshot::Sender<std::result::Result<Commit, CommitError>>,
-}
-
-/// What waits. The node's writes have a queue of their own, so that batches cannot keep them
-/// waiting.
+/// Whether the writer has ended; any number may wait for it.
 #[derive(Default)]
-pub struct Waiting {
-    pub node: VecDeque<Box<dyn Change>>,
-    pub batches: VecDeque<WaitingBatch>,
-    pub changes: VecDeque<Box<dyn Change>>,
-    closing: bool,
-}
+pub struct Ended(AtomicBool, Event);
 
-#[derive(Default)]
-pub struct Queue {
-    waiting: Mutex<Waiting>,
-    arrived: Condvar,
-    has_stopped: AtomicBool,
-    stopped: Event,
-}
-
-fn first_of<T>(queue: &mut VecDeque<T>) -> Vec<T> {
-    queue.drain(..queue.len().min(GROUP)).collect()
-}
-
-impl Queue {
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub fn push<T>(
-        &self,
-        task: T,
-        lane: impl FnOnce(&mut Waiting) -> &mut VecDeque<T>,
-    ) -> std::result::Result<(), StoreError> {
-        let mut waiting = self.lock();
-        if waiting.closing {
-            return Err(StoreError::Closed);
-        }
-        let lane = lane(&mut waiting);
-        if lane.len() >= QUEUE {
-            let waiting = lane.len();
-            return Err(StoreError::Busy { waiting });
-        }
-        lane.push_back(task);
-        self.arrived.notify_one();
-        Ok(())
-    }
-
-    /// No more is taken in; what waits is still done.
-    pub fn close(&self) {
-        self.lock().closing = true;
-        self.arrived.notify_one();
-    }
-
-    pub async fn wait_for_end(&self) {
+impl Ended {
+    pub async fn wait(&self) {
         loop {
-            let stopped = self.stopped.listen();
-            if self.has_stopped.load(Ordering::SeqCst) {
+            let ended = self.1.listen();
+            if self.0.load(Ordering::SeqCst) {
                 return;
             }
-            stopped.await;
-        }
-    }
-
-    /// Blocks until there is something to do; `None` at the end.
-    fn take(&self) -> Option<Taken> {
-        let mut waiting = self.lock();
-        loop {
-            let taken = Taken {
-                node: first_of(&mut waiting.node),
-                batches: first_of(&mut waiting.batches),
-                changes: first_of(&mut waiting.changes),
-            };
-            if !taken.is_empty() {
-                return Some(taken);
-            }
-            if waiting.closing {
-                return None;
-            }
-            let woken = self.arrived.wait(waiting);
-            waiting = woken.unwrap_or_else(PoisonError::into_inner);
+            ended.await;
         }
     }
 }
 
-/// What is done in one transaction.
-struct Taken {
-    node: Vec<Box<dyn Change>>,
-    batches: Vec<WaitingBatch>,
-    changes: Vec<Box<dyn Change>>,
-}
+/// Says that nobody writes any more, however that came.
+struct Ending(Arc<Queue>, Arc<Ended>, Arc<Event>);
 
-type Decided = Vec<std::result::Result<Commit, Refusal>>;
-
-impl Taken {
-    fn is_empty(&self) -> bool {
-        self.node.is_empty() && self.batches.is_empty() && self.changes.is_empty()
-    }
-
-    fn answer(self, outcome: std::result::Result<Decided, StoreError>) {
-        for change in self.node.into_iter().chain(self.changes) {
-            change.answer(outcome.as_ref().map(drop).map_err(Clone::clone));
-        }
-        let mut decided = outcome.map(Vec::into_iter);
-        for batch in self.batches {
-            let answer = match &mut decided {
-                Ok(decided) => match decided.next() {
-                    Some(answer) => answer.map_err(CommitError::from),
-                    None => Err(StoreError::OutcomeUnknown.into()),
-                },
-                Err(error) => Err(error.clone().into()),
-            };
-            drop(batch.answer.send(answer));
-        }
+impl Drop for Ending {
+    fn drop(&mut self) {
+        let Self(queue, ended, committed) = self;
+        queue.abandon();
+        ended.0.store(true, Ordering::SeqCst);
+        ended.1.notify(usize::MAX);
+        committed.notify(usize::MAX);
     }
 }
 
@@ -205,73 +133,64 @@ pub struct Writer {
     pub database: Arc<Database>,
     pub clock: Arc<dyn Clock>,
     pub queue: Arc<Queue>,
+    pub ended: Arc<Ended>,
     pub committed: Arc<Event>,
     pub health: Arc<WriteHealth>,
+    pub lease: NodeLease,
     /// Ends before the file is closed.
     pub reader: JoinHandle<()>,
 }
 
-/// Says that nobody writes any more, however that came.
-struct Ending(Arc<Queue>, Arc<Event>);
-
-impl Drop for Ending {
-    fn drop(&mut self) {
-        let Self(queue, committed) = self;
-        queue.close();
-        // Nothing waits here but after a panic: then whoever waits does not know.
-        *queue.lock() = Waiting {
-            closing: true,
-            ..Waiting::default()
-        };
-        queue.has_stopped.store(true, Ordering::SeqCst);
-        queue.stopped.notify(usize::MAX);
-        committed.notify(usize::MAX);
-    }
-}
-
 impl Writer {
-    pub fn run(self) {
-        let ending = Ending(self.queue.clone(), self.committed.clone());
-        while let Some(mut taken) = self.queue.take() {
-            let outcome = self.write(&mut taken);
-            if let Err(failure) = &outcome {
-                let now_ms = self.clock.now_ms();
-                self.health.failed(failure.cause.clone(), now_ms);
+    pub fn run(mut self, mut times: CommitTimes) {
+        let (queue, ended) = (self.queue.clone(), self.ended.clone());
+        let ending = Ending(queue, ended, self.committed.clone());
+        while let Some(mut group) = self.queue.take() {
+            let at_ms = times.next(self.clock.now_ms());
+            let outcome = self.write(&mut group.tasks, at_ms);
+            match &outcome {
+                Ok(any_batch) => times.written(at_ms, *any_batch),
+                Err(failure) => {
+                    times.failed(at_ms, &failure.answer);
+                    self.health.failed(failure.cause.clone(), at_ms);
+                }
             }
-            taken.answer(outcome.map_err(|failure| failure.answer));
+            group.finish(&outcome.map(drop).map_err(|failure| failure.answer));
             self.committed.notify(usize::MAX);
         }
-        let Self {
-            database, reader, ..
-        } = self;
-        drop(reader.join());
+        drop(self.reader.join());
         // Closes the file: whoever waits for the end may open it again.
-        drop(database);
+        drop(self.database);
         drop(ending);
     }
 
-    fn write(&self, taken: &mut Taken) -> std::result::Result<Decided, Failure> {
+    /// Answers whether any batch was written.
+    fn write(&mut self, tasks: &mut [Task], at_ms: i64) -> std::result::Result<bool, Failure> {
         // Nobody else writes, so what is read here is what the transaction begins upon.
         let snapshot = Snapshot::new(&self.database)?;
-        let last_ms = snapshot.last_commit()?.map_or(0, |row| row.at_ms);
-        let at_ms = self.clock.now_ms().max(last_ms);
         let last = snapshot.last_positions()?;
         let mut books = Group::new(snapshot, last);
-        let mut decided = Vec::with_capacity(taken.batches.len());
-        for waiting in &taken.batches {
-            decided.push(books.decide(&waiting.batch, at_ms)?);
+        for task in tasks.iter_mut() {
+            if let Task::Batch(batch) = task {
+                batch.decide(&mut books, at_ms)?;
+            }
         }
         let (changes, _) = books.finish();
-        if changes.is_empty() && taken.node.is_empty() && taken.changes.is_empty() {
-            return Ok(decided);
+        let has_others = tasks.iter().any(|task| matches!(task, Task::Other(_)));
+        if changes.is_empty() && !has_others {
+            return Ok(false);
         }
         let to = tables::begin(&self.database)?;
-        for change in &mut taken.node {
-            change.make(&to, at_ms)?;
-        }
         tables::write(&to, &changes)?;
-        for change in &mut taken.changes {
-            change.make(&to, at_ms)?;
+        let mut open = Open {
+            to: &to,
+            at_ms,
+            lease: &mut self.lease,
+        };
+        for task in tasks {
+            if let Task::Other(change) = task {
+                change.make(&mut open)?;
+            }
         }
         to.commit().map_err(|error| Failure {
             // The flush failed half-way: what was written may be there after the next open.
@@ -279,6 +198,6 @@ impl Writer {
             cause: Fault::from(error).0,
         })?;
         self.health.wrote();
-        Ok(decided)
+        Ok(!changes.is_empty())
     }
 }

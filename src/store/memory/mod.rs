@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use event_listener::Event;
 
 use self::tables::{Change, KeptDocument, Tables};
-use super::key_value::{KeyPath, KeyValue, KeyValueWrite, NodeLease, NodeHolder};
+use super::key_value::{KeyPath, KeyValue, KeyValueWrite, NodeHolder, NodeLease};
 use super::{CommitError, DocumentPosition, DocumentQuery, MAX_PAGE, Store, StoreError};
 use crate::ids::TransferId;
 use crate::ledger::{

@@ -268,7 +268,7 @@ impl Store for SqliteStore {
     async fn commit(&self, batch: Batch) -> Result<Commit, CommitError> {
         let (task, answered) = CommitTask::new(batch);
         self.shared.queue.push(Lane::Batches, Box::new(task));
-        answered.await.map_err(|_| StoreError::OutcomeUnknown)?
+        answered.await
     }
 
     async fn command(&self, scope: &str) -> Result<Option<(String, Commit)>, StoreError> {
