@@ -18,7 +18,7 @@ use flashkit::ledger::{
     TransferKind,
 };
 use flashkit::ports::SystemClock;
-use flashkit::store::contract::{FIRST_MS, FreshStore, check_all};
+use flashkit::store::contract::{FIRST_MS, FreshStore, check_all, check_reopening};
 use flashkit::store::{KeyPath, KeyValue, KeyValueWrite, NodeHolder, Store, StoreError};
 use flashkit::testkit::clock::ManualClock;
 use redb_store::RedbStore;
@@ -41,7 +41,18 @@ async fn it_keeps_the_contract() {
     .await;
     let kept = kept.unwrap_or_else(|violation| panic!("{violation}"));
     println!("{} promises kept: {}", kept.len(), kept.join(", "));
-    assert!(kept.len() >= 40);
+    assert!(kept.len() >= 41);
+
+    let file = folder.path().join("reopened.redb");
+    let reopened = check_reopening(|clock| {
+        let file = file.clone();
+        async move {
+            let store = Arc::new(RedbStore::open(&file, clock.clone())?);
+            Ok(FreshStore::new(store.clone(), store, clock))
+        }
+    })
+    .await;
+    reopened.unwrap_or_else(|violation| panic!("{violation}"));
 }
 
 fn card() -> Account {
