@@ -17,25 +17,29 @@ use super::state::{Rows, State};
 use super::transfer::{HoldChangeRow, HoldState, TransferRow};
 use crate::ids::{BatchId, TransferId};
 
-/// The rows that batches have changed, as they are to be written. Rows that are appended stand
-/// in their order; of the others each key has its last value.
+/// The rows that batches have changed, as they are to be written: all of them in one atomic
+/// change, or none. Rows that are appended stand in their order; of the others each key has its
+/// last value, which takes the place of the one before.
 #[derive(Debug, Default)]
 pub struct Changes {
-    /// Appended commits.
+    /// Appended commits, with their positions. A commit is found by its batch.
     pub commits: Vec<CommitRow>,
     /// Commands by their scope: the fingerprint, and what was committed.
     pub commands: BTreeMap<String, (String, Commit)>,
     /// Totals of accounts.
     pub balances: BTreeMap<Account, Balance>,
-    /// Appended transfers, with their positions.
+    /// Appended transfers, with their positions. A transfer is found by its id, and is in the list
+    /// of both its accounts.
     pub transfers: Vec<TransferRow>,
     /// How much was undone of a transfer.
     pub reversed: BTreeMap<TransferId, i64>,
     /// Appended changes of holds, with their positions.
     pub hold_changes: Vec<HoldChangeRow>,
-    /// Holds by their id.
+    /// Holds by their id. One that ends by itself is due for both its accounts, as long as
+    /// something remains of it.
     pub holds: BTreeMap<TransferId, HoldState>,
-    /// Documents by collection and id, each with its new version.
+    /// Documents by collection and id, each with its new version. The keys of the version before
+    /// are no longer in any index.
     pub documents: BTreeMap<(&'static str, String), (i64, NewDocument)>,
     /// Names, and who claimed them.
     pub claims: BTreeMap<String, String>,
@@ -43,9 +47,11 @@ pub struct Changes {
     pub counters: BTreeMap<String, i64>,
     /// By subject and start of the window: its end, and what was used in it.
     pub usage: BTreeMap<(String, i64), (i64, i64)>,
-    /// Appended events, each with its time in milliseconds.
+    /// Appended events, each with its time in milliseconds. The store gives them the positions
+    /// after the last one.
     pub events: Vec<(NewEvent, i64)>,
-    /// By kind and object: when the job is due, or `None` for one that is done.
+    /// By kind and object: when the job is due, or `None` for one that is done and may be missing.
+    /// Either way a lease that it had is over.
     pub due: BTreeMap<(String, String), Option<i64>>,
     batches: BTreeMap<BatchId, (i64, Option<String>)>,
     transfer_of_id: BTreeMap<TransferId, TransferRow>,
@@ -76,7 +82,7 @@ impl Changes {
     }
 }
 
-/// The last positions that a store has given out; those of a group follow.
+/// The last positions that a store has given out, 0 before the first; those of a group follow.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct LastPositions {
     /// Of a transfer.

@@ -55,8 +55,16 @@ pub struct NodeHolder(pub u64);
 ///   open forgets it when it is opened.
 /// - [`write`](Self::write) queues the change **when it is called**: writes to one key apply in
 ///   call order, however the futures are polled. The future completes after the change is durable.
-/// - Writes do not wait behind queued batches of the ledger.
-/// - The future of `write` needs no async runtime: it may be blocked on from any thread.
+/// - Writes do not wait behind queued batches of the ledger, and a queue that is full of those
+///   does not refuse them: see [`Lane`](super::group_commit::Lane).
+/// - The future of `write` needs no async runtime: it may be blocked on from any thread. One that
+///   is dropped is carried out all the same.
+/// - A refused write changes nothing, and takes no other with it.
+/// - What a node knows of its channels is poison when it is old. A store whose state can be copied,
+///   put back or promoted notices that, and answers `begin_epoch` and `take_lease` with
+///   [`StoreError::StaleNodeState`] until [`forget_channels`](Self::forget_channels). One that
+///   cannot notice must say so to whoever would run a node on it.
+/// - After [`Store::close`](super::Store::close) every call answers `store.closed`.
 pub trait KeyValue: Send + Sync {
     /// Starts a new epoch and ends every older one, whoever has a lease: for a person who knows
     /// that the holder is gone for good. Returns the epoch to write with; the first is 1, and
@@ -94,7 +102,10 @@ pub trait KeyValue: Send + Sync {
     /// `store.fenced`: it has another holder already.
     fn release_lease(&self, epoch: u64) -> BoxFuture<'static, Result<(), StoreError>>;
 
-    /// Changes one value.
+    /// Changes one value, of any size and any bytes. Durable when it is answered.
+    ///
+    /// # Errors
+    /// `store.fenced`: the epoch is not the current one. `store.*`.
     fn write(
         &self,
         epoch: u64,
@@ -123,7 +134,7 @@ pub trait KeyValue: Send + Sync {
         })))
     }
 
-    /// The keys in a namespace, in order.
+    /// The keys in exactly this pair of namespaces, in the order of their bytes.
     fn list(
         &self,
         primary: String,

@@ -110,6 +110,11 @@ fn put_all<K: OwnedKey, T: Serialize>(
         .try_for_each(|(key, row)| put(&mut table, key, row))
 }
 
+/// What another table points at.
+fn there<T>(row: Option<T>) -> Result<T> {
+    row.ok_or_else(|| corrupt("a row is missing"))
+}
+
 /// A command that was done. Its answer is kept as text: a `null` that was answered is not an
 /// answer that was forgotten.
 #[derive(Serialize, Deserialize)]
@@ -219,8 +224,8 @@ impl Snapshot {
             if is_other || is_over || found.len() == query.limit.clamp(1, MAX_PAGE) {
                 break;
             }
-            let document = self.document(&collection, &id)?;
-            found.extend(document.map(|document| (DocumentPosition { key, id }, document)));
+            let document = there(self.document(&collection, &id)?)?;
+            found.push((DocumentPosition { key, id }, document));
         }
         Ok(found)
     }
@@ -250,7 +255,7 @@ impl Snapshot {
         let rows = of_account.range((from, 0)..(to, before.unwrap_or(i64::MAX).max(0)))?;
         let mut found = Vec::new();
         for row in rows.rev().take(limit) {
-            found.extend(get(&transfers, row?.0.value().1)?);
+            found.push(there(get(&transfers, row?.0.value().1)?)?);
         }
         Ok(found)
     }
@@ -314,8 +319,7 @@ impl Rows for Snapshot {
         let Some(position) = self.get(BATCHES, batch.to_string())? else {
             return Ok(None);
         };
-        let row: Option<CommitRow> = self.get(COMMITS, position)?;
-        let row = row.ok_or_else(|| corrupt("a batch without its commit"))?;
+        let row: CommitRow = there(self.get(COMMITS, position)?)?;
         let command = match &row.scope {
             Some(scope) => self.command(scope)?,
             None => None,
@@ -364,7 +368,7 @@ impl Rows for Snapshot {
 
     fn transfer(&mut self, id: TransferId) -> Result<Option<TransferRow>> {
         match self.get(TRANSFER_IDS, id.to_string())? {
-            Some(position) => self.get(TRANSFERS, position),
+            Some(position) => there(self.get(TRANSFERS, position)?).map(Some),
             None => Ok(None),
         }
     }
@@ -382,7 +386,7 @@ impl Rows for Snapshot {
             if of != account || end_ms > at_ms || due.len() == limit {
                 break;
             }
-            due.extend(get::<_, HoldState>(&holds, id)?);
+            due.push(there(get(&holds, id)?)?);
         }
         Ok(due)
     }

@@ -62,6 +62,7 @@ pub async fn transfers_are_paged_newest_first(fresh: &FreshStore) -> Kept {
         if page.is_empty() {
             break;
         }
+        probe.same("that pages end", paged.len() < MAX_PAGE, true)?;
         paged.extend(page);
     }
     probe.same("page by page", paged, all)?;
@@ -91,6 +92,7 @@ pub async fn balances_are_paged_in_order(fresh: &FreshStore) -> Kept {
         if page.is_empty() {
             break;
         }
+        probe.same("that pages end", paged.len() < MAX_PAGE, true)?;
         paged.extend(page);
     }
     let listed: Vec<_> = paged.iter().map(|(account, _)| *account).collect();
@@ -159,6 +161,7 @@ pub async fn documents_are_found_by_index_range(fresh: &FreshStore) -> Kept {
         if page.is_empty() {
             break;
         }
+        probe.same("that pages end", paged.len() < MAX_PAGE, true)?;
         paged.extend(page);
     }
     probe.same("page by page", paged, expected)?;

@@ -8,11 +8,14 @@ use super::probe::{
     DAY_MS, Kept, Probe, advance, card, claim, due, event, merchant, put, usage, window,
 };
 use super::{ContractViolation, FIRST_MS, FreshStore};
-use crate::ledger::{CommandRecord, Step};
+use crate::ids::TransferId;
+use crate::ledger::{Batch, CommandRecord, Step};
 use crate::store::{KeyPath, KeyValueWrite, MAX_PAGE, StoreError};
 use crate::testkit::clock::ManualClock;
 
 const PROMISE: &str = "everything_outlives_the_store";
+/// When the first one is closed.
+const LAST_MS: i64 = FIRST_MS + 500;
 
 async fn opened<F, Fut>(open: &F, now_ms: i64) -> Kept<FreshStore>
 where
@@ -34,6 +37,32 @@ fn command(scope: &str) -> Option<CommandRecord> {
     })
 }
 
+fn written(value: &[u8]) -> KeyValueWrite {
+    let value = value.to_vec();
+    KeyValueWrite::Put {
+        path: path(),
+        value,
+    }
+}
+
+fn path() -> KeyPath {
+    KeyPath {
+        primary: "monitors".into(),
+        secondary: String::new(),
+        key: "0000".into(),
+    }
+}
+
+/// What a store had in it when it was closed.
+struct Before {
+    holds: [TransferId; 2],
+    picture: String,
+    journal: String,
+    /// Batches, and what they were answered.
+    answered: [(Batch, Option<serde_json::Value>); 2],
+    epoch: u64,
+}
+
 /// Everything that was answered is there when the store was closed and is opened again: every row,
 /// each command's answer and those that were forgotten, the places of readers, the node's values
 /// and its fence; and no commit is earlier than one before it, although the clock stepped back.
@@ -48,8 +77,21 @@ where
     F: Fn(Arc<ManualClock>) -> Fut,
     Fut: Future<Output = Result<FreshStore, StoreError>>,
 {
-    let fresh = opened(&open, FIRST_MS).await?;
-    let probe = Probe::new(&fresh, PROMISE);
+    let first = opened(&open, FIRST_MS).await?;
+    let probe = Probe::new(&first, PROMISE);
+    let before = fill(&probe).await?;
+    probe.read(probe.store().close().await)?;
+
+    let again = opened(&open, FIRST_MS).await?;
+    // Its ids go on where those of the first one are not.
+    again.last_id.store(1 << 32, Ordering::SeqCst);
+    let probe = Probe::new(&again, PROMISE);
+    everything_is_there(&probe, before).await?;
+    guards_still_hold(&probe).await?;
+    probe.read(probe.store().close().await)
+}
+
+async fn fill(probe: &Probe<'_>) -> Kept<Before> {
     let (captured, first) = probe.hold(card(1), merchant(), 30, None);
     let (released, second) = probe.hold(card(1), merchant(), 20, Some(FIRST_MS + DAY_MS));
     let set_up = vec![
@@ -66,55 +108,48 @@ where
     ];
     let forgotten = probe.batch(command("old"), set_up);
     probe.done(probe.store().commit(forgotten.clone()).await)?;
-    probe.set_clock(FIRST_MS + 500);
-    let steps = one_of_each(&probe, captured, released);
-    let last = probe.batch(command("new"), steps);
+    probe.set_clock(LAST_MS);
+    let last = probe.batch(command("new"), one_of_each(probe, captured, released));
     let committed = probe.done(probe.store().commit(last.clone()).await)?;
     let forgets = probe.store().forget_answers(FIRST_MS + 1, 10).await;
     probe.same("how many answers were forgotten", probe.read(forgets)?, 1)?;
     probe.read(probe.store().acknowledge("reader", 2).await)?;
-    let at = KeyPath {
-        primary: "monitors".into(),
-        secondary: String::new(),
-        key: "0000".into(),
-    };
-    let written = |value: &[u8]| KeyValueWrite::Put {
-        path: at.clone(),
-        value: value.to_vec(),
-    };
     let epoch = probe.read(probe.node().begin_epoch().await)?;
     probe.read(probe.node().write(epoch, written(b"value")).await)?;
     let holds = [captured, released];
-    let (before, journal) = (picture(&probe, &holds).await?, rows(&probe).await?);
-    probe.read(probe.store().close().await)?;
+    Ok(Before {
+        holds,
+        picture: picture(probe, &holds).await?,
+        journal: rows(probe).await?,
+        answered: [(forgotten, None), (last, committed.answer)],
+        epoch,
+    })
+}
 
-    let again = opened(&open, FIRST_MS).await?;
-    // Its ids go on where those of the first one are not.
-    again.last_id.store(1 << 32, Ordering::SeqCst);
-    let probe = Probe::new(&again, PROMISE);
-    probe.same("the store", picture(&probe, &holds).await?, before)?;
-    probe.same("the journal", rows(&probe).await?, journal)?;
+async fn everything_is_there(probe: &Probe<'_>, before: Before) -> Kept {
+    let seen = picture(probe, &before.holds).await?;
+    probe.same("the store", seen, before.picture)?;
+    probe.same("the journal", rows(probe).await?, before.journal)?;
     let cursor = probe.read(probe.store().cursor("reader").await)?;
     probe.same("where a reader stands", cursor, 2)?;
-    for (batch, answer) in [(forgotten, None), (last, committed.answer)] {
+    for (batch, answer) in before.answered {
         let commit = probe.done(probe.store().commit(batch).await)?;
         let answered = (commit.replayed, commit.answer);
         probe.same("a batch again", answered, (true, answer))?;
     }
     let forgets = probe.store().forget_answers(FIRST_MS + 1, 10).await;
     probe.same("what is left to forget", probe.read(forgets)?, 0)?;
-    let found = probe.read(probe.node().read(at.clone()).await)?;
+    let found = probe.read(probe.node().read(path()).await)?;
     probe.same("the node's value", found, Some(b"value".to_vec()))?;
-    let next = probe.read(probe.node().begin_epoch().await)?;
-    probe.same("that epochs grow", next > epoch, true)?;
-    let fenced = Err(StoreError::Fenced {
-        given: epoch,
-        current: next,
-    });
-    let stale = probe.node().write(epoch, written(b"stale")).await;
-    probe.same("a write of an older epoch", stale, fenced)?;
+    let (given, current) = (before.epoch, probe.read(probe.node().begin_epoch().await)?);
+    probe.same("that epochs grow", current > given, true)?;
+    let stale = probe.node().write(given, written(b"stale")).await;
+    let fenced = Err(StoreError::Fenced { given, current });
+    probe.same("a write of an older epoch", stale, fenced)
+}
 
-    // The guards hold against what was there before, and the clock had stepped back.
+/// Against what was there before; and the clock has stepped back.
+async fn guards_still_hold(probe: &Probe<'_>) -> Kept {
     let code = "ledger.counter_not_advanced";
     let step = advance("old", 9);
     probe
@@ -125,8 +160,7 @@ where
         amount: 1,
     };
     let commit = probe.commit(vec![step, probe.fund(card(1), 1)]).await?;
-    probe.same("the time", commit.at_ms, FIRST_MS + 500)?;
-    probe.read(probe.store().close().await)
+    probe.same("the time", commit.at_ms, LAST_MS)
 }
 
 /// All that is in order, as text.
