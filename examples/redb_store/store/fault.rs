@@ -21,7 +21,6 @@ where
             _ => None,
         };
         Self(match (error, kind) {
-            (redb::Error::DatabaseAlreadyOpen, _) => StoreError::InUse { location: reason },
             (redb::Error::DatabaseClosed, _) => StoreError::Closed,
             (redb::Error::Corrupted(_) | redb::Error::TableTypeMismatch { .. }, _)
             | (_, Some(ErrorKind::InvalidData)) => StoreError::Corrupt { reason },

@@ -6,8 +6,10 @@
 //! file that was copied. **A Lightning node must not run on a copy of the file.**
 
 mod fault;
+mod snapshot;
 mod tables;
 mod writer;
+mod writing;
 
 use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
@@ -32,7 +34,7 @@ use futures_channel::oneshot;
 use redb::Database;
 
 use self::fault::Fault;
-use self::tables::Snapshot;
+use self::snapshot::Snapshot;
 use self::writer::{Ended, Once, Open, Queue, Task, Writer};
 
 type Read = Box<dyn FnOnce(&Database) + Send>;
@@ -72,7 +74,13 @@ impl RedbStore {
     /// `store.in_use` when another store has the file, `store.newer_schema`, `store.corrupt`,
     /// `store.read_only`, `store.io`.
     pub fn open(file: impl AsRef<Path>, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
-        let database = Database::create(file).map_err(|error| Fault::from(error).0)?;
+        let file = file.as_ref();
+        let database = Database::create(file).map_err(|error| match error {
+            redb::DatabaseError::DatabaseAlreadyOpen => StoreError::InUse {
+                location: file.display().to_string(),
+            },
+            other => Fault::from(other).0,
+        })?;
         tables::prepare(&database).map_err(|Fault(error)| error)?;
         let last = Snapshot::new(&database).and_then(|books| books.last(tables::COMMITS));
         let last: Option<CommitRow> = last.map_err(|Fault(error)| error)?;
@@ -250,7 +258,7 @@ impl Store for RedbStore {
 
     async fn forget_answers(&self, before_ms: i64, limit: usize) -> Result<usize, StoreError> {
         self.change(Lane::Batches, move |open| {
-            tables::forget_answers(open.to, before_ms, limit)
+            writing::forget_answers(open.to, before_ms, limit)
         })
         .await
     }
@@ -294,7 +302,7 @@ impl Store for RedbStore {
     async fn acknowledge(&self, name: &str, position: i64) -> Result<(), StoreError> {
         let name = name.to_owned();
         self.change(Lane::Batches, move |open| {
-            tables::acknowledge(open.to, name, position)
+            writing::acknowledge(open.to, name, position)
         })
         .await
     }
@@ -308,7 +316,7 @@ impl Store for RedbStore {
     ) -> Result<Vec<DueJob>, StoreError> {
         let except: Vec<_> = except.iter().map(|kind| (*kind).to_owned()).collect();
         self.change(Lane::Batches, move |open| {
-            tables::lease_due(open.to, now_ms, lease_until_ms, &except, page_of(limit))
+            writing::lease_due(open.to, now_ms, lease_until_ms, &except, page_of(limit))
         })
         .await
     }
@@ -329,7 +337,7 @@ impl KeyValue for RedbStore {
     fn begin_epoch(&self) -> Answer<u64> {
         self.change(Lane::Node, |open| {
             *open.lease = NodeLease::default();
-            tables::next_epoch(open.to)
+            writing::next_epoch(open.to)
         })
     }
 
@@ -337,13 +345,13 @@ impl KeyValue for RedbStore {
         self.change(Lane::Node, move |open| {
             open.lease.check(holder, open.at_ms).map_err(Fault)?;
             *open.lease = NodeLease::new(holder.0, open.at_ms, lasts);
-            tables::next_epoch(open.to)
+            writing::next_epoch(open.to)
         })
     }
 
     fn renew_lease(&self, epoch: u64, lasts: Duration) -> Answer<()> {
         self.change(Lane::Node, move |open| {
-            tables::check_epoch(open.to, epoch)?;
+            writing::check_epoch(open.to, epoch)?;
             *open.lease = NodeLease::new(open.lease.holder, open.at_ms, lasts);
             Ok(())
         })
@@ -351,7 +359,7 @@ impl KeyValue for RedbStore {
 
     fn release_lease(&self, epoch: u64) -> Answer<()> {
         self.change(Lane::Node, move |open| {
-            tables::check_epoch(open.to, epoch)?;
+            writing::check_epoch(open.to, epoch)?;
             *open.lease = NodeLease::default();
             Ok(())
         })
@@ -359,8 +367,8 @@ impl KeyValue for RedbStore {
 
     fn write(&self, epoch: u64, change: KeyValueWrite) -> Answer<()> {
         self.change(Lane::Node, move |open| {
-            tables::check_epoch(open.to, epoch)?;
-            tables::write_node(open.to, &change)
+            writing::check_epoch(open.to, epoch)?;
+            writing::write_node(open.to, &change)
         })
     }
 

@@ -13,7 +13,8 @@ use futures_channel::oneshot;
 use redb::{Database, WriteTransaction};
 
 use super::fault::{Fault, Result};
-use super::tables::{self, Snapshot};
+use super::snapshot::Snapshot;
+use super::{tables, writing};
 
 pub type Queue = group_commit::Queue<Task>;
 
@@ -181,7 +182,7 @@ impl Writer {
             return Ok(false);
         }
         let to = tables::begin(&self.database)?;
-        tables::write(&to, &changes)?;
+        writing::write(&to, &changes)?;
         let mut open = Open {
             to: &to,
             at_ms,
