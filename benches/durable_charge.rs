@@ -5,7 +5,8 @@
 //! its spread. Afterwards the books are checked; the exit code says whether they are right, never
 //! how fast it was.
 //!
-//! `cargo bench --bench durable_charge` takes about a minute; `-- --quick` a few seconds.
+//! `cargo bench --bench durable_charge` takes about a minute; `-- --quick` a few seconds. With
+//! `-- --only 3` the fourth contender alone runs, for a profiler to look at.
 
 use std::error::Error;
 use std::fs::File;
@@ -530,7 +531,7 @@ fn report(turns: &[[Duration; CONTENDERS]]) {
     }
 }
 
-async fn run(folder: &Path, budget: Duration) -> Done<bool> {
+async fn run(folder: &Path, budget: Duration, only: Option<usize>) -> Done<bool> {
     let mut bench = Bench {
         disk: Disk(File::create(folder.join("append"))?),
         bare: Bare::new(&folder.join("bare.db"))?,
@@ -539,6 +540,14 @@ async fn run(folder: &Path, budget: Duration) -> Done<bool> {
     };
     let mut turns = Vec::new();
     let mut begun = Instant::now();
+    while let Some(contender) = only
+        && begun.elapsed() < budget
+    {
+        bench.slice(contender).await?;
+    }
+    if only.is_some() {
+        return bench.is_conserved().await;
+    }
     for turn in 0.. {
         let mut times = [Duration::ZERO; CONTENDERS];
         // Each turn begins with another one, so that none always follows the same.
@@ -563,6 +572,9 @@ async fn run(folder: &Path, budget: Duration) -> Done<bool> {
 
 fn main() -> Done {
     let quick = std::env::args().any(|argument| argument == "--quick");
+    let mut only = std::env::args().skip_while(|argument| argument != "--only");
+    let only = only.nth(1).map(|number| number.parse()).transpose()?;
+    let only = only.filter(|contender| *contender < CONTENDERS);
     let budget = Duration::from_secs(if quick { 3 } else { 45 });
     let build = if cfg!(debug_assertions) {
         "a debug build: the ratios are those of a debug build"
@@ -582,7 +594,7 @@ fn main() -> Done {
     // Beside the build: a temporary folder may be in memory.
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
     let runtime = tokio::runtime::Runtime::new()?;
-    if runtime.block_on(run(folder.path(), budget))? {
+    if runtime.block_on(run(folder.path(), budget, only))? {
         Ok(())
     } else {
         Err("the books are not right".into())
