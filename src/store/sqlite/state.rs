@@ -50,7 +50,7 @@ impl Rows for SqliteRows<'_> {
             .connection
             .prepare_cached(
                 "SELECT position, writer, sequence, hash FROM commits
-                 ORDER BY position DESC LIMIT 1",
+                 WHERE position = (SELECT max(position) FROM commits)",
             )?
             .query_row([], |row| {
                 let position: i64 = row.get(0)?;
