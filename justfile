@@ -18,9 +18,12 @@ quickstart *options:
 bindings:
     .ci/run tools bindings
 
-# Ratios to bare SQLite and to append+fdatasync; a release build.
+# Ratios to bare SQLite, to append+fdatasync and to PostgreSQL's pgbench; what old books cost more
+# than young ones. Release builds.
 bench:
-    cargo bench --bench durable_charge
+    cargo bench --no-default-features --features sqlite,testkit --bench durable_charge
+    cargo bench --no-default-features --features sqlite,testkit --bench growth
+    cargo bench --no-default-features --features sqlite,testkit,postgres --bench postgres
 
 deny:
     .ci/run deny

@@ -5,39 +5,39 @@
 //! its spread. Afterwards the books are checked; the exit code says whether they are right, never
 //! how fast it was.
 //!
-//! `cargo bench --bench durable_charge` takes about a minute; `-- --quick` a few seconds.
+//! `cargo bench --bench durable_charge` takes about a minute; `-- --quick` a few seconds. With
+//! `-- --only 3` the fourth contender alone runs, for a profiler to look at.
 
-use std::error::Error;
+#[path = "../tests/support/disk.rs"]
+mod disk;
+#[path = "support/shop.rs"]
+mod shop;
+#[path = "support/transfers.rs"]
+mod transfers;
+
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use flashkit::access::Credential;
-use flashkit::cards::{ActivateCard, CardLimits, ChargeCard, IssueCard};
-use flashkit::ids::{BatchId, CardId, MerchantId, TransferId};
-use flashkit::ledger::{
-    Account, Batch, CommandRecord, NewEvent, NewTransfer, Side, Step, TransferKind,
-};
-use flashkit::money::Price;
+use flashkit::cards::ChargeCard;
+use flashkit::ids::{CardId, MerchantId};
+use flashkit::ledger::{Account, Batch};
 use flashkit::ports::SystemClock;
-use flashkit::settlement::{CreateMerchant, PairTill, PayoutTerms};
 use flashkit::store::Store;
 use flashkit::store::sqlite::SqliteStore;
-use flashkit::testkit::virtual_card::VirtualCard;
-use flashkit::{Engine, IdempotencyKey, MasterSecret};
 use rusqlite::{Connection, params};
+use shop::Shop;
 use tokio::task::JoinSet;
-
-type Done<T = ()> = Result<T, Box<dyn Error>>;
+use transfers::{AMOUNT_MSAT, Done, FUNDS_MSAT, batch, fund, is_conserved, numbered, spread};
 
 /// How many are submitted at the same time, and how many cards there are.
 const CONCURRENT: usize = 100;
 /// How many single ones are in one slice.
 const SINGLES: usize = 20;
-const AMOUNT_MSAT: i64 = 21_000;
-const FUNDS_MSAT: i64 = 1_000_000_000_000;
+/// The least that a flush takes on the slow disk.
+const SLOW_FLUSH: Duration = Duration::from_millis(4);
 
 const BARE_SETUP: &str = "
 PRAGMA journal_mode = WAL;
@@ -144,39 +144,6 @@ impl Disk {
     }
 }
 
-fn numbered(number: u64) -> [u8; 10] {
-    let mut random = [0; 10];
-    random[2..].copy_from_slice(&number.to_be_bytes());
-    random
-}
-
-fn transfer(number: u64, debit: Account, credit: Account, amount: i64) -> Step {
-    Step::Transfer(NewTransfer {
-        id: TransferId::from_parts(1, numbered(number)),
-        debit,
-        credit,
-        amount,
-        kind: TransferKind::Charge,
-        reference: "benchmark".to_owned(),
-        credit_ceiling: None,
-    })
-}
-
-/// Money on the cards from the operator's capital, told to the store directly: a top-up would
-/// need a node.
-async fn fund(store: &SqliteStore, cards: &[CardId]) -> Done {
-    let mut steps = Vec::new();
-    for (number, card) in cards.iter().enumerate() {
-        let card = Account::card_balance(*card);
-        let number = u64::MAX - u64::try_from(number)?;
-        steps.push(transfer(number, Account::node_channels(), card, FUNDS_MSAT));
-    }
-    let id = BatchId::from_parts(1, [255; 10]);
-    let command = None;
-    store.commit(Batch { id, command, steps }).await?;
-    Ok(())
-}
-
 /// The ledger alone, through `Store::commit`: a transfer with an idempotency key and an event.
 struct Ledger {
     store: SqliteStore,
@@ -202,28 +169,8 @@ impl Ledger {
 
     fn batch(&mut self, card: CardId) -> Batch {
         self.transfers += 1;
-        let key = format!("till/charge/{:012}", self.transfers);
-        let (debit, credit) = (
-            Account::card_balance(card),
-            Account::merchant_payable(self.merchant),
-        );
-        let event = NewEvent {
-            kind: "card.charged",
-            object: card.to_string(),
-            body: serde_json::json!(key),
-        };
-        Batch {
-            id: BatchId::from_parts(1, numbered(self.transfers)),
-            command: Some(CommandRecord {
-                scope: key,
-                fingerprint: "benchmark".to_owned(),
-                answer: serde_json::Value::Null,
-            }),
-            steps: vec![
-                transfer(self.transfers, debit, credit, AMOUNT_MSAT),
-                Step::Emit(event),
-            ],
-        }
+        let payable = Account::merchant_payable(self.merchant);
+        batch(self.transfers, card, payable)
     }
 
     async fn singly(&mut self) -> Done {
@@ -247,138 +194,14 @@ impl Ledger {
     }
 }
 
-/// The engine: a till charges cards by their taps.
-struct Charges {
-    engine: Engine,
-    store: SqliteStore,
-    till: Credential,
-    merchant: MerchantId,
-    cards: Vec<VirtualCard>,
-    charges: u64,
-}
-
-fn key(text: String) -> Done<IdempotencyKey> {
-    Ok(text.parse()?)
-}
-
-impl Charges {
-    async fn new(file: &Path) -> Done<Self> {
-        let store = SqliteStore::open(file, Arc::new(SystemClock))?;
-        let master = MasterSecret::new([7; 32]);
-        let engine = Engine::builder(Arc::new(store.clone()), master)
-            .open()
-            .await?;
-        let issuer = engine.issuer();
-        let create = CreateMerchant {
-            key: key("merchant".to_owned())?,
-            name: "Cookshop".to_owned(),
-            terms: PayoutTerms::default(),
-        };
-        let merchant = engine.settlement().create(&issuer, create).await?.id;
-        let pair = PairTill {
-            key: key("till".to_owned())?,
-            merchant,
-            label: "till 1".to_owned(),
-        };
-        let till = engine.settlement().pair_till(&issuer, pair).await?;
-        let (mut ids, mut cards) = (Vec::new(), Vec::new());
-        for number in 0..CONCURRENT {
-            let uid = format!("04{number:012x}");
-            let issue = IssueCard {
-                key: key(format!("issue/{number}"))?,
-                uid: uid.clone(),
-                existing_chip: None,
-                limits: CardLimits::default(),
-            };
-            let card = engine.cards().issue(&issuer, issue).await?.id;
-            let keys = engine.cards().programming_keys(&issuer, &uid).await?;
-            cards.push(VirtualCard::program(&uid, &keys)?);
-            let key = key(format!("activate/{number}"))?;
-            engine
-                .cards()
-                .activate(&issuer, ActivateCard { key, card })
-                .await?;
-            ids.push(card);
-        }
-        fund(&store, &ids).await?;
-        Ok(Self {
-            till: till.credential.clone(),
-            engine,
-            store,
-            merchant,
-            cards,
-            charges: 0,
-        })
-    }
-
-    /// The first `many` cards are tapped: this is the chip's work, not the engine's.
-    fn taps(&mut self, many: usize) -> Done<Vec<ChargeCard>> {
-        let mut commands = Vec::new();
-        for card in self.cards.iter_mut().take(many) {
-            self.charges += 1;
-            commands.push(ChargeCard {
-                key: key(format!("charge/{:012}", self.charges))?,
-                tap: card.tap(),
-                price: Price::Bitcoin {
-                    amount_msat: AMOUNT_MSAT,
-                },
-                reference: "patty and coco bread".to_owned(),
-            });
-        }
-        Ok(commands)
-    }
-
-    async fn singly(&self, taps: Vec<ChargeCard>) -> Done {
-        for command in taps {
-            self.engine.cards().charge(&self.till, command).await?;
-        }
-        Ok(())
-    }
-
-    async fn at_once(&self, taps: Vec<ChargeCard>) -> Done {
-        let mut work = JoinSet::new();
-        for command in taps {
-            let (cards, till) = (self.engine.cards(), self.till.clone());
-            work.spawn(async move { cards.charge(&till, command).await.map(drop) });
-        }
-        while let Some(done) = work.join_next().await {
-            done??;
-        }
-        Ok(())
-    }
-}
-
-/// Debits equal credits, and the merchant has what the cards have lost: exactly so many transfers.
-async fn is_conserved(store: &SqliteStore, merchant: MerchantId, transfers: u64) -> Done<bool> {
-    let (mut debits, mut credits, mut on_cards, mut after) = (0, 0, 0, None);
-    loop {
-        let page = store.balances(after, 1_000).await?;
-        let Some((last, _)) = page.last() else { break };
-        after = Some(*last);
-        for (account, balance) in page {
-            debits += balance.debits_posted;
-            credits += balance.credits_posted;
-            let is_pending = balance.debits_pending != 0 || balance.credits_pending != 0;
-            if is_pending {
-                return Ok(false);
-            }
-            if account.to_string().starts_with("card_balance/") {
-                on_cards += balance.posted(Side::Credit);
-            }
-        }
-    }
-    let owed = store.balance(&Account::merchant_payable(merchant)).await?;
-    let (owed, moved) = (
-        owed.posted(Side::Credit),
-        i128::from(transfers) * i128::from(AMOUNT_MSAT),
-    );
-    let funds = i128::from(FUNDS_MSAT) * i128::try_from(CONCURRENT)?;
-    Ok(debits == credits && owed == moved && on_cards + owed == funds)
+/// Taps of the first `many` cards: this is the chip's work, not the engine's.
+fn taps(shop: &mut Shop, many: usize) -> Done<Vec<ChargeCard>> {
+    (0..many).map(|card| shop.tap(card)).collect()
 }
 
 /// How many slices the bytes are counted over.
 const BYTES_SLICES: usize = 10;
-const CONTENDERS: usize = 7;
+const CONTENDERS: usize = 9;
 const DISK: usize = 0;
 const BARE: usize = 1;
 const LEDGER: usize = 2;
@@ -386,6 +209,8 @@ const CHARGE: usize = 3;
 const BARE_GROUP: usize = 4;
 const LEDGER_GROUP: usize = 5;
 const CHARGE_GROUP: usize = 6;
+const SLOW: usize = 7;
+const SLOW_GROUP: usize = 8;
 const NAMES: [&str; CONTENDERS] = [
     "append 4 KiB + fdatasync, one at a time",
     "bare SQLite transfer, one a commit",
@@ -394,13 +219,24 @@ const NAMES: [&str; CONTENDERS] = [
     "bare SQLite transfer, 100 a commit, each in a savepoint",
     "ledger transfers, 100 at once",
     "card charges with taps, 100 at once",
+    "ledger transfer where a flush takes 4 ms",
+    "ledger transfers where a flush takes 4 ms, 100 at once",
 ];
+
+/// How many operations one slice of a contender is.
+fn operations(contender: usize) -> usize {
+    match contender {
+        BARE_GROUP | LEDGER_GROUP | CHARGE_GROUP | SLOW_GROUP => CONCURRENT,
+        _ => SINGLES,
+    }
+}
 
 struct Bench {
     disk: Disk,
     bare: Bare,
     ledger: Ledger,
-    charges: Charges,
+    slow: Ledger,
+    shop: Shop,
 }
 
 impl Bench {
@@ -415,11 +251,7 @@ impl Bench {
             let mut operations = 0;
             for _ in 0..BYTES_SLICES {
                 self.slice(contender).await?;
-                operations += if contender < BARE_GROUP {
-                    SINGLES
-                } else {
-                    CONCURRENT
-                };
+                operations += self::operations(contender);
             }
             let after = written_bytes().unwrap_or(before);
             let each = (after - before) / u64::try_from(operations)?;
@@ -430,13 +262,9 @@ impl Bench {
 
     /// One slice: how long one operation of it took.
     async fn slice(&mut self, contender: usize) -> Done<Duration> {
-        let operations = if contender < BARE_GROUP {
-            SINGLES
-        } else {
-            CONCURRENT
-        };
+        let operations = operations(contender);
         let taps = match contender {
-            CHARGE | CHARGE_GROUP => self.charges.taps(operations)?,
+            CHARGE | CHARGE_GROUP => taps(&mut self.shop, operations)?,
             _ => Vec::new(),
         };
         let begun = Instant::now();
@@ -444,10 +272,12 @@ impl Bench {
             DISK => self.disk.singly()?,
             BARE => self.bare.singly()?,
             LEDGER => self.ledger.singly().await?,
-            CHARGE => self.charges.singly(taps).await?,
+            CHARGE => self.shop.charge_singly(taps).await?,
             BARE_GROUP => self.bare.grouped()?,
             LEDGER_GROUP => self.ledger.at_once().await?,
-            _ => self.charges.at_once(taps).await?,
+            SLOW => self.slow.singly().await?,
+            SLOW_GROUP => self.slow.at_once().await?,
+            _ => self.shop.charge_at_once(taps).await?,
         }
         Ok(begun.elapsed() / u32::try_from(operations)?)
     }
@@ -459,14 +289,14 @@ impl Bench {
             transfers,
             ..
         } = &self.ledger;
-        let ledger = is_conserved(store, *merchant, *transfers).await?;
-        let Charges {
+        let ledger = is_conserved(store, &[*merchant], CONCURRENT, *transfers).await?;
+        let Shop {
             store,
             merchant,
             charges,
             ..
-        } = &self.charges;
-        let engine = is_conserved(store, *merchant, *charges).await?;
+        } = &self.shop;
+        let engine = is_conserved(store, &[*merchant], CONCURRENT, *charges).await?;
         let bare = self.bare.is_conserved()?;
         println!("\nbooks: bare SQLite {bare}, ledger {ledger}, engine {engine} (true: conserved)");
         println!(
@@ -482,13 +312,6 @@ fn written_bytes() -> Option<u64> {
     let told = std::fs::read_to_string("/proc/self/io").ok()?;
     let line = told.lines().find_map(|line| line.strip_prefix("wchar: "))?;
     line.parse().ok()
-}
-
-/// The median and the quartiles.
-fn spread(mut values: Vec<f64>) -> (f64, f64, f64) {
-    values.sort_by(f64::total_cmp);
-    let at = |part: usize| values[(values.len() - 1) * part / 4];
-    (at(2), at(1), at(3))
 }
 
 fn report(turns: &[[Duration; CONTENDERS]]) {
@@ -519,6 +342,7 @@ fn report(turns: &[[Duration; CONTENDERS]]) {
         (LEDGER_GROUP, LEDGER),
         (CHARGE_GROUP, CHARGE),
         (CHARGE_GROUP, DISK),
+        (SLOW_GROUP, SLOW),
     ] {
         let ratios = turns
             .iter()
@@ -530,15 +354,27 @@ fn report(turns: &[[Duration; CONTENDERS]]) {
     }
 }
 
-async fn run(folder: &Path, budget: Duration) -> Done<bool> {
+async fn run(folder: &Path, budget: Duration, only: Option<usize>) -> Done<bool> {
+    let slow = folder.join("slow");
+    std::fs::create_dir(&slow)?;
+    let _slow = disk::Disk::slow(&slow, SLOW_FLUSH);
     let mut bench = Bench {
+        slow: Ledger::new(&slow.join("ledger.db")).await?,
         disk: Disk(File::create(folder.join("append"))?),
         bare: Bare::new(&folder.join("bare.db"))?,
         ledger: Ledger::new(&folder.join("ledger.db")).await?,
-        charges: Charges::new(&folder.join("engine.db")).await?,
+        shop: Shop::open(&folder.join("engine.db"), CONCURRENT).await?,
     };
     let mut turns = Vec::new();
     let mut begun = Instant::now();
+    while let Some(contender) = only
+        && begun.elapsed() < budget
+    {
+        bench.slice(contender).await?;
+    }
+    if only.is_some() {
+        return bench.is_conserved().await;
+    }
     for turn in 0.. {
         let mut times = [Duration::ZERO; CONTENDERS];
         // Each turn begins with another one, so that none always follows the same.
@@ -563,6 +399,9 @@ async fn run(folder: &Path, budget: Duration) -> Done<bool> {
 
 fn main() -> Done {
     let quick = std::env::args().any(|argument| argument == "--quick");
+    let mut only = std::env::args().skip_while(|argument| argument != "--only");
+    let only = only.nth(1).map(|number| number.parse()).transpose()?;
+    let only = only.filter(|contender| *contender < CONTENDERS);
     let budget = Duration::from_secs(if quick { 3 } else { 45 });
     let build = if cfg!(debug_assertions) {
         "a debug build: the ratios are those of a debug build"
@@ -582,7 +421,7 @@ fn main() -> Done {
     // Beside the build: a temporary folder may be in memory.
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
     let runtime = tokio::runtime::Runtime::new()?;
-    if runtime.block_on(run(folder.path(), budget))? {
+    if runtime.block_on(run(folder.path(), budget, only))? {
         Ok(())
     } else {
         Err("the books are not right".into())

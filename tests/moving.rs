@@ -12,15 +12,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use flashkit::Engine;
 use flashkit::cards::{CardLimits, ChargeCard};
-use flashkit::ledger::{Account, Balance, ChainHead};
+use flashkit::ids::{BatchId, CardId, MerchantId, TransferId};
+use flashkit::ledger::{
+    Account, Balance, Batch, ChainHead, NewTransfer, Refusal, Step, TransferKind,
+};
 use flashkit::ports::SystemClock;
 use flashkit::settlement::{CreateMerchant, PayoutTerms};
 use flashkit::store::moving::{ReadSource, write_to};
 use flashkit::store::postgres::{PostgresConfig, PostgresStore};
 use flashkit::store::sqlite::SqliteStore;
 use flashkit::store::{
-    ByteSource, DocumentQuery, KeyPath, KeyValue, KeyValueWrite, MAX_PAGE, MemoryStore, MoveError,
-    NodeState, Store, StoreAdmin,
+    ByteSource, CommitError, DocumentQuery, KeyPath, KeyValue, KeyValueWrite, MAX_PAGE,
+    MemoryStore, MoveError, NodeState, Store, StoreAdmin,
 };
 use postgres::Cluster;
 use support::key;
@@ -111,7 +114,11 @@ struct Books {
 
 async fn books(store: &dyn Store) -> Books {
     let mut documents = Vec::new();
-    for (collection, index) in [("invoices", "all"), ("cards", "all"), ("merchants", "all")] {
+    for (collection, index) in [
+        ("invoice", "payment_hash"),
+        ("card", "chip"),
+        ("charge", "card"),
+    ] {
         let query = DocumentQuery {
             collection,
             index,
@@ -163,8 +170,6 @@ async fn old_keys_answer(engine: &Engine) {
     };
     let settlement = engine.settlement();
     let issuer = engine.issuer();
-    let before = engine.events();
-    drop(before);
     let again = settlement.create(&issuer, command.clone()).await.unwrap();
     assert_eq!(again.name, "Cookshop");
     let other = CreateMerchant {
@@ -213,6 +218,7 @@ async fn the_books_go_to_postgres_and_back_and_through_memory() {
     let first = sqlite(folder.path(), "first.db");
     first.acknowledge("reader", 3).await.unwrap();
     let expected = books(&first).await;
+    assert!(expected.documents.len() > 5, "books without documents");
 
     let second = postgres_store(&cluster).await;
     let stream = first.export(NodeState::LeaveOut).await.unwrap();
@@ -260,6 +266,45 @@ async fn the_books_go_to_postgres_and_back_and_through_memory() {
     engine.stop().await.unwrap();
     // Locked it stays when it is opened again.
     check_node_is_locked(&sqlite(folder.path(), "fifth.db")).await;
+}
+
+fn overdraft() -> Batch {
+    let transfer = NewTransfer {
+        id: TransferId::from_parts(1, [1; 10]),
+        debit: Account::card_balance(CardId::from_parts(1, [2; 10])),
+        credit: Account::merchant_payable(MerchantId::from_parts(1, [3; 10])),
+        amount: 1,
+        kind: TransferKind::Charge,
+        reference: "overdraft".to_owned(),
+        credit_ceiling: None,
+    };
+    Batch {
+        id: BatchId::from_parts(1, [4; 10]),
+        command: None,
+        steps: vec![Step::Transfer(transfer)],
+    }
+}
+
+/// A writer that has looked at its empty tables does not go on from what it saw.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn books_that_arrive_are_seen_by_a_writer_that_was_at_work_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let from = sqlite(folder.path(), "from.db");
+    do_little(Arc::new(from.clone())).await;
+    let from = sqlite(folder.path(), "from.db");
+    let heads = from.chain_heads().await.unwrap();
+    let to = sqlite(folder.path(), "to.db");
+    let refused = to.commit(overdraft()).await.unwrap_err();
+    assert!(matches!(
+        refused,
+        CommitError::Refused(Refusal::InsufficientFunds { .. })
+    ));
+    let stream = from.export(NodeState::LeaveOut).await.unwrap();
+    to.import(stream, &heads).await.unwrap();
+    let engine = shop::engine_on(Arc::new(to.clone()), None).await;
+    shop::merchant(&engine, "Another").await;
+    verify_journal(&engine, &heads).await;
+    engine.stop().await.unwrap();
 }
 
 async fn check_node_is_locked<S: KeyValue + StoreAdmin>(store: &S) {

@@ -11,7 +11,7 @@ use std::ffi::{CStr, c_char, c_int, c_void};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::ffi::{
     SQLITE_FULL, SQLITE_IOERR_FSYNC, SQLITE_IOERR_WRITE, SQLITE_OK, SQLITE_READONLY, sqlite3_file,
@@ -59,6 +59,8 @@ struct Inner {
 /// The disk that a folder is on.
 pub struct Disk {
     folder: PathBuf,
+    /// A slow one: a flush takes at least so long, and what was flushed is not remembered.
+    least_flush: Option<Duration>,
     inner: Mutex<Inner>,
     changed: Condvar,
 }
@@ -68,10 +70,20 @@ static DISKS: Mutex<Vec<Arc<Disk>>> = Mutex::new(Vec::new());
 impl Disk {
     /// Puts a folder on a disk of its own. Only files that are opened later are on it.
     pub fn under(folder: &Path) -> Arc<Self> {
+        Self::of(folder, None)
+    }
+
+    /// Puts a folder on a slow disk.
+    pub fn slow(folder: &Path, least_flush: Duration) -> Arc<Self> {
+        Self::of(folder, Some(least_flush))
+    }
+
+    fn of(folder: &Path, least_flush: Option<Duration>) -> Arc<Self> {
         static REGISTERED: OnceLock<()> = OnceLock::new();
         REGISTERED.get_or_init(register);
         let disk = Arc::new(Self {
             folder: folder.canonicalize().unwrap(),
+            least_flush,
             inner: Mutex::default(),
             changed: Condvar::new(),
         });
@@ -164,7 +176,11 @@ impl Disk {
         Ok(())
     }
 
-    fn flushed(&self, path: &Path, name: &str) {
+    fn flushed(&self, path: &Path, name: &str, took: Duration) {
+        if let Some(least) = self.least_flush {
+            std::thread::sleep(least.saturating_sub(took));
+            return;
+        }
         let content = fs::read(path).unwrap_or_default();
         let mut inner = self.lock();
         inner.durable.insert(name.to_owned(), content);
@@ -300,11 +316,14 @@ unsafe extern "C" fn xSync(file: *mut sqlite3_file, flags: c_int) -> c_int {
         if let Some(Err(code)) = place.map(|place| place.disk.before_flush(&place.name)) {
             return code;
         }
+        let begun = Instant::now();
         let flushed = (*(*real(file)).pMethods).xSync.unwrap()(real(file), flags);
         if let Some(place) = place
             && flushed == SQLITE_OK
         {
-            place.disk.flushed(&place.path, &place.name);
+            place
+                .disk
+                .flushed(&place.path, &place.name, begun.elapsed());
         }
         flushed
     }

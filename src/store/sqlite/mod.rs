@@ -6,6 +6,7 @@
 mod answers;
 mod backup;
 mod cache;
+mod known;
 mod moving;
 mod node_state;
 mod place;
@@ -29,6 +30,7 @@ use event_listener::Event;
 use rusqlite::{Connection, ErrorCode, OpenFlags, params};
 
 use self::cache::Cache;
+use self::known::Known;
 use self::place::Place;
 use self::readers::Readers;
 use self::seat::{Seat, real_path};
@@ -136,6 +138,7 @@ impl SqliteStore {
             health: shared.health.clone(),
             queue: shared.queue.clone(),
             cache: shared.cache.clone(),
+            known: Known::default(),
             clock,
             times: CommitTimes {
                 last_ms: last_commit_ms,

@@ -24,7 +24,8 @@ use crate::store::{
 /// When the last commit was; 0 before the first.
 pub(super) fn last_commit_ms(connection: &Connection) -> rusqlite::Result<i64> {
     connection.query_row(
-        "SELECT coalesce((SELECT at_ms FROM commits ORDER BY position DESC LIMIT 1), 0)",
+        "SELECT coalesce((SELECT at_ms FROM commits
+                          WHERE position = (SELECT max(position) FROM commits)), 0)",
         [],
         |row| row.get(0),
     )

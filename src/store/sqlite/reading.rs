@@ -158,6 +158,20 @@ fn first_after(connection: &Connection, at_ms: i64) -> Result<i64> {
     Ok(low)
 }
 
+/// When the first of the account's open holds ends; `None` without any that ends.
+pub(super) fn first_hold_end(connection: &Connection, account: &Account) -> Result<Option<i64>> {
+    connection
+        .prepare_cached(
+            "SELECT min(ends) FROM (
+                 SELECT min(expires_at_ms) AS ends FROM holds
+                     WHERE debit = ?1 AND expires_at_ms IS NOT NULL AND remaining > 0
+                 UNION ALL
+                 SELECT min(expires_at_ms) FROM holds
+                     WHERE credit = ?1 AND expires_at_ms IS NOT NULL AND remaining > 0)",
+        )?
+        .query_row([account.to_string()], |row| row.get(0))
+}
+
 pub(super) fn due_holds(
     connection: &Connection,
     account: &Account,

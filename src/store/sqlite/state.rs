@@ -9,12 +9,16 @@ use crate::ledger::{
     Rows, TransferRow, UsageWindow,
 };
 
+use super::known::Known;
 use super::reading;
 
 /// A file has one writer, so its commits are one chain.
 const WRITER: &str = "sqlite";
 
-pub(super) struct SqliteRows<'a>(pub(super) &'a Connection);
+pub(super) struct SqliteRows<'a> {
+    pub(super) connection: &'a Connection,
+    pub(super) known: Known,
+}
 
 type Result<T> = rusqlite::Result<T>;
 
@@ -22,7 +26,14 @@ impl Rows for SqliteRows<'_> {
     type Error = rusqlite::Error;
 
     fn commit_of_batch(&mut self, batch: BatchId) -> Result<Option<Commit>> {
-        self.0
+        let greatest = &mut self.known.greatest_batch;
+        if greatest.is_none() {
+            *greatest = greatest_id(self.connection, "SELECT max(batch) FROM commits")?;
+        }
+        if greatest.is_some_and(|greatest| batch > greatest) {
+            return Ok(None);
+        }
+        self.connection
             .prepare_cached(
                 "SELECT commits.at_ms, commands.answer FROM commits
                  LEFT JOIN commands ON commands.scope = commits.scope WHERE batch = ?1",
@@ -32,11 +43,14 @@ impl Rows for SqliteRows<'_> {
     }
 
     fn commit_place(&mut self) -> Result<CommitPlace> {
+        if let Some(place) = &self.known.place {
+            return Ok(place.clone());
+        }
         let last = self
-            .0
+            .connection
             .prepare_cached(
                 "SELECT position, writer, sequence, hash FROM commits
-                 ORDER BY position DESC LIMIT 1",
+                 WHERE position = (SELECT max(position) FROM commits)",
             )?
             .query_row([], |row| {
                 let position: i64 = row.get(0)?;
@@ -46,26 +60,46 @@ impl Rows for SqliteRows<'_> {
                 })
             })
             .optional()?;
-        Ok(last.unwrap_or_else(|| CommitPlace {
+        let place = last.unwrap_or_else(|| CommitPlace {
             position: 1,
             head: ChainHead {
                 writer: WRITER.to_owned(),
                 sequence: 0,
                 hash: ChainHash::GENESIS,
             },
-        }))
+        });
+        self.known.place = Some(place.clone());
+        Ok(place)
     }
 
     fn command(&mut self, scope: &str) -> Result<Option<(String, Commit)>> {
-        command(self.0, scope)
+        command(self.connection, scope)
     }
 
     fn balance(&mut self, account: &Account) -> Result<Balance> {
-        balance(self.0, account)
+        let known = self.known.accounts.get(account);
+        if let Some(balance) = known.and_then(|known| known.balance) {
+            return Ok(balance);
+        }
+        let balance = balance(self.connection, account)?;
+        self.known
+            .account(account, |known| known.balance = Some(balance));
+        Ok(balance)
     }
 
     fn transfer_exists(&mut self, id: TransferId) -> Result<bool> {
-        self.0
+        let greatest = &mut self.known.greatest_transfer;
+        if greatest.is_none() {
+            *greatest = greatest_id(
+                self.connection,
+                "SELECT max(id) FROM (SELECT max(id) AS id FROM transfers
+                                      UNION ALL SELECT max(id) FROM holds)",
+            )?;
+        }
+        if greatest.is_some_and(|greatest| id > greatest) {
+            return Ok(false);
+        }
+        self.connection
             .prepare_cached(
                 "SELECT EXISTS (SELECT 1 FROM transfers WHERE id = ?1)
                      OR EXISTS (SELECT 1 FROM holds WHERE id = ?1)",
@@ -74,20 +108,32 @@ impl Rows for SqliteRows<'_> {
     }
 
     fn transfer(&mut self, id: TransferId) -> Result<Option<TransferRow>> {
-        reading::transfer_by_id(self.0, id)
+        reading::transfer_by_id(self.connection, id)
     }
 
     fn hold(&mut self, id: TransferId) -> Result<Option<HoldState>> {
-        hold(self.0, id)
+        hold(self.connection, id)
     }
 
     fn due_holds(&mut self, account: &Account, at_ms: i64, limit: usize) -> Result<Vec<HoldState>> {
+        let known = self.known.accounts.get(account);
+        let earliest = match known.and_then(|known| known.no_hold_ends_before_ms) {
+            Some(earliest) if earliest > at_ms => return Ok(Vec::new()),
+            // Holds that have ended since may have been the earliest.
+            _ => reading::first_hold_end(self.connection, account)?.unwrap_or(i64::MAX),
+        };
+        self.known.account(account, |known| {
+            known.no_hold_ends_before_ms = Some(earliest);
+        });
+        if earliest > at_ms {
+            return Ok(Vec::new());
+        }
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        reading::due_holds(self.0, account, at_ms, limit)
+        reading::due_holds(self.connection, account, at_ms, limit)
     }
 
     fn reversed(&mut self, id: TransferId) -> Result<i64> {
-        self.0
+        self.connection
             .prepare_cached(
                 "SELECT coalesce((SELECT amount FROM reversals WHERE transfer = ?1), 0)",
             )?
@@ -95,8 +141,12 @@ impl Rows for SqliteRows<'_> {
     }
 
     fn document_version(&mut self, collection: &'static str, id: &str) -> Result<i64> {
+        let name = (collection, id.to_owned());
+        if let Some(version) = self.known.documents.get(&name) {
+            return Ok(version);
+        }
         let version = self
-            .0
+            .connection
             .prepare_cached("SELECT version FROM documents WHERE collection = ?1 AND id = ?2")?
             .query_row([collection, id], |row| row.get(0))
             .optional()?;
@@ -104,21 +154,42 @@ impl Rows for SqliteRows<'_> {
     }
 
     fn claim(&mut self, name: &str) -> Result<Option<String>> {
-        claim(self.0, name)
+        claim(self.connection, name)
     }
 
     fn counter(&mut self, name: &str) -> Result<Option<i64>> {
-        counter(self.0, name)
+        match self.known.counters.get(name) {
+            Some(value) => Ok(Some(value)),
+            None => counter(self.connection, name),
+        }
     }
 
     fn usage(&mut self, window: &UsageWindow) -> Result<i64> {
+        let key = (window.subject.clone(), window.start_ms);
+        if let Some(used) = self.known.usage.get(&key) {
+            return Ok(used);
+        }
         let used = self
-            .0
+            .connection
             .prepare_cached("SELECT used FROM usage WHERE subject = ?1 AND start_ms = ?2")?
             .query_row(params![window.subject, window.start_ms], |row| row.get(0))
             .optional()?;
         Ok(used.unwrap_or(0))
     }
+}
+
+/// The greatest id that `sql` finds; `None` in an empty table.
+fn greatest_id<T>(connection: &Connection, sql: &str) -> Result<Option<T>>
+where
+    T: std::str::FromStr,
+    T::Err: std::error::Error + Send + Sync + 'static,
+{
+    let greatest: Option<String> = connection
+        .prepare_cached(sql)?
+        .query_row([], |row| row.get(0))?;
+    greatest
+        .map(|id| id.parse().map_err(unreadable))
+        .transpose()
 }
 
 pub(super) fn command(connection: &Connection, scope: &str) -> Result<Option<(String, Commit)>> {

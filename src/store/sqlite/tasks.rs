@@ -10,6 +10,8 @@ use crate::store::StoreError;
 /// Any other change, as a function that can run again.
 struct FunctionTask<T, F> {
     change: F,
+    /// The writer need not read the books again after it.
+    leaves_books: bool,
     result: Option<T>,
     answer: oneshot::Sender<Result<T, StoreError>>,
 }
@@ -22,6 +24,9 @@ where
     fn run(&mut self, writing: &mut Writing<'_>) -> Result<(), rusqlite::Error> {
         let (connection, at_ms) = writing.tables()?;
         self.result = Some((self.change)(connection, at_ms)?);
+        if !self.leaves_books {
+            writing.forget();
+        }
         Ok(())
     }
 
@@ -31,7 +36,8 @@ where
     }
 }
 
-/// Queues a change **now** and returns what it will have answered.
+/// Queues a change **now** and returns what it will have answered. What is asked for in the node's
+/// lane leaves the books alone.
 pub(super) fn run_task<T: Send + 'static>(
     queue: &Queue,
     lane: Lane,
@@ -42,6 +48,7 @@ pub(super) fn run_task<T: Send + 'static>(
         lane,
         Box::new(FunctionTask {
             change,
+            leaves_books: lane == Lane::Node,
             result: None,
             answer,
         }),

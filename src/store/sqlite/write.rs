@@ -1,15 +1,21 @@
 //! What a group changed, written to the tables: each table in turn, its rows in their order, so
 //! that the pages of one index are visited once.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 
 use rusqlite::{CachedStatement, Connection, Result, params};
 
+use super::known::Known;
 use crate::ledger::{Account, Changes, HoldState, NewDocument};
 
-/// Writes all of it, within the writer's transaction.
-pub(super) fn write(connection: &Connection, changes: &Changes) -> Result<()> {
-    let accounts = accounts(connection, changes)?;
+/// Writes all of it, within the writer's transaction. Answers where the accounts stand that
+/// changed.
+pub(super) fn write(
+    connection: &Connection,
+    changes: &Changes,
+    known: &Known,
+) -> Result<HashMap<Account, i64>> {
+    let accounts = accounts(connection, changes, known)?;
     transfers(connection, changes, &accounts)?;
     reversals(connection, changes)?;
     holds(connection, changes)?;
@@ -20,7 +26,8 @@ pub(super) fn write(connection: &Connection, changes: &Changes) -> Result<()> {
     events(connection, changes)?;
     due(connection, changes)?;
     commands(connection, changes)?;
-    commits(connection, changes)
+    commits(connection, changes)?;
+    Ok(accounts)
 }
 
 /// The statement, unless there is nothing to be done with it.
@@ -38,39 +45,69 @@ fn statement<'a, T>(
 }
 
 /// Answers the row ids of the accounts that changed, among which are those of all transfers.
-fn accounts(connection: &Connection, changes: &Changes) -> Result<BTreeMap<Account, i64>> {
-    let mut ids = BTreeMap::new();
-    statement(
-        connection,
-        changes.balances.iter(),
-        "INSERT INTO accounts (account, debits_posted, credits_posted, debits_pending,
-                               credits_pending, balance)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6)
-         ON CONFLICT (account) DO UPDATE SET debits_posted = ?2, credits_posted = ?3,
-             debits_pending = ?4, credits_pending = ?5, balance = ?6
-         RETURNING id",
-        |statement, (account, balance)| {
-            let shown = i64::try_from(balance.posted(account.kind().side())).ok();
-            let values = params![
-                account.to_string(),
-                balance.debits_posted.to_string(),
-                balance.credits_posted.to_string(),
-                balance.debits_pending,
-                balance.credits_pending,
-                shown,
-            ];
-            let id = statement.query_row(values, |row| row.get(0))?;
-            ids.insert(*account, id);
-            Ok(())
-        },
-    )?;
+fn accounts(
+    connection: &Connection,
+    changes: &Changes,
+    known: &Known,
+) -> Result<HashMap<Account, i64>> {
+    let mut ids = HashMap::with_capacity(changes.balances.len());
+    for (account, balance) in &changes.balances {
+        let shown = i64::try_from(balance.posted(account.kind().side())).ok();
+        let (debits, credits) = (
+            balance.debits_posted.to_string(),
+            balance.credits_posted.to_string(),
+        );
+        let (debits_pending, credits_pending) = (balance.debits_pending, balance.credits_pending);
+        let row = known.accounts.get(account).and_then(|known| known.row);
+        let id = match row {
+            Some(id) => {
+                connection
+                    .prepare_cached(
+                        "UPDATE accounts SET debits_posted = ?2, credits_posted = ?3,
+                             debits_pending = ?4, credits_pending = ?5, balance = ?6
+                         WHERE id = ?1",
+                    )?
+                    .execute(params![
+                        id,
+                        debits,
+                        credits,
+                        debits_pending,
+                        credits_pending,
+                        shown
+                    ])?;
+                id
+            }
+            None => connection
+                .prepare_cached(
+                    "INSERT INTO accounts (account, debits_posted, credits_posted,
+                                           debits_pending, credits_pending, balance)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+                     ON CONFLICT (account) DO UPDATE SET debits_posted = ?2,
+                         credits_posted = ?3, debits_pending = ?4, credits_pending = ?5,
+                         balance = ?6
+                     RETURNING id",
+                )?
+                .query_row(
+                    params![
+                        account.to_string(),
+                        debits,
+                        credits,
+                        debits_pending,
+                        credits_pending,
+                        shown
+                    ],
+                    |row| row.get(0),
+                )?,
+        };
+        ids.insert(*account, id);
+    }
     Ok(ids)
 }
 
 fn transfers(
     connection: &Connection,
     changes: &Changes,
-    accounts: &BTreeMap<Account, i64>,
+    accounts: &HashMap<Account, i64>,
 ) -> Result<()> {
     statement(
         connection,

@@ -13,6 +13,7 @@ use event_listener::Event;
 use rusqlite::Connection;
 
 use super::cache::Cache;
+use super::known::Known;
 use super::place::Place;
 use super::seat::Seat;
 use super::writing::Writing;
@@ -121,6 +122,7 @@ pub(super) struct Writer {
     pub(super) health: Arc<WriteHealth>,
     pub(super) queue: Arc<Queue>,
     pub(super) cache: Cache,
+    pub(super) known: Known,
     pub(super) clock: Arc<dyn crate::ports::Clock>,
     pub(super) times: CommitTimes,
     pub(super) committed: Arc<Event>,
@@ -190,20 +192,30 @@ impl Writer {
     fn commit(&mut self, group: &mut Group, at_ms: i64) -> Result<Written, Failure> {
         let connection = &self.connection;
         self.place.check()?;
-        let mut writing = run_all(connection, &mut group.tasks, at_ms).map_err(sql_error)?;
+        begin(connection, &mut self.known, &self.cache).map_err(sql_error)?;
+        // A failure leaves nothing known.
+        let known = std::mem::take(&mut self.known);
+        let mut writing = Writing::new(connection, known, at_ms);
+        run_all(&mut writing, &mut group.tasks).map_err(sql_error)?;
         let node_writes = group
             .has_node_writes
             .then(|| node_state::writes(connection))
             .transpose()
             .map_err(sql_error)?;
-        match connection.execute_batch("COMMIT") {
+        let committed = connection
+            .prepare_cached("COMMIT")
+            .and_then(|mut commit| commit.execute([]));
+        match committed {
             // It was written, and it may be into a file that nobody can open any more.
-            Ok(()) => match self.place.check() {
-                Ok(()) => Ok(Written {
-                    documents: writing.take_documents(),
-                    any_batch: writing.any_batch(),
-                    node_writes,
-                }),
+            Ok(_) => match self.place.check() {
+                Ok(()) => {
+                    self.known = writing.take_known();
+                    Ok(Written {
+                        documents: writing.take_documents(),
+                        any_batch: writing.any_batch(),
+                        node_writes,
+                    })
+                }
                 Err(cause) => Err(Failure::unknown(cause)),
             },
             Err(error) => match sql_error(error) {
@@ -216,16 +228,23 @@ impl Writer {
     }
 }
 
-fn run_all<'a>(
-    connection: &'a Connection,
-    group: &mut [Box<dyn Task>],
-    at_ms: i64,
-) -> Result<Writing<'a>, rusqlite::Error> {
+/// From here on nobody else writes; what others have written since the last group is not known.
+fn begin(connection: &Connection, known: &mut Known, cache: &Cache) -> rusqlite::Result<()> {
     connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
-    let mut writing = Writing::new(connection, at_ms);
-    for task in group.iter_mut() {
-        task.run(&mut writing)?;
+    let data_version = connection
+        .prepare_cached("PRAGMA data_version")?
+        .query_row([], |row| row.get(0))?;
+    if known.data_version != Some(data_version) {
+        *known = Known::default();
+        cache.clear();
     }
-    writing.tables()?;
-    Ok(writing)
+    known.data_version = Some(data_version);
+    Ok(())
+}
+
+fn run_all(writing: &mut Writing<'_>, group: &mut [Box<dyn Task>]) -> rusqlite::Result<()> {
+    for task in group.iter_mut() {
+        task.run(writing)?;
+    }
+    writing.tables().map(drop)
 }

@@ -2,6 +2,7 @@
 
 use rusqlite::{Connection, Result};
 
+use super::known::Known;
 use super::state::SqliteRows;
 use super::write::write;
 use crate::ledger::{Group, LastPositions, NewDocument};
@@ -12,6 +13,8 @@ use crate::store::group_commit::CommitTask;
 pub(super) struct Writing<'a> {
     connection: &'a Connection,
     group: Option<Group<SqliteRows<'a>>>,
+    /// While no group is open.
+    known: Known,
     /// When it is committed.
     at_ms: i64,
     any_batch: bool,
@@ -19,10 +22,11 @@ pub(super) struct Writing<'a> {
 }
 
 impl<'a> Writing<'a> {
-    pub(super) fn new(connection: &'a Connection, at_ms: i64) -> Self {
+    pub(super) fn new(connection: &'a Connection, known: Known, at_ms: i64) -> Self {
         Self {
             connection,
             group: None,
+            known,
             at_ms,
             any_batch: false,
             documents: Vec::new(),
@@ -34,8 +38,13 @@ impl<'a> Writing<'a> {
         let group = match &mut self.group {
             Some(group) => group,
             none => {
-                let last = last_positions(self.connection)?;
-                none.insert(Group::new(SqliteRows(self.connection), last))
+                let (connection, mut known) = (self.connection, std::mem::take(&mut self.known));
+                let last = match known.last {
+                    Some(last) => last,
+                    None => last_positions(connection)?,
+                };
+                known.last = Some(last);
+                none.insert(Group::new(SqliteRows { connection, known }, last))
             }
         };
         task.decide(group, self.at_ms)
@@ -44,12 +53,28 @@ impl<'a> Writing<'a> {
     /// The tables, with all in them that was decided so far; and the time of the commit.
     pub(super) fn tables(&mut self) -> Result<(&'a Connection, i64)> {
         if let Some(group) = self.group.take() {
-            let (changes, _) = group.finish();
+            let (changes, rows) = group.finish();
+            self.known = rows.known;
             self.any_batch |= !changes.is_empty();
-            write(self.connection, &changes)?;
+            let accounts = write(self.connection, &changes, &self.known)?;
+            self.known.written(&changes, &accounts);
             self.documents.extend(changes.documents.into_values());
         }
         Ok((self.connection, self.at_ms))
+    }
+
+    /// A change of the tables was made that is not followed.
+    pub(super) fn forget(&mut self) {
+        let data_version = self.known.data_version;
+        self.known = Known {
+            data_version,
+            ..Known::default()
+        };
+    }
+
+    /// What is known of the tables if all of it is committed.
+    pub(super) fn take_known(&mut self) -> Known {
+        std::mem::take(&mut self.known)
     }
 
     /// Whether any batch changed anything.

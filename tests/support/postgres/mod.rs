@@ -114,7 +114,8 @@ impl Cluster {
         assert!(status.success(), "{program}: {said}\n{log}");
     }
 
-    fn command(&self, program: &str, arguments: &[&str]) -> Command {
+    /// One of the server's programs, as the server's user.
+    pub fn command(&self, program: &str, arguments: &[&str]) -> Command {
         let program = self.programs.join(program);
         let mut command = match self.user {
             Some(user) => {
@@ -135,11 +136,16 @@ impl Cluster {
 
     /// The authority of the server's certificate, as a file.
     pub fn authority(&self) -> PathBuf {
-        let file = self.folder.path().join("ca.pem");
+        let file = self.folder().join("ca.pem");
         if !file.exists() {
             fs::write(&file, CA).unwrap();
         }
         file
+    }
+
+    /// Where the cluster is: the server's user can read here.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     /// A connection behind the store's back.

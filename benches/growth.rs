@@ -1,0 +1,216 @@
+//! What a charge, a balance and a page of history cost in old books and in young ones.
+//!
+//! Both books are made of real charges by the engine, with the same cards. SQLite's own counters
+//! tell how many pages each operation touches and how many instructions it runs: they are the same
+//! on every machine, so the bench fails when the old books need more than 1.3 times the young
+//! ones', or when anything scans a table. Times are printed and judged by nobody, and so is how
+//! often the pages were visited: that grows with the depth of the trees.
+//!
+//! `cargo bench --bench growth` compares a million charges with ten thousand;
+//! `-- --charges 10000000` takes a while and about 25 GB.
+
+#[path = "support/shop.rs"]
+mod shop;
+#[path = "support/transfers.rs"]
+mod transfers;
+#[path = "support/watch.rs"]
+mod watch;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use flashkit::ledger::Account;
+use flashkit::store::Store;
+use rusqlite::Connection;
+use shop::Shop;
+use transfers::Done;
+use watch::Work;
+
+const YOUNG: usize = 10_000;
+const OLD: usize = 1_000_000;
+/// Cards, in both books.
+const CARDS: usize = 1_000;
+/// The young books' history has this many pages of [`PAGE`] rows.
+const PAGES: usize = 1_000;
+const PAGE: usize = YOUNG / PAGES;
+/// Each operation is done so often, with another card each time.
+const TIMES: usize = 50;
+/// The old books may need at most 13 tenths of what the young ones need.
+const MOST_TENTHS: i64 = 13;
+
+/// What may be scanned: what a subquery with a limit has found, rows that stand in the statement
+/// itself, and the table of how often the books were moved.
+const SMALL: [&str; 3] = ["(subquery", "CONSTANT", "moves"];
+
+const OPERATIONS: [&str; 4] = [
+    "charge of a card",
+    "balance of a card",
+    "first page of history",
+    "thousandth page of history",
+];
+
+struct Books {
+    file: PathBuf,
+    shop: Shop,
+    /// Before the thousandth page and the [`TIMES`] before it: where a page begins in the tables'
+    /// own pages is chance.
+    before: Vec<Option<i64>>,
+    next_card: usize,
+}
+
+impl Books {
+    /// Books with so many charges, opened anew after the last one.
+    async fn with(file: PathBuf, charges: usize) -> Done<Self> {
+        let begun = Instant::now();
+        let mut shop = Shop::open(&file, CARDS).await?;
+        shop.charge_all(charges).await?;
+        let shop = shop.reopen(&file).await?;
+        let size = std::fs::metadata(&file)?.len() >> 20;
+        println!(
+            "{charges:9} charges made in {:.0} s: {size} MiB",
+            begun.elapsed().as_secs_f64()
+        );
+        let mut books = Self {
+            file,
+            shop,
+            before: Vec::new(),
+            next_card: 0,
+        };
+        let mut before = None;
+        for number in 1..PAGES {
+            before = books.page(before).await?;
+            if number >= PAGES - TIMES {
+                books.before.push(before);
+            }
+        }
+        // What is prepared once: statements, the merchant, the till.
+        for operation in 0..OPERATIONS.len() {
+            books.run(operation).await?;
+        }
+        Ok(books)
+    }
+
+    /// Reads a page; answers the position of its last row.
+    async fn page(&self, before: Option<i64>) -> Done<Option<i64>> {
+        let account = Account::merchant_payable(self.shop.merchant);
+        let rows = self.shop.store.transfers(&account, before, PAGE).await?;
+        if rows.len() != PAGE {
+            return Err(format!("a page of {} rows", rows.len()).into());
+        }
+        Ok(rows.last().map(|row| row.position))
+    }
+
+    /// An operation, once: how long it took and what it needed of SQLite.
+    async fn run(&mut self, operation: usize) -> Done<(Duration, Work)> {
+        self.next_card = (self.next_card + 1) % CARDS;
+        let tap = self.shop.tap(self.next_card)?;
+        watch::take();
+        let begun = Instant::now();
+        match operation {
+            0 => self.shop.charge(tap).await?,
+            1 => {
+                let account = Account::card_balance(self.shop.cards[self.next_card].0);
+                self.shop.store.balance(&account).await.map(drop)?;
+            }
+            2 => self.page(None).await.map(drop)?,
+            _ => {
+                let before = self.before[self.next_card % TIMES];
+                self.page(before).await.map(drop)?;
+            }
+        }
+        Ok((begun.elapsed(), watch::take()))
+    }
+}
+
+/// Whether the old books need no more than they may.
+async fn compare(young: &mut Books, old: &mut Books) -> Done<bool> {
+    let mut all_well = true;
+    println!("\nold to young books, each operation {TIMES} times in turn:");
+    for (operation, name) in OPERATIONS.iter().enumerate() {
+        let (mut works, mut times) = ([Work::default(); 2], [Vec::new(), Vec::new()]);
+        for _ in 0..TIMES {
+            for (place, books) in [&mut *young, &mut *old].into_iter().enumerate() {
+                let (time, work) = books.run(operation).await?;
+                works[place] += work;
+                times[place].push(time);
+            }
+        }
+        let [young, old] = works;
+        let is_well = old.pages * 10 <= young.pages * MOST_TENTHS
+            && old.steps * 10 <= young.steps * MOST_TENTHS
+            && young.scanned + old.scanned == 0;
+        all_well &= is_well;
+        let ratio = |old: i64, young: i64| old as f64 / young.max(1) as f64;
+        let each = |count: i64| count as f64 / TIMES as f64;
+        let [young_time, old_time] = times.map(median);
+        println!(
+            "  {name:28} pages x{:.2} ({:.1} to {:.1}), visits of them x{:.2}, steps x{:.2} ({:.0} to \
+             {:.0}), time x{:.2} ({:.0} to {:.0} us){}",
+            ratio(old.pages, young.pages),
+            each(young.pages),
+            each(old.pages),
+            ratio(old.visits, young.visits),
+            ratio(old.steps, young.steps),
+            each(young.steps),
+            each(old.steps),
+            old_time.as_secs_f64() / young_time.as_secs_f64(),
+            young_time.as_secs_f64() * 1e6,
+            old_time.as_secs_f64() * 1e6,
+            if is_well { "" } else { "  TOO MUCH" },
+        );
+    }
+    Ok(all_well)
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort();
+    times[times.len() / 2]
+}
+
+/// Whether no statement that has run plans to read a whole table.
+fn plans_are_well(file: &Path) -> Done<bool> {
+    let connection = Connection::open(file)?;
+    let (mut asked, mut all_well) = (0, true);
+    for sql in watch::statements() {
+        let Ok(mut plan) = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")) else {
+            continue;
+        };
+        asked += 1;
+        let lines = plan.raw_query().mapped(|row| row.get::<_, String>(3));
+        for line in lines.collect::<Result<Vec<_>, _>>()? {
+            let what = line.strip_prefix("SCAN ");
+            let is_small =
+                what.is_none_or(|what| SMALL.iter().any(|small| what.starts_with(small)));
+            if !is_small {
+                all_well = false;
+                println!("  {line}: {sql}");
+            }
+        }
+    }
+    println!("\n{asked} statements, no scan in any plan: {all_well}");
+    Ok(all_well)
+}
+
+async fn run(folder: &Path, charges: usize) -> Done<bool> {
+    watch::watch_new_connections();
+    let mut young = Books::with(folder.join("young.db"), YOUNG).await?;
+    let mut old = Books::with(folder.join("old.db"), charges).await?;
+    let is_flat = compare(&mut young, &mut old).await?;
+    let has_no_scan = plans_are_well(&old.file)?;
+    young.shop.engine.stop().await?;
+    old.shop.engine.stop().await?;
+    Ok(is_flat && has_no_scan)
+}
+
+fn main() -> Done {
+    let mut charges = std::env::args().skip_while(|argument| argument != "--charges");
+    let charges = charges.nth(1).map_or(Ok(OLD), |number| number.parse())?;
+    // Beside the build: a temporary folder may be in memory.
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
+    let runtime = tokio::runtime::Runtime::new()?;
+    if runtime.block_on(run(folder.path(), charges))? {
+        Ok(())
+    } else {
+        Err("old books cost more than young ones".into())
+    }
+}
