@@ -18,7 +18,7 @@ use super::connection::{
 use super::queue::Taker;
 use super::schema::SCHEMA_VERSION;
 use super::snapshot::{Keys, LOAD, Snapshot};
-use super::state::{Loaded, NotLoaded};
+use super::state::Loaded;
 use super::watch::Watch;
 use super::write::{Head, LOCK_HEAD, Statement, statements};
 use crate::ledger::{Batch, Changes, Commit, Group, LastPositions};
@@ -291,9 +291,9 @@ fn decide(
     let mut state = Group::new(Loaded::new(head, snapshot), last);
     let mut answers = Vec::new();
     for batch in batches {
-        match state.decide(batch, at_ms) {
-            Ok(answer) => answers.push(answer.map_err(Into::into)),
-            Err(NotLoaded) => {}
+        // What is not loaded yet is told by the rows, once every batch has named its own.
+        if let Ok(answer) = state.decide(batch, at_ms) {
+            answers.push(answer.map_err(Into::into));
         }
     }
     let (changes, loaded) = state.finish();
