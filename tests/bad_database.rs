@@ -8,7 +8,9 @@ use std::process::Command;
 use std::sync::Arc;
 
 use flashkit::ids::{BatchId, CardId, TransferId};
-use flashkit::ledger::{Account, Batch, NewEvent, NewTransfer, Step, TransferKind};
+use flashkit::ledger::{
+    Account, Batch, NewEvent, NewHold, NewTransfer, Step, TransferKind, UsageWindow,
+};
 use flashkit::ports::SystemClock;
 use flashkit::store::sqlite::SqliteStore;
 use flashkit::store::{CommitError, KeyPath, KeyValue, KeyValueWrite, Store, StoreError};
@@ -431,4 +433,64 @@ async fn a_node_never_runs_on_an_older_copy_of_its_state() {
     store.close().await.unwrap();
     let store = open(&books.file).unwrap();
     store.begin_epoch().await.unwrap();
+}
+
+/// One card's hold cannot be read any more: who debits that card learns of it, and everybody else,
+/// in the same groups, does not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_row_takes_no_other_commit_with_it() {
+    const DAMAGED: u8 = 200;
+    let books = Books::none();
+    let (store, income) = (open(&books.file).unwrap(), Account::fee_income());
+    store.commit(batch(DAMAGED)).await.unwrap();
+    let debit = |number: u8, from| NewTransfer {
+        id: TransferId::from_parts(2, [number; 10]),
+        debit: from,
+        credit: income,
+        amount: 1,
+        kind: TransferKind::Charge,
+        reference: "r".to_owned(),
+        credit_ceiling: None,
+    };
+    let hold = Step::Hold(NewHold {
+        transfer: debit(DAMAGED, card(DAMAGED)),
+        expires_at_ms: Some(1),
+        usage: vec![UsageWindow {
+            subject: "s".to_owned(),
+            start_ms: 0,
+            end_ms: i64::MAX,
+        }],
+    });
+    let one = |number: u8, step| Batch {
+        id: BatchId::from_parts(2, [number; 10]),
+        command: None,
+        steps: vec![step],
+    };
+    store.commit(one(DAMAGED, hold)).await.unwrap();
+    store.close().await.unwrap();
+    let raw = rusqlite::Connection::open(&books.file).unwrap();
+    let damage = "UPDATE holds SET usage = '[{'";
+    assert_eq!(raw.execute(damage, []).unwrap(), 1);
+    raw.close().unwrap();
+    let store = open(&books.file).unwrap();
+    let mut work = tokio::task::JoinSet::new();
+    for number in 0..DAMAGED {
+        let is_victim = number % 10 == 0;
+        let from = if is_victim {
+            card(DAMAGED)
+        } else {
+            Account::node_channels()
+        };
+        let (store, batch) = (
+            store.clone(),
+            one(number, Step::Transfer(debit(number, from))),
+        );
+        work.spawn(async move { (is_victim, store.commit(batch).await) });
+    }
+    while let Some(answered) = work.join_next().await {
+        let (is_victim, answer) = answered.unwrap();
+        let is_corrupt = matches!(answer, Err(CommitError::Store(StoreError::Corrupt { .. })));
+        assert_eq!(is_victim, is_corrupt, "{answer:?}");
+        assert_eq!(is_victim, answer.is_err());
+    }
 }

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use flashkit::ids::{BatchId, CardId, MerchantId, TransferId};
 use flashkit::ledger::{
-    Account, Batch, Commit, DueJob, HoldChangeRow, JournalCheck, NewEvent, NewHold, NewTransfer,
-    Refusal, Step, TransferKind, TransferRow,
+    Account, Batch, CommandRecord, Commit, DueJob, HoldChangeRow, JournalCheck, NewEvent, NewHold,
+    NewTransfer, Refusal, Step, TransferKind, TransferRow,
 };
 use flashkit::store::contract::{FreshStore, check_all, check_reopening};
 use flashkit::store::postgres::{PostgresConfig, PostgresStore};
@@ -898,4 +898,48 @@ async fn a_node_never_runs_on_a_copy_of_its_state() {
     assert_eq!(store.begin_epoch().await, Ok(epoch + 2));
     let store = open(&original).await;
     assert_eq!(store.begin_epoch().await, Ok(epoch + 2), "still at home");
+}
+
+/// A commit waits for a standby that is gone, and the server starts anew: the commit is there to be
+/// seen, on this machine alone. Nobody is told that it was made before a standby has it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_no_standby_has_is_not_acknowledged_out_of_the_tables() {
+    let Some(cluster) = Cluster::start() else {
+        return;
+    };
+    let config = PostgresConfig::new(cluster.url(cluster.port, "sslmode=disable"));
+    let config = config.patience(Duration::from_secs(2));
+    let clock = Arc::new(ManualClock::at(NOW_MS));
+    let store = PostgresStore::connect(config, clock).await.unwrap();
+    let wait_for = async |names: &str| {
+        let raw = cluster.raw().await;
+        let set = format!("ALTER SYSTEM SET synchronous_standby_names = '{names}'");
+        raw.batch_execute(&set).await.unwrap();
+        raw.batch_execute("SELECT pg_reload_conf()").await.unwrap();
+    };
+    wait_for("*").await;
+    let scope = "till/charge/1";
+    let batch = Batch {
+        command: Some(CommandRecord {
+            scope: scope.to_owned(),
+            fingerprint: "f".to_owned(),
+            answer: serde_json::Value::Null,
+        }),
+        ..batch(vec![fund(card(1), 5)])
+    };
+    let first = store.commit(batch.clone()).await;
+    assert_eq!(first, Err(StoreError::OutcomeUnknown.into()));
+    cluster.crash();
+    cluster.go_on();
+    let raw = cluster.raw().await;
+    let seen = raw
+        .query_one("SELECT count(*) FROM flashkit.commits", &[])
+        .await;
+    assert_eq!(seen.unwrap().get::<_, i64>(0), 1);
+    assert!(store.commit(batch.clone()).await.is_err());
+    assert!(store.command(scope).await.is_err());
+    wait_for("").await;
+    let again = store.commit(batch).await.unwrap();
+    assert!(again.replayed);
+    assert!(store.command(scope).await.unwrap().is_some());
 }

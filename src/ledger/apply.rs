@@ -4,6 +4,7 @@ use super::batch::{Batch, Commit, NewDocument, Step, UsageWindow};
 use super::journal::{ChainHash, CommitDigest, CommitRow};
 use super::refusal::Refusal;
 use super::state::{Rows, State};
+use super::transfer::NewHold;
 
 /// A batch was not carried out. The store must undo what was written of it.
 #[derive(Debug)]
@@ -52,6 +53,7 @@ pub fn apply<S: State>(
         at_ms,
         commit: place.position,
         digest: CommitDigest::default(),
+        steps: &batch.steps,
         step: 0,
     };
     for (index, step) in batch.steps.iter().enumerate() {
@@ -91,6 +93,8 @@ pub(super) struct Books<'a, S: State> {
     pub(super) commit: i64,
     /// Covers what is written, for the commit's hash.
     pub(super) digest: CommitDigest,
+    /// All steps of the batch.
+    steps: &'a [Step],
     /// The step at hand.
     pub(super) step: usize,
 }
@@ -198,10 +202,15 @@ impl<S: State> Books<'_, S> {
             }
             .into());
         }
-        let used = self.state.usage(window).map_err(store)?;
-        match used.checked_add(amount) {
-            Some(after) if after <= limit => self.state.put_usage(window, after).map_err(store),
-            _ => Err(Refusal::UsageExceeded {
+        let mut used = self.state.usage(window).map_err(store)?;
+        let room = |used: i64| used.checked_add(amount).filter(|after| *after <= limit);
+        if room(used).is_none() {
+            self.give_back_for_later_steps()?;
+            used = self.state.usage(window).map_err(store)?;
+        }
+        match room(used) {
+            Some(after) => self.state.put_usage(window, after).map_err(store),
+            None => Err(Refusal::UsageExceeded {
                 step,
                 subject,
                 limit,
@@ -210,6 +219,21 @@ impl<S: State> Books<'_, S> {
             }
             .into()),
         }
+    }
+
+    /// Gives back the holds that have ended on the accounts which later steps debit: what they
+    /// used up must not stand in the way of those steps.
+    fn give_back_for_later_steps(&mut self) -> Done<S> {
+        for step in self.steps.iter().skip(self.step) {
+            let (Step::Transfer(transfer)
+            | Step::TransferUpTo(transfer)
+            | Step::Hold(NewHold { transfer, .. })) = step
+            else {
+                continue;
+            };
+            self.without_due_holds(&transfer.debit)?;
+        }
+        Ok(())
     }
 
     pub(super) fn unuse(&mut self, window: &UsageWindow, amount: i64) -> Done<S> {

@@ -358,7 +358,10 @@ impl<S: State> Books<'_, S> {
 
     /// Gives back the holds on an account that have ended by now, whether or not a job has run;
     /// answers its totals after that.
-    fn without_due_holds(&mut self, account: &Account) -> Result<Balance, ApplyError<S::Error>> {
+    pub(super) fn without_due_holds(
+        &mut self,
+        account: &Account,
+    ) -> Result<Balance, ApplyError<S::Error>> {
         let balance = self.state.balance(account).map_err(store)?;
         if balance.debits_pending == 0 && balance.credits_pending == 0 {
             return Ok(balance);
@@ -385,13 +388,22 @@ impl<S: State> Books<'_, S> {
         account: &Account,
         ceiling: Option<i64>,
     ) -> Result<i128, ApplyError<S::Error>> {
-        let highest = self.highest(account)?;
+        let highest = self.highest(account, ceiling.is_some())?;
         Ok(i128::from(ceiling.unwrap_or(i64::MAX)) - highest)
     }
 
-    /// The most an account can become with what is on hold.
-    fn highest(&mut self, account: &Account) -> Result<i128, ApplyError<S::Error>> {
-        let balance = self.state.balance(account).map_err(store)?;
+    /// The most an account can become with what is on hold; where that is limited, without the
+    /// holds that have ended.
+    fn highest(
+        &mut self,
+        account: &Account,
+        is_limited: bool,
+    ) -> Result<i128, ApplyError<S::Error>> {
+        let balance = if is_limited {
+            self.without_due_holds(account)?
+        } else {
+            self.state.balance(account).map_err(store)?
+        };
         Ok(balance.highest(account.kind().side()))
     }
 
@@ -411,7 +423,7 @@ impl<S: State> Books<'_, S> {
 
     /// The account gains `amount`: may it?
     fn check_ceiling(&mut self, account: &Account, amount: i64, ceiling: Option<i64>) -> Done<S> {
-        let after = self.highest(account)? + i128::from(amount);
+        let after = self.highest(account, ceiling.is_some())? + i128::from(amount);
         let (step, account) = (self.step, *account);
         if let Some(ceiling) = ceiling
             && after > i128::from(ceiling)

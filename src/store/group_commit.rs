@@ -75,6 +75,15 @@ pub struct Group<T> {
 }
 
 impl<T: Waiting> Group<T> {
+    /// A group for each task, in their order.
+    pub(crate) fn one_by_one(self) -> impl Iterator<Item = Self> {
+        let has_node_writes = self.has_node_writes;
+        self.tasks.into_iter().map(move |task| Self {
+            tasks: vec![task],
+            has_node_writes,
+        })
+    }
+
     /// Tells everybody who waits for it what became of it: after the flush.
     pub fn finish(self, outcome: &Result<(), StoreError>) {
         for task in self.tasks {

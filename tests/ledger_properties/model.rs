@@ -333,6 +333,9 @@ impl Model {
     /// How much an account may grow or shrink.
     fn room(&mut self, account: usize, grows: bool, ceiling: Option<i64>) -> i128 {
         if grows {
+            if ceiling.is_some() {
+                self.end_due(account);
+            }
             let most = self.balance(account).2;
             return i128::from(ceiling.unwrap_or(i64::MAX)) - most;
         }

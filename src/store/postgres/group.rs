@@ -20,7 +20,7 @@ use super::schema::SCHEMA_VERSION;
 use super::snapshot::{Keys, LOAD, Snapshot};
 use super::state::Loaded;
 use super::watch::Watch;
-use super::write::{Head, LOCK_HEAD, Statement, statements};
+use super::write::{CONFIRM, Head, LOCK_HEAD, Statement, statements};
 use crate::ledger::{Batch, Changes, Commit, Group, LastPositions};
 use crate::ports::Clock;
 use crate::store::{CommitError, StoreError, WriteHealth};
@@ -93,8 +93,11 @@ impl GroupWriter {
     async fn commit(&mut self, batches: &[Batch]) -> Vec<Answer> {
         let error = match self.persevere(batches).await {
             Ok(answers) => return answers,
-            Err(Failed::NotDone(StoreError::Io { .. })) if batches.len() > 1 => {
-                // One that the database cannot take does not take the others with it.
+            Err(Failed::NotDone(StoreError::Io { .. } | StoreError::Corrupt { .. }))
+                if batches.len() > 1 =>
+            {
+                // One that the database cannot take, or that meets a damaged row, does not take
+                // the others with it.
                 let mut answers = Vec::new();
                 for batch in batches {
                     let answer = self.persevere(std::slice::from_ref(batch)).await;
@@ -172,10 +175,14 @@ impl GroupWriter {
             }
         };
         if changes.is_empty() {
-            connection
-                .batch_execute("ROLLBACK")
-                .await
-                .map_err(not_done)?;
+            // What was done before may stand in no standby yet: nothing is acknowledged out of it
+            // before a commit that waits for them.
+            let has_replays = answers.iter().flatten().any(|commit| commit.replayed);
+            if has_replays {
+                connection.batch_execute(CONFIRM).await.map_err(not_done)?;
+            }
+            let end = if has_replays { "COMMIT" } else { "ROLLBACK" };
+            connection.batch_execute(end).await.map_err(not_done)?;
             return Ok(answers);
         }
         let statements = statements(&changes, &snapshot, &head, at_ms)?;

@@ -39,6 +39,7 @@ use self::group::{CommitTask, GroupWriter};
 use self::node_state::{NodeTask, NodeWriter};
 use self::queue::{Queue, Stopped, Taker};
 use self::watch::Watch;
+use self::write::CONFIRM;
 use super::{
     CommitError, DocumentPosition, DocumentQuery, MAX_PAGE, Store, StoreError, StoreTrouble,
     WriteHealth,
@@ -226,6 +227,10 @@ impl Store for PostgresStore {
         let rows = self
             .rows(reads::COMMAND, vec![Box::new(scope.to_owned())])
             .await?;
+        if !rows.is_empty() {
+            // Whoever asks takes what is found for done for ever.
+            self.rows(CONFIRM, Vec::new()).await?;
+        }
         rows.first().map(reads::command).transpose()
     }
 

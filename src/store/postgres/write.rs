@@ -33,6 +33,10 @@ SELECT schema_version, last_commit_ms, commit_position, transfer_position, hold_
        event_position, account_id, chain_sequence, chain_hash, chain_writer
 FROM head FOR UPDATE";
 
+/// Changes nothing, and its commit waits for the standbys as any does: once it is answered, all
+/// that was visible before it stands where it must.
+pub(super) const CONFIRM: &str = "UPDATE head SET id = id";
+
 const MOVE_HEAD: &str = "
 UPDATE head SET last_commit_ms = $1, commit_position = $2, transfer_position = $3,
                 hold_change_position = $4, event_position = $5, account_id = $6,

@@ -106,6 +106,11 @@ impl Failure {
         let answer = StoreError::OutcomeUnknown;
         Self { answer, cause }
     }
+
+    /// Nothing was changed, and the reason may lie in what one task has read.
+    fn is_of_a_row(&self) -> bool {
+        matches!(self.answer, StoreError::Corrupt { .. })
+    }
 }
 
 impl From<StoreError> for Failure {
@@ -164,6 +169,14 @@ impl Writer {
         }
         let at_ms = self.times.next(self.clock.now_ms());
         let outcome = self.commit(&mut group, at_ms);
+        if let Err(failure) = &outcome
+            && failure.is_of_a_row()
+            && group.tasks.len() > 1
+        {
+            // One that meets a damaged row does not take the others with it.
+            drop(self.connection.execute_batch("ROLLBACK"));
+            return group.one_by_one().for_each(|alone| self.write(alone));
+        }
         match &outcome {
             Ok(written) => {
                 self.times.written(at_ms, written.any_batch);
