@@ -130,7 +130,9 @@ pub trait Store: Send + Sync {
     /// The totals of an account; all zero for one that was never used.
     async fn balance(&self, account: &Account) -> Result<Balance, StoreError>;
 
-    /// All accounts that were ever used, in their order, after `after`.
+    /// All accounts that were ever used, in their order, after `after`. Whatever one call answers
+    /// stood so at one moment, and only `limit` bounds it: `usize::MAX` gives all accounts as
+    /// they are between two commits.
     async fn balances(
         &self,
         after: Option<Account>,
