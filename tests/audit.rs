@@ -4,9 +4,12 @@
 mod support;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use flashkit::Engine;
+use flashkit::ids::{BatchId, CardId, TransferId};
+use flashkit::ledger::{Account, Batch, NewTransfer, Step, TransferKind};
 use flashkit::lightning::simulated::SimulatedNetwork;
 use flashkit::ports::{Clock, SystemClock};
 use flashkit::reports::{Audit, Control};
@@ -157,4 +160,76 @@ async fn an_edited_transfer_is_as_old_as_it_is() {
         assert_eq!(difference.since_ms, edited_ms, "{difference:?}");
     }
     assert!(found.is_balanced, "by the totals that are kept");
+}
+
+/// More accounts than fit into one page, and money that moves all the while.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn honest_books_balance_at_every_moment() {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = Arc::new(SystemClock);
+    let file = SqliteStore::open(folder.path().join("books.db"), clock.clone()).unwrap();
+    let stores: [Arc<dyn Store>; 2] = [Arc::new(MemoryStore::new(clock)), Arc::new(file)];
+    for store in stores {
+        let funds = (0..ACCOUNTS).map(|number| transfer(number, Account::node_channels()));
+        store.commit(batch(0, funds.collect())).await.unwrap();
+        let engine = shop::engine_on(store.clone(), None).await;
+        let (moving, number) = (store.clone(), Arc::new(AtomicU64::new(ACCOUNTS)));
+        let (stop, count) = (Arc::new(AtomicBool::new(false)), number.clone());
+        let ended = stop.clone();
+        let load = tokio::spawn(async move {
+            while !ended.load(Ordering::SeqCst) {
+                let number = count.fetch_add(1, Ordering::SeqCst);
+                let step = transfer(number, card((number * 7) % ACCOUNTS));
+                moving.commit(batch(number, vec![step])).await.unwrap();
+            }
+        });
+        for _ in 0..50 {
+            let books = engine.reports().trial_balance(&engine.issuer()).await;
+            let books = books.unwrap().value;
+            assert!(books.is_balanced(), "{:?}", books.totals);
+            assert!(books.lines.len() > usize::try_from(ACCOUNTS).unwrap());
+        }
+        stop.store(true, Ordering::SeqCst);
+        load.await.unwrap();
+        assert!(
+            number.load(Ordering::SeqCst) > ACCOUNTS + 50,
+            "nothing moved"
+        );
+        engine.stop().await.unwrap();
+    }
+}
+
+const ACCOUNTS: u64 = 1_500;
+
+fn random(number: u64) -> [u8; 10] {
+    let mut random = [9; 10];
+    random[..8].copy_from_slice(&number.to_be_bytes());
+    random
+}
+
+fn card(number: u64) -> Account {
+    Account::card_balance(CardId::from_parts(1, random(number)))
+}
+
+/// From an account to the card of the number.
+fn transfer(number: u64, debit: Account) -> Step {
+    let (amount, credit) = if number < ACCOUNTS {
+        (1_000_000, card(number))
+    } else {
+        (1, Account::fee_income())
+    };
+    Step::Transfer(NewTransfer {
+        id: TransferId::from_parts(1, random(number)),
+        debit,
+        credit,
+        amount,
+        kind: TransferKind::Capital,
+        reference: String::new(),
+        credit_ceiling: None,
+    })
+}
+
+fn batch(number: u64, steps: Vec<Step>) -> Batch {
+    let (id, command) = (BatchId::from_parts(1, random(number)), None);
+    Batch { id, command, steps }
 }

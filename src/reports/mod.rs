@@ -14,7 +14,6 @@ use crate::access::Credential;
 use crate::core::{Answer, Core};
 use crate::ledger::{Account, Balance, Side};
 use crate::money::Asset;
-use crate::store::MAX_PAGE;
 
 pub use audit::{Audit, BooksDifference, Control};
 pub use error::ReportError;
@@ -75,10 +74,8 @@ impl Reports {
         Self { core }
     }
 
-    /// The trial balance. Issuer only.
-    ///
-    /// It is read in pages: while money moves, lines of different commits can stand beside each
-    /// other.
+    /// The trial balance, of one moment between two commits, whatever moves meanwhile. Issuer
+    /// only.
     ///
     /// # Errors
     /// `access.*`, `store.*`.
@@ -92,14 +89,8 @@ impl Reports {
             lines: Vec::new(),
             totals: BTreeMap::new(),
         };
-        let mut after = None;
-        loop {
-            let page = self.core.store.balances(after, MAX_PAGE).await?;
-            let Some((last, _)) = page.last() else { break };
-            after = Some(*last);
-            for (account, balance) in page {
-                add(&mut report, account, balance);
-            }
+        for (account, balance) in self.core.store.balances(None, usize::MAX).await? {
+            add(&mut report, account, balance);
         }
         Ok(Answer {
             as_of_ms,

@@ -121,7 +121,8 @@ pub const MAX_PAGE: usize = 1_000;
 ///   of one moment: a batch is in it whole, or not at all.
 /// - **In order.** Positions grow from 1 with the commits, and none appears below one that can be
 ///   seen: a reader that has seen position *n* has seen everything up to *n*.
-/// - **In pages.** Every list takes a `limit`; less than 1 is 1, and more than [`MAX_PAGE`] is that.
+/// - **In pages.** Every list takes a `limit`; less than 1 is 1, and more than [`MAX_PAGE`] is that,
+///   but for [`balances`](Self::balances).
 /// - **Anywhere.** No call needs a particular async runtime, and none blocks the thread it is called
 ///   on. A future that is dropped has either done nothing yet or is carried out all the same.
 ///   Dropping a store does not block either; what it had taken in may still be done.
@@ -165,7 +166,9 @@ pub trait Store: Send + Sync {
     async fn balance(&self, account: &Account) -> Result<Balance, StoreError>;
 
     /// All accounts that were ever used, in the order of their text, after `after`: also those
-    /// that are empty again, or that only a hold has named.
+    /// that are empty again, or that only a hold has named. Whatever one call answers stood so at
+    /// one moment, and only `limit` bounds it, not [`MAX_PAGE`]: `usize::MAX` gives all accounts
+    /// as they are between two commits.
     async fn balances(
         &self,
         after: Option<Account>,

@@ -197,7 +197,7 @@ impl Store for RedbStore {
         after: Option<Account>,
         limit: usize,
     ) -> Result<Vec<(Account, Balance)>, StoreError> {
-        self.ask(move |books| books.balances(after, page_of(limit)))
+        self.ask(move |books| books.balances(after, limit.max(1)))
             .await
     }
 

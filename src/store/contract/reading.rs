@@ -96,12 +96,20 @@ pub async fn balances_are_paged_in_order(fresh: &FreshStore) -> Kept {
         paged.extend(page);
     }
     let listed: Vec<_> = paged.iter().map(|(account, _)| *account).collect();
-    probe.same("the accounts", listed, accounts)?;
+    probe.same("the accounts", listed, accounts.clone())?;
     for (account, balance) in paged {
         probe.same("the balance", probe.balance(account).await?, balance)?;
     }
     let unused = probe.balance(card(6)).await?;
-    probe.same("an account that was never used", unused, Default::default())
+    probe.same("an account that was never used", unused, Default::default())?;
+    // One call can answer more than a page of anything else: all accounts, of one moment.
+    let funds: Vec<_> = (11..=1_100)
+        .map(|number| probe.fund(card(number), 1))
+        .collect();
+    let many = accounts.len() + funds.len();
+    probe.commit(funds).await?;
+    let all = probe.read(probe.store().balances(None, usize::MAX).await)?;
+    probe.same("all accounts", all.len(), many)
 }
 
 /// Documents are found by a range of keys, in the order of the keys' bytes and then of the ids,

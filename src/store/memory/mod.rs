@@ -155,7 +155,7 @@ impl Store for MemoryStore {
         Ok(rows
             .into_iter()
             .filter(|(text, ..)| after.as_ref().is_none_or(|after| text > after))
-            .take(limit.clamp(1, MAX_PAGE))
+            .take(limit.max(1))
             .map(|(_, account, balance)| (account, balance))
             .collect())
     }

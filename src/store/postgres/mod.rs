@@ -276,7 +276,8 @@ impl Store for PostgresStore {
         limit: usize,
     ) -> Result<Vec<(Account, Balance)>, StoreError> {
         let after = after.map(|account| account.to_string()).unwrap_or_default();
-        let params: Vec<Param> = vec![Box::new(after), Box::new(sql_limit(limit))];
+        let limit = i64::try_from(limit.max(1)).unwrap_or(i64::MAX);
+        let params: Vec<Param> = vec![Box::new(after), Box::new(limit)];
         let rows = self.rows(reads::BALANCES, params).await?;
         rows.iter().map(reads::balance).collect()
     }

@@ -42,9 +42,10 @@ pub(super) fn balances(
             "SELECT account, debits_posted, credits_posted, debits_pending, credits_pending
              FROM accounts WHERE account > ?1 ORDER BY account LIMIT ?2",
         )?
-        .query_map(params![after, sql_limit(limit)], |row| {
-            Ok((parsed(row, 0)?, balance_from_row(row, 1)?))
-        })?
+        .query_map(
+            params![after, i64::try_from(limit.max(1)).unwrap_or(i64::MAX)],
+            |row| Ok((parsed(row, 0)?, balance_from_row(row, 1)?)),
+        )?
         .collect()
 }
 
