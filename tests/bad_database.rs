@@ -435,6 +435,45 @@ async fn a_node_never_runs_on_an_older_copy_of_its_state() {
     store.begin_epoch().await.unwrap();
 }
 
+/// The whole folder is copied and put back later, as every phone's backup does: the lock's file says
+/// what the old database says, and is not the file it was.
+#[tokio::test]
+async fn a_node_never_runs_on_a_copy_of_the_whole_folder() {
+    let books = Books::closed().await;
+    let store = open(&books.file).unwrap();
+    node_writes(&store, 3).await;
+    store.close().await.unwrap();
+    let yesterday = tempfile::tempdir().unwrap();
+    for path in [books.file.clone(), books.beside(".lock")] {
+        let to = yesterday.path().join(path.file_name().unwrap());
+        fs::copy(path, to).unwrap();
+    }
+    let copy = yesterday.path().join(books.file.file_name().unwrap());
+    for _ in 0..2 {
+        let store = open(&copy).unwrap();
+        let refused = store.begin_epoch().await.unwrap_err();
+        assert_eq!(refused.code(), "store.stale_node_state");
+        assert_eq!(use_all(&store).await, [""; 0], "the books are usable");
+        store.close().await.unwrap();
+    }
+    let store = open(&copy).unwrap();
+    store.trust_node_state();
+    node_writes(&store, 1).await;
+    store.close().await.unwrap();
+    let store = open(&copy).unwrap();
+    store.begin_epoch().await.unwrap();
+    store.close().await.unwrap();
+    // What only has another name is what it was.
+    let renamed = copy.with_file_name("renamed.db");
+    fs::rename(&copy, &renamed).unwrap();
+    fs::rename(
+        copy.with_file_name("books.db.lock"),
+        renamed.with_file_name("renamed.db.lock"),
+    )
+    .unwrap();
+    open(&renamed).unwrap().begin_epoch().await.unwrap();
+}
+
 /// One card's hold cannot be read any more: who debits that card learns of it, and everybody else,
 /// in the same groups, does not.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -18,6 +18,7 @@ use flashkit::ledger::Account;
 use flashkit::lightning::Bolt11Details;
 use flashkit::ports::SystemClock;
 use flashkit::settlement::{Payout, PayoutState, RequestPayout};
+#[cfg(feature = "ldk")]
 use flashkit::store::Store;
 use flashkit::store::sqlite::SqliteStore;
 use flashkit::testkit::wallet::Wallet;

@@ -96,7 +96,7 @@ impl SqliteStore {
         let file = file.as_path();
         let mut seat = Seat::take(file)?;
         let mut connection = connect(file, OpenFlags::SQLITE_OPEN_CREATE)?;
-        schema::prepare(&mut connection, file, seat.found.is_some())?;
+        schema::prepare(&mut connection, file, seat.was_used)?;
         harden(&connection)?;
         let node_writes = node_state::writes(&connection).map_err(sql_error)?;
         let stale = match seat.found {

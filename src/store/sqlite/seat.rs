@@ -3,7 +3,9 @@
 //!
 //! The number is written after each commit that has writes of the node in it, and not flushed:
 //! it is never ahead of the file, and behind it only after a loss of power. A file with fewer
-//! writes in it than the number says is an older one that was put back.
+//! writes in it than the number says is an older one that was put back. Beside the number stands
+//! which file the lock's is: one that was copied together with the database, and may be as old as
+//! that, is another one.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -15,8 +17,27 @@ use crate::store::StoreError;
 pub(super) struct Seat {
     file: File,
     folder: PathBuf,
-    /// How often the node has written, as found at the start; `None` in a new seat.
+    /// Which file this is, as long as nobody copies it.
+    identity: String,
+    /// How often the node has written, as found at the start; `None` in a new seat, and in a copy
+    /// of one.
     pub(super) found: Option<i64>,
+    /// Somebody had the seat before, or what it was copied from.
+    pub(super) was_used: bool,
+}
+
+/// The file's number and when it was made, as far as the system tells: both stay when the file is
+/// renamed or written to, and neither is another file's.
+fn identity(file: &File) -> std::io::Result<String> {
+    let metadata = file.metadata()?;
+    #[cfg(unix)]
+    let number = std::os::unix::fs::MetadataExt::ino(&metadata);
+    #[cfg(not(unix))]
+    let number = 0;
+    let made = metadata.created().ok();
+    let made = made.and_then(|made| made.duration_since(std::time::UNIX_EPOCH).ok());
+    let made = made.map_or(0, |made| made.as_nanos());
+    Ok(format!("{number}-{made}"))
 }
 
 /// One name for a file, however it is reached.
@@ -59,12 +80,18 @@ impl Seat {
         }
         let mut text = String::new();
         file.read_to_string(&mut text).map_err(io_error)?;
-        let found = text.trim().parse().ok();
+        let mut words = text.split_whitespace();
+        let written: Option<i64> = words.next().and_then(|number| number.parse().ok());
+        let identity = identity(&file).map_err(io_error)?;
+        // Older versions wrote the number alone.
+        let is_copied = words.next().is_some_and(|word| word != identity);
         let folder = database.parent().unwrap_or(Path::new(".")).to_owned();
         Ok(Self {
             file,
             folder,
-            found,
+            identity,
+            found: written.filter(|_| !is_copied),
+            was_used: written.is_some(),
         })
     }
 
@@ -85,6 +112,6 @@ impl Seat {
 
     fn write(&mut self, writes: i64) -> std::io::Result<()> {
         self.file.seek(SeekFrom::Start(0))?;
-        writeln!(self.file, "{writes:020}")
+        writeln!(self.file, "{writes:020} {}", self.identity)
     }
 }
