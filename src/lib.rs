@@ -42,3 +42,8 @@ pub use jobs::JobsRun;
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// The guide for whoever writes a store, compiled and run.
+#[cfg(all(doctest, feature = "testkit"))]
+#[doc = include_str!("../docs/guide/write-a-store.md")]
+struct WriteAStore;

@@ -14,7 +14,7 @@ use flashkit::ledger::{
     Account, Batch, CommandRecord, Commit, DueJob, HoldChangeRow, JournalCheck, NewEvent, NewHold,
     NewTransfer, Refusal, Step, TransferKind, TransferRow,
 };
-use flashkit::store::contract::{FreshStore, check_all};
+use flashkit::store::contract::{FreshStore, check_all, check_reopening};
 use flashkit::store::postgres::{PostgresConfig, PostgresStore};
 use flashkit::store::{
     CommitError, DocumentQuery, KeyPath, KeyValue, KeyValueWrite, MAX_PAGE, MemoryStore, Store,
@@ -172,7 +172,17 @@ async fn the_postgres_store_keeps_the_contract() {
     .await
     .unwrap_or_else(|violation| panic!("{violation}"));
     println!("{} promises kept: {}", kept.len(), kept.join(", "));
-    assert!(kept.len() >= 31);
+    assert!(kept.len() >= 41);
+
+    check_reopening(|clock| {
+        let config = bench.config(bench.cluster.port).schema("reopened");
+        async move {
+            let store = Arc::new(PostgresStore::connect(config, clock.clone()).await?);
+            Ok(FreshStore::new(store.clone(), store, clock))
+        }
+    })
+    .await
+    .unwrap_or_else(|violation| panic!("{violation}"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use flashkit::store::MemoryStore;
+#[cfg(feature = "sqlite")]
+use flashkit::store::contract::check_reopening;
 use flashkit::store::contract::{FreshStore, check_all};
 
 fn report(kept: &[&str]) {
     println!("{} promises kept: {}", kept.len(), kept.join(", "));
-    assert!(kept.len() >= 39);
+    assert!(kept.len() >= 41);
 }
 
 #[tokio::test]
@@ -38,4 +40,15 @@ async fn the_sqlite_store_keeps_the_contract() {
     })
     .await;
     report(&kept.unwrap_or_else(|violation| panic!("{violation}")));
+
+    let file = folder.path().join("reopened.db");
+    let reopened = check_reopening(|clock| {
+        let file = file.clone();
+        async move {
+            let store = Arc::new(SqliteStore::open(&file, clock.clone())?);
+            Ok(FreshStore::new(store.clone(), store, clock))
+        }
+    })
+    .await;
+    reopened.unwrap_or_else(|violation| panic!("{violation}"));
 }

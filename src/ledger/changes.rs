@@ -1,39 +1,45 @@
 //! What a group of batches changes, gathered in memory over the rows of a store.
 //!
-//! A store that commits several batches at once reads its rows through a [`Group`], lets
-//! [`apply`](super::apply) carry out one batch after another upon it, and writes the [`Changes`]
-//! when all are decided: a row that many batches change is written once, and one refused batch
-//! leaves no trace, without a savepoint each.
+//! A store that commits several batches at once reads its rows through a [`Group`], has it
+//! [decide](Group::decide) one batch after another, and writes the [`Changes`] when all are
+//! decided: a row that many batches change is written once, and one refused batch leaves no
+//! trace, without a savepoint each.
 
 use std::collections::BTreeMap;
 
 use super::account::Account;
+use super::apply::{ApplyError, apply};
 use super::balance::Balance;
-use super::batch::{Commit, DueJob, NewDocument, NewEvent, UsageWindow};
+use super::batch::{Batch, Commit, DueJob, NewDocument, NewEvent, UsageWindow};
 use super::journal::{ChainHead, CommitPlace, CommitRow};
+use super::refusal::Refusal;
 use super::state::{Rows, State};
 use super::transfer::{HoldChangeRow, HoldState, TransferRow};
 use crate::ids::{BatchId, TransferId};
 
-/// The rows that batches have changed, as they are to be written. Rows that are appended stand
-/// in their order; of the others each key has its last value.
+/// The rows that batches have changed, as they are to be written: all of them in one atomic
+/// change, or none. Rows that are appended stand in their order; of the others each key has its
+/// last value, which takes the place of the one before.
 #[derive(Debug, Default)]
 pub struct Changes {
-    /// Appended commits.
+    /// Appended commits, with their positions. A commit is found by its batch.
     pub commits: Vec<CommitRow>,
     /// Commands by their scope: the fingerprint, and what was committed.
     pub commands: BTreeMap<String, (String, Commit)>,
     /// Totals of accounts.
     pub balances: BTreeMap<Account, Balance>,
-    /// Appended transfers, with their positions.
+    /// Appended transfers, with their positions. A transfer is found by its id, and is in the list
+    /// of both its accounts.
     pub transfers: Vec<TransferRow>,
     /// How much was undone of a transfer.
     pub reversed: BTreeMap<TransferId, i64>,
     /// Appended changes of holds, with their positions.
     pub hold_changes: Vec<HoldChangeRow>,
-    /// Holds by their id.
+    /// Holds by their id. One that ends by itself is due for both its accounts, as long as
+    /// something remains of it.
     pub holds: BTreeMap<TransferId, HoldState>,
-    /// Documents by collection and id, each with its new version.
+    /// Documents by collection and id, each with its new version. The keys of the version before
+    /// are no longer in any index.
     pub documents: BTreeMap<(&'static str, String), (i64, NewDocument)>,
     /// Names, and who claimed them.
     pub claims: BTreeMap<String, String>,
@@ -41,9 +47,11 @@ pub struct Changes {
     pub counters: BTreeMap<String, i64>,
     /// By subject and start of the window: its end, and what was used in it.
     pub usage: BTreeMap<(String, i64), (i64, i64)>,
-    /// Appended events, each with its time in milliseconds.
+    /// Appended events, each with its time in milliseconds. The store gives them the positions
+    /// after the last one.
     pub events: Vec<(NewEvent, i64)>,
-    /// By kind and object: when the job is due, or `None` for one that is done.
+    /// By kind and object: when the job is due, or `None` for one that is done and may be missing.
+    /// Either way a lease that it had is over.
     pub due: BTreeMap<(String, String), Option<i64>>,
     batches: BTreeMap<BatchId, (i64, Option<String>)>,
     transfer_of_id: BTreeMap<TransferId, TransferRow>,
@@ -74,7 +82,7 @@ impl Changes {
     }
 }
 
-/// The last positions that a store has given out; those of a group follow.
+/// The last positions that a store has given out, 0 before the first; those of a group follow.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct LastPositions {
     /// Of a transfer.
@@ -83,8 +91,9 @@ pub struct LastPositions {
     pub hold_change: i64,
 }
 
-/// The state of the books within a group. One batch at a time is applied to it, and then
-/// [kept](Self::keep) or [undone](Self::undo).
+/// The state of the books within a group. One batch at a time is [decided](Self::decide); or, by
+/// whoever needs the two steps apart, [applied](apply) and then [kept](Self::keep) or
+/// [undone](Self::undo).
 #[derive(Debug)]
 pub struct Group<R> {
     rows: R,
@@ -102,6 +111,34 @@ impl<R: Rows> Group<R> {
             last,
             group,
             batch,
+        }
+    }
+
+    /// Decides a batch as of `at_ms`, upon those of the group that were kept before it: with every
+    /// guard, and without a trace of one that is refused. `at_ms` must not be less than that of
+    /// any commit before. The answer is to be given only when the [`Changes`] of the whole group
+    /// are durable, a refusal included, which was decided upon them.
+    ///
+    /// # Errors
+    /// What reading the rows failed with. The batch has no trace then either.
+    pub fn decide(
+        &mut self,
+        batch: &Batch,
+        at_ms: i64,
+    ) -> Result<Result<Commit, Refusal>, R::Error> {
+        match apply(self, batch, at_ms) {
+            Ok(commit) => {
+                self.keep();
+                Ok(Ok(commit))
+            }
+            Err(ApplyError::Refused(refusal)) => {
+                self.undo();
+                Ok(Err(refusal))
+            }
+            Err(ApplyError::Store(error)) => {
+                self.undo();
+                Err(error)
+            }
         }
     }
 

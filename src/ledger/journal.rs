@@ -108,7 +108,7 @@ pub struct CommitPlace {
 }
 
 /// A commit as it stands in the books.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CommitRow {
     /// Its place in the order of all commits.
     pub position: i64,

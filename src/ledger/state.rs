@@ -1,7 +1,12 @@
 //! What a store keeps, as [`apply`](super::apply) sees it.
 //!
 //! A store says how its rows are read, [`Rows`]. What a batch changes is best gathered over them
-//! in memory, by [`Changes`](super::Changes), and written when the whole group was decided.
+//! in memory, by [`Group`](super::Group), and its [`Changes`](super::Changes) written when the
+//! whole group was decided.
+//!
+//! The rows that are given to a store can be serialised with serde, and it may keep them so: what
+//! one version wrote, every later one reads. Totals of accounts need integers of 128 bits. Not so
+//! [`Commit`], of which only the parts are kept: an answer of JSON's `null` is not a missing one.
 
 use super::account::Account;
 use super::balance::Balance;
@@ -11,15 +16,27 @@ use super::transfer::{HoldChangeRow, HoldState, TransferRow};
 use crate::ids::{BatchId, TransferId};
 
 /// The rows of a store, as they are within one open atomic change.
+///
+/// # Contract
+/// All commits so far are in them, and nobody else changes them until what was decided upon them
+/// was written: otherwise two batches could spend the same money. Under a
+/// [`Group`](super::Group) they are as of the beginning of the group, since it remembers what its
+/// batches change; without it they have what was written through [`State`] so far.
+///
+/// An error is the store's own, and ends the change: nothing of it may be written. What cannot be
+/// read is an error, never a missing row: a claim that was not found could be given away twice.
 pub trait Rows {
     /// What the store itself can fail with.
     type Error;
-    /// The commit under this batch id, if it was done.
+    /// The commit under this batch id, if it was done; its answer is that of its command, `None`
+    /// where it has none or it was forgotten. `replayed` is not set.
     fn commit_of_batch(&mut self, batch: BatchId) -> Result<Option<Commit>, Self::Error>;
-    /// Where the commit that is being made will stand: after all commits, at the end of this
-    /// writer's chain.
+    /// Where the commit that is being made will stand: after all commits, the first at 1, at the
+    /// end of this writer's chain. A store with one writer at a time has one chain, under a name of
+    /// its own choice that never changes.
     fn commit_place(&mut self) -> Result<CommitPlace, Self::Error>;
-    /// The command under this scope: its fingerprint and how it was committed.
+    /// The command under this scope: its fingerprint and how it was committed. Also one whose
+    /// answer was forgotten.
     fn command(&mut self, scope: &str) -> Result<Option<(String, Commit)>, Self::Error>;
     /// The totals of an account; all zero for one that was never used.
     fn balance(&mut self, account: &Account) -> Result<Balance, Self::Error>;

@@ -58,7 +58,7 @@ stored_by_name! {
 }
 
 /// A transfer to be made at once.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NewTransfer {
     /// A new id.
     pub id: TransferId,
@@ -78,7 +78,7 @@ pub struct NewTransfer {
 
 /// A transfer in two phases: the money is set aside now, moved by `Capture` or given back by
 /// `Release`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NewHold {
     /// What is set aside.
     pub transfer: NewTransfer,
@@ -116,7 +116,7 @@ pub struct Shortfall {
 }
 
 /// How a hold stands.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HoldState {
     /// The hold as it was made.
     pub hold: NewHold,
@@ -139,7 +139,7 @@ stored_by_name! {
 }
 
 /// A change of a hold as it stands in the books.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HoldChangeRow {
     /// Its place in the order of all changes of holds.
     pub position: i64,

@@ -2,38 +2,46 @@
 //! and answered after it.
 //!
 //! This is what every store with one writer has in common, and nothing of it knows where a change
-//! is kept. The thread that writes SQLite runs it, and so does the simulator.
-#![cfg_attr(
-    not(all(feature = "sqlite", feature = "testkit")),
-    allow(dead_code, reason = "each of the two uses its own part")
-)]
+//! is kept. The thread that writes SQLite runs it, and so does the simulator, and whoever writes a
+//! store of this kind may. The writer's turn is always the same:
+//!
+//! 1. [take](Queue::take) a group;
+//! 2. begin an atomic change of the store, and let each [`CommitTask`] be
+//!    [decided](CommitTask::decide) upon one [`ledger::Group`], at a time of
+//!    [`CommitTimes`];
+//! 3. write the [`Changes`](ledger::Changes) of that group, and make them durable;
+//! 4. [finish](Group::finish) the group with what came of it: only now anybody is answered.
 
 use std::collections::VecDeque;
+use std::pin::Pin;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 
 use event_listener::Event;
 use futures_channel::oneshot;
 
 use super::{CommitError, StoreError};
-use crate::ledger::{self, ApplyError, Batch, Commit, Rows, apply};
+use crate::ledger::{self, Batch, Commit, Rows};
 
 /// Which queue a task waits in. Node writes go first, and a full queue of batches does not
 /// block them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Lane {
+pub enum Lane {
+    /// For changes of the node's state.
     Node,
+    /// For everything else.
     Batches,
 }
 
 /// How much is done at once, and how much may wait.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Bounds {
+pub struct Bounds {
     /// The most tasks in one group: bounds how long the first of them waits.
-    pub(crate) group: usize,
+    pub group: usize,
     /// The most batches that may wait; further ones are refused as busy.
-    pub(crate) batches: usize,
+    pub batches: usize,
     /// The most node writes that may wait. Far above what a node has in flight.
-    pub(crate) node_writes: usize,
+    pub node_writes: usize,
 }
 
 impl Default for Bounds {
@@ -47,8 +55,8 @@ impl Default for Bounds {
 }
 
 /// Work for a writer.
-pub(crate) trait Waiting: Send {
-    /// Called once, after the flush or with what prevented it.
+pub trait Waiting: Send {
+    /// Called once, after the flush or with what prevented it. It must not block.
     fn finish(self, outcome: Result<(), StoreError>);
 }
 
@@ -59,9 +67,11 @@ struct Lanes<T> {
 }
 
 /// What is done in one atomic change.
-pub(crate) struct Group<T> {
-    pub(crate) tasks: Vec<T>,
-    pub(crate) has_node_writes: bool,
+pub struct Group<T> {
+    /// The node's first, each lane in the order in which it was filled.
+    pub tasks: Vec<T>,
+    /// Whether any came from [`Lane::Node`].
+    pub has_node_writes: bool,
 }
 
 impl<T: Waiting> Group<T> {
@@ -75,7 +85,7 @@ impl<T: Waiting> Group<T> {
     }
 
     /// Tells everybody who waits for it what became of it: after the flush.
-    pub(crate) fn finish(self, outcome: &Result<(), StoreError>) {
+    pub fn finish(self, outcome: &Result<(), StoreError>) {
         for task in self.tasks {
             task.finish(outcome.clone());
         }
@@ -83,7 +93,7 @@ impl<T: Waiting> Group<T> {
 }
 
 /// A bounded queue of two lanes, with one taker.
-pub(crate) struct Queue<T> {
+pub struct Queue<T> {
     lanes: Mutex<Lanes<T>>,
     /// For a taker that has a thread of its own.
     changed: Condvar,
@@ -93,7 +103,8 @@ pub(crate) struct Queue<T> {
 }
 
 impl<T: Waiting> Queue<T> {
-    pub(crate) fn new(bounds: Bounds) -> Self {
+    /// An empty queue.
+    pub fn new(bounds: Bounds) -> Self {
         Self {
             lanes: Mutex::new(Lanes {
                 node: VecDeque::new(),
@@ -115,8 +126,9 @@ impl<T: Waiting> Queue<T> {
         self.arrived.notify(usize::MAX);
     }
 
-    /// Queues a task, or finishes it at once with the reason why not.
-    pub(crate) fn push(&self, lane: Lane, task: T) {
+    /// Queues a task, or finishes it at once with the reason why not: `store.busy`,
+    /// `store.closed`.
+    pub fn push(&self, lane: Lane, task: T) {
         let mut lanes = self.lock();
         let closing = lanes.closing;
         let (queue, most) = match lane {
@@ -140,13 +152,13 @@ impl<T: Waiting> Queue<T> {
     }
 
     /// No more tasks are taken in; those that wait are still done.
-    pub(crate) fn close(&self) {
+    pub fn close(&self) {
         self.lock().closing = true;
         self.notify();
     }
 
     /// No more tasks are taken in, and those that wait are never done: nobody is left to do them.
-    pub(crate) fn abandon(&self) {
+    pub fn abandon(&self) {
         let mut lanes = self.lock();
         lanes.closing = true;
         let (node, batches) = (
@@ -160,7 +172,7 @@ impl<T: Waiting> Queue<T> {
     }
 
     /// Waits for work; `None` once the queue is closed and empty. Blocks the thread.
-    pub(crate) fn take(&self) -> Option<Group<T>> {
+    pub fn take(&self) -> Option<Group<T>> {
         let mut lanes = self.lock();
         loop {
             if let Some(group) = self.group(&mut lanes) {
@@ -205,22 +217,22 @@ impl<T: Waiting> Queue<T> {
     }
 }
 
-/// When groups are committed: never before one that was.
+/// When groups are committed: never before one that was. Begins with what is in the store.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct CommitTimes {
+pub struct CommitTimes {
     /// The time of the last commit, as in the table of commits.
-    pub(crate) last_ms: i64,
+    pub last_ms: i64,
 }
 
 impl CommitTimes {
-    /// The time of the group that is taken now.
-    pub(crate) fn next(self, now_ms: i64) -> i64 {
+    /// The time of the group that is taken now, by what the clock shows.
+    pub fn next(self, now_ms: i64) -> i64 {
         now_ms.max(self.last_ms)
     }
 
     /// The group of `at_ms` was written. What was refused has no time, so that it is the same
     /// after the next open.
-    pub(crate) fn written(&mut self, at_ms: i64, any_batch: bool) {
+    pub fn written(&mut self, at_ms: i64, any_batch: bool) {
         if any_batch {
             self.last_ms = at_ms;
         }
@@ -228,7 +240,7 @@ impl CommitTimes {
 
     /// The group of `at_ms` failed with `answer`. It may have been made after all, and then
     /// nothing is made before it.
-    pub(crate) fn failed(&mut self, at_ms: i64, answer: &StoreError) {
+    pub fn failed(&mut self, at_ms: i64, answer: &StoreError) {
         if *answer == StoreError::OutcomeUnknown {
             self.last_ms = at_ms;
         }
@@ -236,42 +248,49 @@ impl CommitTimes {
 }
 
 /// A batch of the ledger that waits for its commit.
-pub(crate) struct CommitTask {
+pub struct CommitTask {
     batch: Batch,
     result: Option<Result<Commit, CommitError>>,
     answer: oneshot::Sender<Result<Commit, CommitError>>,
 }
 
+/// What a [`CommitTask`] is answered. A task that was dropped without an answer is answered
+/// `store.outcome_unknown`.
+#[derive(Debug)]
+pub struct CommitAnswer(oneshot::Receiver<Result<Commit, CommitError>>);
+
+impl Future for CommitAnswer {
+    type Output = Result<Commit, CommitError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let answered = Pin::new(&mut self.0).poll(context);
+        answered.map(|answer| answer.unwrap_or(Err(StoreError::OutcomeUnknown.into())))
+    }
+}
+
 impl CommitTask {
     /// The task, and what it will have answered.
-    pub(crate) fn new(batch: Batch) -> (Self, oneshot::Receiver<Result<Commit, CommitError>>) {
+    pub fn new(batch: Batch) -> (Self, CommitAnswer) {
         let (answer, answered) = oneshot::channel();
         let task = Self {
             batch,
             result: None,
             answer,
         };
-        (task, answered)
+        (task, CommitAnswer(answered))
     }
 
-    /// Decides the batch upon those of the group before it: a refused one leaves no trace. An
-    /// error is the store's own.
-    pub(crate) fn decide<R: Rows>(
+    /// Decides the batch upon those of the group before it: a refused one leaves no trace.
+    ///
+    /// # Errors
+    /// The store's own.
+    pub fn decide<R: Rows>(
         &mut self,
         books: &mut ledger::Group<R>,
         at_ms: i64,
     ) -> Result<(), R::Error> {
-        self.result = Some(match apply(books, &self.batch, at_ms) {
-            Ok(commit) => {
-                books.keep();
-                Ok(commit)
-            }
-            Err(ApplyError::Refused(refusal)) => {
-                books.undo();
-                Err(refusal.into())
-            }
-            Err(ApplyError::Store(error)) => return Err(error),
-        });
+        let decided = books.decide(&self.batch, at_ms)?;
+        self.result = Some(decided.map_err(CommitError::from));
         Ok(())
     }
 }

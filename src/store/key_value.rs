@@ -55,8 +55,16 @@ pub struct NodeHolder(pub u64);
 ///   open forgets it when it is opened.
 /// - [`write`](Self::write) queues the change **when it is called**: writes to one key apply in
 ///   call order, however the futures are polled. The future completes after the change is durable.
-/// - Writes do not wait behind queued batches of the ledger.
-/// - The future of `write` needs no async runtime: it may be blocked on from any thread.
+/// - Writes do not wait behind queued batches of the ledger, and a queue that is full of those
+///   does not refuse them: see [`Lane`](super::group_commit::Lane).
+/// - The future of `write` needs no async runtime: it may be blocked on from any thread. One that
+///   is dropped is carried out all the same.
+/// - A refused write changes nothing, and takes no other with it.
+/// - What a node knows of its channels is poison when it is old. A store whose state can be copied,
+///   put back or promoted notices that, and answers `begin_epoch` and `take_lease` with
+///   [`StoreError::StaleNodeState`] until [`forget_channels`](Self::forget_channels). One that
+///   cannot notice must say so to whoever would run a node on it.
+/// - After [`Store::close`](super::Store::close) every call answers `store.closed`.
 pub trait KeyValue: Send + Sync {
     /// Starts a new epoch and ends every older one, whoever has a lease: for a person who knows
     /// that the holder is gone for good. Returns the epoch to write with; the first is 1, and
@@ -94,7 +102,10 @@ pub trait KeyValue: Send + Sync {
     /// `store.fenced`: it has another holder already.
     fn release_lease(&self, epoch: u64) -> BoxFuture<'static, Result<(), StoreError>>;
 
-    /// Changes one value.
+    /// Changes one value, of any size and any bytes. Durable when it is answered.
+    ///
+    /// # Errors
+    /// `store.fenced`: the epoch is not the current one. `store.*`.
     fn write(
         &self,
         epoch: u64,
@@ -123,7 +134,7 @@ pub trait KeyValue: Send + Sync {
         })))
     }
 
-    /// The keys in a namespace, in order.
+    /// The keys in exactly this pair of namespaces, in the order of their bytes.
     fn list(
         &self,
         primary: String,
@@ -131,18 +142,19 @@ pub trait KeyValue: Send + Sync {
     ) -> BoxFuture<'static, Result<Vec<String>, StoreError>>;
 }
 
-/// A lease as a store remembers it.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct LeaseRow {
-    /// Who has it; 0 for nobody.
-    pub(crate) holder: u64,
-    /// When it runs out, by the store's clock.
-    pub(crate) until_ms: i64,
+/// A lease of the node as a store remembers it, and who may take it: the rule of
+/// [`KeyValue::take_lease`], for every store alike. The default is nobody's, and has run out.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct NodeLease {
+    /// Who has it, as in [`NodeHolder`]; 0 for nobody.
+    pub holder: u64,
+    /// When it runs out, by the store's clock, milliseconds since the epoch.
+    pub until_ms: i64,
 }
 
-impl LeaseRow {
-    /// A lease from `now_ms` on.
-    pub(crate) fn new(holder: u64, now_ms: i64, lasts: Duration) -> Self {
+impl NodeLease {
+    /// A lease that lasts for `lasts` from `now_ms` on.
+    pub fn new(holder: u64, now_ms: i64, lasts: Duration) -> Self {
         let lasts_ms = i64::try_from(lasts.as_millis()).unwrap_or(i64::MAX);
         Self {
             holder,
@@ -150,8 +162,12 @@ impl LeaseRow {
         }
     }
 
-    /// Whether `holder` may take the node now.
-    pub(crate) fn check(self, holder: NodeHolder, now_ms: i64) -> Result<(), StoreError> {
+    /// Whether `holder` may take the node at `now_ms`: it has the lease itself, or nobody has one
+    /// that lasts.
+    ///
+    /// # Errors
+    /// `store.lease_held`, with how long it still lasts.
+    pub fn check(self, holder: NodeHolder, now_ms: i64) -> Result<(), StoreError> {
         let remaining_ms = self.until_ms.saturating_sub(now_ms);
         if self.holder == holder.0 || remaining_ms <= 0 {
             return Ok(());

@@ -2,14 +2,19 @@
 //!
 //! A store keeps plain tables and one promise: a [`Batch`] is committed whole or not at all, and
 //! [`Store::commit`] answers only after the commit is durable. What a batch may do is decided by
-//! [`ledger::apply`](crate::ledger::apply) for every store alike.
+//! [`ledger::Group`](crate::ledger::Group) for every store alike.
+//!
+//! Any engine of tables with atomic, durable changes can be one. What a store must keep is said at
+//! [`Store`] and [`KeyValue`]; how its rows are read and written, at [`Rows`](crate::ledger::Rows)
+//! and [`Changes`](crate::ledger::Changes); what stores with one writer have in common is
+//! [`group_commit`]. The module `contract` (feature `testkit`) checks all of it against any store.
+//! `docs/guide/write-a-store.md` goes through it, and `examples/redb_store` is such a store.
 
 mod admin;
 #[cfg(feature = "testkit")]
 pub mod contract;
 mod error;
-#[cfg(any(feature = "sqlite", feature = "testkit"))]
-pub(crate) mod group_commit;
+pub mod group_commit;
 mod health;
 mod key_value;
 mod memory;
@@ -30,7 +35,7 @@ use crate::ledger::{
 pub use admin::{Arrival, ByteSource, MoveError, NodeState, StoreAdmin, StoreHealth};
 pub use error::StoreError;
 pub use health::{StoreTrouble, WriteHealth};
-pub use key_value::{KeyPath, KeyValue, KeyValueWrite, NodeHolder};
+pub use key_value::{KeyPath, KeyValue, KeyValueWrite, NodeHolder, NodeLease};
 pub use memory::MemoryStore;
 
 /// A batch was not committed.
@@ -104,24 +109,54 @@ pub const MAX_PAGE: usize = 1_000;
 /// The books.
 ///
 /// # Contract
-/// - `commit` is atomic, durable before it answers, and serialisable: every guard is checked
-///   against all commits before it. The commit time never decreases.
-/// - Everything read after a commit was answered shows that commit.
-/// - `events` shows positions without gaps that fill later: a reader that has seen position *n*
-///   has seen everything up to *n*.
-/// - No call needs a particular async runtime, and none blocks the thread it is called on.
+/// - **Whole.** `commit` is atomic and serialisable: every guard is checked against all commits
+///   before it, and a batch that is refused, or that failed, changes nothing at all. The commit
+///   time is the clock's, and never less than that of a commit before.
+/// - **Durable.** What changes something is answered only after it would survive the end of the
+///   process and of the machine. A failure that leaves open whether it would is
+///   [`StoreError::OutcomeUnknown`], never another: it is resolved by the same batch again.
+/// - **Once.** A batch whose id was committed, or whose command was, is not done again; it is
+///   answered what it was answered then, with `replayed` set, for ever.
+/// - **Seen.** Everything read after a commit was answered shows that commit. What one call reads is
+///   of one moment: a batch is in it whole, or not at all.
+/// - **In order.** Positions grow from 1 with the commits, and none appears below one that can be
+///   seen: a reader that has seen position *n* has seen everything up to *n*.
+/// - **In pages.** Every list takes a `limit`; less than 1 is 1, and more than [`MAX_PAGE`] is that,
+///   but for [`balances`](Self::balances).
+/// - **Anywhere.** No call needs a particular async runtime, and none blocks the thread it is called
+///   on. A future that is dropped has either done nothing yet or is carried out all the same.
+///   Dropping a store does not block either; what it had taken in may still be done.
+/// - **Bounded.** What waits is bounded: beyond that, [`StoreError::Busy`].
+///
+/// # Errors
+/// Any call may answer a [`StoreError`]; then nothing was changed, but for `store.outcome_unknown`.
+/// After [`close`](Self::close) every call but that answers `store.closed`. What cannot have been
+/// written by the store is `store.corrupt`, and is never read as something else, or as nothing.
+///
+/// # Texts
+/// Texts are ordered by their bytes in UTF-8, whatever the language. No key of an index has a
+/// control character. A text with U+0000 may be refused, since PostgreSQL has none.
 #[async_trait]
 pub trait Store: Send + Sync {
-    /// Commits a batch, together with others that wait at the same time.
+    /// Commits a batch, together with others that wait at the same time. It is submitted when the
+    /// future is first polled.
+    ///
+    /// # Errors
+    /// [`CommitError::Refused`] with the first guard that did not hold, in the order of the steps;
+    /// nothing was changed, and the same batch may be submitted again. [`CommitError::Store`] with
+    /// `store.busy`, `store.outcome_unknown` and others.
     async fn commit(&self, batch: Batch) -> Result<Commit, CommitError>;
 
-    /// The command under this scope, if it was done: its fingerprint and its commit.
+    /// The command under this scope, if it was done: its fingerprint and its commit, with
+    /// `replayed` not set. The answer is `None` only once it was
+    /// [forgotten](Self::forget_answers); JSON's `null` is an answer like any other.
     async fn command(&self, scope: &str) -> Result<Option<(String, Commit)>, StoreError>;
 
-    /// A document, or `None`.
+    /// A document at its last version, or `None`.
     async fn document(&self, collection: &str, id: &str) -> Result<Option<Document>, StoreError>;
 
-    /// Documents by an index, in the order of its keys.
+    /// Documents by an index, in the order of its keys and then of the documents' ids. A document
+    /// stands there once for each key that its last version has in the index.
     async fn documents(
         &self,
         query: DocumentQuery,
@@ -130,16 +165,17 @@ pub trait Store: Send + Sync {
     /// The totals of an account; all zero for one that was never used.
     async fn balance(&self, account: &Account) -> Result<Balance, StoreError>;
 
-    /// All accounts that were ever used, in their order, after `after`. Whatever one call answers
-    /// stood so at one moment, and only `limit` bounds it: `usize::MAX` gives all accounts as
-    /// they are between two commits.
+    /// All accounts that were ever used, in the order of their text, after `after`: also those
+    /// that are empty again, or that only a hold has named. Whatever one call answers stood so at
+    /// one moment, and only `limit` bounds it, not [`MAX_PAGE`]: `usize::MAX` gives all accounts
+    /// as they are between two commits.
     async fn balances(
         &self,
         after: Option<Account>,
         limit: usize,
     ) -> Result<Vec<(Account, Balance)>, StoreError>;
 
-    /// An account's transfers, newest first, before the position `before`.
+    /// An account's transfers, newest first, before the position `before` if there is one.
     async fn transfers(
         &self,
         account: &Account,
@@ -150,13 +186,14 @@ pub trait Store: Send + Sync {
     /// A transfer that was posted.
     async fn transfer(&self, id: TransferId) -> Result<Option<TransferRow>, StoreError>;
 
-    /// What was posted to an account up to and with `at_ms`, towards the account's side. Takes a
-    /// time that grows with the logarithm of the number of transfers.
+    /// What was posted to an account up to and with `at_ms`, towards the account's side: the
+    /// balance after its last transfer by then, and 0 where there is none. Takes a time that grows
+    /// with the logarithm of the number of transfers.
     async fn balance_at(&self, account: &Account, at_ms: i64) -> Result<i64, StoreError>;
 
     /// Open holds that debit or credit `account` and ended at or before `at_ms`, at most
-    /// `limit`, those first that ended first. They still stand in the account's totals, until a
-    /// commit that needs the money gives them back.
+    /// `limit`, those first that ended first, then by id. They still stand in the account's
+    /// totals, until a commit that needs the money gives them back.
     async fn due_holds(
         &self,
         account: &Account,
@@ -178,12 +215,14 @@ pub trait Store: Send + Sync {
         limit: usize,
     ) -> Result<Vec<HoldChangeRow>, StoreError>;
 
-    /// The end of every writer's chain, by the name of the writer.
+    /// The end of every writer's chain, by the name of the writer; none of a store without
+    /// commits.
     async fn chain_heads(&self) -> Result<Vec<ChainHead>, StoreError>;
 
     /// Forgets the answers of commands that were committed before `before_ms`, at most `limit`
     /// of them, oldest first; answers how many. The keys stay taken, so that nothing is done
-    /// twice: whoever asks with one again learns that its answer was forgotten.
+    /// twice: whoever asks with one again learns that its answer was forgotten. One that was
+    /// forgotten is not counted again.
     async fn forget_answers(&self, before_ms: i64, limit: usize) -> Result<usize, StoreError>;
 
     /// A hold, open or not.
@@ -195,22 +234,29 @@ pub trait Store: Send + Sync {
     /// Where a counter stands; `None` when it never moved.
     async fn counter(&self, name: &str) -> Result<Option<i64>, StoreError>;
 
-    /// Events after a position, in order.
+    /// Events after a position, in order: those of one batch stand together, as it emitted them.
     async fn events(&self, after: i64, limit: usize) -> Result<Vec<EventRecord>, StoreError>;
 
-    /// Waits until there is an event after `position`.
+    /// Waits until there is an event after `position`; at once where there is one. One that is
+    /// written between the look and the wait is not missed.
+    ///
+    /// # Errors
+    /// `store.closed` also when the store is closed meanwhile.
     async fn event_after(&self, position: i64) -> Result<(), StoreError>;
 
     /// How far a named reader has acknowledged; 0 for a new one.
     async fn cursor(&self, name: &str) -> Result<i64, StoreError>;
 
-    /// Moves a named reader forward; never back.
+    /// Moves a named reader forward; a position behind it changes nothing, and is no error.
+    /// Durable like a commit.
     async fn acknowledge(&self, name: &str, position: i64) -> Result<(), StoreError>;
 
-    /// Takes jobs that are due at `now_ms` and not leased, and leases them until
-    /// `lease_until_ms`: nobody else gets them before. A job that is set again loses its lease. A
-    /// lease beyond `lease_until_ms` was given by a clock that was ahead, and does not count. Jobs
-    /// of the kinds in `except` are left to others.
+    /// Takes jobs that are due at `now_ms` and not leased, those first that are due first, then by
+    /// kind and object, and leases them until `lease_until_ms`: nobody else gets them before. From
+    /// `lease_until_ms` on they can be taken again, until a batch has them done. A job that is set
+    /// again loses its lease. A lease beyond `lease_until_ms` was given by a clock that was ahead,
+    /// and does not count. Jobs of the kinds in `except` are left to others, and do not count
+    /// towards `limit`.
     async fn lease_due(
         &self,
         now_ms: i64,
@@ -220,12 +266,13 @@ pub trait Store: Send + Sync {
     ) -> Result<Vec<DueJob>, StoreError>;
 
     /// What writing suffers from, while it does: set when a write fails, and taken back by the
-    /// next one that is made. `None` also of a store that cannot tell.
+    /// next one that is made. `None` also of a store that cannot tell. [`WriteHealth`] keeps it.
     fn trouble(&self) -> Option<StoreTrouble> {
         None
     }
 
-    /// Finishes all that was submitted and closes the store. Idempotent; calls after it answer
-    /// [`StoreError::Closed`].
+    /// Finishes all that was submitted and closes the store: when it has answered, the same place
+    /// can be opened again. Idempotent; calls after it answer [`StoreError::Closed`], and whoever
+    /// waits for an event is told so.
     async fn close(&self) -> Result<(), StoreError>;
 }

@@ -19,7 +19,7 @@ fn command(scope: &str, fingerprint: &str, answer: &str) -> Option<CommandRecord
 }
 
 /// Everything that the steps of [`one_of_each`] change, as text.
-async fn picture(probe: &Probe<'_>, holds: &[TransferId]) -> Kept<String> {
+pub(super) async fn picture(probe: &Probe<'_>, holds: &[TransferId]) -> Kept<String> {
     let store = probe.store();
     let mut seen = format!("{:?}", probe.read(store.balances(None, MAX_PAGE).await)?);
     let mut add = |part: String| {
@@ -56,7 +56,11 @@ async fn picture(probe: &Probe<'_>, holds: &[TransferId]) -> Kept<String> {
 
 /// A step of every kind, all of which can be done after the set-up of
 /// [`refused_batch_leaves_nothing`].
-fn one_of_each(probe: &Probe<'_>, captured: TransferId, released: TransferId) -> Vec<Step> {
+pub(super) fn one_of_each(
+    probe: &Probe<'_>,
+    captured: TransferId,
+    released: TransferId,
+) -> Vec<Step> {
     vec![
         probe.fund(card(2), 7),
         probe.transfer(card(1), merchant(), 5),
@@ -196,7 +200,25 @@ pub async fn command_is_done_once(fresh: &FreshStore) -> Kept {
     probe.same("what is kept", kept, (first.at_ms, first.answer))?;
     let unknown = probe.read(probe.store().command("till/charge/2").await)?;
     probe.same("another scope", unknown, None)?;
-    probe.same("what was moved", probe.available(card(1)).await?, 10)
+    probe.same("what was moved", probe.available(card(1)).await?, 10)?;
+
+    // An answer of nothing is an answer, and not one that was forgotten.
+    let nothing = CommandRecord {
+        scope: "till/charge/3".into(),
+        fingerprint: "request".into(),
+        answer: serde_json::Value::Null,
+    };
+    for replayed in [false, true] {
+        let batch = probe.batch(Some(nothing.clone()), vec![]);
+        let commit = probe.done(probe.store().commit(batch).await)?;
+        let answer = Some(serde_json::Value::Null);
+        let answered = (commit.answer, commit.replayed);
+        probe.same("an answer of null", answered, (answer.clone(), replayed))?;
+        let kept = probe.read(probe.store().command(&nothing.scope).await)?;
+        let kept = kept.and_then(|(_, commit)| commit.answer);
+        probe.same("an answer of null that was kept", kept, answer)?;
+    }
+    Ok(())
 }
 
 /// Batches that are submitted at once are carried out one after another: a guard holds against

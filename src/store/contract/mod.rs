@@ -4,8 +4,10 @@
 //! promise is broken, if it is. [`check_all`] runs them all; whoever writes a store calls it from
 //! a test.
 //!
-//! What a store promises beyond the life of a process (that an answered commit is on the disk,
-//! that a damaged file is refused) is not in here: it needs a store that can be opened again.
+//! What a store promises beyond its own life is in [`check_reopening`], which opens the same place
+//! again. What only a dying machine or a damaged file shows (that an answered commit is on the
+//! disk and not in a cache, that what cannot be read is refused) is not in here: a store's own
+//! tests kill its process and garble its file.
 
 mod batches;
 mod journal;
@@ -13,6 +15,7 @@ mod money;
 mod node_state;
 mod probe;
 mod reading;
+mod reopening;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -46,8 +49,9 @@ pub use reading::{
     balances_are_paged_in_order, closed_store_refuses, cursors_never_step_back,
     documents_are_found_by_index_range, documents_leave_the_keys_of_older_versions,
     events_are_in_order_without_late_gaps, events_wake_waiters, jobs_are_leased_once,
-    transfers_are_paged_newest_first,
+    pages_have_one_row_at_least_and_a_most, transfers_are_paged_newest_first,
 };
+pub use reopening::check_reopening;
 
 /// What the clock of a [`FreshStore`] shows at first.
 pub const FIRST_MS: i64 = 1_700_000_000_000;
@@ -173,6 +177,7 @@ where
         balances_are_paged_in_order,
         documents_are_found_by_index_range,
         documents_leave_the_keys_of_older_versions,
+        pages_have_one_row_at_least_and_a_most,
         events_are_in_order_without_late_gaps,
         events_wake_waiters,
         cursors_never_step_back,

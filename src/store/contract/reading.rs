@@ -62,6 +62,7 @@ pub async fn transfers_are_paged_newest_first(fresh: &FreshStore) -> Kept {
         if page.is_empty() {
             break;
         }
+        probe.same("that pages end", paged.len() < MAX_PAGE, true)?;
         paged.extend(page);
     }
     probe.same("page by page", paged, all)?;
@@ -91,6 +92,7 @@ pub async fn balances_are_paged_in_order(fresh: &FreshStore) -> Kept {
         if page.is_empty() {
             break;
         }
+        probe.same("that pages end", paged.len() < MAX_PAGE, true)?;
         paged.extend(page);
     }
     let listed: Vec<_> = paged.iter().map(|(account, _)| *account).collect();
@@ -167,6 +169,7 @@ pub async fn documents_are_found_by_index_range(fresh: &FreshStore) -> Kept {
         if page.is_empty() {
             break;
         }
+        probe.same("that pages end", paged.len() < MAX_PAGE, true)?;
         paged.extend(page);
     }
     probe.same("page by page", paged, expected)?;
@@ -208,6 +211,49 @@ pub async fn documents_leave_the_keys_of_older_versions(fresh: &FreshStore) -> K
         .collect();
     let body = serde_json::json!({ "id": "c", "written": 2 });
     probe.same("what is found", found, vec![(2, body)])
+}
+
+/// A page has at least one row, where there is one, and at most [`MAX_PAGE`], whatever was asked
+/// for.
+///
+/// # Errors
+/// The promise is broken.
+pub async fn pages_have_one_row_at_least_and_a_most(fresh: &FreshStore) -> Kept {
+    let probe = Probe::new(fresh, "pages_have_one_row_at_least_and_a_most");
+    let store = probe.store();
+    let mut steps = vec![probe.fund(card(1), i64::from(u16::MAX))];
+    for number in 0..=MAX_PAGE {
+        let name = number.to_string();
+        steps.push(put(&name, 0, &[("colour", "blue")]));
+        steps.push(event(&name));
+        steps.push(due("expire", &name, FIRST_MS));
+        steps.push(probe.transfer(card(1), merchant(), 1));
+    }
+    probe.commit(steps).await?;
+    // A lease beyond the one that is asked for does not count, so that all can be taken again.
+    let mut until_ms = FIRST_MS + 10;
+    for (limit, expected) in [(0, 1), (usize::MAX, MAX_PAGE)] {
+        until_ms -= 1;
+        let documents = DocumentQuery {
+            limit,
+            ..by_index("colour", "", None)
+        };
+        let pages = [
+            probe.read(store.documents(documents).await)?.len(),
+            probe.read(store.events(0, limit).await)?.len(),
+            probe.read(store.journal(0, limit).await)?.len(),
+            probe
+                .read(store.transfers(&card(1), None, limit).await)?
+                .len(),
+            probe
+                .read(store.lease_due(FIRST_MS, until_ms, &[], limit).await)?
+                .len(),
+        ];
+        probe.same("the rows of five pages", pages, [expected; 5])?;
+    }
+    let accounts = probe.read(store.balances(None, 0).await)?.len();
+    let commits = probe.read(store.commits(0, 0).await)?.len();
+    probe.same("accounts and commits", (accounts, commits), (1, 1))
 }
 
 /// Positions of events grow with the commits. A reader that goes on from the last position it

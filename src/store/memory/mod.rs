@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use event_listener::Event;
 
 use self::tables::{Change, KeptDocument, Tables};
-use super::key_value::{KeyPath, KeyValue, KeyValueWrite, LeaseRow, NodeHolder};
+use super::key_value::{KeyPath, KeyValue, KeyValueWrite, NodeHolder, NodeLease};
 use super::{CommitError, DocumentPosition, DocumentQuery, MAX_PAGE, Store, StoreError};
 use crate::ids::TransferId;
 use crate::ledger::{
@@ -362,7 +362,7 @@ impl KeyValue for MemoryStore {
                 return Err(locked.clone());
             }
             tables.node_epoch += 1;
-            tables.node_lease = LeaseRow::default();
+            tables.node_lease = NodeLease::default();
             Ok(tables.node_epoch)
         });
         Box::pin(std::future::ready(result))
@@ -380,7 +380,7 @@ impl KeyValue for MemoryStore {
             }
             tables.node_lease.check(holder, now_ms)?;
             tables.node_epoch += 1;
-            tables.node_lease = LeaseRow::new(holder.0, now_ms, lasts);
+            tables.node_lease = NodeLease::new(holder.0, now_ms, lasts);
             Ok(tables.node_epoch)
         });
         Box::pin(std::future::ready(result))
@@ -394,7 +394,7 @@ impl KeyValue for MemoryStore {
         let now_ms = self.clock.now_ms();
         let result = self.lock().and_then(|mut tables| {
             tables.check_epoch(epoch)?;
-            tables.node_lease = LeaseRow::new(tables.node_lease.holder, now_ms, lasts);
+            tables.node_lease = NodeLease::new(tables.node_lease.holder, now_ms, lasts);
             Ok(())
         });
         Box::pin(std::future::ready(result))
@@ -403,7 +403,7 @@ impl KeyValue for MemoryStore {
     fn release_lease(&self, epoch: u64) -> BoxFuture<'static, Result<(), StoreError>> {
         let result = self.lock().and_then(|mut tables| {
             tables.check_epoch(epoch)?;
-            tables.node_lease = LeaseRow::default();
+            tables.node_lease = NodeLease::default();
             Ok(())
         });
         Box::pin(std::future::ready(result))

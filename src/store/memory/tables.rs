@@ -10,7 +10,7 @@ use crate::ledger::{
     Account, Balance, ChainHash, ChainHead, Commit, CommitPlace, CommitRow, DueJob, EventRecord,
     HoldChangeRow, HoldState, NewDocument, NewEvent, Rows, State, TransferRow, UsageWindow,
 };
-use crate::store::key_value::LeaseRow;
+use crate::store::key_value::NodeLease;
 use crate::store::{DocumentPosition, KeyPath, StoreError};
 
 #[derive(Default)]
@@ -40,7 +40,7 @@ pub(super) struct Tables {
     pub(super) cursors: HashMap<String, i64>,
     pub(super) node: BTreeMap<KeyPath, Vec<u8>>,
     pub(super) node_epoch: u64,
-    pub(super) node_lease: LeaseRow,
+    pub(super) node_lease: NodeLease,
     /// Why no node may run here.
     pub(super) node_locked: Option<StoreError>,
     pub(super) closed: bool,

@@ -1,7 +1,7 @@
 //! The writer of the books: all that waits is one transaction, in two round trips.
 //!
 //! 1. Begin, lock the head, and load every row that the batches name.
-//! 2. Write what [`apply`] made of them, and commit.
+//! 2. Write what [`Group::decide`] made of them, and commit.
 //!
 //! In between, the batches are applied in memory, one after another, each upon those before it.
 
@@ -18,10 +18,10 @@ use super::connection::{
 use super::queue::Taker;
 use super::schema::SCHEMA_VERSION;
 use super::snapshot::{Keys, LOAD, Snapshot};
-use super::state::{Loaded, NotLoaded};
+use super::state::Loaded;
 use super::watch::Watch;
 use super::write::{CONFIRM, Head, LOCK_HEAD, Statement, statements};
-use crate::ledger::{ApplyError, Batch, Changes, Commit, Group, LastPositions, apply};
+use crate::ledger::{Batch, Changes, Commit, Group, LastPositions};
 use crate::ports::Clock;
 use crate::store::{CommitError, StoreError, WriteHealth};
 
@@ -298,16 +298,9 @@ fn decide(
     let mut state = Group::new(Loaded::new(head, snapshot), last);
     let mut answers = Vec::new();
     for batch in batches {
-        match apply(&mut state, batch, at_ms) {
-            Ok(commit) => {
-                state.keep();
-                answers.push(Ok(commit));
-            }
-            Err(ApplyError::Refused(refusal)) => {
-                state.undo();
-                answers.push(Err(refusal.into()));
-            }
-            Err(ApplyError::Store(NotLoaded)) => state.undo(),
+        // What is not loaded yet is told by the rows, once every batch has named its own.
+        if let Ok(answer) = state.decide(batch, at_ms) {
+            answers.push(answer.map_err(Into::into));
         }
     }
     let (changes, loaded) = state.finish();

@@ -14,7 +14,7 @@ use super::queue::Taker;
 use super::reads::{NODE_KEYS, NODE_VALUE, value};
 use super::{PAUSE, PostgresStore};
 use crate::ports::BoxFuture;
-use crate::store::key_value::LeaseRow;
+use crate::store::key_value::NodeLease;
 use crate::store::{KeyPath, KeyValue, KeyValueWrite, NodeHolder, StoreError};
 
 /// The most node writes that may wait. Far above what a node has in flight.
@@ -230,7 +230,7 @@ async fn change_epoch(connection: &ClientWrapper, change: EpochChange) -> Result
     let rows = query(connection, STANDING, &[]).await?;
     let row = rows.first().ok_or_else(no_epoch)?;
     let current = value::<i64>(row, 0)?.cast_unsigned();
-    let lease = LeaseRow {
+    let lease = NodeLease {
         holder: value::<i64>(row, 2)?.cast_unsigned(),
         until_ms: value(row, 3)?,
     };
@@ -257,14 +257,14 @@ async fn change_epoch(connection: &ClientWrapper, change: EpochChange) -> Result
 fn decide(
     change: EpochChange,
     current: u64,
-    lease: LeaseRow,
+    lease: NodeLease,
     now_ms: i64,
-) -> Result<(u64, LeaseRow), StoreError> {
+) -> Result<(u64, NodeLease), StoreError> {
     match change {
-        EpochChange::Begin => Ok((current + 1, LeaseRow::default())),
+        EpochChange::Begin => Ok((current + 1, NodeLease::default())),
         EpochChange::Take { holder, lasts } => {
             lease.check(holder, now_ms)?;
-            Ok((current + 1, LeaseRow::new(holder.0, now_ms, lasts)))
+            Ok((current + 1, NodeLease::new(holder.0, now_ms, lasts)))
         }
         EpochChange::Renew { epoch: given, .. } | EpochChange::Release { epoch: given }
             if given == 0 || given != current =>
@@ -272,9 +272,9 @@ fn decide(
             Err(StoreError::Fenced { given, current })
         }
         EpochChange::Renew { lasts, .. } => {
-            Ok((current, LeaseRow::new(lease.holder, now_ms, lasts)))
+            Ok((current, NodeLease::new(lease.holder, now_ms, lasts)))
         }
-        EpochChange::Release { .. } => Ok((current, LeaseRow::default())),
+        EpochChange::Release { .. } => Ok((current, NodeLease::default())),
     }
 }
 

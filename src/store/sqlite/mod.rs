@@ -37,7 +37,7 @@ use self::seat::{Seat, real_path};
 use self::tasks::run_task;
 use self::writer::{Bounds, Lane, Queue, Stopped, StopsWhenDropped, Writer};
 use super::group_commit::{CommitTask, CommitTimes};
-use super::key_value::LeaseRow;
+use super::key_value::NodeLease;
 use super::{
     CommitError, DocumentPosition, DocumentQuery, MAX_PAGE, Store, StoreError, StoreTrouble,
     WriteHealth,
@@ -71,7 +71,7 @@ struct Shared {
     /// Why the node must not run on its state here.
     stale: Mutex<Option<StoreError>>,
     /// Not in the file: nobody else has that open, and a holder of before is dead.
-    lease: Arc<Mutex<LeaseRow>>,
+    lease: Arc<Mutex<NodeLease>>,
 }
 
 impl Drop for Shared {
@@ -271,7 +271,7 @@ impl Store for SqliteStore {
     async fn commit(&self, batch: Batch) -> Result<Commit, CommitError> {
         let (task, answered) = CommitTask::new(batch);
         self.shared.queue.push(Lane::Batches, Box::new(task));
-        answered.await.map_err(|_| StoreError::OutcomeUnknown)?
+        answered.await
     }
 
     async fn command(&self, scope: &str) -> Result<Option<(String, Commit)>, StoreError> {

@@ -8,7 +8,7 @@ use super::tasks::run_task;
 use super::writer::Lane;
 use super::{SqliteStore, lock};
 use crate::ports::BoxFuture;
-use crate::store::key_value::LeaseRow;
+use crate::store::key_value::NodeLease;
 use crate::store::{KeyPath, KeyValue, KeyValueWrite, NodeHolder, StoreError};
 
 impl KeyValue for SqliteStore {
@@ -18,7 +18,7 @@ impl KeyValue for SqliteStore {
         }
         let lease = self.shared.lease.clone();
         let begun = run_task(&self.shared.queue, Lane::Node, move |connection, _| {
-            *lock(&lease) = LeaseRow::default();
+            *lock(&lease) = NodeLease::default();
             next_epoch(connection)
         });
         Box::pin(begun)
@@ -40,7 +40,7 @@ impl KeyValue for SqliteStore {
             }
             // Should the flush fail, the same holder asks again, or waits for itself no longer
             // than the lease lasts.
-            *lease = LeaseRow::new(holder.0, at_ms, lasts);
+            *lease = NodeLease::new(holder.0, at_ms, lasts);
             next_epoch(connection).map(Ok)
         });
         Box::pin(async move { taken.await? })
@@ -52,12 +52,12 @@ impl KeyValue for SqliteStore {
         lasts: Duration,
     ) -> BoxFuture<'static, Result<(), StoreError>> {
         self.change_lease(epoch, move |lease, at_ms| {
-            LeaseRow::new(lease.holder, at_ms, lasts)
+            NodeLease::new(lease.holder, at_ms, lasts)
         })
     }
 
     fn release_lease(&self, epoch: u64) -> BoxFuture<'static, Result<(), StoreError>> {
-        self.change_lease(epoch, |_, _| LeaseRow::default())
+        self.change_lease(epoch, |_, _| NodeLease::default())
     }
 
     fn write(
@@ -129,7 +129,7 @@ impl SqliteStore {
     fn change_lease(
         &self,
         epoch: u64,
-        change: impl Fn(&LeaseRow, i64) -> LeaseRow + Send + 'static,
+        change: impl Fn(&NodeLease, i64) -> NodeLease + Send + 'static,
     ) -> BoxFuture<'static, Result<(), StoreError>> {
         let lease = self.shared.lease.clone();
         let changed = run_task(&self.shared.queue, Lane::Node, move |connection, at_ms| {

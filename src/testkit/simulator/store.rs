@@ -103,7 +103,7 @@ impl Store for SimulatedStore {
         }
         let (task, answered) = CommitTask::new(batch);
         self.queue.push(Lane::Batches, Work::Commit(task));
-        let answer = answered.await.map_err(|_| StoreError::OutcomeUnknown)?;
+        let answer = answered.await;
         if matches!(answer, Err(CommitError::Store(StoreError::Busy { .. }))) {
             self.ground.struck(Fault::StoreBusy);
         }
