@@ -320,7 +320,7 @@ impl Engine {
     /// # Errors
     /// `store.*`.
     pub async fn run_due_jobs(&self) -> Result<JobsRun, Error> {
-        jobs::run_due(&self.core, &self.invoices, &self.settlement).await
+        jobs::run_due(&self.core, &self.cards, &self.invoices, &self.settlement).await
     }
 
     /// Whether the books and the node's state are written, and what prevents it otherwise. An

@@ -94,6 +94,7 @@ impl Error {
             Self::Rate(error) => error.is_retryable(),
             Self::Ledger(refusal) => refusal.should_decide_again(),
             Self::Command(error) => error.is_retryable(),
+            Self::Card(error) => error.is_retryable(),
             Self::Entropy(_) => true,
             _ => false,
         }

@@ -1,6 +1,7 @@
 //! Work that waits for its time: picked up under a lease, so that a crash only delays it.
 
 use crate::Error;
+use crate::cards::{self, Cards};
 use crate::core::Core;
 use crate::invoices::{self, Invoices};
 use crate::ledger::{DueJob, Step};
@@ -28,6 +29,7 @@ pub struct JobsRun {
 /// Does what is due now.
 pub(crate) async fn run_due(
     core: &Core,
+    cards: &Cards,
     invoices: &Invoices,
     settlement: &Settlement,
 ) -> Result<JobsRun, Error> {
@@ -43,7 +45,7 @@ pub(crate) async fn run_due(
         .lease_due(now_ms, lease_until_ms, except, MAX_JOBS);
     let mut run = JobsRun::default();
     for job in leased.await? {
-        match do_job(&job, invoices, settlement).await {
+        match do_job(&job, cards, invoices, settlement).await {
             Ok(()) => run.done += 1,
             // The node was lost in between: whoever has it now gets the job at once.
             Err(Error::Lightning(LightningError::NotRunning)) if core.node_is_away() => {
@@ -57,11 +59,26 @@ pub(crate) async fn run_due(
     Ok(run)
 }
 
-async fn do_job(job: &DueJob, invoices: &Invoices, settlement: &Settlement) -> Result<(), Error> {
+async fn do_job(
+    job: &DueJob,
+    cards: &Cards,
+    invoices: &Invoices,
+    settlement: &Settlement,
+) -> Result<(), Error> {
     let unreadable = || crate::store::StoreError::Corrupt {
         reason: format!("no job {} {}", job.kind, job.object),
     };
     match job.kind.as_str() {
+        cards::EXPIRE_JOB => {
+            cards
+                .expire_charge(job.object.parse().map_err(|_| unreadable())?)
+                .await
+        }
+        cards::LOW_BALANCE_JOB => {
+            cards
+                .tell_low_balance(job.object.parse().map_err(|_| unreadable())?)
+                .await
+        }
         invoices::EXPIRE_JOB => {
             invoices
                 .expire(job.object.parse().map_err(|_| unreadable())?)

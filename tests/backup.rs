@@ -54,6 +54,7 @@ async fn a_backup_is_whole_while_tills_sell_and_has_no_channels_in_it() {
                 tap: card.chip.tap(),
                 price: sat(100),
                 reference: "lunch".to_owned(),
+                pin: None,
             };
             engine.cards().charge(&till, command).await.unwrap();
         }

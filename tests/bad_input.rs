@@ -64,6 +64,7 @@ impl Set {
             tap: tap.to_owned(),
             price,
             reference: String::new(),
+            pin: None,
         };
         self.engine()
             .cards()
@@ -372,6 +373,7 @@ async fn the_wrong_credential_gets_nowhere() {
         tap: tap.clone(),
         price: sat(1),
         reference: String::new(),
+        pin: None,
     };
     // A tap proves that the card is there, not who holds it; and only a till charges.
     for credential in [&issuer, &set.card.holder] {

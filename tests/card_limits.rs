@@ -52,6 +52,7 @@ impl Scene {
             tap: self.card.chip.tap(),
             price: sat(sats),
             reference: String::new(),
+            pin: None,
         };
         let cards = self.shop.engine.cards();
         let charged = cards.charge(&self.till, command).await;

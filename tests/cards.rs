@@ -30,6 +30,7 @@ async fn charge(
         tap: tap.to_owned(),
         price: sat(sats),
         reference: name.to_owned(),
+        pin: None,
     };
     let charged = engine.cards().charge(till, command).await;
     charged

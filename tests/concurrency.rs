@@ -71,6 +71,7 @@ impl Scene {
             tap: tap.to_owned(),
             price: sat(PRICE),
             reference: "table 4".to_owned(),
+            pin: None,
         };
         Box::pin(async move { cards.charge(&till, command).await })
     }
@@ -257,6 +258,7 @@ async fn a_key_is_for_one_request(mut scene: Scene) {
         tap: tap.clone(),
         price: sat(PRICE * 2),
         reference: "table 4".to_owned(),
+        pin: None,
     };
     let till = scene.merchant.till.clone();
     let other = scene.engine().cards().charge(&till, command).await;
@@ -272,6 +274,7 @@ async fn a_key_is_for_one_request(mut scene: Scene) {
             tap: tap.clone(),
             price: sat(PRICE * 2),
             reference: "table 4".to_owned(),
+            pin: None,
         };
         let before = scene.on_card().await;
         let (cards, till) = (scene.engine().cards(), till.clone());

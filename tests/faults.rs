@@ -73,6 +73,7 @@ impl Scene {
             tap: tap.to_owned(),
             price: sat(PRICE),
             reference: name.to_owned(),
+            pin: None,
         }
     }
 

@@ -33,6 +33,8 @@ fn config(path: &str, lightning: LightningConfig) -> FlashkitConfig {
         tap_url: None,
         rate_max_age_ms: None,
         quote_validity_ms: None,
+        authorization_ms: None,
+        tap_valid_ms: None,
         card_issuer_key: None,
         trust_node_state: false,
     }
@@ -157,6 +159,8 @@ async fn the_main_job() {
             per_week_msat: None,
             per_month_msat: None,
             taps_per_hour: None,
+            pin_above_msat: None,
+            low_balance_msat: None,
             max_balance_msat: None,
             time_zone: "America/Jamaica".into(),
         },
@@ -184,13 +188,15 @@ async fn the_main_job() {
 
     // A tap: seen, charged, refused, answered again.
     let tap = chip.tap();
-    let seen = kit.peek_card(tap.clone()).await.unwrap();
+    let seen = kit.peek_card(tap.clone(), None).await.unwrap();
     assert_eq!(seen.balance_msat, 50_000 * SAT);
     let charge = |key: &str| ChargeCardRequest {
         idempotency_key: key.into(),
         tap: tap.clone(),
         price: jmd(300_000),
         reference: "table 4".into(),
+        pin: None,
+        source: None,
     };
     let charged = kit.charge_card(till.clone(), charge("charge")).await;
     let charged = charged.unwrap();

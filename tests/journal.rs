@@ -50,6 +50,7 @@ async fn charge(
         tap: card.chip.tap(),
         price: sat(1_000),
         reference: name.to_owned(),
+        pin: None,
     };
     let charged = engine.cards().charge(&merchant.till, command).await;
     charged.map(|charge| charge.points)

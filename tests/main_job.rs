@@ -87,6 +87,7 @@ async fn main_job(engine: &Engine, customer: &Wallet, channels: i64, onchain: i6
         tap: tap.clone(),
         price: jmd(300_000),
         reference: "table 4".to_owned(),
+        pin: None,
     };
     let charged = engine
         .cards()

@@ -75,6 +75,7 @@ async fn do_business(store: Arc<dyn Store>) {
             tap: card.chip.tap(),
             price: sat(100),
             reference: "lunch \u{1f35b} \"zwei\"\\".to_owned(),
+            pin: None,
         };
         engine
             .cards()

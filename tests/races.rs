@@ -143,6 +143,7 @@ fn charge(engine: &Engine, till: &Merchant, name: &str, tap: String) -> Charging
         tap,
         price: sat(PRICE),
         reference: name.to_owned(),
+        pin: None,
     };
     Box::pin(async move { cards.charge(&till, command).await })
 }

@@ -157,6 +157,7 @@ async fn yesterdays_backup_is_recovered_and_no_sat_is_lost() {
         tap: card.chip.tap(),
         price: sat(1_000),
         reference: "lunch".to_owned(),
+        pin: None,
     };
     engine
         .cards()

@@ -104,6 +104,7 @@ impl Shop {
                 amount_msat: AMOUNT_MSAT,
             },
             reference: "patty and coco bread".to_owned(),
+            pin: None,
         })
     }
 

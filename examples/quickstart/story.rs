@@ -450,6 +450,7 @@ impl Story {
             tap,
             price: self.jmd(312_000)?,
             reference: "table 4".to_owned(),
+            pin: None,
         };
         let (cards, print) = (self.engine.cards(), &self.print);
         let charge = cards.charge(&shop.till, command.clone()).await?;

@@ -1,13 +1,18 @@
 //! Taps: verified, and charged.
 
 use super::boltcard::{self, BoltcardKeys, KeyDerivation, TapUrl};
-use super::model::{Card, Charge, ChargeCard};
-use super::{CARDS, CardError, Cards, rules};
+use super::charge_model::{AuthorizeCard, Charge, ChargeCard, ChargePosting, ChargeState};
+use super::model::Card;
+use super::pin::{self, Pin};
+use super::{CARDS, CardError, Cards, charge_rules, low_balance, rules, taps};
 use crate::Error;
 use crate::access::Credential;
-use crate::core::{Answer, Caller, Decision, Executed, Loaded, check_text};
+use crate::core::{Answer, Caller, Core, Decision, Executed, IdempotencyKey, Loaded, check_text};
 use crate::ids::{ChargeId, TransferId};
+use crate::ledger::Step;
+use crate::money::{Price, Quote};
 use crate::rates::price_in_msat;
+use crate::settlement::Merchant;
 use crate::{rewards, settlement};
 
 /// A tap whose signature is right.
@@ -16,14 +21,68 @@ pub(super) struct VerifiedTap {
     pub(super) counter: i64,
 }
 
+/// A sale that a tap is to pay.
+struct Sale {
+    card: Loaded<Card>,
+    counter: i64,
+    /// What holds in the commit besides.
+    guards: Vec<Step>,
+    merchant: Loaded<Merchant>,
+    amount_msat: i64,
+    quote: Option<Quote>,
+}
+
+impl Sale {
+    /// A new charge for it, paid and without points.
+    fn charge(
+        &self,
+        core: &Core,
+        caller: &Caller,
+        price: &Price,
+        reference: &str,
+    ) -> Result<Charge, Error> {
+        Ok(Charge {
+            id: core.new_id(ChargeId::from_parts)?,
+            card: self.card.value.id,
+            merchant: self.merchant.value.id,
+            till: caller.id,
+            state: ChargeState::Captured,
+            price: *price,
+            amount_msat: self.amount_msat,
+            authorized_msat: None,
+            expires_at_ms: None,
+            refunded_msat: 0,
+            withheld_msat: 0,
+            quote: self.quote.clone(),
+            reference: reference.to_owned(),
+            program: None,
+            points: 0,
+            points_taken_back: 0,
+        })
+    }
+}
+
+/// The name of a command and its PIN: however often it is sent, it is one attempt.
+fn attempt(
+    caller: &Caller,
+    operation: &str,
+    key: &IdempotencyKey,
+    blinded: Option<&Pin>,
+) -> String {
+    let caller = caller.id;
+    let blinded = blinded.map(|pin| pin.text());
+    format!("{caller}/{operation}/{key}/{}", blinded.unwrap_or_default())
+}
+
 impl Cards {
     /// Pays a sale with a tapped card: the card is debited, the merchant credited and the points
     /// given in one commit, which uses the tap up. Tills only; the merchant is the till's.
     ///
     /// # Errors
     /// `card.tap_malformed`, `card.tap_not_ours`, `card.tap_wrong_mac`, `card.tap_replayed`,
+    /// `card.tap_stale`, `card.tap_superseded`, `card.too_many_bad_taps`,
     /// `card.frozen`, `card.not_active`, `card.insufficient_funds`, `card.limit_exceeded`,
-    /// `money.*`, `rate.*`, `command.*`, `access.*`.
+    /// `card.pin_required`, `card.pin_not_set`, `card.wrong_pin`, `card.pin_locked`, `money.*`, `rate.*`, `command.*`, `access.*`.
     pub async fn charge(
         &self,
         credential: &Credential,
@@ -35,14 +94,22 @@ impl Cards {
                 let caller = cards.core.authenticate(&credential).await?;
                 caller.require_till()?;
                 check_text("reference", &command.reference, 100, "100 characters")?;
-                let executed: Executed<Charge> = cards
+                let operation = "cards.charge";
+                let pin = command.pin.as_ref();
+                let asked = ChargeCard {
+                    pin: pin.map(|pin| pin.blinded(&cards.core)),
+                    ..command.clone()
+                };
+                let _turn = cards.pin_turn(&command.tap, pin).await;
+                let executed: Result<Executed<Charge>, Error> = cards
                     .core
-                    .execute(&caller, "cards.charge", &command.key, &command, || {
+                    .execute(&caller, operation, &command.key, &asked, || {
                         cards.decide_charge(&caller, &command)
                     })
-                    .await
-                    .map_err(rules::refused)?;
-                Ok(executed.answer)
+                    .await;
+                let attempt = attempt(&caller, operation, &command.key, asked.pin.as_ref());
+                let executed = cards.count_if_wrong(&attempt, executed).await;
+                Ok(executed.map_err(rules::refused)?.answer)
             })
             .await
     }
@@ -53,36 +120,33 @@ impl Cards {
         command: &ChargeCard,
     ) -> Result<Decision<Charge>, Error> {
         let core = &self.core;
-        let VerifiedTap { card, counter } = self.verify(&command.tap).await?;
-        rules::require_active(&card.value)?;
-        let merchant = settlement::load_merchant(core, caller.require_till()?).await?;
-        let now_ms = core.clock.now_ms();
-        let (amount_msat, quote) = price_in_msat(
-            core.rates.as_ref(),
-            &command.price,
-            core.settings.rates,
-            now_ms,
-        )
-        .await?;
-        let reward = rewards::accrual(core, &merchant.value, card.value.id, amount_msat).await?;
+        let sale = self
+            .sale(caller, &command.tap, &command.price, command.pin.as_ref())
+            .await?;
+        let (card, amount_msat) = (sale.card.value.id, sale.amount_msat);
+        let reward = rewards::accrual(core, &sale.merchant.value, card, amount_msat).await?;
         let charge = Charge {
-            id: core.new_id(ChargeId::from_parts)?,
-            card: card.value.id,
-            merchant: merchant.value.id,
-            till: caller.id,
-            price: command.price,
-            amount_msat,
-            quote,
-            reference: command.reference.clone(),
             program: reward.as_ref().map(|reward| reward.program),
             points: reward.as_ref().map_or(0, |reward| reward.points),
+            ..sale.charge(core, caller, &command.price, &command.reference)?
         };
-        let transfer = core.new_id(TransferId::from_parts)?;
-        let commit_ms = core.commit_time_ms();
-        let mut steps = rules::charge(&card, &charge, counter, transfer, commit_ms)?;
-        steps.push(settlement::guard(&merchant));
+        let limits = rules::usage_limits(&sale.card.value, core.commit_time_ms())?;
+        let posting = ChargePosting {
+            transfer: Some(core.new_id(TransferId::from_parts)?),
+            usage: rules::amount_windows(&limits),
+            reward: reward.as_ref().and_then(|reward| reward.posting),
+            ..ChargePosting::default()
+        };
+        let mut steps = rules::use_tap(&sale.card, sale.counter, amount_msat, limits)?;
+        steps.extend(charge_rules::pay(&charge, posting)?);
+        steps.extend(low_balance::look(
+            &sale.card.value,
+            &charge,
+            core.clock.now_ms(),
+        ));
+        steps.extend(sale.guards);
         if let Some(reward) = reward {
-            steps.extend(reward.steps(core, &charge.id.to_string())?);
+            steps.extend(reward.steps(&charge.id.to_string()));
         }
         Ok(Decision {
             steps,
@@ -90,8 +154,122 @@ impl Cards {
         })
     }
 
+    /// Sets money of a tapped card aside for a sale that is not done yet, and uses the tap up. It
+    /// is captured or released by the charge's id, and comes back by itself after
+    /// [`Settings::authorization_ms`](crate::Settings::authorization_ms). Limits are counted as by
+    /// a charge. Tills only; the merchant is the till's.
+    ///
+    /// # Errors
+    /// As for [`charge`](Self::charge).
+    pub async fn authorize(
+        &self,
+        credential: &Credential,
+        command: AuthorizeCard,
+    ) -> Result<Answer<Charge>, Error> {
+        let (cards, credential) = (self.clone(), credential.clone());
+        self.core
+            .detached(async move {
+                let caller = cards.core.authenticate(&credential).await?;
+                caller.require_till()?;
+                check_text("reference", &command.reference, 100, "100 characters")?;
+                let operation = "cards.authorize";
+                let pin = command.pin.as_ref();
+                let asked = AuthorizeCard {
+                    pin: pin.map(|pin| pin.blinded(&cards.core)),
+                    ..command.clone()
+                };
+                let _turn = cards.pin_turn(&command.tap, pin).await;
+                let executed: Result<Executed<Charge>, Error> = cards
+                    .core
+                    .execute(&caller, operation, &command.key, &asked, || {
+                        cards.decide_authorize(&caller, &command)
+                    })
+                    .await;
+                let attempt = attempt(&caller, operation, &command.key, asked.pin.as_ref());
+                let executed = cards.count_if_wrong(&attempt, executed).await;
+                Ok(executed.map_err(rules::refused)?.answer)
+            })
+            .await
+    }
+
+    async fn decide_authorize(
+        &self,
+        caller: &Caller,
+        command: &AuthorizeCard,
+    ) -> Result<Decision<Charge>, Error> {
+        let core = &self.core;
+        let sale = self
+            .sale(caller, &command.tap, &command.price, command.pin.as_ref())
+            .await?;
+        let at_ms = core.commit_time_ms();
+        let expires_at_ms = at_ms.saturating_add(core.settings.authorization_ms);
+        let charge = Charge {
+            state: ChargeState::Authorized,
+            authorized_msat: Some(sale.amount_msat),
+            expires_at_ms: Some(expires_at_ms),
+            ..sale.charge(core, caller, &command.price, &command.reference)?
+        };
+        let limits = rules::usage_limits(&sale.card.value, at_ms)?;
+        let usage = rules::amount_windows(&limits);
+        let hold = core.new_id(TransferId::from_parts)?;
+        let mut steps = rules::use_tap(&sale.card, sale.counter, sale.amount_msat, limits)?;
+        steps.extend(charge_rules::authorize(&charge, hold, usage)?);
+        steps.extend(sale.guards);
+        Ok(Decision {
+            steps,
+            answer: charge,
+        })
+    }
+
+    /// What a tap at a till is to pay.
+    async fn sale(
+        &self,
+        caller: &Caller,
+        tap: &str,
+        price: &Price,
+        pin: Option<&Pin>,
+    ) -> Result<Sale, Error> {
+        let core = &self.core;
+        let till = caller.id.to_string();
+        let source = self.source.as_deref().unwrap_or(&till);
+        let tap = self.verify_from(Some(source), tap).await?;
+        rules::require_active(&tap.card.value)?;
+        let mut guards = vec![taps::guard(core, &tap).await?];
+        let merchant = settlement::load_merchant(core, caller.require_till()?).await?;
+        let now_ms = core.clock.now_ms();
+        let (amount_msat, quote) =
+            price_in_msat(core.rates.as_ref(), price, core.settings.rates, now_ms).await?;
+        guards.extend(pin::check(core, &tap, amount_msat, pin).await?);
+        guards.push(settlement::guard(&merchant));
+        let VerifiedTap { card, counter } = tap;
+        Ok(Sale {
+            card,
+            counter,
+            guards,
+            merchant,
+            amount_msat,
+            quote,
+        })
+    }
+
+    /// As [`verify`](Self::verify), unless too many forged taps came from the source.
+    pub(super) async fn verify_from(
+        &self,
+        source: Option<&str>,
+        tap: &str,
+    ) -> Result<VerifiedTap, Error> {
+        let Some(source) = source else {
+            return self.verify(tap).await;
+        };
+        let now_ms = self.core.clock.now_ms();
+        self.bad_taps.admit(source, now_ms)?;
+        let verified = self.verify(tap).await;
+        self.bad_taps.count_if_bad(source, now_ms, &verified);
+        verified
+    }
+
     /// Finds the card of a tap and checks the chip's signature.
-    pub(super) async fn verify(&self, tap: &str) -> Result<VerifiedTap, Error> {
+    async fn verify(&self, tap: &str) -> Result<VerifiedTap, Error> {
         let tap = TapUrl::parse(tap).map_err(CardError::from)?;
         let picc = boltcard::decrypt_picc(&self.issuer_key, tap.p()).map_err(CardError::from)?;
         let card = self.by_chip(&picc.uid).await?;

@@ -1,10 +1,12 @@
 //! Why a card was refused.
 
 use super::boltcard::TapError;
+use super::charge_model::ChargeState;
 use super::model::CardState;
-use crate::ids::CardId;
+use crate::ids::{CardId, ChargeId};
 
-/// A card was refused. Nothing was changed: no balance, no counter.
+/// A card was refused. Nothing was changed, no balance and no counter, but that a wrong PIN is
+/// counted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CardError {
@@ -29,6 +31,27 @@ pub enum CardError {
         counter: i64,
         /// The counter that was used last.
         last: i64,
+    },
+    /// The tap was looked at too long ago to be used. `card.tap_stale`.
+    #[error("this tap could be used until {until_ms}: the card is to be tapped again")]
+    TapStale {
+        /// Until when it could, milliseconds since the epoch.
+        until_ms: i64,
+    },
+    /// A later tap of this card was looked at. `card.tap_superseded`.
+    #[error("this tap is number {counter} of the card, and number {seen} was seen")]
+    TapSuperseded {
+        /// The tap's counter.
+        counter: i64,
+        /// The later one's.
+        seen: i64,
+    },
+    /// Too many taps with a wrong signature came from this source. `card.too_many_bad_taps`,
+    /// retryable.
+    #[error("too many forged taps came from here; {retry_after_ms} ms to wait")]
+    TooManyBadTaps {
+        /// When taps from there are looked at again, in milliseconds.
+        retry_after_ms: i64,
     },
     /// Not enough on the card. `card.insufficient_funds`.
     #[error("the card has {available_msat} msat to spend, {needed_msat} msat is needed")]
@@ -79,9 +102,106 @@ pub enum CardError {
         /// The card.
         card: CardId,
     },
+    /// No such charge. `card.charge_not_found`.
+    #[error("there is no charge {charge}")]
+    ChargeNotFound {
+        /// Which.
+        charge: ChargeId,
+    },
+    /// The charge was captured, released, or never authorised. `card.charge_not_open`.
+    #[error("the charge {charge} cannot be captured or released: {state:?}")]
+    ChargeNotOpen {
+        /// Which.
+        charge: ChargeId,
+        /// How it stands.
+        state: ChargeState,
+    },
+    /// The charge was not captured in time, and the card has its money again.
+    /// `card.authorization_expired`.
+    #[error("the charge {charge} could be captured until {expired_at_ms}")]
+    AuthorizationExpired {
+        /// Which.
+        charge: ChargeId,
+        /// From when on it could not be captured, milliseconds since the epoch.
+        expired_at_ms: i64,
+    },
+    /// More was to be captured than was authorised. `card.capture_exceeds_hold`.
+    #[error("{held_msat} msat was authorised, {asked_msat} msat was to be captured")]
+    CaptureExceedsHold {
+        /// What was authorised.
+        held_msat: i64,
+        /// What was asked.
+        asked_msat: i64,
+    },
+    /// The charge was not paid, so that nothing of it can be refunded.
+    /// `card.charge_not_captured`.
+    #[error("the charge {charge} was not paid: {state:?}")]
+    ChargeNotCaptured {
+        /// Which.
+        charge: ChargeId,
+        /// How it stands.
+        state: ChargeState,
+    },
+    /// More was to be refunded than is left of the charge. `card.refund_exceeds_charge`.
+    #[error("{standing_msat} msat of the charge can be refunded, {asked_msat} msat was asked")]
+    RefundExceedsCharge {
+        /// What was not refunded yet.
+        standing_msat: i64,
+        /// What was asked.
+        asked_msat: i64,
+    },
+    /// The merchant's money here does not suffice for the refund. `card.refund_not_covered`.
+    #[error("the merchant has {available_msat} msat here, the refund needs {needed_msat} msat")]
+    RefundNotCovered {
+        /// What the merchant has.
+        available_msat: i64,
+        /// What the refund takes.
+        needed_msat: i64,
+    },
+    /// The charge was made by an earlier version, and what in the books is behind it was not
+    /// kept. `card.charge_not_refundable`.
+    #[error("the charge {charge} was made before charges could be refunded")]
+    ChargeNotRefundable {
+        /// Which.
+        charge: ChargeId,
+    },
+    /// A PIN is 4 to 8 digits. `card.bad_pin`.
+    #[error("a PIN is 4 to 8 digits")]
+    BadPin,
+    /// The amount needs the card's PIN, and none was given. `card.pin_required`.
+    #[error("above {above_msat} msat the card asks for its PIN")]
+    PinRequired {
+        /// What can be spent without.
+        above_msat: i64,
+    },
+    /// A PIN was given or is needed, and the card has none. `card.pin_not_set`.
+    #[error("the card {card} has no PIN")]
+    PinNotSet {
+        /// The card.
+        card: CardId,
+    },
+    /// The PIN is wrong, and that was counted. The tap was not used up. `card.wrong_pin`.
+    #[error("the PIN of the card {card} is another one; {attempts_left} more attempts")]
+    WrongPin {
+        /// The card.
+        card: CardId,
+        /// How many more wrong ones there may be.
+        attempts_left: u32,
+    },
+    /// The PIN was wrong too often; the holder or the issuer unlocks it. `card.pin_locked`.
+    #[error("the PIN of the card {card} was wrong too often")]
+    PinLocked {
+        /// The card.
+        card: CardId,
+    },
 }
 
 impl CardError {
+    /// True when the same call may succeed later.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::TooManyBadTaps { .. })
+    }
+
     /// The stable code of this error.
     pub fn code(&self) -> &'static str {
         match self {
@@ -93,6 +213,9 @@ impl CardError {
             } => "card.frozen",
             Self::NotActive { .. } => "card.not_active",
             Self::TapReplayed { .. } => "card.tap_replayed",
+            Self::TooManyBadTaps { .. } => "card.too_many_bad_taps",
+            Self::TapStale { .. } => "card.tap_stale",
+            Self::TapSuperseded { .. } => "card.tap_superseded",
             Self::InsufficientFunds { .. } => "card.insufficient_funds",
             Self::LimitExceeded { .. } => "card.limit_exceeded",
             Self::AlreadyIssued { .. } => "card.already_issued",
@@ -101,6 +224,19 @@ impl CardError {
             Self::TooManyTaps { .. } => "card.too_many_taps",
             Self::ZoneChangedLately { .. } => "card.zone_changed_lately",
             Self::KeysWithheld { .. } => "card.keys_withheld",
+            Self::ChargeNotFound { .. } => "card.charge_not_found",
+            Self::ChargeNotOpen { .. } => "card.charge_not_open",
+            Self::AuthorizationExpired { .. } => "card.authorization_expired",
+            Self::CaptureExceedsHold { .. } => "card.capture_exceeds_hold",
+            Self::ChargeNotCaptured { .. } => "card.charge_not_captured",
+            Self::RefundExceedsCharge { .. } => "card.refund_exceeds_charge",
+            Self::RefundNotCovered { .. } => "card.refund_not_covered",
+            Self::ChargeNotRefundable { .. } => "card.charge_not_refundable",
+            Self::BadPin => "card.bad_pin",
+            Self::PinRequired { .. } => "card.pin_required",
+            Self::PinNotSet { .. } => "card.pin_not_set",
+            Self::WrongPin { .. } => "card.wrong_pin",
+            Self::PinLocked { .. } => "card.pin_locked",
         }
     }
 }

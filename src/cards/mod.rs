@@ -3,13 +3,20 @@
 //! A tap is verified before anything changes; its counter moves in the commit that moves the
 //! money. Looking at a card never uses up a tap.
 
+mod bad_taps;
 pub mod boltcard;
+mod charge_life;
+mod charge_model;
+mod charge_rules;
 mod charging;
 mod error;
 mod life;
+mod low_balance;
 mod model;
+mod pin;
 pub mod programming;
 mod rules;
+mod taps;
 
 use std::sync::Arc;
 
@@ -21,16 +28,24 @@ use crate::invoices::{CreateInvoice, Invoice, InvoicePurpose, Invoices};
 use crate::ledger::{Account, Balance, Step, TransferRow};
 
 use boltcard::IssuerKey;
-use charging::VerifiedTap;
-pub use error::CardError;
-pub use model::{
-    ActivateCard, Activation, Card, CardLimits, CardSnapshot, CardState, Charge, ChargeCard,
-    ExistingChip, FreezeCard, IssueCard, ProgrammingKeys, RenewHolder, SetCardLimits, TopUpCard,
-    ZoneBefore,
+pub use charge_model::{
+    AuthorizeCard, CaptureCharge, Charge, ChargeCard, ChargeState, RefundCharge, ReleaseCharge,
 };
+pub(crate) use charge_rules::EXPIRE_JOB;
+pub use error::CardError;
+pub(crate) use low_balance::LOW_BALANCE_JOB;
+pub use model::{
+    ActivateCard, Activation, Card, CardLimits, CardSnapshot, CardState, ExistingChip, FreezeCard,
+    IssueCard, LimitKind, LimitUsage, LowBalance, ProgrammingKeys, RenewHolder, SetCardLimits,
+    TopUpCard, ZoneBefore,
+};
+
+pub use pin::{Pin, PinStatus, SetCardPin, UnlockCardPin};
 
 pub(crate) const CARDS: &str = "card";
 pub(crate) const CHARGES: &str = "charge";
+/// How much of its history a card shows at once.
+const SNAPSHOT_HISTORY: usize = 20;
 const TOP_UP_EXPIRY_SECONDS: u32 = 3_600;
 const FIRST_VERSION: u32 = 1;
 
@@ -39,11 +54,33 @@ const FIRST_VERSION: u32 = 1;
 pub struct Cards {
     core: Arc<Core>,
     issuer_key: Arc<IssuerKey>,
+    pins: pin::PinLanes,
+    bad_taps: bad_taps::BadTaps,
+    source: Option<Arc<str>>,
 }
 
 impl Cards {
     pub(crate) fn new(core: Arc<Core>, issuer_key: Arc<IssuerKey>) -> Self {
-        Self { core, issuer_key }
+        let pins = pin::PinLanes::default();
+        Self {
+            core,
+            issuer_key,
+            pins,
+            bad_taps: bad_taps::BadTaps::default(),
+            source: None,
+        }
+    }
+
+    /// The same handle for taps that come from a source: whatever the host tells apart, an address
+    /// or a device. From one that forges taps none is taken for a while
+    /// (`card.too_many_bad_taps`). Without a source, a till's taps are its credential's, and
+    /// looks are not counted.
+    #[must_use]
+    pub fn from_source(&self, source: &str) -> Self {
+        Self {
+            source: Some(source.into()),
+            ..self.clone()
+        }
     }
 
     /// Makes a card for a chip. Issuer only.
@@ -161,21 +198,19 @@ impl Cards {
             .await
     }
 
-    /// What a tap shows. It changes nothing: the same tap can be charged afterwards.
+    /// What a tap shows: the card as it stands, its limits with what is used of them, and what
+    /// moved last. The same tap can be charged afterwards, for
+    /// [`Settings::tap_valid_ms`](crate::Settings::tap_valid_ms) after it was first looked at;
+    /// and a tap with a lower counter cannot be used any more. No money moves, and no counter.
     ///
     /// # Errors
-    /// `card.tap_*`, `card.not_found`.
+    /// `card.tap_*`, `card.too_many_bad_taps`, `card.not_found`.
     pub async fn peek(&self, tap: &str) -> Result<Answer<CardSnapshot>, Error> {
         let as_of_ms = self.core.clock.now_ms();
-        let VerifiedTap {
-            card: Loaded { value: card, .. },
-            counter,
-        } = self.verify(tap).await?;
-        let last = self.core.store.counter(&rules::counter_name(&card)).await?;
-        if let Some(last) = last.filter(|last| counter <= *last) {
-            return Err(CardError::TapReplayed { counter, last }.into());
-        }
-        let value = self.snapshot_of(card).await?;
+        let tap = self.verify_from(self.source.as_deref(), tap).await?;
+        taps::require_unused(&self.core, &tap).await?;
+        taps::see(&self.core, &tap).await?;
+        let value = self.snapshot_of(tap.card.value).await?;
         Ok(Answer { as_of_ms, value })
     }
 
@@ -221,12 +256,25 @@ impl Cards {
         let account = Account::card_balance(card.id);
         let side = account.kind().side();
         let balance: Balance = self.core.balance(&account).await?;
+        let mut usage = Vec::new();
+        for limit in rules::usage_limits(&card, self.core.commit_time_ms())? {
+            usage.push(LimitUsage {
+                kind: limit.kind,
+                limit: limit.limit,
+                used: self.core.store.usage(&limit.window).await?,
+                renews_at_ms: limit.window.end_ms,
+            });
+        }
+        let history = self.core.store.transfers(&account, None, SNAPSHOT_HISTORY);
+        let history = history.await?;
         Ok(CardSnapshot {
             card: card.id,
             state: card.state,
             balance_msat: i64::try_from(balance.available(side)).unwrap_or(i64::MAX),
             pending_msat: balance.incoming(side),
             limits: card.limits,
+            usage,
+            history,
         })
     }
 }

@@ -4,8 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::access::Credential;
 use crate::core::IdempotencyKey;
-use crate::ids::{CardId, ChargeId, CredentialId, MerchantId, ProgramId};
-use crate::money::{Price, Quote};
+use crate::ids::{CardId, ChargeId, CredentialId};
+use crate::ledger::TransferRow;
+use crate::money::Price;
 
 /// What a card may do; `None` is no limit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +24,13 @@ pub struct CardLimits {
     /// How often the card may pay within one full hour of UTC.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub taps_per_hour: Option<i64>,
+    /// What one tap may spend without the card's PIN; 0 asks for it always.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pin_above_msat: Option<i64>,
+    /// Not a limit: when a charge brings the card below it, its holder is told, by the event
+    /// `card.low_balance`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub low_balance_msat: Option<i64>,
     /// The most that may be on the card; a top-up above it goes back to its sender.
     pub max_balance_msat: Option<i64>,
     /// Where the day begins: an IANA name, `America/Jamaica`.
@@ -37,6 +45,8 @@ impl Default for CardLimits {
             per_week_msat: None,
             per_month_msat: None,
             taps_per_hour: None,
+            pin_above_msat: None,
+            low_balance_msat: None,
             max_balance_msat: None,
             time_zone: "UTC".to_owned(),
         }
@@ -116,30 +126,6 @@ pub struct TopUpCard {
     pub card: CardId,
     /// What is to be paid.
     pub price: Price,
-}
-
-/// Pays a sale with a tapped card.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ChargeCard {
-    /// Made by the caller before the call.
-    pub key: IdempotencyKey,
-    /// What the chip gave: its whole URL.
-    pub tap: String,
-    /// What is to be paid.
-    pub price: Price,
-    /// The merchant's own name for the sale; at most 100 characters.
-    pub reference: String,
-}
-
-impl std::fmt::Debug for ChargeCard {
-    // A tap that was not charged yet can be: it does not belong in a log.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ChargeCard")
-            .field("key", &self.key)
-            .field("price", &self.price)
-            .field("reference", &self.reference)
-            .finish_non_exhaustive()
-    }
 }
 
 /// How a card stands.
@@ -225,6 +211,48 @@ pub struct Activation {
     pub holder: Credential,
 }
 
+/// A limit that is counted within a stretch of the calendar.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LimitKind {
+    /// [`CardLimits::per_day_msat`].
+    PerDay,
+    /// [`CardLimits::per_week_msat`].
+    PerWeek,
+    /// [`CardLimits::per_month_msat`].
+    PerMonth,
+    /// [`CardLimits::taps_per_hour`].
+    TapsPerHour,
+}
+
+/// What is used of a limit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LimitUsage {
+    /// Which.
+    pub kind: LimitKind,
+    /// The limit: millisatoshis, or taps.
+    pub limit: i64,
+    /// What is used of it, what is set aside included. More than the limit where that was lowered
+    /// since.
+    pub used: i64,
+    /// When it is all there again, milliseconds since the epoch.
+    pub renews_at_ms: i64,
+}
+
+/// A card that a charge brought below what its holder wants to be told of: the event
+/// `card.low_balance`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LowBalance {
+    /// The card.
+    pub card: CardId,
+    /// The charge.
+    pub charge: ChargeId,
+    /// What was on the card after it, what is set aside included.
+    pub balance_msat: i64,
+    /// The threshold, [`CardLimits::low_balance_msat`].
+    pub threshold_msat: i64,
+}
+
 /// What a tap shows without using it up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CardSnapshot {
@@ -238,29 +266,11 @@ pub struct CardSnapshot {
     pub pending_msat: i64,
     /// What it may do.
     pub limits: CardLimits,
-}
-
-/// A sale that was paid with a card.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Charge {
-    /// Its id.
-    pub id: ChargeId,
-    /// The card.
-    pub card: CardId,
-    /// The merchant.
-    pub merchant: MerchantId,
-    /// The credential that charged.
-    pub till: CredentialId,
-    /// What was asked for.
-    pub price: Price,
-    /// What that came to, and was paid.
-    pub amount_msat: i64,
-    /// The rate, where the price is in a currency.
-    pub quote: Option<Quote>,
-    /// The merchant's own name for the sale.
-    pub reference: String,
-    /// The points program, where the merchant has one.
-    pub program: Option<ProgramId>,
-    /// The points that the card got.
-    pub points: i64,
+    /// What is used of those limits that count within a day, a week, a month or an hour.
+    #[serde(default)]
+    pub usage: Vec<LimitUsage>,
+    /// What moved on it last, newest first; at most 20. More by
+    /// [`Cards::history`](super::Cards::history), to its holder.
+    #[serde(default)]
+    pub history: Vec<TransferRow>,
 }

@@ -2,16 +2,12 @@
 
 use jiff::tz::TimeZone;
 
+use super::CARDS;
 use super::error::CardError;
-use super::model::{Card, CardLimits, CardState, Charge, ExistingChip, ZoneBefore};
-use super::{CARDS, CHARGES};
+use super::model::{Card, CardLimits, CardState, ExistingChip, LimitKind, ZoneBefore};
 use crate::Error;
-use crate::core::{CommandError, Loaded, check_text, emit, put};
-use crate::ids::TransferId;
-use crate::ledger::{
-    Account, AccountKind, CalendarPeriod, CalendarZone, NewTransfer, Refusal, Step, TransferKind,
-    UsageWindow,
-};
+use crate::core::{CommandError, Loaded, check_text, put};
+use crate::ledger::{AccountKind, CalendarPeriod, CalendarZone, Refusal, Step, UsageWindow};
 
 /// Where a card's chip counter is kept: one a card and key version, since a re-programmed chip
 /// counts from zero.
@@ -41,6 +37,7 @@ pub(super) fn check_limits(limits: &CardLimits) -> Result<(), Error> {
         ("per_day_msat", limits.per_day_msat),
         ("per_week_msat", limits.per_week_msat),
         ("per_month_msat", limits.per_month_msat),
+        ("low_balance_msat", limits.low_balance_msat),
         ("max_balance_msat", limits.max_balance_msat),
     ] {
         if limit.is_some_and(|limit| limit <= 0 || limit > crate::money::MAX_MSAT) {
@@ -53,6 +50,14 @@ pub(super) fn check_limits(limits: &CardLimits) -> Result<(), Error> {
         .is_some_and(|taps| !(1..=3_600).contains(&taps))
     {
         let (field, bounds) = ("taps_per_hour", "1 to 3,600");
+        return Err(CommandError::OutOfBounds { field, bounds }.into());
+    }
+    let amounts = 0..=crate::money::MAX_MSAT;
+    if limits
+        .pin_above_msat
+        .is_some_and(|above| !amounts.contains(&above))
+    {
+        let (field, bounds) = ("pin_above_msat", "0 to 21 million bitcoin");
         return Err(CommandError::OutOfBounds { field, bounds }.into());
     }
     TimeZone::get(&limits.time_zone).map_err(|_| CardError::UnknownTimeZone)?;
@@ -84,6 +89,7 @@ pub(super) fn check_existing_chip(chip: Option<&ExistingChip>) -> Result<(), Com
 
 /// A limit on what a card does within a stretch of the calendar.
 pub(super) struct UsageLimit {
+    pub(super) kind: LimitKind,
     pub(super) window: UsageWindow,
     pub(super) limit: i64,
     /// Counts taps and not what they spend.
@@ -100,24 +106,35 @@ pub(super) fn usage_limits(card: &Card, at_ms: i64) -> Result<Vec<UsageLimit>, C
         ..
     } = &card.limits;
     let mut found = Vec::new();
-    for (subject, period, limit) in [
-        ("spent/day", CalendarPeriod::Day, per_day_msat),
-        ("spent/week", CalendarPeriod::Week, per_week_msat),
-        ("spent/month", CalendarPeriod::Month, per_month_msat),
-        ("taps/hour", CalendarPeriod::Hour, taps_per_hour),
+    for (kind, limit) in [
+        (LimitKind::PerDay, per_day_msat),
+        (LimitKind::PerWeek, per_week_msat),
+        (LimitKind::PerMonth, per_month_msat),
+        (LimitKind::TapsPerHour, taps_per_hour),
     ] {
         let Some(limit) = *limit else { continue };
+        let (subject, period) = counted_as(kind);
         let subject = format!("{}/{subject}", card.id);
         let window = zone(card)
             .window(subject, period, at_ms)
             .map_err(|_| CardError::UnknownTimeZone)?;
         found.push(UsageLimit {
             window,
+            kind,
             limit,
-            counts_taps: period == CalendarPeriod::Hour,
+            counts_taps: kind == LimitKind::TapsPerHour,
         });
     }
     Ok(found)
+}
+
+fn counted_as(kind: LimitKind) -> (&'static str, CalendarPeriod) {
+    match kind {
+        LimitKind::PerDay => ("spent/day", CalendarPeriod::Day),
+        LimitKind::PerWeek => ("spent/week", CalendarPeriod::Week),
+        LimitKind::PerMonth => ("spent/month", CalendarPeriod::Month),
+        LimitKind::TapsPerHour => ("taps/hour", CalendarPeriod::Hour),
+    }
 }
 
 /// The steps that count `amount_msat` towards the limits.
@@ -174,26 +191,22 @@ pub(super) fn with_limits(card: &Card, limits: CardLimits, at_ms: i64) -> Result
 
 const WEEK_MS: i64 = 7 * 24 * 3_600_000;
 
-/// The steps of a charge: the tap is used up, the limits are counted and the money moves, or
-/// nothing does. The reward's steps are added by its own rules.
-pub(super) fn charge(
+/// The steps that use a tap up: the card is as it was read, its counter moves, and the limits are
+/// counted.
+pub(super) fn use_tap(
     card: &Loaded<Card>,
-    charge: &Charge,
     counter: i64,
-    transfer: TransferId,
-    now_ms: i64,
-) -> Result<Vec<Step>, Error> {
-    let Card { limits, .. } = &card.value;
-    if let Some(limit_msat) = limits.per_tap_msat
-        && charge.amount_msat > limit_msat
+    amount_msat: i64,
+    limits: Vec<UsageLimit>,
+) -> Result<Vec<Step>, CardError> {
+    if let Some(limit_msat) = card.value.limits.per_tap_msat
+        && amount_msat > limit_msat
     {
-        let limit = "per_tap";
         return Err(CardError::LimitExceeded {
-            limit,
+            limit: "per_tap",
             limit_msat,
             used_msat: 0,
-        }
-        .into());
+        });
     }
     let mut steps = vec![
         super::guard(card),
@@ -202,27 +215,14 @@ pub(super) fn charge(
             to: counter,
         },
     ];
-    steps.extend(count_usage(
-        usage_limits(&card.value, now_ms)?,
-        charge.amount_msat,
-    ));
-    let id = charge.id.to_string();
-    steps.push(Step::Transfer(NewTransfer {
-        id: transfer,
-        debit: Account::card_balance(charge.card),
-        credit: Account::merchant_payable(charge.merchant),
-        amount: charge.amount_msat,
-        kind: TransferKind::Charge,
-        reference: id.clone(),
-        credit_ceiling: None,
-    }));
-    let keys = vec![
-        ("card", charge.card.to_string()),
-        ("merchant", charge.merchant.to_string()),
-    ];
-    steps.push(put(CHARGES, id, 0, charge, keys)?);
-    steps.push(emit("card.charged", charge.card.to_string(), charge)?);
+    steps.extend(count_usage(limits, amount_msat));
     Ok(steps)
+}
+
+/// The windows in which an amount is counted. A tap stays counted, whatever becomes of the money.
+pub(super) fn amount_windows(limits: &[UsageLimit]) -> Vec<UsageWindow> {
+    let of_amounts = limits.iter().filter(|limit| !limit.counts_taps);
+    of_amounts.map(|limit| limit.window.clone()).collect()
 }
 
 /// What a refusal of the ledger means for a card.

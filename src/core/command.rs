@@ -290,6 +290,19 @@ impl Core {
     }
 }
 
+impl Core {
+    /// Runs what keeps a thread busy where that holds up nobody else.
+    pub(crate) async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Error> {
+        let (answer, answered) = oneshot::channel();
+        self.executor
+            .spawn_blocking(Box::new(move || drop(answer.send(work()))));
+        answered.await.map_err(|_| CommandError::Interrupted.into())
+    }
+}
+
 fn scope(caller: &Caller, operation: &str, key: &IdempotencyKey) -> String {
     format!("{}/{operation}/{key}", caller.id)
 }

@@ -16,7 +16,7 @@ pub use secrets::MasterSecret;
 pub(crate) use command::{Caller, Decision, Executed, check_text, unreadable};
 pub(crate) use documents::{Loaded, emit, put};
 pub(crate) use secrets::Secrets;
-pub(crate) use turns::Turns;
+pub(crate) use turns::{Turn, Turns};
 
 use crate::Error;
 use crate::ids::{BatchId, CredentialId};
@@ -41,6 +41,22 @@ pub struct Settings {
     /// milliseconds; `None` for ever. The keys themselves stay taken: a command is never done
     /// twice, however late it comes again.
     pub keep_answers_ms: Option<i64>,
+    /// How long what was authorised on a card is set aside for its merchant, in milliseconds; a
+    /// day by default.
+    #[serde(default = "a_day_in_ms")]
+    pub authorization_ms: i64,
+    /// How long a tap can be charged after it was first looked at, in milliseconds; two minutes
+    /// by default.
+    #[serde(default = "two_minutes_in_ms")]
+    pub tap_valid_ms: i64,
+}
+
+fn two_minutes_in_ms() -> i64 {
+    120_000
+}
+
+fn a_day_in_ms() -> i64 {
+    24 * 3_600_000
 }
 
 impl Default for Settings {
@@ -51,6 +67,8 @@ impl Default for Settings {
             job_lease_ms: 30_000,
             unknown_retry_ms: 2_000,
             keep_answers_ms: None,
+            authorization_ms: a_day_in_ms(),
+            tap_valid_ms: two_minutes_in_ms(),
         }
     }
 }

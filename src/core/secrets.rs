@@ -81,6 +81,19 @@ impl Secrets {
         self.0.derive(&[b"flashkit/credential/1/", id.as_bytes()])
     }
 
+    /// The key without which the hash of a card's PIN says nothing: a PIN has so few digits that
+    /// its hash alone could be tried out.
+    pub(crate) fn pin_key(&self) -> Zeroizing<[u8; 32]> {
+        self.0.derive(&[b"flashkit/card-pin/1"])
+    }
+
+    /// What stands in the place of something short and secret, a PIN, where two of it are only
+    /// compared.
+    pub(crate) fn blind(&self, text: &str) -> String {
+        let bytes: Zeroizing<[u8; 16]> = self.0.derive(&[b"flashkit/blind/1/", text.as_bytes()]);
+        hex::encode(*bytes)
+    }
+
     /// A digest by which books know the secret that they were made with.
     pub(crate) fn check(&self) -> String {
         let bytes: Zeroizing<[u8; 16]> = self.0.derive(&[b"flashkit/identity/1"]);

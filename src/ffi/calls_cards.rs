@@ -1,9 +1,10 @@
 //! Calls about cards.
 
+use super::calls_charges::from_source;
 use super::{
-    ActivateCardRequest, Activation, Card, CardSnapshot, Charge, ChargeCardRequest, FlashError,
-    Flashkit, FreezeCardRequest, Invoice, IssueCardRequest, ProgrammingKeys, SetCardLimitsRequest,
-    TopUpCardRequest, TransferPage,
+    ActivateCardRequest, Activation, Card, CardSnapshot, FlashError, Flashkit, FreezeCardRequest,
+    Invoice, IssueCardRequest, ProgrammingKeys, SetCardLimitsRequest, TopUpCardRequest,
+    TransferPage,
 };
 
 #[uniffi::export]
@@ -131,13 +132,22 @@ impl Flashkit {
         .await
     }
 
-    /// What a tap shows. It changes nothing: the same tap can be charged afterwards. A tap is
-    /// enough; no credential.
+    /// What a tap shows: the card, its limits with what is used of them, and what moved last. The
+    /// same tap can be charged afterwards, for two minutes after it was first looked at; one with
+    /// a lower counter cannot be used any more. A tap is enough; no credential. `source` is
+    /// whatever the host tells apart: from one that forges taps none is taken for a while.
     ///
-    /// Errors: `card.tap_*`, `card.not_found`.
-    pub async fn peek_card(&self, tap: String) -> Result<CardSnapshot, FlashError> {
-        self.with_engine(|engine| async move { Ok(engine.cards().peek(&tap).await?.into()) })
-            .await
+    /// Errors: `card.tap_*`, `card.too_many_bad_taps`, `card.not_found`.
+    #[uniffi::method(default(source = None))]
+    pub async fn peek_card(
+        &self,
+        tap: String,
+        source: Option<String>,
+    ) -> Result<CardSnapshot, FlashError> {
+        self.with_engine(|engine| async move {
+            Ok(from_source(engine.cards(), source).peek(&tap).await?.into())
+        })
+        .await
     }
 
     /// A card as it stands now. Its holder, or the issuer.
@@ -150,27 +160,6 @@ impl Flashkit {
     ) -> Result<CardSnapshot, FlashError> {
         self.call(credential, move |engine, caller| async move {
             Ok(engine.cards().get(&caller, card_id.parse()?).await?.into())
-        })
-        .await
-    }
-
-    /// Pays a sale with a tapped card: the card is debited, the merchant credited and the points
-    /// given in one commit, which uses the tap up. Tills only; the merchant is the till's.
-    ///
-    /// Errors: `card.tap_malformed`, `card.tap_not_ours`, `card.tap_wrong_mac`, `card.tap_replayed`,
-    /// `card.frozen`, `card.not_active`, `card.insufficient_funds`, `card.limit_exceeded`, `money.*`,
-    /// `rate.*`, `command.*`, `access.*`.
-    pub async fn charge_card(
-        &self,
-        credential: String,
-        request: ChargeCardRequest,
-    ) -> Result<Charge, FlashError> {
-        self.call(credential, move |engine, caller| async move {
-            Ok(engine
-                .cards()
-                .charge(&caller, request.try_into()?)
-                .await?
-                .into())
         })
         .await
     }

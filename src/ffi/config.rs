@@ -107,6 +107,12 @@ pub struct FlashkitConfig {
     /// How long a quote can be used; ten minutes by default.
     #[uniffi(default = None)]
     pub quote_validity_ms: Option<i64>,
+    /// How long what was authorised on a card is set aside for its merchant; a day by default.
+    #[uniffi(default = None)]
+    pub authorization_ms: Option<i64>,
+    /// How long a tap can be charged after it was first looked at; two minutes by default.
+    #[uniffi(default = None)]
+    pub tap_valid_ms: Option<i64>,
     /// The issuer key of cards that exist already, 16 bytes; by default it is derived from the
     /// master secret.
     #[uniffi(default = None)]
@@ -129,6 +135,12 @@ impl FlashkitConfig {
         }
         if let Some(validity_ms) = self.quote_validity_ms {
             settings.rates.quote_validity_ms = validity_ms;
+        }
+        if let Some(authorization_ms) = self.authorization_ms {
+            settings.authorization_ms = authorization_ms;
+        }
+        if let Some(tap_valid_ms) = self.tap_valid_ms {
+            settings.tap_valid_ms = tap_valid_ms;
         }
         settings
     }

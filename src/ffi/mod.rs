@@ -13,6 +13,7 @@
 mod calls_books;
 mod calls_by_hand;
 mod calls_cards;
+mod calls_charges;
 mod calls_invoices;
 mod calls_merchants;
 mod calls_standing;
@@ -25,6 +26,7 @@ mod object;
 mod records_books;
 mod records_by_hand;
 mod records_cards;
+mod records_charges;
 mod records_invoices;
 mod records_merchants;
 mod records_money;
@@ -53,9 +55,14 @@ pub use records_by_hand::{
     ResolvePayoutRequest, SuspenseItem, SuspenseTarget,
 };
 pub use records_cards::{
-    ActivateCardRequest, Activation, Card, CardLimits, CardSnapshot, CardState, Charge,
-    ChargeCardRequest, ExistingChip, FreezeCardRequest, IssueCardRequest, ProgrammingKeys,
+    ActivateCardRequest, Activation, Card, CardLimits, CardSnapshot, CardState, ExistingChip,
+    FreezeCardRequest, IssueCardRequest, LimitKind, LimitUsage, ProgrammingKeys,
     SetCardLimitsRequest, TopUpCardRequest,
+};
+pub use records_charges::{
+    AuthorizeCardRequest, CaptureChargeRequest, CardPinStatus, Charge, ChargeCardRequest,
+    ChargePage, ChargeState, RefundChargeRequest, ReleaseChargeRequest, SetCardPinRequest,
+    UnlockCardPinRequest,
 };
 pub use records_invoices::{
     CreateInvoiceRequest, Invoice, InvoicePage, InvoicePurpose, InvoiceState,

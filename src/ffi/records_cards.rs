@@ -1,6 +1,6 @@
 //! Cards.
 
-use super::{FlashError, Price, Quote};
+use super::{FlashError, Price, Transfer};
 use crate::Answer;
 use crate::cards;
 
@@ -22,6 +22,13 @@ pub struct CardLimits {
     /// How often the card may pay within one full hour of UTC.
     #[uniffi(default = None)]
     pub taps_per_hour: Option<i64>,
+    /// What one tap may spend without the card's PIN; 0 asks for it always.
+    #[uniffi(default = None)]
+    pub pin_above_msat: Option<i64>,
+    /// Not a limit: when a charge brings the card below it, its holder is told, by the event
+    /// `card.low_balance`.
+    #[uniffi(default = None)]
+    pub low_balance_msat: Option<i64>,
     /// The most that may be on the card; a top-up above it goes back to its sender.
     #[uniffi(default = None)]
     pub max_balance_msat: Option<i64>,
@@ -38,6 +45,8 @@ impl From<CardLimits> for cards::CardLimits {
             per_week_msat: limits.per_week_msat,
             per_month_msat: limits.per_month_msat,
             taps_per_hour: limits.taps_per_hour,
+            pin_above_msat: limits.pin_above_msat,
+            low_balance_msat: limits.low_balance_msat,
             max_balance_msat: limits.max_balance_msat,
             time_zone: limits.time_zone,
         }
@@ -52,6 +61,8 @@ impl From<cards::CardLimits> for CardLimits {
             per_week_msat: limits.per_week_msat,
             per_month_msat: limits.per_month_msat,
             taps_per_hour: limits.taps_per_hour,
+            pin_above_msat: limits.pin_above_msat,
+            low_balance_msat: limits.low_balance_msat,
             max_balance_msat: limits.max_balance_msat,
             time_zone: limits.time_zone,
         }
@@ -184,32 +195,6 @@ impl TryFrom<TopUpCardRequest> for cards::TopUpCard {
             key: request.idempotency_key.parse()?,
             card: request.card_id.parse()?,
             price: request.price.try_into()?,
-        })
-    }
-}
-
-/// Pays a sale with a tapped card.
-#[derive(Clone, PartialEq, Eq, uniffi::Record)]
-pub struct ChargeCardRequest {
-    /// Made and kept by the caller before the call: 1 to 128 printable ASCII characters.
-    pub idempotency_key: String,
-    /// What the chip gave: its whole URL.
-    pub tap: String,
-    /// What is to be paid.
-    pub price: Price,
-    /// The merchant's own name for the sale; at most 100 characters.
-    pub reference: String,
-}
-
-impl TryFrom<ChargeCardRequest> for cards::ChargeCard {
-    type Error = FlashError;
-
-    fn try_from(request: ChargeCardRequest) -> Result<Self, FlashError> {
-        Ok(Self {
-            key: request.idempotency_key.parse()?,
-            tap: request.tap,
-            price: request.price.try_into()?,
-            reference: request.reference,
         })
     }
 }
@@ -348,6 +333,54 @@ impl From<Answer<cards::Activation>> for Activation {
     }
 }
 
+/// A limit that is counted within a stretch of the calendar.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, uniffi::Enum)]
+pub enum LimitKind {
+    /// What one calendar day may spend.
+    PerDay,
+    /// What one calendar week may spend.
+    PerWeek,
+    /// What one calendar month may spend.
+    PerMonth,
+    /// How often the card may pay within an hour.
+    TapsPerHour,
+}
+
+impl From<cards::LimitKind> for LimitKind {
+    fn from(kind: cards::LimitKind) -> Self {
+        match kind {
+            cards::LimitKind::PerDay => Self::PerDay,
+            cards::LimitKind::PerWeek => Self::PerWeek,
+            cards::LimitKind::PerMonth => Self::PerMonth,
+            cards::LimitKind::TapsPerHour => Self::TapsPerHour,
+        }
+    }
+}
+
+/// What is used of a limit.
+#[derive(Debug, Clone, PartialEq, Eq, uniffi::Record)]
+pub struct LimitUsage {
+    /// Which.
+    pub kind: LimitKind,
+    /// The limit: millisatoshis, or taps.
+    pub limit: i64,
+    /// What is used of it.
+    pub used: i64,
+    /// When it is all there again, milliseconds since the epoch.
+    pub renews_at_ms: i64,
+}
+
+impl From<cards::LimitUsage> for LimitUsage {
+    fn from(usage: cards::LimitUsage) -> Self {
+        Self {
+            kind: usage.kind.into(),
+            limit: usage.limit,
+            used: usage.used,
+            renews_at_ms: usage.renews_at_ms,
+        }
+    }
+}
+
 /// How a card stands and what is on it.
 #[derive(Debug, Clone, PartialEq, Eq, uniffi::Record)]
 pub struct CardSnapshot {
@@ -361,6 +394,10 @@ pub struct CardSnapshot {
     pub pending_msat: i64,
     /// What it may do.
     pub limits: CardLimits,
+    /// What is used of those limits that count within a day, a week, a month or an hour.
+    pub usage: Vec<LimitUsage>,
+    /// What moved on it last, newest first; at most 20.
+    pub history: Vec<Transfer>,
     /// When the books were like this.
     pub as_of_ms: i64,
 }
@@ -377,55 +414,8 @@ impl From<Answer<cards::CardSnapshot>> for CardSnapshot {
             balance_msat: snapshot.balance_msat,
             pending_msat: snapshot.pending_msat,
             limits: snapshot.limits.into(),
-            as_of_ms,
-        }
-    }
-}
-
-/// A sale that was paid with a card.
-#[derive(Debug, Clone, PartialEq, Eq, uniffi::Record)]
-pub struct Charge {
-    /// Its id.
-    pub id: String,
-    /// The card.
-    pub card_id: String,
-    /// The merchant.
-    pub merchant_id: String,
-    /// The id of the credential that charged.
-    pub till_id: String,
-    /// What was asked for.
-    pub price: Price,
-    /// What that came to, and was paid.
-    pub amount_msat: i64,
-    /// The rate, where the price is in a currency.
-    pub quote: Option<Quote>,
-    /// The merchant's own name for the sale.
-    pub reference: String,
-    /// The points program, where the merchant has one.
-    pub program_id: Option<String>,
-    /// The points that the card got.
-    pub points: i64,
-    /// When the books were like this.
-    pub as_of_ms: i64,
-}
-
-impl From<Answer<cards::Charge>> for Charge {
-    fn from(answer: Answer<cards::Charge>) -> Self {
-        let Answer {
-            as_of_ms,
-            value: charge,
-        } = answer;
-        Self {
-            id: charge.id.to_string(),
-            card_id: charge.card.to_string(),
-            merchant_id: charge.merchant.to_string(),
-            till_id: charge.till.to_string(),
-            price: charge.price.into(),
-            amount_msat: charge.amount_msat,
-            quote: charge.quote.map(Quote::from),
-            reference: charge.reference,
-            program_id: charge.program.map(|id| id.to_string()),
-            points: charge.points,
+            usage: snapshot.usage.into_iter().map(LimitUsage::from).collect(),
+            history: snapshot.history.into_iter().map(Transfer::from).collect(),
             as_of_ms,
         }
     }

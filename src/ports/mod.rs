@@ -43,6 +43,12 @@ pub trait Executor: Send + Sync {
     /// Starts `work` and does not wait for it. It runs to its end although the caller goes away.
     fn spawn(&self, work: BoxFuture<'static, ()>);
 
+    /// Starts `work`, which keeps a thread busy for many milliseconds, where that holds up nobody
+    /// else. By default it is spawned like all other work: right for an executor of one thread.
+    fn spawn_blocking(&self, work: Box<dyn FnOnce() + Send>) {
+        self.spawn(Box::pin(async move { work() }));
+    }
+
     /// Completes after `duration`.
     fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()>;
 }

@@ -32,6 +32,10 @@ impl Executor for TokioExecutor {
         drop(self.runtime.spawn(work));
     }
 
+    fn spawn_blocking(&self, work: Box<dyn FnOnce() + Send>) {
+        drop(self.runtime.spawn_blocking(work));
+    }
+
     fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
         // Not tokio's own timer, which panics in a runtime that was built without one.
         Box::pin(futures_timer::Delay::new(duration))

@@ -19,6 +19,8 @@ use crate::money::MoneyError;
 use crate::settlement::{self, Merchant};
 
 pub use error::RewardError;
+pub(crate) use rules::{Clawback, RewardPosting};
+
 pub use model::{CreateProgram, PointsBalance, Program, RedeemPoints, Redemption};
 
 const PROGRAMS: &str = "program";
@@ -250,12 +252,56 @@ pub(crate) async fn accrual(
     };
     let program = load(core, program).await?;
     let points = rules::points_for(&program.value, amount_msat)?;
+    let posting = match points {
+        0 => None,
+        _ => Some(new_posting(core)?),
+    };
     Ok(Some(rules::Accrual {
         program: program.value.id,
         points,
+        posting,
         value_msat: rules::value_of(&program.value, points)?,
         guard: guard(&program),
         merchant: merchant.id,
         card,
     }))
+}
+
+fn new_posting(core: &Core) -> Result<RewardPosting, Error> {
+    Ok(RewardPosting {
+        funding: core.new_id(TransferId::from_parts)?,
+        points: core.new_id(TransferId::from_parts)?,
+    })
+}
+
+/// A sale whose points may have to go back.
+pub(crate) struct RewardedSale {
+    pub(crate) program: ProgramId,
+    pub(crate) card: CardId,
+    pub(crate) posting: RewardPosting,
+    /// What is left of the sale after the refund.
+    pub(crate) standing_msat: i64,
+    /// The points of it that were not taken back before.
+    pub(crate) standing_points: i64,
+}
+
+/// What of a sale's points goes back with a refund, and the steps that do it. They do not hold
+/// when the card's points are turned into money in between: the ledger then says that they do not
+/// suffice, and it is to be decided again.
+pub(crate) async fn clawback(
+    core: &Core,
+    sale: &RewardedSale,
+) -> Result<(Clawback, Vec<Step>), Error> {
+    let program = load(core, sale.program).await?;
+    let account = Account::points_balance(sale.card, sale.program);
+    let balance = core.balance(&account).await?;
+    let available = balance.available(account.kind().side());
+    let clawback = rules::clawback(
+        &program.value,
+        sale.standing_msat,
+        sale.standing_points,
+        i64::try_from(available).map_err(|_| MoneyError::Overflow)?,
+    )?;
+    let steps = clawback.steps(&program, sale.posting, new_posting(core)?);
+    Ok((clawback, steps))
 }

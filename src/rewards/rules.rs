@@ -1,10 +1,12 @@
 //! Pure decisions about points: no I/O, no clock.
 
+use serde::{Deserialize, Serialize};
+
 use super::model::{Program, Redemption};
 use crate::Error;
-use crate::core::{Core, emit};
+use crate::core::{Loaded, emit};
 use crate::ids::{CardId, ProgramId, TransferId};
-use crate::ledger::{Account, NewTransfer, Step, TransferKind};
+use crate::ledger::{Account, NewReversal, NewTransfer, Step, TransferKind};
 use crate::money::MoneyError;
 
 /// How many points a sale earns, rounded down to whole points.
@@ -21,10 +23,21 @@ pub(crate) fn value_of(program: &Program, points: i64) -> Result<i64, MoneyError
         .ok_or(MoneyError::Overflow)
 }
 
+/// The transfers that give the points of a sale.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RewardPosting {
+    /// Sets their value aside.
+    pub(crate) funding: TransferId,
+    /// Gives them.
+    pub(crate) points: TransferId,
+}
+
 /// Points that a sale earns; their steps belong in the sale's batch.
 pub(crate) struct Accrual {
     pub(crate) program: ProgramId,
     pub(crate) points: i64,
+    /// `None` for a sale too small for a whole point.
+    pub(crate) posting: Option<RewardPosting>,
     pub(super) value_msat: i64,
     pub(super) guard: Step,
     pub(super) merchant: crate::ids::MerchantId,
@@ -34,13 +47,13 @@ pub(crate) struct Accrual {
 impl Accrual {
     /// The merchant sets the value of the points aside, and the card gets the points. A sale too
     /// small for a whole point moves nothing.
-    pub(crate) fn steps(self, core: &Core, reference: &str) -> Result<Vec<Step>, Error> {
+    pub(crate) fn steps(self, reference: &str) -> Vec<Step> {
         let mut steps = vec![self.guard];
-        if self.points == 0 {
-            return Ok(steps);
-        }
+        let Some(posting) = self.posting else {
+            return steps;
+        };
         steps.push(Step::Transfer(NewTransfer {
-            id: core.new_id(TransferId::from_parts)?,
+            id: posting.funding,
             debit: Account::merchant_payable(self.merchant),
             credit: Account::reward_fund(self.program),
             amount: self.value_msat,
@@ -49,7 +62,7 @@ impl Accrual {
             credit_ceiling: None,
         }));
         steps.push(Step::Transfer(NewTransfer {
-            id: core.new_id(TransferId::from_parts)?,
+            id: posting.points,
             debit: Account::points_issued(self.program),
             credit: Account::points_balance(self.card, self.program),
             amount: self.points,
@@ -57,7 +70,67 @@ impl Accrual {
             reference: reference.to_owned(),
             credit_ceiling: None,
         }));
-        Ok(steps)
+        steps
+    }
+}
+
+/// Points of a sale that go back with a refund of it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Clawback {
+    /// All of them.
+    pub(crate) points: i64,
+    /// What those are worth that the card has turned into money already.
+    pub(crate) redeemed_msat: i64,
+    /// Those that the card still has.
+    at_hand: i64,
+    at_hand_msat: i64,
+}
+
+/// What goes back of the points of a sale of which `standing_msat` is left: as many as what is
+/// left would not have earned. The card has `available` points, and `standing_points` of the
+/// sale were not taken back before.
+pub(super) fn clawback(
+    program: &Program,
+    standing_msat: i64,
+    standing_points: i64,
+    available: i64,
+) -> Result<Clawback, MoneyError> {
+    let earned = points_for(program, standing_msat)?;
+    let points = standing_points.saturating_sub(earned).max(0);
+    let at_hand = points.min(available.max(0));
+    Ok(Clawback {
+        points,
+        redeemed_msat: value_of(program, points - at_hand)?,
+        at_hand,
+        at_hand_msat: value_of(program, at_hand)?,
+    })
+}
+
+impl Clawback {
+    /// The points come back, and what was set aside for them goes to the merchant again. `ids`
+    /// are for the two reversals.
+    pub(super) fn steps(
+        &self,
+        program: &Loaded<Program>,
+        of: RewardPosting,
+        ids: RewardPosting,
+    ) -> Vec<Step> {
+        let mut steps = vec![super::guard(program)];
+        if self.at_hand == 0 {
+            return steps;
+        }
+        let undo = |id, of, amount| {
+            Step::Reverse(NewReversal {
+                id,
+                of,
+                amount,
+                shortfall: None,
+                usage: Vec::new(),
+            })
+        };
+        steps.push(undo(ids.points, of.points, self.at_hand));
+        steps.push(undo(ids.funding, of.funding, self.at_hand_msat));
+        steps
     }
 }
 

@@ -29,7 +29,7 @@ use async_trait::async_trait;
 use crate::ids::TransferId;
 use crate::ledger::{
     Account, Balance, Batch, ChainHead, Commit, CommitRow, Document, DueJob, EventRecord,
-    HoldChangeRow, HoldState, Refusal, TransferRow,
+    HoldChangeRow, HoldState, Refusal, TransferRow, UsageWindow,
 };
 
 pub use admin::{Arrival, ByteSource, MoveError, NodeState, StoreAdmin, StoreHealth};
@@ -233,6 +233,9 @@ pub trait Store: Send + Sync {
 
     /// Where a counter stands; `None` when it never moved.
     async fn counter(&self, name: &str) -> Result<Option<i64>, StoreError>;
+
+    /// How much was used within a window, told by its subject and start; 0 where nothing was.
+    async fn usage(&self, window: &UsageWindow) -> Result<i64, StoreError>;
 
     /// Events after a position, in order: those of one batch stand together, as it emitted them.
     async fn events(&self, after: i64, limit: usize) -> Result<Vec<EventRecord>, StoreError>;

@@ -196,6 +196,7 @@ async fn charge(engine: Engine, shop: Arc<Merchant>, task: usize, done: u64) {
             tap: chip.tap(),
             price: shop::sat(PRICE_MSAT / SAT),
             reference: "table 4".to_owned(),
+            pin: None,
         };
         let charge = answered(task, || {
             let (cards, till) = (engine.cards(), shop.till.clone());

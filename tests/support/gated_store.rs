@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use flashkit::ids::TransferId;
 use flashkit::ledger::{
     Account, Balance, Batch, ChainHead, Commit, CommitRow, Document, DueJob, EventRecord,
-    HoldChangeRow, HoldState, Step, TransferRow,
+    HoldChangeRow, HoldState, Step, TransferRow, UsageWindow,
 };
 use flashkit::store::{CommitError, DocumentPosition, DocumentQuery, Store, StoreError};
 
@@ -126,6 +126,10 @@ impl Store for GatedStore {
 
     async fn counter(&self, name: &str) -> Result<Option<i64>, StoreError> {
         self.store.counter(name).await
+    }
+
+    async fn usage(&self, window: &UsageWindow) -> Result<i64, StoreError> {
+        self.store.usage(window).await
     }
 
     async fn events(&self, after: i64, limit: usize) -> Result<Vec<EventRecord>, StoreError> {

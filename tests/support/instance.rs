@@ -267,6 +267,7 @@ impl Body {
                     tap: tap.to_owned(),
                     price: sat(1_000),
                     reference: name.to_owned(),
+                    pin: None,
                 };
                 match engine.cards().charge(&till, command).await {
                     Ok(charge) => charge.amount_msat.to_string(),

@@ -12,6 +12,8 @@ pub mod instance;
 pub mod load;
 #[cfg(feature = "ldk")]
 pub mod real;
+#[cfg(feature = "sqlite")]
+pub mod scene;
 pub mod scripted;
 pub mod shop;
 

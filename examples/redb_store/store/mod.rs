@@ -277,6 +277,11 @@ impl Store for RedbStore {
         self.ask(move |books| books.counter(&name)).await
     }
 
+    async fn usage(&self, window: &UsageWindow) -> Result<i64, StoreError> {
+        let window = window.clone();
+        self.ask(move |books| books.usage(&window)).await
+    }
+
     async fn events(&self, after: i64, limit: usize) -> Result<Vec<EventRecord>, StoreError> {
         self.ask(move |books| books.page(tables::EVENTS, after, page_of(limit)))
             .await

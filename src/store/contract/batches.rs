@@ -396,8 +396,11 @@ pub async fn counters_only_go_up(fresh: &FreshStore) -> Kept {
 /// The promise is broken.
 pub async fn usage_stays_within_its_window(fresh: &FreshStore) -> Kept {
     let probe = Probe::new(fresh, "usage_stays_within_its_window");
-    let code = "ledger.usage_exceeded";
+    let (code, day) = ("ledger.usage_exceeded", window("day"));
+    let read = || probe.store().usage(&day);
+    probe.same("nothing used", probe.read(read().await)?, 0)?;
     probe.commit(vec![usage("day", 6, 10)]).await?;
+    probe.same("used", probe.read(read().await)?, 6)?;
     probe
         .refused("5 more", code, vec![usage("day", 5, 10)])
         .await?;

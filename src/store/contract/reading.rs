@@ -2,6 +2,7 @@
 
 use super::probe::{
     Kept, Probe, advance, all_at_once, by_index, card, due, event, is_pending, merchant, put,
+    window,
 };
 use super::{FIRST_MS, FreshStore};
 use crate::ledger::{Account, EventRecord};
@@ -462,6 +463,7 @@ pub async fn closed_store_refuses(fresh: &FreshStore) -> Kept {
         store.hold(probe.id()).await.err(),
         store.claim("name").await.err(),
         store.counter("name").await.err(),
+        store.usage(&window("day")).await.err(),
         store.events(0, 1).await.err(),
         store.event_after(0).await.err(),
         store.cursor("name").await.err(),

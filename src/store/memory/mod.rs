@@ -19,7 +19,7 @@ use super::{CommitError, DocumentPosition, DocumentQuery, MAX_PAGE, Store, Store
 use crate::ids::TransferId;
 use crate::ledger::{
     Account, ApplyError, Balance, Batch, ChainHead, Commit, CommitRow, Document, DueJob,
-    EventRecord, HoldChangeRow, HoldState, TransferRow, apply,
+    EventRecord, HoldChangeRow, HoldState, TransferRow, UsageWindow, apply,
 };
 use crate::ports::{BoxFuture, Clock};
 
@@ -254,6 +254,12 @@ impl Store for MemoryStore {
 
     async fn counter(&self, name: &str) -> Result<Option<i64>, StoreError> {
         Ok(self.lock()?.counters.get(name).copied())
+    }
+
+    async fn usage(&self, window: &UsageWindow) -> Result<i64, StoreError> {
+        let key = (window.subject.clone(), window.start_ms);
+        let tables = self.lock()?;
+        Ok(tables.usage.get(&key).map_or(0, |(_, used)| *used))
     }
 
     async fn events(&self, after: i64, limit: usize) -> Result<Vec<EventRecord>, StoreError> {

@@ -47,7 +47,7 @@ use super::{
 use crate::ids::TransferId;
 use crate::ledger::{
     Account, Balance, Batch, ChainHead, Commit, CommitRow, Document, DueJob, EventRecord,
-    HoldChangeRow, HoldState, TransferRow,
+    HoldChangeRow, HoldState, TransferRow, UsageWindow,
 };
 use crate::ports::Clock;
 
@@ -377,6 +377,13 @@ impl Store for PostgresStore {
             .rows(reads::COUNTER, vec![Box::new(name.to_owned())])
             .await?;
         rows.first().map(|row| reads::value(row, 0)).transpose()
+    }
+
+    async fn usage(&self, window: &UsageWindow) -> Result<i64, StoreError> {
+        let key: Vec<Param> = vec![Box::new(window.subject.clone()), Box::new(window.start_ms)];
+        let rows = self.rows(reads::USAGE, key).await?;
+        let used = rows.first().map(|row| reads::value(row, 0)).transpose()?;
+        Ok(used.unwrap_or(0))
     }
 
     async fn events(&self, after: i64, limit: usize) -> Result<Vec<EventRecord>, StoreError> {

@@ -257,6 +257,8 @@ pub(super) const CLAIM: &str = "SELECT claimed_by FROM claims WHERE name = $1";
 
 pub(super) const COUNTER: &str = "SELECT value FROM counters WHERE name = $1";
 
+pub(super) const USAGE: &str = "SELECT used FROM usage WHERE subject = $1 AND start_ms = $2";
+
 pub(super) const EVENTS: &str = "
 SELECT position, at_ms, kind, object, body::text FROM events
 WHERE position > $1 ORDER BY position LIMIT $2";

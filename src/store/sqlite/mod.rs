@@ -45,7 +45,7 @@ use super::{
 use crate::ids::TransferId;
 use crate::ledger::{
     Account, Balance, Batch, ChainHead, Commit, CommitRow, Document, DueJob, EventRecord,
-    HoldChangeRow, HoldState, TransferRow,
+    HoldChangeRow, HoldState, TransferRow, UsageWindow,
 };
 use crate::ports::Clock;
 
@@ -411,6 +411,12 @@ impl Store for SqliteStore {
     async fn counter(&self, name: &str) -> Result<Option<i64>, StoreError> {
         let name = name.to_owned();
         self.read(move |connection| state::counter(connection, &name))
+            .await
+    }
+
+    async fn usage(&self, window: &UsageWindow) -> Result<i64, StoreError> {
+        let window = window.clone();
+        self.read(move |connection| state::usage(connection, &window))
             .await
     }
 

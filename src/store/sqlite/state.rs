@@ -169,12 +169,7 @@ impl Rows for SqliteRows<'_> {
         if let Some(used) = self.known.usage.get(&key) {
             return Ok(used);
         }
-        let used = self
-            .connection
-            .prepare_cached("SELECT used FROM usage WHERE subject = ?1 AND start_ms = ?2")?
-            .query_row(params![window.subject, window.start_ms], |row| row.get(0))
-            .optional()?;
-        Ok(used.unwrap_or(0))
+        usage(self.connection, window)
     }
 }
 
@@ -274,6 +269,14 @@ pub(super) fn counter(connection: &Connection, name: &str) -> Result<Option<i64>
         .prepare_cached("SELECT value FROM counters WHERE name = ?1")?
         .query_row([name], |row| row.get(0))
         .optional()
+}
+
+pub(super) fn usage(connection: &Connection, window: &UsageWindow) -> Result<i64> {
+    let used = connection
+        .prepare_cached("SELECT used FROM usage WHERE subject = ?1 AND start_ms = ?2")?
+        .query_row(params![window.subject, window.start_ms], |row| row.get(0))
+        .optional()?;
+    Ok(used.unwrap_or(0))
 }
 
 fn commit_from_row(row: &Row<'_>) -> Result<Commit> {

@@ -259,6 +259,7 @@ impl World {
             tap,
             price: Price::Bitcoin { amount_msat },
             reference: name.clone(),
+            pin: None,
         };
         order(name, &till, Request::Charge(command))
     }

@@ -12,7 +12,7 @@ use super::writer::{Work, WriteQueue, Writer, bounds, changed};
 use crate::ids::TransferId;
 use crate::ledger::{
     Account, Balance, Batch, ChainHead, Commit, CommitRow, Document, DueJob, EventRecord,
-    HoldChangeRow, HoldState, TransferRow,
+    HoldChangeRow, HoldState, TransferRow, UsageWindow,
 };
 use crate::ports::Executor;
 use crate::store::group_commit::{CommitTask, Lane};
@@ -200,6 +200,10 @@ impl Store for SimulatedStore {
 
     async fn counter(&self, name: &str) -> Result<Option<i64>, StoreError> {
         self.look().await?.counter(name).await
+    }
+
+    async fn usage(&self, window: &UsageWindow) -> Result<i64, StoreError> {
+        self.look().await?.usage(window).await
     }
 
     async fn events(&self, after: i64, limit: usize) -> Result<Vec<EventRecord>, StoreError> {

@@ -1,0 +1,101 @@
+//! Taps that were looked at: each can be charged for a while, and a later one takes its place.
+//!
+//! A tap is a text that anybody who has seen it can use: a screen, a log, a browser's history. So
+//! the first look at one is written down, and it grows old. A tap that nobody has looked at is as
+//! old as the chip's next one: when the chip shows a higher counter, lower ones are void.
+
+use serde::{Deserialize, Serialize};
+
+use super::charging::VerifiedTap;
+use super::model::Card;
+use super::{CardError, rules};
+use crate::Error;
+use crate::core::{Core, Loaded, put};
+use crate::ledger::Step;
+
+const SEEN: &str = "tap_seen";
+
+/// The highest counter that was looked at: one document a card and version of its keys.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct TapSeen {
+    counter: i64,
+    /// When it was looked at first.
+    first_seen_ms: i64,
+}
+
+impl TapSeen {
+    /// True when `counter` was looked at before and is still good.
+    fn knows(&self, counter: i64, at_ms: i64, valid_ms: i64) -> Result<bool, CardError> {
+        if counter < self.counter {
+            return Err(CardError::TapSuperseded {
+                counter,
+                seen: self.counter,
+            });
+        }
+        if counter > self.counter {
+            return Ok(false);
+        }
+        let until_ms = self.first_seen_ms.saturating_add(valid_ms);
+        if at_ms >= until_ms {
+            return Err(CardError::TapStale { until_ms });
+        }
+        Ok(true)
+    }
+}
+
+async fn load(core: &Core, card: &Card) -> Result<Option<Loaded<TapSeen>>, Error> {
+    core.load(SEEN, &rules::counter_name(card)).await
+}
+
+/// Refuses a tap that was used before.
+pub(super) async fn require_unused(core: &Core, tap: &VerifiedTap) -> Result<(), Error> {
+    let counter = tap.counter;
+    let name = rules::counter_name(&tap.card.value);
+    let last = core.store.counter(&name).await?;
+    match last.filter(|last| counter <= *last) {
+        Some(last) => Err(CardError::TapReplayed { counter, last }.into()),
+        None => Ok(()),
+    }
+}
+
+/// Writes down that a tap was looked at, the first time.
+pub(super) async fn see(core: &Core, tap: &VerifiedTap) -> Result<(), Error> {
+    let VerifiedTap { card, counter } = tap;
+    core.settle(|| async {
+        let found = load(core, &card.value).await?;
+        let at_ms = core.commit_time_ms();
+        let version = match &found {
+            Some(Loaded { version, value }) => {
+                if value.knows(*counter, at_ms, core.settings.tap_valid_ms)? {
+                    return Ok(None);
+                }
+                *version
+            }
+            None => 0,
+        };
+        let seen = TapSeen {
+            counter: *counter,
+            first_seen_ms: at_ms,
+        };
+        let id = rules::counter_name(&card.value);
+        Ok(Some(vec![put(SEEN, id, version, &seen, Vec::new())?]))
+    })
+    .await
+    .map(drop)
+}
+
+/// Refuses a tap that is too old, or behind a later one. The step holds in the commit: nobody has
+/// looked at a later one in between.
+pub(super) async fn guard(core: &Core, tap: &VerifiedTap) -> Result<Step, Error> {
+    let VerifiedTap { card, counter } = tap;
+    let found = load(core, &card.value).await?;
+    if let Some(Loaded { value, .. }) = &found {
+        let at_ms = core.commit_time_ms();
+        value.knows(*counter, at_ms, core.settings.tap_valid_ms)?;
+    }
+    Ok(Step::Require {
+        collection: SEEN,
+        id: rules::counter_name(&card.value),
+        version: found.map_or(0, |found| found.version),
+    })
+}
