@@ -111,6 +111,7 @@ const CODES: &[(&str, Kind)] = &[
     ("command.out_of_bounds", Kind::InvalidInput),
     ("entropy.failed", Kind::Unavailable),
     ("invoice.not_found", Kind::NotFound),
+    ("invoice.not_payable", Kind::Declined),
     ("invoice.not_processing", Kind::Conflict),
     // The two sides are the engine's own choice, as are ids.
     ("ledger.accounts_do_not_fit", Kind::Internal),

@@ -5,6 +5,7 @@
 //! claims, and books it when the node says that it arrived. What is not taken goes back at no
 //! cost.
 
+mod by_book;
 mod error;
 mod model;
 mod rules;
@@ -21,6 +22,7 @@ use crate::lightning::InvoiceRequest;
 use crate::rates::price_in_msat;
 use crate::settlement;
 
+pub(crate) use by_book::{own_invoice, pay_by_book, proof};
 pub use error::InvoiceError;
 pub use model::{CreateInvoice, GiveUpInvoice, Invoice, InvoicePurpose, InvoiceState};
 

@@ -153,6 +153,44 @@ pub(super) fn accept(
     Ok(steps)
 }
 
+/// The steps that pay an invoice by book, in one commit: the hash is taken, and the money moves.
+pub(super) fn paid_by_book(
+    invoice: &Loaded<Invoice>,
+    payer: Account,
+    id: TransferId,
+    credit_ceiling: Option<i64>,
+) -> Result<Vec<Step>, Error> {
+    let before = &invoice.value;
+    let after = Invoice {
+        state: InvoiceState::Settled,
+        received_msat: before.amount_msat,
+        ..before.clone()
+    };
+    let reference = before.id.to_string();
+    // Written first: whoever lost a race is to read again, and not to find the name taken.
+    let mut steps = write(invoice, &after, "invoice.settled")?.to_vec();
+    steps.extend([
+        Step::Claim {
+            name: payment_claim(before.payment_hash),
+            by: reference.clone(),
+        },
+        Step::Transfer(NewTransfer {
+            id,
+            debit: payer,
+            credit: before.purpose.account(),
+            amount: before.amount_msat,
+            kind: kind(before.purpose),
+            reference: reference.clone(),
+            credit_ceiling,
+        }),
+        Step::Done {
+            kind: EXPIRE_JOB,
+            object: reference,
+        },
+    ]);
+    Ok(steps)
+}
+
 /// The step that has the node asked about a payment that is being taken.
 pub(super) fn check_later(invoice: &Invoice, due_at_ms: i64) -> Step {
     Step::Due(DueJob {

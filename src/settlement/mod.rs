@@ -16,7 +16,7 @@ use crate::ledger::{Account, Step, TransferRow};
 
 pub use error::SettlementError;
 pub use model::{
-    CreateMerchant, Merchant, MerchantBalance, PairTill, PairedTill, Payout, PayoutOutcome,
+    CreateMerchant, Merchant, MerchantBalance, PaidByBook, PairTill, PairedTill, Payout, PayoutOutcome,
     PayoutQuote, PayoutState, PayoutTerms, RequestPayout, ResolvePayout, RevokeTill, Till,
 };
 pub(crate) use payouts::{CHECK_JOB, PAYOUTS};
