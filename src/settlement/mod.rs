@@ -16,8 +16,9 @@ use crate::ledger::{Account, Step, TransferRow};
 
 pub use error::SettlementError;
 pub use model::{
-    CreateMerchant, Merchant, MerchantBalance, PaidByBook, PairTill, PairedTill, Payout, PayoutOutcome,
-    PayoutQuote, PayoutState, PayoutTerms, RequestPayout, ResolvePayout, RevokeTill, Till,
+    CreateMerchant, Merchant, MerchantBalance, PaidByBook, PairTill, PairedTill, Payout,
+    PayoutOutcome, PayoutQuote, PayoutState, PayoutTerms, RequestPayout, ResolvePayout, RevokeTill,
+    Till,
 };
 pub(crate) use payouts::{CHECK_JOB, PAYOUTS};
 
