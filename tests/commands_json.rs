@@ -57,6 +57,7 @@ async fn every_command_and_every_answer() {
         key: key("merchant"),
         name: "Cookshop".to_owned(),
         terms: PayoutTerms::default(),
+        category: None,
     };
     check(&command);
     let merchant = settlement.create(&issuer, command).await.unwrap();
@@ -113,6 +114,7 @@ async fn every_command_and_every_answer() {
             per_day_msat: Some(1_000_000_000),
             ..CardLimits::default()
         },
+        program: None,
     };
     check(&command);
     let card = cards.issue(&issuer, command).await.unwrap();
