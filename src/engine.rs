@@ -19,7 +19,8 @@ use crate::events::Events;
 use crate::health::{Health, Trouble};
 use crate::invoices::Invoices;
 use crate::jobs::{self, JobsRun};
-use crate::lightning::{LightningError, LightningEvent, LightningNode, LostChannel};
+use crate::lightning::{LightningError, LightningEvent, LightningNode, LostChannel, PaymentHash};
+use crate::payments::Payments;
 use crate::ports::{
     BoxFuture, Clock, Entropy, Executor, SystemClock, SystemEntropy, TokioExecutor,
 };
@@ -142,10 +143,12 @@ impl EngineBuilder {
         });
         core.check_identity().await?;
         core.ensure_issuer().await?;
+        let payments = Payments::new(core.clone());
         Ok(Engine {
             cards: Cards::new(core.clone(), Arc::new(issuer_key)),
             invoices: Invoices::new(core.clone()),
-            settlement: Settlement::new(core.clone()),
+            settlement: Settlement::new(core.clone(), payments.clone()),
+            payments,
             life: Arc::default(),
             core,
         })
@@ -159,6 +162,7 @@ pub struct Engine {
     cards: Cards,
     invoices: Invoices,
     settlement: Settlement,
+    payments: Payments,
     life: Arc<Life>,
 }
 
@@ -453,13 +457,27 @@ impl Engine {
             LightningEvent::Sent {
                 payment_hash,
                 fee_msat,
-            } => self.settlement.sent(*payment_hash, *fee_msat).await,
+            } => self.sent(*payment_hash, *fee_msat).await,
             LightningEvent::SendFailed {
                 payment_hash,
                 reason,
-            } => self.settlement.attempt_failed(*payment_hash, reason).await,
+            } => self.attempt_failed(*payment_hash, reason).await,
             LightningEvent::ChannelChanged { .. } | LightningEvent::Other { .. } => Ok(()),
         }
+    }
+}
+
+impl Engine {
+    /// A payment of ours arrived, whatever it was for.
+    async fn sent(&self, hash: PaymentHash, fee_msat: Option<i64>) -> Result<(), Error> {
+        if self.settlement.sent(hash, fee_msat).await? {
+            return Ok(());
+        }
+        self.payments.unexpected(hash, None, fee_msat).await
+    }
+
+    async fn attempt_failed(&self, hash: PaymentHash, reason: &str) -> Result<(), Error> {
+        self.settlement.attempt_failed(hash, reason).await.map(drop)
     }
 }
 

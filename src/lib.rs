@@ -18,6 +18,7 @@ mod jobs;
 pub mod ledger;
 pub mod lightning;
 pub mod money;
+mod payments;
 pub mod ports;
 pub mod rates;
 pub mod reports;

@@ -91,6 +91,7 @@ impl Party {
             payment_hash,
             amount_msat,
             description: "two coffees".into(),
+            description_hash: None,
             expiry_seconds: 3_600,
         };
         let bolt11 = self.node.create_invoice(request).await.expect("invoice");
@@ -115,7 +116,9 @@ fn preimage(secret: u8) -> Preimage {
 fn pay(bolt11: &str) -> PaymentRequest {
     PaymentRequest {
         bolt11: bolt11.into(),
+        amount_msat: None,
         max_fee_msat: 5_000,
+        max_lock_blocks: None,
     }
 }
 

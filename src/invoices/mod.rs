@@ -125,6 +125,7 @@ impl Invoices {
                 payment_hash,
                 amount_msat: Some(amount_msat),
                 description: command.description.clone(),
+                description_hash: None,
                 expiry_seconds,
             })
             .await?;

@@ -13,7 +13,9 @@ use async_trait::async_trait;
 use bitcoin::hashes::{Hash, sha256};
 use bitcoin::secp256k1::{PublicKey, Secp256k1, SecretKey};
 use event_listener::Event;
-use lightning_invoice::{Currency, InvoiceBuilder, PaymentSecret};
+use lightning_invoice::{
+    Bolt11InvoiceDescription, Currency, Description, InvoiceBuilder, PaymentSecret,
+};
 use sha2::{Digest, Sha256};
 
 use super::{
@@ -37,6 +39,7 @@ struct State {
     /// Every invoice that was made, by its hash.
     invoices: HashMap<PaymentHash, Invoice>,
     route_fee_msat: i64,
+    route_lock_blocks: u32,
 }
 
 struct Invoice {
@@ -96,6 +99,11 @@ impl SimulatedNetwork {
     /// What every route costs from now on.
     pub fn set_route_fee_msat(&self, fee_msat: i64) {
         self.lock().route_fee_msat = fee_msat;
+    }
+
+    /// For how many blocks every route locks the money up from now on, the last hop left out.
+    pub fn set_route_lock_blocks(&self, blocks: u32) {
+        self.lock().route_lock_blocks = blocks;
     }
 
     /// What all nodes have together, payments on their way included: it never changes but for
@@ -268,8 +276,18 @@ impl SimulatedNode {
         let refused = |reason: String| LightningError::Refused { reason };
         let (secp, key) = (Secp256k1::new(), self.secret_key()?);
         let now_ms = self.network.clock.now_ms().max(0).cast_unsigned();
+        let description = match request.description_hash {
+            Some(hash) => {
+                let hash = sha256::Hash::from_byte_array(hash);
+                Bolt11InvoiceDescription::Hash(lightning_invoice::Sha256(hash))
+            }
+            None => Bolt11InvoiceDescription::Direct(
+                Description::new(request.description.clone())
+                    .map_err(|error| refused(error.to_string()))?,
+            ),
+        };
         let mut builder = InvoiceBuilder::new(Currency::Regtest)
-            .description(request.description.clone())
+            .invoice_description(description)
             .payment_hash(sha256::Hash::from_byte_array(request.payment_hash.0))
             .payment_secret(PaymentSecret(request.payment_hash.0))
             .duration_since_epoch(Duration::from_millis(now_ms))
@@ -318,6 +336,7 @@ impl SimulatedNode {
             payment_hash: preimage.payment_hash(),
             amount_msat: Some(amount_msat),
             description: label.to_owned(),
+            description_hash: None,
             expiry_seconds: 3_600,
         };
         self.add_invoice(&request, Some(preimage))
@@ -400,7 +419,7 @@ impl LightningNode for SimulatedNode {
                 reason: reason.to_owned(),
             })
         };
-        let Some(amount_msat) = invoice.amount_msat else {
+        let Some(amount_msat) = invoice.amount_msat.or(request.amount_msat) else {
             return refused("no amount");
         };
         let known = self.network.lock().nodes[self.index]
@@ -408,6 +427,10 @@ impl LightningNode for SimulatedNode {
             .contains_key(&invoice.payment_hash);
         if !known && self.network.clock.now_ms() >= invoice.expires_at_ms {
             return refused("the invoice expired");
+        }
+        let lock_blocks = self.network.lock().route_lock_blocks + invoice.min_final_lock_blocks;
+        if !known && request.max_lock_blocks.is_some_and(|most| lock_blocks > most) {
+            return refused("the route locks the money up for too long");
         }
         let (hash, max_fee_msat) = (invoice.payment_hash, request.max_fee_msat);
         Ok(self.change(|state, payer| state.pay(payer, hash, amount_msat, max_fee_msat)))

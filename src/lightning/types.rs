@@ -98,6 +98,8 @@ pub struct InvoiceRequest {
     pub amount_msat: Option<i64>,
     /// The text the payer reads.
     pub description: String,
+    /// SHA-256 of what the payer was shown, in the place of the text (LUD-06).
+    pub description_hash: Option<[u8; 32]>,
     /// How long the invoice can be paid.
     pub expiry_seconds: u32,
 }
@@ -105,10 +107,15 @@ pub struct InvoiceRequest {
 /// A payment to be sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PaymentRequest {
-    /// The invoice, with an amount in it.
+    /// The invoice.
     pub bolt11: String,
+    /// The amount, for an invoice without one in it.
+    pub amount_msat: Option<i64>,
     /// The most that the route may cost; the node never spends more.
     pub max_fee_msat: i64,
+    /// For how many blocks the whole route may lock the money up, the last hop counted: who is
+    /// paid can leave it waiting that long. `None` for what the node allows.
+    pub max_lock_blocks: Option<u32>,
 }
 
 /// What became of a request to send.
@@ -239,6 +246,8 @@ pub struct Bolt11Details {
     pub network: String,
     /// The node that is paid, 66 hex digits.
     pub payee_node_id: String,
+    /// For how many blocks its last hop can lock the money up.
+    pub min_final_lock_blocks: u32,
 }
 
 /// The longest BOLT11 text that is looked at; real ones are under 2,000 characters.
@@ -285,6 +294,8 @@ impl FromStr for Bolt11Details {
             expires_at_ms,
             network: network.into(),
             payee_node_id: invoice.get_payee_pub_key().to_string(),
+            min_final_lock_blocks: u32::try_from(invoice.min_final_cltv_expiry_delta())
+                .unwrap_or(u32::MAX),
         })
     }
 }

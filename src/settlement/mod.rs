@@ -3,17 +3,18 @@
 mod category;
 mod error;
 mod model;
+mod outgoing;
 mod payouts;
 mod rules;
-mod sending;
 
 use std::sync::Arc;
 
 use crate::Error;
 use crate::access::{CREDENTIALS, Credential, CredentialRecord, Role};
-use crate::core::{Answer, Core, Decision, Executed, Loaded, Turns, check_text, emit, put};
+use crate::core::{Answer, Core, Decision, Executed, Loaded, check_text, emit, put};
 use crate::ids::{CredentialId, MerchantId};
 use crate::ledger::{Account, Step, TransferRow};
+use crate::payments::Payments;
 
 pub use category::MerchantCategory;
 pub use error::SettlementError;
@@ -30,16 +31,12 @@ const MERCHANTS: &str = "merchant";
 #[derive(Clone)]
 pub struct Settlement {
     core: Arc<Core>,
-    /// One at a time asks the node to send or decides what a failure means: see `sending.rs`.
-    sending: Turns,
+    payments: Payments,
 }
 
 impl Settlement {
-    pub(crate) fn new(core: Arc<Core>) -> Self {
-        Self {
-            core,
-            sending: Turns::default(),
-        }
+    pub(crate) fn new(core: Arc<Core>, payments: Payments) -> Self {
+        Self { core, payments }
     }
 
     /// Takes a merchant in. Issuer only.

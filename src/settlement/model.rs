@@ -5,8 +5,9 @@ use serde::{Deserialize, Serialize};
 use super::MerchantCategory;
 use crate::access::Credential;
 use crate::core::IdempotencyKey;
-use crate::ids::{CredentialId, InvoiceId, MerchantId, PayoutId, ProgramId, TransferId};
+use crate::ids::{CredentialId, InvoiceId, MerchantId, PayoutId, ProgramId};
 use crate::lightning::PaymentHash;
+use crate::payments::{Attempts, Holds};
 
 /// What a payout costs the merchant, and what its route may cost the operator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -228,9 +229,9 @@ pub struct Payout {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by_book: Option<PaidByBook>,
     /// Its holds: what is sent, the operator's fee, the route.
-    pub(crate) holds: PayoutHolds,
+    pub(crate) holds: Holds,
     /// How often the node was asked to send it.
-    pub(crate) attempts: PayoutAttempts,
+    pub(crate) attempts: Attempts,
 }
 
 /// An invoice of this engine that was paid from an account of this engine.
@@ -240,58 +241,4 @@ pub struct PaidByBook {
     pub invoice: InvoiceId,
     /// What proves that it was paid: 64 hex digits.
     pub preimage: String,
-}
-
-/// How often the node was asked to send a payout: written down before each time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct PayoutAttempts {
-    /// How many attempts can have been made.
-    pub(crate) begun: u32,
-    /// What the node answered to the last of several was not written down: it may be on its way
-    /// although nothing else says so.
-    pub(crate) in_doubt: bool,
-}
-
-impl Default for PayoutAttempts {
-    /// The intent counts as the first: it is followed by one at once.
-    fn default() -> Self {
-        Self {
-            begun: 1,
-            in_doubt: false,
-        }
-    }
-}
-
-impl PayoutAttempts {
-    /// One more is about to be made.
-    pub(super) fn begin(self) -> Self {
-        Self {
-            begun: self.begun.saturating_add(1),
-            in_doubt: true,
-        }
-    }
-
-    /// One more was made, and taken by the node.
-    pub(super) fn accepted(self) -> Self {
-        Self {
-            in_doubt: false,
-            ..self.begin()
-        }
-    }
-
-    /// None was made: the node knows one before, and perhaps has it in its record.
-    pub(super) fn known(self, is_recorded: bool) -> Self {
-        Self {
-            in_doubt: !is_recorded,
-            ..self
-        }
-    }
-}
-
-/// The holds of a payout; the ones for nothing are left out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct PayoutHolds {
-    pub(crate) amount: TransferId,
-    pub(crate) fee: Option<TransferId>,
-    pub(crate) route: Option<TransferId>,
 }

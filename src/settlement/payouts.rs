@@ -1,13 +1,10 @@
 //! Payouts over Lightning: asked for, looked at, and decided by a person where the node cannot.
 //!
-//! The intent is committed with all its money on hold before the node is asked;
-//! `sending` has the effect and its outcome.
+//! They leave by the mechanism of [`payments`](crate::payments).
 
 use super::model::{
-    Merchant, PaidByBook, Payout, PayoutAttempts, PayoutHolds, PayoutQuote, PayoutState,
-    RequestPayout, ResolvePayout,
+    Merchant, PaidByBook, Payout, PayoutQuote, PayoutState, RequestPayout, ResolvePayout,
 };
-use super::sending::Attempt;
 use super::{Settlement, SettlementError, guard, load_merchant, rules};
 use crate::Error;
 use crate::access::Credential;
@@ -17,6 +14,7 @@ use crate::invoices::{self, Invoice};
 use crate::ledger::{Account, AccountKind, Refusal};
 use crate::lightning::{Bolt11Details, LightningError};
 use crate::money::Price;
+use crate::payments::{self, Attempt, Attempts, Holds};
 
 pub(crate) const PAYOUTS: &str = "payout";
 pub(crate) const CHECK_JOB: &str = "payout.check";
@@ -85,7 +83,7 @@ impl Settlement {
                     .map_err(refused)?;
                 let id = executed.answer.value.id;
                 if !executed.replayed && !core.node_is_away() {
-                    settlement.send(id, Attempt::First).await?;
+                    settlement.payments.send::<Payout>(&id.to_string(), Attempt::First).await?;
                 }
                 let as_of_ms = core.clock.now_ms().max(executed.answer.as_of_ms);
                 Ok(Answer {
@@ -110,7 +108,6 @@ impl Settlement {
         let terms = merchant.value.terms;
         let fee_msat = rules::fee(&terms, amount_msat)?;
         let max_route_fee_msat = rules::max_route_fee(&terms, amount_msat)?;
-        let new_hold = || core.new_id(TransferId::from_parts);
         let payout = Payout {
             id: core.new_id(PayoutId::from_parts)?,
             merchant: command.merchant,
@@ -124,21 +121,12 @@ impl Settlement {
             reason: None,
             created_at_ms: now_ms,
             by_book: None,
-            attempts: PayoutAttempts::default(),
-            holds: PayoutHolds {
-                amount: new_hold()?,
-                fee: (fee_msat > 0).then(new_hold).transpose()?,
-                route: (max_route_fee_msat > 0).then(new_hold).transpose()?,
-            },
+            attempts: Attempts::default(),
+            holds: Holds::new(core, fee_msat, max_route_fee_msat)?,
         };
         let mut steps = vec![guard(&merchant)];
-        // Another instance's node sends it when that looks for due jobs.
-        let check_at_ms = if core.node_is_away() {
-            now_ms
-        } else {
-            now_ms.saturating_add(core.settings.unknown_retry_ms)
-        };
-        steps.extend(rules::intend(&payout, check_at_ms)?);
+        let check_at_ms = self.payments.first_check_at();
+        steps.extend(payments::rules::intend(&payout, check_at_ms)?);
         Ok(Decision {
             steps,
             answer: payout,
@@ -176,8 +164,8 @@ impl Settlement {
                 invoice: invoice.value.id,
                 preimage: invoices::proof(core, &invoice.value),
             }),
-            attempts: PayoutAttempts::default(),
-            holds: PayoutHolds {
+            attempts: Attempts::default(),
+            holds: Holds {
                 amount: transfer,
                 fee: None,
                 route: None,
@@ -185,7 +173,7 @@ impl Settlement {
         };
         let mut steps = vec![guard(merchant)];
         steps.extend(invoices::pay_by_book(core, &invoice, asked, payer, transfer).await?);
-        steps.extend(rules::paid_by_book(&payout)?);
+        steps.extend(payments::rules::paid_by_book(&payout)?);
         Ok(Decision {
             steps,
             answer: payout,
@@ -244,11 +232,8 @@ impl Settlement {
         Ok(Answer { as_of_ms, value })
     }
 
-    pub(super) async fn load_payout(&self, payout: PayoutId) -> Result<Loaded<Payout>, Error> {
-        self.core
-            .load(PAYOUTS, &payout.to_string())
-            .await?
-            .ok_or(SettlementError::PayoutNotFound { payout }.into())
+    async fn load_payout(&self, payout: PayoutId) -> Result<Loaded<Payout>, Error> {
+        self.payments.load(&payout.to_string()).await
     }
 
     /// A person says what became of a payout that the node cannot tell about any more, after
@@ -270,18 +255,12 @@ impl Settlement {
                 let caller = core.authenticate(&credential).await?;
                 caller.require_issuer()?;
                 check_text("reason", &command.reason, 200, "200 characters")?;
-                // Nothing is sent while it is decided.
-                let _nothing_is_sent = settlement.sending.take().await;
-                let decide = || async {
-                    let payout = settlement.load_payout(command.payout).await?;
-                    let record = if core.lightning.is_some() && command.asks_the_node() {
-                        settlement.record(payout.value.payment_hash).await?
-                    } else {
-                        None
-                    };
-                    let state = record.map(|record| record.state);
-                    let new_id = || core.new_id(TransferId::from_parts);
-                    rules::resolve(&payout, &command, state, new_id)
+                let _nothing_is_sent = settlement.payments.nothing_is_sent().await;
+                let (id, outcome) = (command.payout.to_string(), command.outcome.into());
+                let asks_the_node = command.asks_the_node();
+                let decide = || {
+                    let payments = &settlement.payments;
+                    payments.resolve::<Payout>(&id, outcome, &command.reason, asks_the_node)
                 };
                 let executed: Executed<Payout> = core
                     .execute(

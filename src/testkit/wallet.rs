@@ -165,6 +165,7 @@ impl Wallet {
             payment_hash: self.new_preimage()?.payment_hash(),
             amount_msat: Some(amount_msat),
             description: label.to_owned(),
+            description_hash: None,
             expiry_seconds: 3_600,
         };
         Ok(self.node.create_invoice(request).await?)
@@ -179,7 +180,9 @@ impl Wallet {
         let max_fee_msat = invoice.amount_msat.unwrap_or(0) / 100 + 50_000;
         let request = PaymentRequest {
             bolt11: bolt11.to_owned(),
+            amount_msat: None,
             max_fee_msat,
+            max_lock_blocks: None,
         };
         match self.node.pay(request).await? {
             Dispatch::Refused { reason } => Err(WalletError::Failed { reason }),

@@ -112,6 +112,7 @@ async fn the_rules_are_those_of_a_lightning_payment() {
         payment_hash: sale.payment_hash,
         amount_msat: Some(SAT),
         description: "forged".to_owned(),
+        description_hash: None,
         expiry_seconds: 3_600,
     };
     let forged = forger.create_invoice(request).await.unwrap();

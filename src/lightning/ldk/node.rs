@@ -539,9 +539,14 @@ impl LightningNode for LdkNode {
                 reason: reason.into(),
             })
         };
-        if details.amount_msat.is_none() {
-            return refusal("the invoice has no amount");
-        }
+        let amount_msat = match (details.amount_msat, request.amount_msat) {
+            (Some(_), _) => None,
+            (None, Some(amount_msat)) => match u64::try_from(amount_msat) {
+                Ok(amount_msat) => Some(amount_msat),
+                Err(_) => return refusal("the amount is negative"),
+            },
+            (None, None) => return refusal("the invoice has no amount"),
+        };
         let Ok(max_fee_msat) = u64::try_from(request.max_fee_msat) else {
             return refusal("the fee limit is negative");
         };
@@ -550,7 +555,8 @@ impl LightningNode for LdkNode {
                 reason: error.to_string(),
             }
         })?;
-        self.call(move |node| pay(node, &invoice, max_fee_msat))
+        let max_lock_blocks = request.max_lock_blocks;
+        self.call(move |node| pay(node, &invoice, amount_msat, max_fee_msat, max_lock_blocks))
             .await?
     }
 

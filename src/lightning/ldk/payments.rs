@@ -2,7 +2,8 @@
 
 use ldk_node::lightning::ln::channelmanager::PaymentId;
 use ldk_node::lightning::routing::router::RouteParametersConfig;
-use ldk_node::lightning_invoice::{Bolt11Invoice, Bolt11InvoiceDescription, Description};
+use ldk_node::bitcoin::hashes::{Hash, sha256};
+use ldk_node::lightning_invoice::{Bolt11Invoice, Bolt11InvoiceDescription, Description, Sha256};
 use ldk_node::lightning_types::payment::{PaymentHash as LdkPaymentHash, PaymentPreimage};
 use ldk_node::payment::{PaymentDirection as LdkDirection, PaymentStatus};
 use ldk_node::{Node, NodeError};
@@ -18,9 +19,15 @@ pub(super) fn create_invoice(
     node: &Node,
     request: &InvoiceRequest,
 ) -> Result<String, LightningError> {
-    let description = Description::new(request.description.clone())
-        .map_err(|error| refused(error.to_string()))?;
-    let description = Bolt11InvoiceDescription::Direct(description);
+    let description = match request.description_hash {
+        Some(hash) => Bolt11InvoiceDescription::Hash(Sha256(sha256::Hash::from_byte_array(hash))),
+        None => {
+            let description = Description::new(request.description.clone());
+            Bolt11InvoiceDescription::Direct(
+                description.map_err(|error| refused(error.to_string()))?,
+            )
+        }
+    };
     let (hash, expiry) = (ldk_hash(request.payment_hash), request.expiry_seconds);
     // ldk-node would put a record of its own over the one that exists.
     if let Some(record) = node.payment(&PaymentId(hash.0))
@@ -75,7 +82,9 @@ pub(super) fn claim(
 pub(super) fn pay(
     node: &Node,
     invoice: &Bolt11Invoice,
+    amount_msat: Option<u64>,
     max_fee_msat: u64,
+    max_lock_blocks: Option<u32>,
 ) -> Result<Dispatch, LightningError> {
     let refused = |reason: String| Ok(Dispatch::Refused { reason });
     let id = PaymentId(*AsRef::<[u8; 32]>::as_ref(invoice.payment_hash()));
@@ -84,11 +93,19 @@ pub(super) fn pay(
     if record.is_some_and(|record| record.direction == LdkDirection::Inbound) {
         return refused("the invoice is this node's own".into());
     }
-    let route = RouteParametersConfig {
+    let mut route = RouteParametersConfig {
         max_total_routing_fee_msat: Some(max_fee_msat),
         ..RouteParametersConfig::default()
     };
-    match node.bolt11_payment().send(invoice, Some(route)) {
+    if let Some(blocks) = max_lock_blocks {
+        route.max_total_cltv_expiry_delta = route.max_total_cltv_expiry_delta.min(blocks);
+    }
+    let payments = node.bolt11_payment();
+    let sent = match amount_msat {
+        Some(amount_msat) => payments.send_using_amount(invoice, amount_msat, Some(route)),
+        None => payments.send(invoice, Some(route)),
+    };
+    match sent {
         Ok(_) => Ok(Dispatch::Accepted),
         Err(NodeError::DuplicatePayment) => Ok(Dispatch::AlreadyKnown),
         Err(NodeError::NotRunning) => Err(LightningError::NotRunning),

@@ -151,7 +151,9 @@ impl World {
     fn pay(&mut self, bolt11: &str) {
         let request = PaymentRequest {
             bolt11: bolt11.to_owned(),
+            amount_msat: None,
             max_fee_msat: 50_000,
+            max_lock_blocks: None,
         };
         drop(at_once(self.customer.pay(request)));
         while let Some(Ok(_)) = at_once(self.customer.next_event()) {

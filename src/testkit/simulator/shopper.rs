@@ -122,6 +122,7 @@ impl Shop {
             payment_hash: hash,
             amount_msat: Some(amount_msat),
             description: "payout".to_owned(),
+            description_hash: None,
             expiry_seconds: 24 * 3_600,
         };
         let Some(Ok(bolt11)) = at_once(self.wallet.create_invoice(request)) else {

@@ -1,0 +1,14 @@
+//! Money that leaves: a payment from an account of this engine to a BOLT11.
+//!
+//! One mechanism for all of them, whatever they are for. The intent is committed with all its
+//! money on hold before the node is asked ([`rules::intend`]), attempts are counted, an outcome
+//! that is not known is asked about again, and what only a person can know a person says. What a
+//! kind of payment adds (its record, its events, what else is posted when it succeeded or ended)
+//! it says by [`Outgoing`].
+
+mod model;
+pub(crate) mod rules;
+mod sending;
+
+pub(crate) use model::{Attempts, Change, Holds, Leaving, Outcome, Outgoing, Standing};
+pub(crate) use sending::{Attempt, Payments};

@@ -1,0 +1,178 @@
+//! What the mechanism knows of a payment, and what a kind of payment says of itself.
+
+use async_trait::async_trait;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+use crate::core::Core;
+use crate::ids::TransferId;
+use crate::ledger::{Account, Step, TransferKind, UsageWindow};
+use crate::lightning::PaymentHash;
+
+/// How a payment that leaves stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// Its money is on hold and the node has been asked, or is about to be.
+    Sending,
+    /// Whether it was sent is not known. The money stays on hold and the node is asked again.
+    Unknown,
+    /// It arrived.
+    Succeeded,
+    /// It failed for good: nothing is in flight and the money is its payer's again.
+    Failed,
+}
+
+impl Standing {
+    /// True when nothing will change any more.
+    pub(crate) fn is_final(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed)
+    }
+}
+
+/// How often the node was asked to send: written down before each time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Attempts {
+    /// How many attempts can have been made.
+    pub(crate) begun: u32,
+    /// What the node answered to the last of several was not written down: it may be on its way
+    /// although nothing else says so.
+    pub(crate) in_doubt: bool,
+}
+
+impl Default for Attempts {
+    /// The intent counts as the first: it is followed by one at once.
+    fn default() -> Self {
+        Self {
+            begun: 1,
+            in_doubt: false,
+        }
+    }
+}
+
+impl Attempts {
+    /// One more is about to be made.
+    pub(super) fn begin(self) -> Self {
+        Self {
+            begun: self.begun.saturating_add(1),
+            in_doubt: true,
+        }
+    }
+
+    /// One more was made, and taken by the node.
+    pub(super) fn accepted(self) -> Self {
+        Self {
+            in_doubt: false,
+            ..self.begin()
+        }
+    }
+
+    /// None was made: the node knows one before, and perhaps has it in its record.
+    pub(super) fn known(self, is_recorded: bool) -> Self {
+        Self {
+            in_doubt: !is_recorded,
+            ..self
+        }
+    }
+}
+
+/// The holds of a payment; the ones for nothing are left out. Of one that was paid by book,
+/// `amount` is its transfer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Holds {
+    pub(crate) amount: TransferId,
+    pub(crate) fee: Option<TransferId>,
+    pub(crate) route: Option<TransferId>,
+}
+
+impl Holds {
+    /// As many as are needed.
+    pub(crate) fn new(core: &Core, fee_msat: i64, max_route_fee_msat: i64) -> Result<Self, Error> {
+        let new_hold = || core.new_id(TransferId::from_parts);
+        Ok(Self {
+            amount: new_hold()?,
+            fee: (fee_msat > 0).then(new_hold).transpose()?,
+            route: (max_route_fee_msat > 0).then(new_hold).transpose()?,
+        })
+    }
+}
+
+/// A payment as the mechanism sees it, whatever it is for.
+#[derive(Debug, Clone)]
+pub(crate) struct Leaving<'a> {
+    /// The id of its record.
+    pub(crate) id: String,
+    pub(crate) payment_hash: PaymentHash,
+    pub(crate) bolt11: &'a str,
+    /// Where the money comes from.
+    pub(crate) payer: Account,
+    /// What the transfer of the amount is called.
+    pub(crate) kind: TransferKind,
+    pub(crate) amount_msat: i64,
+    /// What the operator keeps, and what that transfer is called.
+    pub(crate) fee: (TransferKind, i64),
+    pub(crate) max_route_fee_msat: i64,
+    /// True when the payer bears the route, false when the operator does.
+    pub(crate) payer_bears_route: bool,
+    /// For how many blocks the route may lock the money up; `None` for what the node allows.
+    pub(crate) max_lock_blocks: Option<u32>,
+    /// Where what is set aside was counted as used: what does not leave is given back there.
+    pub(crate) usage: Vec<UsageWindow>,
+    pub(crate) created_at_ms: i64,
+    pub(crate) standing: Standing,
+    pub(crate) attempts: Attempts,
+    pub(crate) holds: Holds,
+}
+
+/// How a payment stands from now on.
+#[derive(Debug, Clone)]
+pub(crate) struct Change {
+    pub(crate) standing: Standing,
+    pub(crate) reason: Option<String>,
+    /// What the route cost, of one that succeeded, where that is known.
+    pub(crate) route_fee_msat: Option<i64>,
+}
+
+/// What became of a payment, as a person says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Succeeded { route_fee_msat: Option<i64> },
+    Failed,
+}
+
+/// A kind of payment: the record that is kept of each, and what else it brings about.
+#[async_trait]
+pub(crate) trait Outgoing: Clone + Serialize + DeserializeOwned + Send + Sync + 'static {
+    /// Where the records are.
+    const COLLECTION: &'static str;
+    /// The job that asks what became of one.
+    const CHECK_JOB: &'static str;
+
+    /// What the mechanism is to know of it.
+    fn leaving(&self) -> Leaving<'_>;
+    /// The record, standing otherwise.
+    fn changed(&self, change: Change) -> Self;
+    /// The record, with other attempts.
+    fn with_attempts(&self, attempts: Attempts) -> Self;
+    /// The keys under which it is found besides `payment_hash` and `state`.
+    fn owner_keys(&self) -> Vec<(&'static str, String)>;
+    /// The event that says how it stands, and the object that it is about.
+    fn event(&self) -> (&'static str, String);
+    /// There is no such record.
+    fn missing(id: &str) -> Error;
+    /// It has ended, so that nobody can say otherwise.
+    fn has_ended(&self) -> Error;
+    /// The node's record says that it has not failed.
+    fn is_in_flight(&self) -> Error;
+
+    /// What else is posted in the commit that records its success: the record with it, and the
+    /// steps. Where these are refused, success is recorded without them.
+    async fn when_succeeded(self, _core: &Core) -> Result<(Self, Vec<Step>), Error> {
+        Ok((self, Vec::new()))
+    }
+
+    /// What is posted in the commit that ends it, however it ends.
+    fn when_ended(&self) -> Vec<Step> {
+        Vec::new()
+    }
+}

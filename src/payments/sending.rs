@@ -1,0 +1,405 @@
+//! Sending a payment: effect and outcome.
+//!
+//! What a node says of a payment is read with care:
+//!
+//! - A refusal means that *this call* sent nothing. Only when no earlier call can have been made
+//!   (the first call, by the process that has just committed the intent) is it a failure.
+//! - No record at the node proves nothing, since a node hands a payment to the network before it
+//!   writes its record. The node is asked to send again instead: it is idempotent by payment
+//!   hash, and answers that it knows the payment while it is on its way.
+//! - A failure ends an attempt. Whether it ends the payment is in the count of attempts, which is
+//!   committed before each one: see [`rules::after_failure`]. Sending and judging a failure
+//!   exclude each other.
+
+use std::sync::Arc;
+
+use super::model::{Attempts, Change, Outcome, Outgoing, Standing};
+use super::rules::{self, AfterFailure};
+use crate::Error;
+use crate::core::{Core, Decision, Loaded, Turn, Turns, emit};
+use crate::ids::TransferId;
+use crate::ledger::{Refusal, Step};
+use crate::lightning::{
+    Bolt11Details, Dispatch, PaymentDirection, PaymentHash, PaymentRecord, PaymentRequest,
+    PaymentState,
+};
+use crate::treasury;
+
+/// Whether an earlier call to the node can have been made for the same payment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Attempt {
+    /// No: this process has just committed the intent.
+    First,
+    /// Perhaps.
+    Again,
+}
+
+/// Whether what else belongs to a success is posted with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Besides {
+    Posted,
+    LeftOut,
+}
+
+/// What sends payments and finds out what became of them.
+#[derive(Clone)]
+pub(crate) struct Payments {
+    core: Arc<Core>,
+    /// One at a time asks the node to send or decides what a failure means.
+    sending: Turns,
+}
+
+impl Payments {
+    pub(crate) fn new(core: Arc<Core>) -> Self {
+        Self {
+            core,
+            sending: Turns::default(),
+        }
+    }
+
+    /// Nothing is sent while it is held.
+    pub(crate) async fn nothing_is_sent(&self) -> Turn {
+        self.sending.take().await
+    }
+
+    pub(crate) async fn load<P: Outgoing>(&self, id: &str) -> Result<Loaded<P>, Error> {
+        let found = self.core.load(P::COLLECTION, id).await?;
+        found.ok_or_else(|| P::missing(id))
+    }
+
+    pub(crate) async fn by_hash<P: Outgoing>(
+        &self,
+        hash: PaymentHash,
+    ) -> Result<Option<Loaded<P>>, Error> {
+        self.core
+            .find(P::COLLECTION, "payment_hash", &hash.to_string())
+            .await
+    }
+
+    /// When the node is to be asked first about what is intended now. Where another instance has
+    /// the node, that one sends it when it looks for due jobs.
+    pub(crate) fn first_check_at(&self) -> i64 {
+        let now_ms = self.core.clock.now_ms();
+        if self.core.node_is_away() {
+            now_ms
+        } else {
+            now_ms.saturating_add(self.core.settings.unknown_retry_ms)
+        }
+    }
+
+    /// Asks the node to send, and writes down what that proves.
+    pub(crate) async fn send<P: Outgoing>(&self, id: &str, attempt: Attempt) -> Result<(), Error> {
+        let _one_at_a_time = self.sending.take().await;
+        let payment = self.load::<P>(id).await?.value;
+        let leaving = payment.leaving();
+        if leaving.standing.is_final() {
+            return Ok(());
+        }
+        let before = leaving.attempts;
+        // A job may have come before the first attempt.
+        let is_first = attempt == Attempt::First && leaving.standing == Standing::Sending;
+        let attempt = if is_first && before == Attempts::default() {
+            Attempt::First
+        } else {
+            Attempt::Again
+        };
+        if attempt == Attempt::Again && !self.note::<P>(id, before.begin()).await? {
+            // It ended in between.
+            return Ok(());
+        }
+        let has_amount = leaving.bolt11.parse::<Bolt11Details>()?.amount_msat.is_some();
+        let request = PaymentRequest {
+            bolt11: leaving.bolt11.to_owned(),
+            amount_msat: (!has_amount).then_some(leaving.amount_msat),
+            max_fee_msat: leaving.max_route_fee_msat,
+            max_lock_blocks: leaving.max_lock_blocks,
+        };
+        match (self.core.node()?.pay(request).await, attempt) {
+            // The job that was set with the intent asks again, should the event not come.
+            (Ok(Dispatch::Accepted | Dispatch::AlreadyKnown), Attempt::First) => Ok(()),
+            (Ok(Dispatch::Accepted), Attempt::Again) => {
+                self.note::<P>(id, before.accepted()).await.map(drop)
+            }
+            (Ok(Dispatch::AlreadyKnown), Attempt::Again) => {
+                // Only a record of it says that the attempt it knows is the last one.
+                let record = self.record(leaving.payment_hash).await?;
+                let is_recorded =
+                    record.is_some_and(|record| record.state == PaymentState::Pending);
+                let known = before.known(is_recorded);
+                self.note::<P>(id, known).await.map(drop)
+            }
+            (Ok(Dispatch::Refused { reason }), Attempt::First) => {
+                self.fail_unsent::<P>(id, &reason).await
+            }
+            (Ok(Dispatch::Refused { reason }), Attempt::Again) => {
+                self.note::<P>(id, before).await?;
+                self.doubt::<P>(id, &reason).await
+            }
+            (Err(error), _) => self.doubt::<P>(id, &error.to_string()).await,
+        }
+    }
+
+    /// False when there was nothing to write down: the payment has ended, or it stands there.
+    async fn note<P: Outgoing>(&self, id: &str, attempts: Attempts) -> Result<bool, Error> {
+        let decide = || async { rules::note_attempts(&self.load::<P>(id).await?, attempts) };
+        Ok(self.core.settle(decide).await?.is_some())
+    }
+
+    async fn fail<P: Outgoing>(&self, id: &str, reason: &str) -> Result<(), Error> {
+        let decide = || async { rules::failed(&self.load::<P>(id).await?, reason) };
+        self.core.settle(decide).await.map(drop)
+    }
+
+    /// The first call sent nothing. Should another instance have begun an attempt meanwhile (this
+    /// one was paused, and lost the node), that proves nothing of it.
+    async fn fail_unsent<P: Outgoing>(&self, id: &str, reason: &str) -> Result<(), Error> {
+        let decide = || async {
+            let payment = self.load::<P>(id).await?;
+            if payment.value.leaving().attempts != Attempts::default() {
+                return Ok(None);
+            }
+            rules::failed(&payment, reason)
+        };
+        self.core.settle(decide).await.map(drop)
+    }
+
+    async fn doubt<P: Outgoing>(&self, id: &str, reason: &str) -> Result<(), Error> {
+        let decide = || async {
+            let payment = self.load::<P>(id).await?;
+            let since_ms = payment.value.leaving().created_at_ms;
+            rules::unknown(&payment, reason, self.core.ask_again_at(since_ms))
+        };
+        self.core.settle(decide).await.map(drop)
+    }
+
+    async fn succeed<P: Outgoing>(
+        &self,
+        id: &str,
+        route_fee_msat: Option<i64>,
+    ) -> Result<(), Error> {
+        let recorded = self.record_success::<P>(id, route_fee_msat, Besides::Posted);
+        match recorded.await {
+            // What else belongs to it cannot be posted: that it arrived is true all the same.
+            Err(error) if is_refused(&error) => {
+                self.record_success::<P>(id, route_fee_msat, Besides::LeftOut)
+                    .await
+            }
+            recorded => recorded,
+        }
+    }
+
+    async fn record_success<P: Outgoing>(
+        &self,
+        id: &str,
+        route_fee_msat: Option<i64>,
+        besides: Besides,
+    ) -> Result<(), Error> {
+        let decide = || async {
+            let payment = self.load::<P>(id).await?;
+            if payment.value.leaving().standing.is_final() {
+                return Ok(None);
+            }
+            let (_, steps) = self
+                .arrived(&payment, route_fee_msat, None, besides)
+                .await?;
+            Ok(Some(steps))
+        };
+        self.core.settle(decide).await.map(drop)
+    }
+
+    async fn arrived<P: Outgoing>(
+        &self,
+        payment: &Loaded<P>,
+        route_fee_msat: Option<i64>,
+        reason: Option<String>,
+        besides: Besides,
+    ) -> Result<(P, Vec<Step>), Error> {
+        let after = payment.value.changed(Change {
+            standing: Standing::Succeeded,
+            reason,
+            route_fee_msat,
+        });
+        let (after, besides) = match besides {
+            Besides::Posted => after.when_succeeded(&self.core).await?,
+            Besides::LeftOut => (after, Vec::new()),
+        };
+        let new_id = || self.core.new_id(TransferId::from_parts);
+        let steps = rules::arrived(payment, &after, route_fee_msat, besides, new_id)?;
+        Ok((after, steps))
+    }
+
+    /// A person says what became of it. `asks_the_node` when that must not contradict the node's
+    /// record. Nothing may be sent meanwhile.
+    pub(crate) async fn resolve<P: Outgoing>(
+        &self,
+        id: &str,
+        outcome: Outcome,
+        reason: &str,
+        asks_the_node: bool,
+    ) -> Result<Decision<P>, Error> {
+        let payment = self.load::<P>(id).await?;
+        let hash = payment.value.leaving().payment_hash;
+        let record = if self.core.lightning.is_some() && asks_the_node {
+            self.record(hash).await?.map(|record| record.state)
+        } else {
+            None
+        };
+        rules::check_resolve(&payment.value, outcome, record)?;
+        let reason = Some(reason.to_owned());
+        let (answer, steps) = match outcome {
+            Outcome::Succeeded { route_fee_msat } => {
+                self.arrived(&payment, route_fee_msat, reason, Besides::Posted)
+                    .await?
+            }
+            Outcome::Failed => rules::came_back(&payment, reason)?,
+        };
+        Ok(Decision { steps, answer })
+    }
+
+    async fn record(&self, hash: PaymentHash) -> Result<Option<PaymentRecord>, Error> {
+        let record = self.core.node()?.payment(hash).await?;
+        Ok(record.filter(|record| record.direction == PaymentDirection::Outbound))
+    }
+
+    /// The job that asks what became of a payment.
+    pub(crate) async fn check<P: Outgoing>(&self, id: &str) -> Result<(), Error> {
+        let payment = self.load::<P>(id).await?.value;
+        let leaving = payment.leaving();
+        if leaving.standing.is_final() {
+            let done = rules::check_no_more::<P>(id.to_owned());
+            return self.core.commit(vec![done]).await.map(drop);
+        }
+        match self.record(leaving.payment_hash).await? {
+            Some(record) if record.state == PaymentState::Succeeded => {
+                self.succeed::<P>(id, record.fee_msat).await
+            }
+            Some(record) if record.state == PaymentState::Pending => Ok(()),
+            // `Failed` proves nothing either: the node writes it for an attempt that it refused,
+            // while an earlier one may be on its way. Only the event tells of an attempt's end.
+            _ => self.send::<P>(id, Attempt::Again).await,
+        }
+    }
+
+    /// After a start: every open payment is asked about. One that cannot be dealt with does not
+    /// keep the others waiting; its job stays and tries again.
+    pub(crate) async fn reconcile<P: Outgoing>(&self) -> Result<Option<Error>, Error> {
+        let (mut after, mut problem) = (None, None);
+        loop {
+            let page = self
+                .core
+                .list_each::<P>(P::COLLECTION, "state", "open", after, 100)
+                .await?;
+            let Some((last, _)) = page.last() else {
+                return Ok(problem);
+            };
+            after = Some(last.clone());
+            for (id, payment) in page {
+                let checked = match payment {
+                    Ok(_) => self.check::<P>(&id).await,
+                    Err(unreadable) => Err(unreadable),
+                };
+                problem = checked.err().or(problem);
+            }
+        }
+    }
+
+    /// The node says that a payment of ours arrived. False when there is none of this kind.
+    pub(crate) async fn sent<P: Outgoing>(
+        &self,
+        hash: PaymentHash,
+        fee_msat: Option<i64>,
+    ) -> Result<bool, Error> {
+        let Some(payment) = self.by_hash::<P>(hash).await? else {
+            return Ok(false);
+        };
+        let id = payment.value.leaving().id;
+        self.succeed::<P>(&id, fee_msat).await?;
+        // Now it has ended. A person may have said that it failed, also while this was decided.
+        let ended = self.load::<P>(&id).await?.value;
+        let ended = ended.leaving();
+        if ended.standing == Standing::Failed {
+            self.unexpected(hash, Some(ended.amount_msat), fee_msat)
+                .await?;
+        }
+        Ok(true)
+    }
+
+    /// The node says that an attempt failed for good. False when there is no payment of this kind.
+    pub(crate) async fn attempt_failed<P: Outgoing>(
+        &self,
+        hash: PaymentHash,
+        reason: &str,
+    ) -> Result<bool, Error> {
+        let _one_at_a_time = self.sending.take().await;
+        let Some(payment) = self.by_hash::<P>(hash).await? else {
+            return Ok(false);
+        };
+        let leaving = payment.value.leaving();
+        let id = leaving.id;
+        let record = self.record(hash).await?;
+        let state = record.as_ref().map(|record| record.state);
+        match rules::after_failure(leaving.attempts, state) {
+            AfterFailure::Succeeded => {
+                let fee_msat = record.and_then(|record| record.fee_msat);
+                self.succeed::<P>(&id, fee_msat).await?;
+            }
+            AfterFailure::Failed => self.fail::<P>(&id, reason).await?,
+            AfterFailure::OnItsWay => {}
+            AfterFailure::Doubt => self.doubt::<P>(&id, reason).await?,
+        }
+        Ok(true)
+    }
+
+    /// Money left the node and no open payment is behind it: it is booked against suspense, and
+    /// waits for a person.
+    pub(crate) async fn unexpected(
+        &self,
+        hash: PaymentHash,
+        amount_msat: Option<i64>,
+        fee_msat: Option<i64>,
+    ) -> Result<(), Error> {
+        let amount_msat = match amount_msat {
+            Some(known) => Some(known),
+            None => self
+                .record(hash)
+                .await?
+                .and_then(|record| record.amount_msat),
+        };
+        let amount = amount_msat
+            .unwrap_or(0)
+            .saturating_add(fee_msat.unwrap_or(0));
+        let booked = self
+            .core
+            .settle(|| async move {
+                let id = self.core.new_id(TransferId::from_parts)?;
+                let name = format!("unexpected/{hash}");
+                let mut steps = vec![
+                    Step::Claim {
+                        name,
+                        by: id.to_string(),
+                    },
+                    emit("payment.unexpected", hash.to_string(), &amount)?,
+                ];
+                if amount > 0 {
+                    let at_ms = self.core.clock.now_ms();
+                    steps.extend(treasury::suspend(id, -amount, hash, at_ms)?);
+                }
+                Ok(Some(steps))
+            })
+            .await;
+        match booked {
+            // Told a second time.
+            Err(Error::Ledger(Refusal::AlreadyClaimed { .. })) => Ok(()),
+            other => other.map(drop),
+        }
+    }
+}
+
+/// True of what would be refused the next time as well.
+fn is_refused(error: &Error) -> bool {
+    match error {
+        Error::Ledger(refusal) => !refusal.should_decide_again(),
+        Error::Reward(_) | Error::Settlement(_) | Error::Card(_) | Error::Money(_) => true,
+        _ => false,
+    }
+}
