@@ -145,7 +145,7 @@ impl EngineBuilder {
         core.ensure_issuer().await?;
         let payments = Payments::new(core.clone());
         Ok(Engine {
-            cards: Cards::new(core.clone(), Arc::new(issuer_key)),
+            cards: Cards::new(core.clone(), Arc::new(issuer_key), payments.clone()),
             invoices: Invoices::new(core.clone()),
             settlement: Settlement::new(core.clone(), payments.clone()),
             payments,
@@ -473,11 +473,17 @@ impl Engine {
         if self.settlement.sent(hash, fee_msat).await? {
             return Ok(());
         }
+        if self.cards.sent(hash, fee_msat).await? {
+            return Ok(());
+        }
         self.payments.unexpected(hash, None, fee_msat).await
     }
 
     async fn attempt_failed(&self, hash: PaymentHash, reason: &str) -> Result<(), Error> {
-        self.settlement.attempt_failed(hash, reason).await.map(drop)
+        if self.settlement.attempt_failed(hash, reason).await? {
+            return Ok(());
+        }
+        self.cards.attempt_failed(hash, reason).await.map(drop)
     }
 }
 

@@ -87,6 +87,8 @@ entity_ids! {
     MerchantId = "mer";
     /// A points program.
     ProgramId = "prog";
+    /// A BOLT11 that is paid with the money of a card.
+    CardPaymentId = "cpay";
     /// A payout.
     PayoutId = "pay";
     /// A credential.

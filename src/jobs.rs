@@ -15,7 +15,7 @@ const MAX_JOBS: usize = 100;
 const MAX_FORGOTTEN: usize = 1_000;
 
 /// What only the instance with the node can do: the others leave it alone.
-const NODE_JOBS: &[&str] = &[invoices::CHECK_JOB, settlement::CHECK_JOB];
+const NODE_JOBS: &[&str] = &[invoices::CHECK_JOB, settlement::CHECK_JOB, cards::CHECK_JOB];
 
 /// What was done.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -77,6 +77,11 @@ async fn do_job(
         cards::LOW_BALANCE_JOB => {
             cards
                 .tell_low_balance(job.object.parse().map_err(|_| unreadable())?)
+                .await
+        }
+        cards::CHECK_JOB => {
+            cards
+                .check_payment(job.object.parse().map_err(|_| unreadable())?)
                 .await
         }
         invoices::EXPIRE_JOB => {

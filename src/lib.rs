@@ -33,7 +33,9 @@ pub mod treasury;
 #[doc(hidden)]
 pub use ffi::UniFfiTag;
 
-pub use core::{Answer, CommandError, IdempotencyKey, MasterSecret, NodeStatus, Settings};
+pub use core::{
+    Answer, CardPaymentSettings, CommandError, IdempotencyKey, MasterSecret, NodeStatus, Settings,
+};
 pub use engine::{Engine, EngineBuilder};
 pub use error::Error;
 pub use health::{Health, Trouble};

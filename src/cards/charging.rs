@@ -74,7 +74,7 @@ impl Sale {
 }
 
 /// The name of a command and its PIN: however often it is sent, it is one attempt.
-fn attempt(
+pub(super) fn attempt(
     caller: &Caller,
     operation: &str,
     key: &IdempotencyKey,
@@ -294,7 +294,7 @@ impl Cards {
     }
 
     /// Finds the card of a tap and checks the chip's signature.
-    async fn verify(&self, tap: &str) -> Result<VerifiedTap, Error> {
+    pub(super) async fn verify(&self, tap: &str) -> Result<VerifiedTap, Error> {
         let tap = TapUrl::parse(tap).map_err(CardError::from)?;
         let picc = boltcard::decrypt_picc(&self.issuer_key, tap.p()).map_err(CardError::from)?;
         let card = self.by_chip(&picc.uid).await?;

@@ -11,13 +11,19 @@ mod charge_rules;
 mod charging;
 mod error;
 mod life;
+pub mod lnurl;
 mod low_balance;
 mod model;
+mod paying;
+mod payment_error;
+mod payment_model;
+mod payment_rules;
 mod pin;
 pub mod programming;
 pub(crate) mod programs;
 mod rules;
 mod taps;
+mod top_up_address;
 
 use std::sync::Arc;
 
@@ -27,6 +33,8 @@ use crate::core::{Answer, Core, Decision, Executed, Loaded, emit};
 use crate::ids::CardId;
 use crate::invoices::{CreateInvoice, Invoice, InvoicePurpose, Invoices};
 use crate::ledger::{Account, Balance, Step, TransferRow};
+
+use crate::payments::Payments;
 
 use boltcard::IssuerKey;
 pub use charge_model::{
@@ -41,11 +49,19 @@ pub use model::{
     TopUpCard, ZoneBefore,
 };
 
+pub use payment_error::CardPaymentError;
+pub use payment_model::{
+    CardPayment, CardPaymentOutcome, CardPaymentState, PayWithCard, ResolveCardPayment,
+    WithdrawFromCard, WithdrawalQuote,
+};
+pub(crate) use payment_rules::CHECK_JOB;
 pub use pin::{Pin, PinStatus, SetCardPin, UnlockCardPin};
 pub use programs::{
     CardProgram, CardProgramTerms, CardPrograms, CreateCardProgram, FeeBearer, PinRules,
     UpdateCardProgram,
 };
+pub(crate) use top_up_address::admit_top_up;
+pub use top_up_address::{RenewTopUpAddress, TopUpAddress};
 
 pub(crate) const CARDS: &str = "card";
 pub(crate) const CHARGES: &str = "charge";
@@ -59,17 +75,19 @@ const FIRST_VERSION: u32 = 1;
 pub struct Cards {
     core: Arc<Core>,
     issuer_key: Arc<IssuerKey>,
+    payments: Payments,
     pins: pin::PinLanes,
     bad_taps: bad_taps::BadTaps,
     source: Option<Arc<str>>,
 }
 
 impl Cards {
-    pub(crate) fn new(core: Arc<Core>, issuer_key: Arc<IssuerKey>) -> Self {
+    pub(crate) fn new(core: Arc<Core>, issuer_key: Arc<IssuerKey>, payments: Payments) -> Self {
         let pins = pin::PinLanes::default();
         Self {
             core,
             issuer_key,
+            payments,
             pins,
             bad_taps: bad_taps::BadTaps::default(),
             source: None,

@@ -49,6 +49,44 @@ pub struct Settings {
     /// by default.
     #[serde(default = "two_minutes_in_ms")]
     pub tap_valid_ms: i64,
+    /// How BOLT11 invoices are paid with cards.
+    #[serde(default)]
+    pub card_payments: CardPaymentSettings,
+}
+
+/// How BOLT11 invoices of others are paid with cards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CardPaymentSettings {
+    /// The fixed part of what the route may cost.
+    pub route_base_msat: i64,
+    /// The proportional part, in hundredths of a percent of what is paid; 0 to 10,000.
+    pub route_bps: u32,
+    /// True when the card bears what the route costs: it is set aside beside the amount, and what
+    /// the route does not cost comes back. False when the operator does.
+    pub card_bears_route: bool,
+    /// How many payments of a card may be on their way at once.
+    pub max_in_flight: u32,
+    /// For how many blocks a route may lock a card's money up, the last hop counted: whoever is
+    /// paid can leave the payment waiting as long.
+    pub max_lock_blocks: u32,
+    /// How long a till that asks by LNURL waits for the outcome, in milliseconds; after that it
+    /// is told that the payment is pending.
+    pub wait_ms: u64,
+}
+
+impl Default for CardPaymentSettings {
+    /// The card bears the route, at most 0.5 % and 10 sat; three payments at once, each for at
+    /// most two days of blocks; five seconds.
+    fn default() -> Self {
+        Self {
+            route_base_msat: 10_000,
+            route_bps: 50,
+            card_bears_route: true,
+            max_in_flight: 3,
+            max_lock_blocks: 288,
+            wait_ms: 5_000,
+        }
+    }
 }
 
 fn two_minutes_in_ms() -> i64 {
@@ -69,6 +107,7 @@ impl Default for Settings {
             keep_answers_ms: None,
             authorization_ms: a_day_in_ms(),
             tap_valid_ms: two_minutes_in_ms(),
+            card_payments: CardPaymentSettings::default(),
         }
     }
 }

@@ -52,6 +52,7 @@ impl Engine {
         while self.deal_with_waiting(node).await? {}
         let problem = self.invoices.reconcile().await?;
         let problem = self.settlement.reconcile().await?.or(problem);
+        let problem = self.cards.reconcile_payments().await?.or(problem);
         self.note(Work::Jobs, problem);
         self.core.set_node_status(NodeStatus::Running);
         Ok(())

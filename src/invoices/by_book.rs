@@ -49,9 +49,8 @@ pub(crate) async fn pay_by_book(
     let mut ceiling = None;
     let mut steps = Vec::new();
     if let InvoicePurpose::TopUp { card } = invoice.value.purpose {
-        let card = cards::load_active(core, card).await?;
-        ceiling = card.value.limits.max_balance_msat;
-        steps.push(cards::guard(&card));
+        let address = invoice.value.top_up_address.as_deref();
+        (ceiling, steps) = cards::admit_top_up(core, card, address).await?;
     }
     steps.extend(rules::paid_by_book(invoice, payer, id, ceiling)?);
     Ok(steps)

@@ -6,6 +6,7 @@
 //! cost.
 
 mod by_book;
+mod by_lnurl;
 mod error;
 mod model;
 mod rules;
@@ -23,6 +24,7 @@ use crate::rates::price_in_msat;
 use crate::settlement;
 
 pub(crate) use by_book::{own_invoice, pay_by_book, proof};
+pub(crate) use by_lnurl::top_up_by_lnurl;
 pub use error::InvoiceError;
 pub use model::{CreateInvoice, GiveUpInvoice, Invoice, InvoicePurpose, InvoiceState};
 
@@ -143,6 +145,7 @@ impl Invoices {
             expires_at_ms: now_ms.saturating_add(i64::from(expiry_seconds) * 1_000),
             received_msat: 0,
             hold: None,
+            top_up_address: None,
         };
         let mut steps = vec![owner];
         steps.extend(rules::create(&invoice)?);

@@ -113,4 +113,8 @@ pub struct Invoice {
     pub received_msat: i64,
     /// The hold of the payment that is being taken.
     pub hold: Option<TransferId>,
+    /// The address of the card that it was asked for at, if it was: once that is taken away, what
+    /// is paid goes back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub top_up_address: Option<String>,
 }

@@ -4,7 +4,7 @@ use super::model::{Invoice, InvoicePurpose, InvoiceState};
 use super::rules::{self, Arrival, Incoming};
 use super::{CHECK_JOB, EXPIRE_JOB, INVOICES, Invoices};
 use crate::Error;
-use crate::cards::{self, Card};
+use crate::cards;
 use crate::core::{Loaded, emit};
 use crate::ids::{InvoiceId, TransferId};
 use crate::ledger::{Refusal, Step};
@@ -70,11 +70,8 @@ impl Invoices {
         let mut ceiling = None;
         let mut steps = Vec::new();
         if let InvoicePurpose::TopUp { card } = invoice.value.purpose {
-            let card: Loaded<Card> = cards::load_active(&self.core, card).await?;
-            let (most, held) = cards::programs::ceiling_msat(&self.core, &card.value).await?;
-            ceiling = most;
-            steps.extend(held);
-            steps.push(cards::guard(&card));
+            let address = invoice.value.top_up_address.as_deref();
+            (ceiling, steps) = cards::admit_top_up(&self.core, card, address).await?;
         }
         let check_at_ms = self.core.ask_again_at(self.core.clock.now_ms());
         steps.extend(rules::accept(invoice, hold, ceiling, check_at_ms)?);

@@ -34,6 +34,8 @@ stored_by_name! {
         TopUp = "top_up",
         /// A sale that was paid with a card.
         Charge = "charge",
+        /// A BOLT11 that was paid with the money of a card.
+        CardPayment = "card_payment",
         /// Bitcoin set aside for points.
         RewardFunding = "reward_funding",
         /// Points given.

@@ -429,7 +429,11 @@ impl LightningNode for SimulatedNode {
             return refused("the invoice expired");
         }
         let lock_blocks = self.network.lock().route_lock_blocks + invoice.min_final_lock_blocks;
-        if !known && request.max_lock_blocks.is_some_and(|most| lock_blocks > most) {
+        if !known
+            && request
+                .max_lock_blocks
+                .is_some_and(|most| lock_blocks > most)
+        {
             return refused("the route locks the money up for too long");
         }
         let (hash, max_fee_msat) = (invoice.payment_hash, request.max_fee_msat);

@@ -112,8 +112,8 @@ pub(crate) struct Leaving<'a> {
     /// What the operator keeps, and what that transfer is called.
     pub(crate) fee: (TransferKind, i64),
     pub(crate) max_route_fee_msat: i64,
-    /// True when the payer bears the route, false when the operator does.
-    pub(crate) payer_bears_route: bool,
+    /// Who bears what the route costs; `None` for the operator.
+    pub(crate) route_payer: Option<Account>,
     /// For how many blocks the route may lock the money up; `None` for what the node allows.
     pub(crate) max_lock_blocks: Option<u32>,
     /// Where what is set aside was counted as used: what does not leave is given back there.
@@ -142,7 +142,9 @@ pub(crate) enum Outcome {
 
 /// A kind of payment: the record that is kept of each, and what else it brings about.
 #[async_trait]
-pub(crate) trait Outgoing: Clone + Serialize + DeserializeOwned + Send + Sync + 'static {
+pub(crate) trait Outgoing:
+    Clone + Serialize + DeserializeOwned + Send + Sync + 'static
+{
     /// Where the records are.
     const COLLECTION: &'static str;
     /// The job that asks what became of one.

@@ -48,8 +48,9 @@ pub(crate) fn invoice_claim(payment_hash: PaymentHash) -> String {
 fn hold(leaving: &Leaving<'_>, id: TransferId, kind: TransferKind, amount: i64) -> Step {
     let (debit, credit) = if kind == leaving.fee.0 {
         (leaving.payer, Account::fee_income())
-    } else if kind == TransferKind::RoutingFee && !leaving.payer_bears_route {
-        (Account::routing_fees(), Account::node_channels())
+    } else if kind == TransferKind::RoutingFee {
+        let bearer = leaving.route_payer.unwrap_or(Account::routing_fees());
+        (bearer, Account::node_channels())
     } else {
         (leaving.payer, Account::node_channels())
     };

@@ -107,7 +107,11 @@ impl Payments {
             // It ended in between.
             return Ok(());
         }
-        let has_amount = leaving.bolt11.parse::<Bolt11Details>()?.amount_msat.is_some();
+        let has_amount = leaving
+            .bolt11
+            .parse::<Bolt11Details>()?
+            .amount_msat
+            .is_some();
         let request = PaymentRequest {
             bolt11: leaving.bolt11.to_owned(),
             amount_msat: (!has_amount).then_some(leaving.amount_msat),

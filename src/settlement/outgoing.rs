@@ -57,7 +57,7 @@ impl Outgoing for Payout {
             fee: (TransferKind::PayoutFee, self.fee_msat),
             max_route_fee_msat: self.max_route_fee_msat,
             // The operator pays the route out of its fee.
-            payer_bears_route: false,
+            route_payer: None,
             max_lock_blocks: None,
             usage: Vec::new(),
             created_at_ms: self.created_at_ms,

@@ -83,7 +83,10 @@ impl Settlement {
                     .map_err(refused)?;
                 let id = executed.answer.value.id;
                 if !executed.replayed && !core.node_is_away() {
-                    settlement.payments.send::<Payout>(&id.to_string(), Attempt::First).await?;
+                    settlement
+                        .payments
+                        .send::<Payout>(&id.to_string(), Attempt::First)
+                        .await?;
                 }
                 let as_of_ms = core.clock.now_ms().max(executed.answer.as_of_ms);
                 Ok(Answer {

@@ -1,5 +1,14 @@
-//! The rails of a card and of a merchant: what leaves by the node, and what stays in the books.
+//! The rails of a card and of a merchant: what leaves by the node, what stays in the books, and
+//! what tills and wallets hear of it.
+
+#![cfg(feature = "sqlite")]
 
 mod by_book;
+mod foreign;
+mod lnurl;
+mod page;
+mod set;
 #[path = "../support/mod.rs"]
 mod support;
+mod top_up;
+mod withdrawal;

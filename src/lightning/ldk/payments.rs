@@ -1,8 +1,8 @@
 //! Payments, as ldk-node makes and takes them. All of these block.
 
+use ldk_node::bitcoin::hashes::{Hash, sha256};
 use ldk_node::lightning::ln::channelmanager::PaymentId;
 use ldk_node::lightning::routing::router::RouteParametersConfig;
-use ldk_node::bitcoin::hashes::{Hash, sha256};
 use ldk_node::lightning_invoice::{Bolt11Invoice, Bolt11InvoiceDescription, Description, Sha256};
 use ldk_node::lightning_types::payment::{PaymentHash as LdkPaymentHash, PaymentPreimage};
 use ldk_node::payment::{PaymentDirection as LdkDirection, PaymentStatus};

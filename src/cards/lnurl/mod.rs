@@ -1,0 +1,178 @@
+//! What the web addresses of a card answer, without the web: a URL in, a reply out.
+//!
+//! A card that is tapped shows a URL. What is behind it is LNURL-withdraw (LUD-03, LUD-17; LUD-19
+//! for the way back; `pinLimit` and `pin`), a page with the balance that the apps in the field
+//! read, and LNURL-pay (LUD-06) to top the card up. A host hands the URL that it was asked for to
+//! [`Cards::answer`] and sends back what it is given.
+//!
+//! LUD-03 knows `OK` and `ERROR` and nothing between, and a till that reads `ERROR` has the card
+//! tapped again. So `ERROR` is said only when nothing of the payment is in flight and nothing will
+//! be. What is not known is `OK` with `"state":"pending"`.
+
+mod page;
+mod pay;
+mod query;
+mod withdraw;
+
+use bitcoin::bech32::{self, Bech32, Hrp};
+use serde::{Deserialize, Serialize};
+
+use super::Cards;
+use super::error::CardError;
+use crate::Error;
+use crate::access::Credential;
+
+pub use query::{LnurlEndpoint, LnurlQuery, MalformedQuery};
+
+const JSON: &str = "application/json; charset=utf-8";
+const HTML: &str = "text/html; charset=utf-8";
+
+/// What a host was asked for by HTTP GET.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LnurlRequest {
+    /// The URL, or its path and query.
+    pub url: String,
+    /// The credential of the till that asks, where it gave one: its merchant's rules then count
+    /// for the payment.
+    pub till: Option<Credential>,
+}
+
+impl std::fmt::Debug for LnurlRequest {
+    // A tap that was not used yet can be: it does not belong in a log.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LnurlRequest").finish_non_exhaustive()
+    }
+}
+
+/// What the host answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LnurlReply {
+    /// The HTTP status.
+    pub status: u16,
+    /// The header `Content-Type`.
+    pub content_type: String,
+    /// The body.
+    pub body: String,
+}
+
+impl LnurlReply {
+    fn json(status: u16, body: &impl Serialize) -> Self {
+        let body = serde_json::to_string(body).unwrap_or_else(|_| "{}".to_owned());
+        Self {
+            status,
+            content_type: JSON.to_owned(),
+            body,
+        }
+    }
+
+    /// `ERROR`, with a reason for a person.
+    fn error(reason: &str) -> Self {
+        Self::json(
+            400,
+            &Status {
+                status: "ERROR",
+                reason: Some(reason),
+                state: None,
+            },
+        )
+    }
+
+    fn ok() -> Self {
+        Self::json(200, &Status::OK)
+    }
+
+    /// It may be in flight, or will be.
+    fn pending() -> Self {
+        Self::json(
+            200,
+            &Status {
+                state: Some("pending"),
+                ..Status::OK
+            },
+        )
+    }
+
+    fn refused(error: &Error) -> Self {
+        Self::error(&reason(error))
+    }
+}
+
+#[derive(Serialize)]
+struct Status<'a> {
+    status: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state: Option<&'a str>,
+}
+
+impl Status<'static> {
+    const OK: Self = Self {
+        status: "OK",
+        reason: None,
+        state: None,
+    };
+}
+
+/// Why, for a person. The apps in the field look for `not within bounds`.
+fn reason(error: &Error) -> String {
+    match error {
+        Error::Card(CardError::InsufficientFunds { available_msat, .. }) => format!(
+            "the invoice is not within bounds: the card has {} sats to spend",
+            available_msat.max(&0) / 1_000
+        ),
+        Error::Store(_) => "the card's books cannot be read now: try again".to_owned(),
+        other => other.detail(),
+    }
+}
+
+/// Where the addresses of cards begin, with a scheme: LUD-17 has hidden services without TLS.
+pub(super) fn base(tap_url: &str) -> String {
+    let host = tap_url.split(['/', ':']).next().unwrap_or(tap_url);
+    let scheme = if host.ends_with(".onion") {
+        "http"
+    } else {
+        "https"
+    };
+    format!("{scheme}://{tap_url}")
+}
+
+/// A URL as LUD-01 has it: bech32, in lower case. Empty for one that is too long to be shown.
+pub fn encode(url: &str) -> String {
+    let lnurl = Hrp::parse("lnurl").ok();
+    lnurl
+        .and_then(|hrp| bech32::encode_lower::<Bech32>(hrp, url.as_bytes()).ok())
+        .unwrap_or_default()
+}
+
+impl Cards {
+    /// Answers what a card's web addresses are asked: `{tap_url}` for LNURL-withdraw,
+    /// `{tap_url}s/balance` for the page, `{tap_url}/top-up/{address}` and, of any tap's `p`,
+    /// `{tap_url}/pay` and `{tap_url}/top-up` for LNURL-pay; with
+    /// [`Settings::tap_url`](crate::Settings::tap_url). Looking moves no counter. Asked again for
+    /// the same tap and invoice it answers how the one payment stands.
+    ///
+    /// Never an error: whatever is wrong is in the reply.
+    pub async fn answer(&self, request: &LnurlRequest) -> LnurlReply {
+        let query = match LnurlQuery::parse(&request.url) {
+            Ok(query) => query,
+            Err(malformed) => return LnurlReply::error(&malformed.to_string()),
+        };
+        let (_, path) = self
+            .core
+            .settings
+            .tap_url
+            .split_once('/')
+            .unwrap_or(("", ""));
+        match query.endpoint(path) {
+            LnurlEndpoint::Withdraw => self.answer_withdraw(request, &query).await,
+            LnurlEndpoint::Balance => self.answer_balance(&query).await,
+            LnurlEndpoint::TopUp { address } => self.answer_top_up(&query, &address).await,
+            LnurlEndpoint::TopUpByTap => self.answer_top_up_by_tap(&query).await,
+            LnurlEndpoint::Unknown => LnurlReply {
+                status: 404,
+                ..LnurlReply::error("there is nothing here")
+            },
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! What is asked, read from a URL that anybody may have written.
+
+/// The longest URL that is looked at: two BOLT11 texts fit into it.
+const MAX_URL_LENGTH: usize = 16_384;
+
+/// A URL that asks for nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the address cannot be read: {reason}")]
+pub struct MalformedQuery {
+    /// What is wrong with it.
+    pub reason: &'static str,
+}
+
+/// What of a card's web addresses is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LnurlEndpoint {
+    /// LNURL-withdraw.
+    Withdraw,
+    /// The page with the balance.
+    Balance,
+    /// LNURL-pay of an address.
+    TopUp {
+        /// Which.
+        address: String,
+    },
+    /// LNURL-pay of the card that a tap's `p` is of.
+    TopUpByTap,
+    /// None of them.
+    Unknown,
+}
+
+/// A path and its parameters, decoded.
+#[derive(Clone, PartialEq, Eq)]
+pub struct LnurlQuery {
+    path: String,
+    pairs: Vec<(String, String)>,
+}
+
+impl std::fmt::Debug for LnurlQuery {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("LnurlQuery(redacted)")
+    }
+}
+
+impl LnurlQuery {
+    /// Reads `scheme://host/path?parameters`, or the path and the parameters alone.
+    ///
+    /// # Errors
+    /// [`MalformedQuery`] when it is too long, or no path.
+    pub fn parse(url: &str) -> Result<Self, MalformedQuery> {
+        if url.len() > MAX_URL_LENGTH {
+            return Err(MalformedQuery {
+                reason: "it is too long",
+            });
+        }
+        let url = url.trim();
+        let url = url.split_once('#').map_or(url, |(url, _)| url);
+        let (before, query) = url.split_once('?').unwrap_or((url, ""));
+        let path = match before.split_once("://") {
+            Some((_, rest)) => rest.find('/').and_then(|at| rest.get(at..)).unwrap_or("/"),
+            None => before,
+        };
+        if !path.starts_with('/') {
+            return Err(MalformedQuery {
+                reason: "it has no path",
+            });
+        }
+        let pairs = form_urlencoded::parse(query.as_bytes());
+        Ok(Self {
+            path: path.trim_end_matches('/').to_owned(),
+            pairs: pairs.into_owned().collect(),
+        })
+    }
+
+    /// Which of the addresses it is, where those begin at `path`: `boltcard`.
+    pub fn endpoint(&self, path: &str) -> LnurlEndpoint {
+        let asked = self.path.trim_start_matches('/');
+        let path = path.trim_matches('/');
+        let Some(rest) = asked.strip_prefix(path) else {
+            return LnurlEndpoint::Unknown;
+        };
+        match rest {
+            "" => LnurlEndpoint::Withdraw,
+            "s/balance" => LnurlEndpoint::Balance,
+            "/pay" | "/top-up" => LnurlEndpoint::TopUpByTap,
+            other => match other.strip_prefix("/top-up/") {
+                Some(address) if !address.is_empty() && !address.contains('/') => {
+                    LnurlEndpoint::TopUp {
+                        address: address.to_owned(),
+                    }
+                }
+                _ => LnurlEndpoint::Unknown,
+            },
+        }
+    }
+
+    /// A parameter. One that stands there twice says twice the same.
+    ///
+    /// # Errors
+    /// [`MalformedQuery`] when it does not.
+    pub fn one(&self, name: &str) -> Result<Option<&str>, MalformedQuery> {
+        let mut values = self
+            .pairs
+            .iter()
+            .filter(|(found, _)| found.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_str());
+        let first = values.next();
+        if values.any(|other| Some(other) != first) {
+            return Err(MalformedQuery {
+                reason: "a parameter stands there twice",
+            });
+        }
+        Ok(first)
+    }
+
+    /// What the chip gave, as a URL of its own: `p` and `c`, or `k1`.
+    pub fn tap(&self) -> String {
+        let of_the_tap = |name: &str| {
+            ["p", "c", "k1"]
+                .iter()
+                .any(|known| name.eq_ignore_ascii_case(known))
+        };
+        let pairs = self.pairs.iter().filter(|(name, _)| of_the_tap(name));
+        let pairs = pairs.map(|(name, value)| format!("{name}={value}"));
+        format!("https://tap?{}", pairs.collect::<Vec<_>>().join("&"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn endpoint(url: &str) -> LnurlEndpoint {
+        LnurlQuery::parse(url).unwrap().endpoint("boltcard")
+    }
+
+    #[test]
+    fn every_address_is_told_from_the_others() {
+        let top_up = |address: &str| LnurlEndpoint::TopUp {
+            address: address.to_owned(),
+        };
+        for (url, expected) in [
+            ("https://h/boltcard?p=1&c=2", LnurlEndpoint::Withdraw),
+            ("lnurlw://h:8080/boltcard?p=1&c=2", LnurlEndpoint::Withdraw),
+            ("/boltcard/?k1=1-2", LnurlEndpoint::Withdraw),
+            (
+                "https://h/boltcards/balance?p=1&c=2",
+                LnurlEndpoint::Balance,
+            ),
+            ("https://h/boltcard/pay?p=1", LnurlEndpoint::TopUpByTap),
+            ("https://h/boltcard/top-up?p=1", LnurlEndpoint::TopUpByTap),
+            ("https://h/boltcard/top-up/ab12?amount=5", top_up("ab12")),
+            ("https://h/boltcard/top-up/ab12/x", LnurlEndpoint::Unknown),
+            ("https://h/boltcardx", LnurlEndpoint::Unknown),
+            ("https://h/", LnurlEndpoint::Unknown),
+            ("https://h", LnurlEndpoint::Unknown),
+        ] {
+            assert_eq!(endpoint(url), expected, "{url}");
+        }
+        assert!(LnurlQuery::parse("boltcard").is_err());
+        assert!(LnurlQuery::parse(&format!("/{}", "a".repeat(20_000))).is_err());
+    }
+
+    #[test]
+    fn parameters_are_decoded_and_do_not_contradict_each_other() {
+        let query = LnurlQuery::parse("/boltcard?pr=ln%62c&PR=lnbc&a=1&a=2&k1=0a-0b").unwrap();
+        assert_eq!(query.one("pr"), Ok(Some("lnbc")));
+        assert!(query.one("a").is_err());
+        assert_eq!(query.one("pin"), Ok(None));
+        assert_eq!(query.tap(), "https://tap?k1=0a-0b");
+    }
+}

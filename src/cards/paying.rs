@@ -1,0 +1,536 @@
+//! Paying a BOLT11 with a card: by a tap, or by its holder to a wallet of their own.
+//!
+//! An invoice of this engine becomes a book transfer. Any other leaves by the mechanism of
+//! [`payments`](crate::payments): the tap is verified and used up in the commit that sets the
+//! money aside, what the route may cost included.
+
+use super::charging::{self, VerifiedTap};
+use super::model::Card;
+use super::payment_error::CardPaymentError;
+use super::payment_model::{
+    CardPayment, CardPaymentPosting, CardPaymentState, PayWithCard, ResolveCardPayment,
+    WithdrawFromCard, WithdrawalQuote,
+};
+use super::programs::{self, CardProgram, FeeBearer};
+use super::{Cards, guard, load_active, payment_rules as rules, pin, taps};
+use crate::Error;
+use crate::access::Credential;
+use crate::core::{Answer, Caller, Decision, Executed, Loaded, check_text};
+use crate::ids::{CardId, CardPaymentId, CredentialId, MerchantId, TransferId};
+use crate::invoices::{self, Invoice, InvoicePurpose};
+use crate::ledger::{Account, Step, UsageWindow};
+use crate::lightning::{Bolt11Details, PaymentHash};
+use crate::money::Price;
+use crate::payments::{self, Attempt, Attempts, Holds};
+use crate::settlement::{self, PaidByBook};
+
+/// A BOLT11 that a card is to pay.
+struct Bill {
+    card: Loaded<Card>,
+    program: Option<Loaded<CardProgram>>,
+    invoice: Bolt11Details,
+    bolt11: String,
+    amount_msat: i64,
+    merchant: Option<MerchantId>,
+    asked_by: Option<CredentialId>,
+}
+
+impl Bill {
+    fn payer(&self) -> Account {
+        Account::card_balance(self.card.value.id)
+    }
+}
+
+/// How a bill is paid: the steps before those that use a tap up, and what is counted.
+struct Paid {
+    payment: CardPayment,
+    steps: Vec<Step>,
+    /// What is counted towards the card's limits.
+    counted_msat: i64,
+}
+
+impl Cards {
+    /// Pays a BOLT11 with a tapped card. One of this engine is paid in the books at once and at
+    /// no fee; any other is sent by the node, under a hold. The answer says how the payment stands
+    /// once the node was asked; the outcome follows as an event and in
+    /// [`get_payment`](Self::get_payment). The merchant's points are given when it succeeds, out
+    /// of what the merchant has here. A till; or the issuer, for a tap that comes with no till.
+    ///
+    /// # Errors
+    /// Those of a tap, a card, a PIN and a limit, as for [`charge`](Self::charge);
+    /// `card.no_amount`, `card.invoice_expired`, `card.invoice_used`, `card.own_invoice`,
+    /// `card.too_many_in_flight`, `card.locks_too_long`, `invoice.not_payable`,
+    /// `lightning.bad_invoice`, `lightning.wrong_network`, `lightning.no_node`, `command.*`,
+    /// `access.*`.
+    pub async fn pay(
+        &self,
+        credential: &Credential,
+        command: PayWithCard,
+    ) -> Result<Answer<CardPayment>, Error> {
+        let (cards, credential) = (self.clone(), credential.clone());
+        self.core
+            .detached(async move {
+                let caller = cards.core.authenticate(&credential).await?;
+                if caller.require_till().is_err() {
+                    caller.require_issuer()?;
+                }
+                cards.pay_by_tap(&caller, command).await
+            })
+            .await
+    }
+
+    /// As [`pay`](Self::pay), for whoever was authenticated before.
+    pub(super) async fn pay_by_tap(
+        &self,
+        caller: &Caller,
+        command: PayWithCard,
+    ) -> Result<Answer<CardPayment>, Error> {
+        let operation = "cards.pay";
+        let pin = command.pin.as_ref();
+        let asked = PayWithCard {
+            pin: pin.map(|pin| pin.blinded(&self.core)),
+            ..command.clone()
+        };
+        let _turn = self.pin_turn(&command.tap, pin).await;
+        let executed: Result<Executed<CardPayment>, Error> = self
+            .core
+            .execute(caller, operation, &command.key, &asked, || {
+                self.decide_pay(caller, &command)
+            })
+            .await;
+        let attempt = charging::attempt(caller, operation, &command.key, asked.pin.as_ref());
+        let executed = self.count_if_wrong(&attempt, executed).await;
+        self.dispatched(executed.map_err(rules::refused)?).await
+    }
+
+    /// Has the node send what was just intended, and says how it stands.
+    async fn dispatched(
+        &self,
+        executed: Executed<CardPayment>,
+    ) -> Result<Answer<CardPayment>, Error> {
+        let id = executed.answer.value.id.to_string();
+        if executed.answer.value.by_book.is_some() {
+            return Ok(executed.answer);
+        }
+        if !executed.replayed && !self.core.node_is_away() {
+            self.payments
+                .send::<CardPayment>(&id, Attempt::First)
+                .await?;
+        }
+        Ok(Answer {
+            as_of_ms: self.core.clock.now_ms().max(executed.answer.as_of_ms),
+            value: self.payments.load::<CardPayment>(&id).await?.value,
+        })
+    }
+
+    async fn decide_pay(
+        &self,
+        caller: &Caller,
+        command: &PayWithCard,
+    ) -> Result<Decision<CardPayment>, Error> {
+        let core = &self.core;
+        let invoice = rules::payable(&command.bolt11, &core.network, core.clock.now_ms())?;
+        let amount_msat = invoice.amount_msat.ok_or(CardPaymentError::NoAmount)?;
+        Price::Bitcoin { amount_msat }.validate()?;
+        let till = caller.id.to_string();
+        let merchant = caller.require_till().ok();
+        let source = self.source.as_deref().or(merchant.map(|_| till.as_str()));
+        let tap = self.verify_from(source, &command.tap).await?;
+        super::rules::require_active(&tap.card.value)?;
+        let mut guards = vec![taps::guard(core, &tap).await?];
+        guards.extend(pin::check(core, &tap, amount_msat, command.pin.as_ref()).await?);
+        let limits = super::rules::usage_limits(&tap.card.value, core.commit_time_ms())?;
+        let VerifiedTap {
+            card,
+            program,
+            counter,
+        } = tap;
+        let bill = Bill {
+            card,
+            program,
+            invoice,
+            bolt11: command.bolt11.clone(),
+            amount_msat,
+            merchant,
+            asked_by: merchant.map(|_| caller.id),
+        };
+        let paid = self
+            .decide_bill(&bill, super::rules::amount_windows(&limits))
+            .await?;
+        let counted_msat = paid.counted_msat;
+        let mut steps = super::rules::use_tap(&bill.card, counter, counted_msat, limits)?;
+        steps.extend(guards);
+        steps.extend(paid.steps);
+        Ok(Decision {
+            steps,
+            answer: paid.payment,
+        })
+    }
+
+    /// In the books where the invoice is of this engine, otherwise over the network.
+    async fn decide_bill(&self, bill: &Bill, usage: Vec<UsageWindow>) -> Result<Paid, Error> {
+        let core = &self.core;
+        let own = invoices::own_invoice(core, bill.invoice.payment_hash).await?;
+        let merchant = match own.as_ref().map(|own| &own.value.purpose) {
+            Some(InvoicePurpose::Sale { merchant }) => Some(*merchant),
+            Some(_) => None,
+            None => bill.merchant,
+        };
+        let merchant = match merchant {
+            Some(merchant) => Some(settlement::load_merchant(core, merchant).await?),
+            None => None,
+        };
+        let program = bill.program.as_ref();
+        rules::check_program(
+            program.map(|program| &program.value),
+            merchant.as_ref().map(|merchant| &merchant.value),
+        )?;
+        let mut paid = match &own {
+            Some(own) => self.decide_by_book(bill, own, usage).await?,
+            None => self.decide_to_send(bill, usage).await?,
+        };
+        paid.steps.extend(program.map(programs::guard));
+        paid.steps.extend(merchant.as_ref().map(settlement::guard));
+        Ok(paid)
+    }
+
+    async fn decide_by_book(
+        &self,
+        bill: &Bill,
+        own: &Loaded<Invoice>,
+        usage: Vec<UsageWindow>,
+    ) -> Result<Paid, Error> {
+        let core = &self.core;
+        if own.value.purpose.account() == bill.payer() {
+            return Err(CardPaymentError::OwnInvoice.into());
+        }
+        let transfer = core.new_id(TransferId::from_parts)?;
+        let holds = Holds {
+            amount: transfer,
+            fee: None,
+            route: None,
+        };
+        let mut payment = self.new_payment(bill, 0, holds, usage)?;
+        payment.state = CardPaymentState::Succeeded;
+        payment.route_fee_msat = Some(0);
+        payment.by_book = Some(PaidByBook {
+            invoice: own.value.id,
+            preimage: invoices::proof(core, &own.value),
+        });
+        // Whose sale it is gives the points, whoever's till it was.
+        payment.merchant = match own.value.purpose {
+            InvoicePurpose::Sale { merchant } => Some(merchant),
+            _ => None,
+        };
+        let paid = invoices::pay_by_book(core, own, &bill.invoice, bill.payer(), transfer);
+        let mut steps = paid.await?;
+        let (payment, points) = rules::with_points(payment, core).await?;
+        steps.extend(payments::rules::paid_by_book(&payment)?);
+        steps.extend(points);
+        Ok(Paid {
+            counted_msat: payment.amount_msat,
+            payment,
+            steps,
+        })
+    }
+
+    async fn decide_to_send(&self, bill: &Bill, usage: Vec<UsageWindow>) -> Result<Paid, Error> {
+        let core = &self.core;
+        if !core.lightning_elsewhere {
+            core.node()?;
+        }
+        let terms = core.settings.card_payments;
+        rules::check_lock(&bill.invoice, terms.max_lock_blocks)?;
+        let max_route_fee_msat =
+            payments::rules::share(terms.route_base_msat, terms.route_bps, bill.amount_msat)?;
+        let holds = Holds::new(core, 0, max_route_fee_msat)?;
+        let mut payment = self.new_payment(bill, max_route_fee_msat, holds, usage)?;
+        let window = rules::in_flight_window(bill.card.value.id);
+        payment.posting.in_flight = Some(window.clone());
+        payment.posting.max_lock_blocks = Some(terms.max_lock_blocks);
+        let mut steps = vec![Step::Use {
+            window,
+            amount: 1,
+            limit: terms.max_in_flight.into(),
+        }];
+        let check_at_ms = self.payments.first_check_at();
+        steps.extend(payments::rules::intend(&payment, check_at_ms)?);
+        let route_msat = match payment.fee_bearer {
+            FeeBearer::Card => max_route_fee_msat,
+            FeeBearer::Merchant | FeeBearer::Operator => 0,
+        };
+        Ok(Paid {
+            counted_msat: payment.amount_msat.saturating_add(route_msat),
+            payment,
+            steps,
+        })
+    }
+
+    fn new_payment(
+        &self,
+        bill: &Bill,
+        max_route_fee_msat: i64,
+        holds: Holds,
+        usage: Vec<UsageWindow>,
+    ) -> Result<CardPayment, Error> {
+        Ok(CardPayment {
+            id: self.core.new_id(CardPaymentId::from_parts)?,
+            card: bill.card.value.id,
+            merchant: bill.merchant,
+            asked_by: bill.asked_by,
+            amount_msat: bill.amount_msat,
+            max_route_fee_msat,
+            route_fee_msat: None,
+            fee_bearer: self.fee_bearer(bill.program.as_ref()),
+            payment_hash: bill.invoice.payment_hash,
+            bolt11: bill.bolt11.clone(),
+            state: CardPaymentState::Sending,
+            reason: None,
+            created_at_ms: self.core.clock.now_ms(),
+            by_book: None,
+            program: None,
+            points: 0,
+            posting: CardPaymentPosting {
+                holds,
+                attempts: Attempts::default(),
+                usage,
+                in_flight: None,
+                max_lock_blocks: None,
+                reward: None,
+            },
+        })
+    }
+
+    /// Who bears the route: as the card's program says, or else the engine's settings.
+    fn fee_bearer(&self, program: Option<&Loaded<CardProgram>>) -> FeeBearer {
+        match program {
+            Some(program) => program.value.terms.fee_bearer,
+            None if self.core.settings.card_payments.card_bears_route => FeeBearer::Card,
+            None => FeeBearer::Operator,
+        }
+    }
+
+    /// What can be withdrawn from a card now: all of it, less what the route may cost. Its holder,
+    /// or the issuer.
+    ///
+    /// # Errors
+    /// `card.not_found`, `card.frozen`, `card.not_active`, `access.*`.
+    pub async fn quote_withdrawal(
+        &self,
+        credential: &Credential,
+        card: CardId,
+    ) -> Result<Answer<WithdrawalQuote>, Error> {
+        let caller = self.core.authenticate(credential).await?;
+        caller.require_issuer_or_holder(card)?;
+        let as_of_ms = self.core.clock.now_ms();
+        let card = load_active(&self.core, card).await?.value;
+        let value = self.largest_withdrawal(&card).await?;
+        Ok(Answer { as_of_ms, value })
+    }
+
+    async fn largest_withdrawal(&self, card: &Card) -> Result<WithdrawalQuote, Error> {
+        let account = Account::card_balance(card.id);
+        let balance = self.core.balance(&account).await?;
+        let available = balance.available(account.kind().side());
+        let available_msat = i64::try_from(available).unwrap_or(i64::MAX);
+        let program = programs::of(&self.core, card).await?;
+        let (amount_msat, max_route_fee_msat) =
+            self.largest_payment(program.as_ref(), available_msat)?;
+        Ok(WithdrawalQuote {
+            card: card.id,
+            amount_msat,
+            max_route_fee_msat,
+        })
+    }
+
+    /// The largest amount that can be sent with this much, and what its route may cost.
+    pub(super) fn largest_payment(
+        &self,
+        program: Option<&Loaded<CardProgram>>,
+        available_msat: i64,
+    ) -> Result<(i64, i64), Error> {
+        let terms = self.core.settings.card_payments;
+        let (base_msat, bps) = match self.fee_bearer(program) {
+            FeeBearer::Card => (terms.route_base_msat, terms.route_bps),
+            FeeBearer::Merchant | FeeBearer::Operator => (0, 0),
+        };
+        Ok(payments::rules::largest(base_msat, bps, available_msat)?)
+    }
+
+    /// Sends what is on a card to its holder's own wallet. Neither a tap nor its limits are
+    /// needed for it, and a tap does not suffice: the holder alone.
+    ///
+    /// # Errors
+    /// As for [`pay`](Self::pay), without those of taps, PINs and limits.
+    pub async fn withdraw(
+        &self,
+        credential: &Credential,
+        command: WithdrawFromCard,
+    ) -> Result<Answer<CardPayment>, Error> {
+        let (cards, credential) = (self.clone(), credential.clone());
+        self.core
+            .detached(async move {
+                let caller = cards.core.authenticate(&credential).await?;
+                caller.require_holder(command.card)?;
+                let executed: Executed<CardPayment> = cards
+                    .core
+                    .execute(&caller, "cards.withdraw", &command.key, &command, || {
+                        cards.decide_withdraw(&caller, &command)
+                    })
+                    .await
+                    .map_err(rules::refused)?;
+                cards.dispatched(executed).await
+            })
+            .await
+    }
+
+    async fn decide_withdraw(
+        &self,
+        caller: &Caller,
+        command: &WithdrawFromCard,
+    ) -> Result<Decision<CardPayment>, Error> {
+        let core = &self.core;
+        let card = load_active(core, command.card).await?;
+        let invoice = rules::payable(&command.bolt11, &core.network, core.clock.now_ms())?;
+        let amount_msat = match (invoice.amount_msat, command.amount_msat) {
+            (Some(asked), None) => asked,
+            (Some(asked), Some(given)) if asked == given => asked,
+            (Some(_), Some(_)) => return Err(CardPaymentError::OtherAmount.into()),
+            (None, Some(given)) => given,
+            (None, None) => self.largest_withdrawal(&card.value).await?.amount_msat,
+        };
+        Price::Bitcoin { amount_msat }.validate()?;
+        let bill = Bill {
+            program: programs::of(core, &card.value).await?,
+            card,
+            invoice,
+            bolt11: command.bolt11.clone(),
+            amount_msat,
+            merchant: None,
+            asked_by: Some(caller.id),
+        };
+        let paid = self.decide_bill(&bill, Vec::new()).await?;
+        let mut steps = vec![guard(&bill.card)];
+        steps.extend(paid.steps);
+        Ok(Decision {
+            steps,
+            answer: paid.payment,
+        })
+    }
+
+    /// A payment of a card as it stands now. The card's holder, a till of its merchant, or the
+    /// issuer.
+    ///
+    /// # Errors
+    /// `card.payment_not_found`, `access.*`.
+    pub async fn get_payment(
+        &self,
+        credential: &Credential,
+        payment: CardPaymentId,
+    ) -> Result<Answer<CardPayment>, Error> {
+        let caller = self.core.authenticate(credential).await?;
+        let as_of_ms = self.core.clock.now_ms();
+        let id = payment.to_string();
+        let value = self.payments.load::<CardPayment>(&id).await?.value;
+        let may = caller.require_issuer_or_holder(value.card);
+        match (may, value.merchant) {
+            (Err(_), Some(merchant)) => caller.require_seller(merchant)?,
+            (may, _) => may?,
+        }
+        Ok(Answer { as_of_ms, value })
+    }
+
+    /// The payments of a card, oldest first, after the payment `after`; at most `limit` (1 to
+    /// 1,000). The card's holder, or the issuer.
+    ///
+    /// # Errors
+    /// `access.*`.
+    pub async fn list_payments(
+        &self,
+        credential: &Credential,
+        card: CardId,
+        after: Option<CardPaymentId>,
+        limit: usize,
+    ) -> Result<Answer<Vec<CardPayment>>, Error> {
+        let caller = self.core.authenticate(credential).await?;
+        caller.require_issuer_or_holder(card)?;
+        let as_of_ms = self.core.clock.now_ms();
+        let (key, after) = (card.to_string(), after.map(|id| id.to_string()));
+        let found = self
+            .core
+            .list(rules::PAYMENTS, "card", &key, after, limit)
+            .await?;
+        Ok(Answer {
+            as_of_ms,
+            value: found,
+        })
+    }
+
+    /// A person says what became of a payment that the node cannot tell about any more. Should
+    /// the node tell later that it arrived after all, that is booked against suspense. Issuer only.
+    ///
+    /// # Errors
+    /// `card.payment_not_found`, `card.payment_final`, `card.payment_in_flight` when it is to be
+    /// `failed` and the node's record says otherwise, `command.*`, `access.*`.
+    pub async fn resolve_payment(
+        &self,
+        credential: &Credential,
+        command: ResolveCardPayment,
+    ) -> Result<Answer<CardPayment>, Error> {
+        let (cards, credential) = (self.clone(), credential.clone());
+        self.core
+            .detached(async move {
+                let core = &cards.core;
+                let caller = core.authenticate(&credential).await?;
+                caller.require_issuer()?;
+                check_text("reason", &command.reason, 200, "200 characters")?;
+                let _nothing_is_sent = cards.payments.nothing_is_sent().await;
+                let (id, outcome) = (command.payment.to_string(), command.outcome.into());
+                let asks_the_node = command.asks_the_node();
+                let decide = || {
+                    let payments = &cards.payments;
+                    payments.resolve::<CardPayment>(&id, outcome, &command.reason, asks_the_node)
+                };
+                let executed: Executed<CardPayment> = core
+                    .execute(
+                        &caller,
+                        "cards.resolve_payment",
+                        &command.key,
+                        &command,
+                        decide,
+                    )
+                    .await?;
+                Ok(executed.answer)
+            })
+            .await
+    }
+}
+
+/// What the node and the jobs say of payments.
+impl Cards {
+    /// The job that asks what became of a payment.
+    pub(crate) async fn check_payment(&self, id: CardPaymentId) -> Result<(), Error> {
+        self.payments.check::<CardPayment>(&id.to_string()).await
+    }
+
+    /// After a start: every open payment is asked about.
+    pub(crate) async fn reconcile_payments(&self) -> Result<Option<Error>, Error> {
+        self.payments.reconcile::<CardPayment>().await
+    }
+
+    /// The node says that a payment of ours arrived. False when it is none of a card.
+    pub(crate) async fn sent(&self, hash: PaymentHash, fee: Option<i64>) -> Result<bool, Error> {
+        self.payments.sent::<CardPayment>(hash, fee).await
+    }
+
+    /// The node says that an attempt failed for good. False when it is none of a card.
+    pub(crate) async fn attempt_failed(
+        &self,
+        hash: PaymentHash,
+        reason: &str,
+    ) -> Result<bool, Error> {
+        self.payments
+            .attempt_failed::<CardPayment>(hash, reason)
+            .await
+    }
+}

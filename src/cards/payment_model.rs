@@ -1,0 +1,184 @@
+//! The records of a BOLT11 that is paid with the money of a card.
+
+use serde::{Deserialize, Serialize};
+
+use super::pin::Pin;
+use super::programs::FeeBearer;
+use crate::core::IdempotencyKey;
+use crate::ids::{CardId, CardPaymentId, CredentialId, MerchantId, ProgramId};
+use crate::ledger::UsageWindow;
+use crate::lightning::PaymentHash;
+use crate::payments::{Attempts, Holds};
+use crate::rewards::RewardPosting;
+use crate::settlement::PaidByBook;
+
+/// Pays a BOLT11 with a tapped card.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PayWithCard {
+    /// Made by the caller before the call.
+    pub key: IdempotencyKey,
+    /// What the chip gave: its whole URL.
+    pub tap: String,
+    /// What is to be paid, with an amount in it.
+    pub bolt11: String,
+    /// The card's PIN, where the amount needs one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pin: Option<Pin>,
+}
+
+impl std::fmt::Debug for PayWithCard {
+    // A tap that was not used yet can be: it does not belong in a log.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PayWithCard")
+            .field("key", &self.key)
+            .field("bolt11", &self.bolt11)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Sends what is on a card to its holder's own wallet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WithdrawFromCard {
+    /// Made by the caller before the call.
+    pub key: IdempotencyKey,
+    /// The card.
+    pub card: CardId,
+    /// An invoice of the holder's wallet.
+    pub bolt11: String,
+    /// How much, to an invoice without an amount in it; `None` is all that the card has, less
+    /// what the route may cost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub amount_msat: Option<i64>,
+}
+
+/// What can be withdrawn from a card now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WithdrawalQuote {
+    /// The card.
+    pub card: CardId,
+    /// The most that an invoice may ask for: whole sats.
+    pub amount_msat: i64,
+    /// What is set aside for the route beside it; what the route does not cost comes back.
+    pub max_route_fee_msat: i64,
+}
+
+/// Says what became of a payment that the node cannot tell about.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResolveCardPayment {
+    /// Made by the caller before the call.
+    pub key: IdempotencyKey,
+    /// The payment.
+    pub payment: CardPaymentId,
+    /// What became of it.
+    pub outcome: CardPaymentOutcome,
+    /// How that is known, for whoever reads the books; at most 200 characters.
+    pub reason: String,
+    /// Says `failed` although the node's own record says that it is on its way or arrived: only
+    /// for a record that is known to be wrong.
+    pub despite_record: bool,
+}
+
+impl ResolveCardPayment {
+    /// True when what is said must not contradict the node's record.
+    pub(super) fn asks_the_node(&self) -> bool {
+        self.outcome == CardPaymentOutcome::Failed && !self.despite_record
+    }
+}
+
+/// What became of a payment, as a person says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum CardPaymentOutcome {
+    /// It arrived.
+    Succeeded {
+        /// What the route cost, where that is known.
+        route_fee_msat: Option<i64>,
+    },
+    /// It never left, or came back.
+    Failed,
+}
+
+/// How a payment of a card stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CardPaymentState {
+    /// Its money is on hold and the node has been asked, or is about to be.
+    Sending,
+    /// Whether it was sent is not known. The money stays on hold and the node is asked again:
+    /// whoever reads this as failed pays twice.
+    Unknown,
+    /// It arrived.
+    Succeeded,
+    /// It failed for good: nothing is in flight and the money is on the card again.
+    Failed,
+}
+
+impl CardPaymentState {
+    /// True when nothing will change any more.
+    pub fn is_final(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed)
+    }
+}
+
+/// A BOLT11 that is paid with the money of a card.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CardPayment {
+    /// Its id.
+    pub id: CardPaymentId,
+    /// The card.
+    pub card: CardId,
+    /// Whose till tapped it, or whose sale of this engine it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub merchant: Option<MerchantId>,
+    /// The credential that asked; `None` of a tap that came alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked_by: Option<CredentialId>,
+    /// What is sent.
+    pub amount_msat: i64,
+    /// What the route may cost.
+    pub max_route_fee_msat: i64,
+    /// What the route cost, once it succeeded and the node knows it.
+    pub route_fee_msat: Option<i64>,
+    /// Who bears what the route costs.
+    pub fee_bearer: FeeBearer,
+    /// What the payment is known by in both nodes.
+    pub payment_hash: PaymentHash,
+    /// The invoice that is paid.
+    pub bolt11: String,
+    /// How it stands.
+    pub state: CardPaymentState,
+    /// Why it failed, or what is not known, as the node said it.
+    pub reason: Option<String>,
+    /// When it was asked for, milliseconds since the epoch.
+    pub created_at_ms: i64,
+    /// For an invoice of this engine: it was paid in the books, at no fee, and nothing was sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by_book: Option<PaidByBook>,
+    /// The points program, where the merchant has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub program: Option<ProgramId>,
+    /// The points that the card got when it succeeded.
+    #[serde(default)]
+    pub points: i64,
+    /// What in the books is behind it.
+    pub(crate) posting: CardPaymentPosting,
+}
+
+/// What in the books is behind a payment of a card.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct CardPaymentPosting {
+    pub(crate) holds: Holds,
+    pub(crate) attempts: Attempts,
+    /// Where it was counted as used.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) usage: Vec<UsageWindow>,
+    /// Where it is counted while it is on its way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) in_flight: Option<UsageWindow>,
+    /// For how many blocks its route may lock the money up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) max_lock_blocks: Option<u32>,
+    /// The points that it earned, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) reward: Option<RewardPosting>,
+}

@@ -1,0 +1,263 @@
+//! A payment of a card as a payment that leaves, and the pure decisions about it.
+
+use async_trait::async_trait;
+
+use super::model::Card;
+use super::payment_error::CardPaymentError;
+use super::payment_model::{CardPayment, CardPaymentOutcome, CardPaymentState};
+use super::programs::{self, CardProgram, FeeBearer};
+use super::rules;
+use crate::Error;
+use crate::core::{Core, emit};
+use crate::ids::CardId;
+use crate::ledger::{Account, AccountKind, Refusal, Step, TransferKind, UsageWindow};
+use crate::lightning::{Bolt11Details, LightningError};
+use crate::money::Asset;
+use crate::payments::{Attempts, Change, Leaving, Outcome, Outgoing, Standing};
+use crate::settlement::Merchant;
+use crate::store::StoreError;
+use crate::{rewards, settlement};
+
+pub(crate) const PAYMENTS: &str = "card_payment";
+/// The job that asks what became of a payment of a card.
+pub(crate) const CHECK_JOB: &str = "card_payment.check";
+
+impl From<CardPaymentState> for Standing {
+    fn from(state: CardPaymentState) -> Self {
+        match state {
+            CardPaymentState::Sending => Self::Sending,
+            CardPaymentState::Unknown => Self::Unknown,
+            CardPaymentState::Succeeded => Self::Succeeded,
+            CardPaymentState::Failed => Self::Failed,
+        }
+    }
+}
+
+impl From<Standing> for CardPaymentState {
+    fn from(standing: Standing) -> Self {
+        match standing {
+            Standing::Sending => Self::Sending,
+            Standing::Unknown => Self::Unknown,
+            Standing::Succeeded => Self::Succeeded,
+            Standing::Failed => Self::Failed,
+        }
+    }
+}
+
+impl From<CardPaymentOutcome> for Outcome {
+    fn from(outcome: CardPaymentOutcome) -> Self {
+        match outcome {
+            CardPaymentOutcome::Succeeded { route_fee_msat } => Self::Succeeded { route_fee_msat },
+            CardPaymentOutcome::Failed => Self::Failed,
+        }
+    }
+}
+
+#[async_trait]
+impl Outgoing for CardPayment {
+    const COLLECTION: &'static str = PAYMENTS;
+    const CHECK_JOB: &'static str = CHECK_JOB;
+
+    fn leaving(&self) -> Leaving<'_> {
+        Leaving {
+            id: self.id.to_string(),
+            payment_hash: self.payment_hash,
+            bolt11: &self.bolt11,
+            payer: Account::card_balance(self.card),
+            kind: TransferKind::CardPayment,
+            amount_msat: self.amount_msat,
+            fee: (TransferKind::PayoutFee, 0),
+            max_route_fee_msat: self.max_route_fee_msat,
+            route_payer: match (self.fee_bearer, self.merchant) {
+                (FeeBearer::Card, _) => Some(Account::card_balance(self.card)),
+                (FeeBearer::Merchant, Some(merchant)) => Some(Account::merchant_payable(merchant)),
+                (FeeBearer::Merchant, None) | (FeeBearer::Operator, _) => None,
+            },
+            max_lock_blocks: self.posting.max_lock_blocks,
+            usage: self.posting.usage.clone(),
+            created_at_ms: self.created_at_ms,
+            standing: self.state.into(),
+            attempts: self.posting.attempts,
+            holds: self.posting.holds,
+        }
+    }
+
+    fn changed(&self, change: Change) -> Self {
+        Self {
+            state: change.standing.into(),
+            reason: change.reason,
+            route_fee_msat: change.route_fee_msat,
+            ..self.clone()
+        }
+    }
+
+    fn with_attempts(&self, attempts: Attempts) -> Self {
+        let mut after = self.clone();
+        after.posting.attempts = attempts;
+        after
+    }
+
+    fn owner_keys(&self) -> Vec<(&'static str, String)> {
+        let merchant = self.merchant.map(|id| ("merchant", id.to_string()));
+        let card = ("card", self.card.to_string());
+        std::iter::once(card).chain(merchant).collect()
+    }
+
+    fn event(&self) -> (&'static str, String) {
+        let kind = match self.state {
+            CardPaymentState::Sending => "card.payment_sending",
+            CardPaymentState::Unknown => "card.payment_unknown",
+            CardPaymentState::Succeeded => "card.payment_succeeded",
+            CardPaymentState::Failed => "card.payment_failed",
+        };
+        (kind, self.card.to_string())
+    }
+
+    fn missing(id: &str) -> Error {
+        match id.parse() {
+            Ok(payment) => CardPaymentError::PaymentNotFound { payment }.into(),
+            Err(_) => StoreError::Corrupt {
+                reason: format!("no payment {id}"),
+            }
+            .into(),
+        }
+    }
+
+    fn has_ended(&self) -> Error {
+        CardPaymentError::PaymentFinal { payment: self.id }.into()
+    }
+
+    fn is_in_flight(&self) -> Error {
+        CardPaymentError::PaymentInFlight { payment: self.id }.into()
+    }
+
+    /// The points of the merchant whose till it was.
+    async fn when_succeeded(self, core: &Core) -> Result<(Self, Vec<Step>), Error> {
+        with_points(self, core).await
+    }
+
+    fn when_ended(&self) -> Vec<Step> {
+        let in_flight = self.posting.in_flight.clone();
+        let back = in_flight.map(|window| Step::Unuse { window, amount: 1 });
+        back.into_iter().collect()
+    }
+}
+
+/// The payment with the points that its merchant gives for it, and the steps that give them. They
+/// are paid out of what the merchant has here, as those of a charge are.
+pub(super) async fn with_points(
+    mut payment: CardPayment,
+    core: &Core,
+) -> Result<(CardPayment, Vec<Step>), Error> {
+    let Some(merchant) = payment.merchant else {
+        return Ok((payment, Vec::new()));
+    };
+    let merchant = settlement::load_merchant(core, merchant).await?;
+    let amount_msat = payment.amount_msat;
+    let card = super::load(core, payment.card).await?.value;
+    let shared = programs::shared_reward(programs::of(core, &card).await?.as_ref());
+    let reward = rewards::accrual(core, &merchant.value, shared, card.id, amount_msat).await?;
+    let Some(reward) = reward else {
+        return Ok((payment, Vec::new()));
+    };
+    payment.program = Some(reward.program);
+    payment.points = reward.points;
+    payment.posting.reward = reward.posting;
+    let mut steps = vec![settlement::guard(&merchant)];
+    steps.extend(reward.steps(&payment.id.to_string()));
+    if payment.points > 0 {
+        let (kind, object) = ("card.points_given", payment.card.to_string());
+        steps.push(emit(kind, object, &payment)?);
+    }
+    Ok((payment, steps))
+}
+
+/// What an invoice asks for, if it can be paid here at all.
+pub(super) fn payable(bolt11: &str, network: &str, now_ms: i64) -> Result<Bolt11Details, Error> {
+    let invoice: Bolt11Details = bolt11.parse()?;
+    if invoice.network != network {
+        let (expected, found) = (network.to_owned(), invoice.network);
+        return Err(LightningError::WrongNetwork { expected, found }.into());
+    }
+    if now_ms >= invoice.expires_at_ms {
+        let expired_at_ms = invoice.expires_at_ms;
+        return Err(CardPaymentError::InvoiceExpired { expired_at_ms }.into());
+    }
+    Ok(invoice)
+}
+
+/// An invoice whose last hop alone locks the money up for longer than allowed has no route.
+pub(super) fn check_lock(
+    invoice: &Bolt11Details,
+    most_blocks: u32,
+) -> Result<(), CardPaymentError> {
+    let blocks = invoice.min_final_lock_blocks;
+    if blocks > most_blocks {
+        return Err(CardPaymentError::LocksTooLong {
+            blocks,
+            most_blocks,
+        });
+    }
+    Ok(())
+}
+
+/// Where a card's payments are counted while they are on their way: no calendar ends it.
+pub(super) fn in_flight_window(card: CardId) -> UsageWindow {
+    UsageWindow {
+        subject: format!("{card}/payments/in_flight"),
+        start_ms: 0,
+        end_ms: i64::MAX,
+    }
+}
+
+/// The largest amount that a tap of the card can spend at once, limits seen: `available_msat` is
+/// on the card, and `left_msat` is what each limit leaves.
+pub(super) fn most_of_a_tap(card: &Card, available_msat: i64, left_msat: &[i64]) -> i64 {
+    let per_tap = card.limits.per_tap_msat;
+    let limits = left_msat.iter().copied().chain(per_tap);
+    limits.fold(available_msat, i64::min).max(0)
+}
+
+/// What a refusal of the ledger means for a payment of a card.
+pub(super) fn refused(error: Error) -> Error {
+    match error {
+        Error::Ledger(Refusal::AlreadyClaimed { by, .. }) => {
+            CardPaymentError::InvoiceUsed { by }.into()
+        }
+        Error::Ledger(Refusal::UsageExceeded { subject, limit, .. })
+            if subject.ends_with("/payments/in_flight") =>
+        {
+            CardPaymentError::TooManyInFlight { limit }.into()
+        }
+        Error::Ledger(Refusal::InsufficientFunds {
+            account,
+            available,
+            needed,
+            ..
+        }) if account.kind() == AccountKind::MerchantPayable => CardPaymentError::RouteNotCovered {
+            available_msat: available,
+            needed_msat: needed,
+        }
+        .into(),
+        other => rules::refused(other),
+    }
+}
+
+/// Whether the rules of a card's program let it pay an invoice of this merchant, or of somebody
+/// who is not known here.
+pub(super) fn check_program(
+    program: Option<&CardProgram>,
+    merchant: Option<&Merchant>,
+) -> Result<(), Error> {
+    let Some(program) = program else {
+        return Ok(());
+    };
+    if program.terms.unit != Asset::Btc {
+        return Err(CardPaymentError::OtherUnit.into());
+    }
+    match merchant {
+        Some(merchant) => Ok(program.check_merchant(merchant)?),
+        None if program.terms.merchants.is_empty() && program.terms.categories.is_empty() => Ok(()),
+        None => Err(CardPaymentError::PayeeNotKnown.into()),
+    }
+}

@@ -1,0 +1,230 @@
+//! Topping a card up: its own address, stable until it is taken away, and the older apps' form.
+
+use flashkit::cards::{CardLimits, RenewTopUpAddress, TopUpAddress};
+use flashkit::invoices::InvoiceState;
+use flashkit::lightning::PaymentState;
+use lightning_invoice::{Bolt11Invoice, Bolt11InvoiceDescriptionRef};
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use crate::set::{ON_CARD, Set, hash};
+use crate::support::shop::SAT;
+use crate::support::{key, until};
+
+async fn address(set: &Set) -> TopUpAddress {
+    let cards = set.engine.cards();
+    let found = cards.top_up_address(&set.card.holder, set.card.id).await;
+    found.unwrap().value
+}
+
+async fn renew(set: &Set, name: &str) -> TopUpAddress {
+    let command = RenewTopUpAddress {
+        key: key(name),
+        card: set.card.id,
+    };
+    let cards = set.engine.cards();
+    let renewed = cards.renew_top_up_address(&set.card.holder, command).await;
+    renewed.unwrap().value
+}
+
+/// What an LNURL stands for, by LUD-01.
+fn decoded(lnurl: &str) -> String {
+    let (hrp, data) = bitcoin::bech32::decode(lnurl).unwrap();
+    assert_eq!(hrp.to_string(), "lnurl");
+    String::from_utf8(data).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wallet_pays_a_card_at_its_address_with_exactly_what_it_said() {
+    let limits = CardLimits {
+        max_balance_msat: Some(60_000 * SAT),
+        ..CardLimits::default()
+    };
+    let set = Set::new(limits).await;
+    let address = address(&set).await;
+    assert_eq!(decoded(&address.lnurl), address.url);
+    assert!(
+        address
+            .url
+            .starts_with("https://pay.example.com/boltcard/top-up/")
+    );
+    let reply = set.ask(&address.url).await;
+    let expected = format!(
+        "{{\"tag\":\"payRequest\",\"minSendable\":1000,\"maxSendable\":10000000,\
+         \"metadata\":\"[[\\\"text/plain\\\",\\\"Card top-up\\\"]]\",\"callback\":\"{}\",\
+         \"commentAllowed\":0}}",
+        address.url
+    );
+    assert_eq!(
+        (reply.status, reply.body.as_str()),
+        (200, expected.as_str())
+    );
+    // To the msat.
+    let (status, made) = set.json(&format!("{}?amount=1234567", address.url)).await;
+    assert_eq!((status, &made["routes"]), (200, &json!([])));
+    let bolt11 = made["pr"].as_str().unwrap();
+    let invoice: Bolt11Invoice = bolt11.parse().unwrap();
+    assert_eq!(invoice.amount_milli_satoshis(), Some(1_234_567));
+    let Bolt11InvoiceDescriptionRef::Hash(shown) = invoice.description() else {
+        panic!("the hash of what was shown");
+    };
+    let (_, offer) = set.json(&address.url).await;
+    let metadata = offer["metadata"].as_str().unwrap();
+    assert_eq!(shown.0.to_string(), hex::encode(Sha256::digest(metadata)));
+    set.customer.pay(bolt11).await.unwrap();
+    until("it is on the card", || async {
+        set.balance().await == ON_CARD * SAT + 1_234_567
+    })
+    .await;
+    for amount in ["999", "8765434", "0", "-1", "x", "9223372036854775808", ""] {
+        let (status, reply) = set.json(&format!("{}?amount={amount}", address.url)).await;
+        assert_eq!(
+            (status, &reply["status"]),
+            (400, &json!("ERROR")),
+            "{amount}"
+        );
+    }
+    set.stop("topped up").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_would_be_too_much_goes_back_while_it_can() {
+    let limits = CardLimits {
+        max_balance_msat: Some(60_000 * SAT),
+        ..CardLimits::default()
+    };
+    let set = Set::new(limits).await;
+    let address = address(&set).await;
+    // Each fits by itself, and both do not.
+    let mut bills = Vec::new();
+    for _ in 0..2 {
+        let (_, made) = set.json(&format!("{}?amount=6000000", address.url)).await;
+        bills.push(made["pr"].as_str().unwrap().to_owned());
+    }
+    set.customer.pay(&bills[0]).await.unwrap();
+    assert!(set.customer.pay(&bills[1]).await.is_err());
+    until("it is on the card", || async {
+        set.balance().await == 56_000 * SAT
+    })
+    .await;
+    // And a card that is full says so.
+    let (_, made) = set.json(&format!("{}?amount=4000000", address.url)).await;
+    set.customer
+        .pay(made["pr"].as_str().unwrap())
+        .await
+        .unwrap();
+    until("it is full", || async {
+        set.balance().await == 60_000 * SAT
+    })
+    .await;
+    assert_eq!(set.json(&address.url).await.0, 400);
+    set.stop("too much").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_that_was_taken_away_takes_nothing_any_more() {
+    let mut set = Set::new(CardLimits::default()).await;
+    let old = address(&set).await;
+    assert_eq!(address(&set).await, old);
+    let tap = set.card.chip.tap();
+    set.json(&tap).await;
+    assert_eq!(address(&set).await, old, "the same after every tap");
+    let (_, made) = set.json(&format!("{}?amount=1000000", old.url)).await;
+    let bolt11 = made["pr"].as_str().unwrap().to_owned();
+    let new = renew(&set, "renew").await;
+    assert_ne!(new, old);
+    assert_eq!(
+        (renew(&set, "renew").await, address(&set).await),
+        (new.clone(), new.clone())
+    );
+    for url in [old.url.clone(), format!("{}?amount=1000000", old.url)] {
+        let (status, reply) = set.json(&url).await;
+        assert_eq!((status, &reply["status"]), (400, &json!("ERROR")), "{url}");
+    }
+    // An invoice of before: over the network it goes back, and by book it is refused.
+    assert!(set.customer.pay(&bolt11).await.is_err());
+    let record = set.node_record(&bolt11);
+    assert_eq!(record, Some(PaymentState::Failed));
+    assert_eq!(set.balance().await, ON_CARD * SAT);
+    let invoices = set.store.documents(flashkit::store::DocumentQuery::under(
+        "invoice",
+        "payment_hash",
+        &hash(&bolt11).to_string(),
+        1,
+    ));
+    let (_, document) = invoices.await.unwrap().pop().unwrap();
+    assert_eq!(
+        document.body["state"],
+        serde_json::to_value(InvoiceState::New).unwrap()
+    );
+    // The new one goes.
+    let (_, made) = set.json(&format!("{}?amount=1000000", new.url)).await;
+    set.customer
+        .pay(made["pr"].as_str().unwrap())
+        .await
+        .unwrap();
+    until("it is on the card", || async {
+        set.balance().await == (ON_CARD + 1_000) * SAT
+    })
+    .await;
+    // Neither a till nor a stranger may look it up or renew it.
+    let cards = set.engine.cards();
+    let refused = cards.top_up_address(&set.merchant.till, set.card.id).await;
+    assert_eq!(refused.unwrap_err().code(), "access.not_allowed");
+    set.stop("taken away").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_older_apps_top_up_by_the_p_of_any_tap() {
+    let mut set = Set::new(CardLimits::default()).await;
+    let first = set.card.chip.tap();
+    let (parameters, used) = (first.split_once('?').unwrap().1, set.bill(10).await);
+    let p = parameters.split('&').next().unwrap();
+    set.pay_tap("used", &first, &used).await.unwrap();
+    set.take(&used).await;
+    // Also of a tap that was used up, and of two taps of one card: the card is the same.
+    let second = set.card.chip.tap();
+    let other_p = second
+        .split_once('?')
+        .unwrap()
+        .1
+        .split('&')
+        .next()
+        .unwrap()
+        .to_owned();
+    for (path, p) in [("pay", p), ("top-up", p), ("pay", other_p.as_str())] {
+        let url = format!("https://pay.example.com/boltcard/{path}?{p}");
+        let (status, offer) = set.json(&url).await;
+        assert_eq!(
+            (status, &offer["tag"]),
+            (200, &json!("payRequest")),
+            "{url}"
+        );
+        assert_eq!(
+            offer["callback"],
+            format!("https://pay.example.com/boltcard/pay?{p}")
+        );
+        let callback = offer["callback"].as_str().unwrap();
+        let (_, made) = set.json(&format!("{callback}&amount=1000000")).await;
+        set.customer
+            .pay(made["pr"].as_str().unwrap())
+            .await
+            .unwrap();
+    }
+    until("all of it is on the card", || async {
+        set.balance().await == (ON_CARD - 10 + 3_000) * SAT
+    })
+    .await;
+    // The tap whose p it was is good still.
+    let bill = set.payee.wallet_invoice(SAT, "small").unwrap();
+    set.pay_tap("second", &second, &bill).await.unwrap();
+    for url in [
+        "https://pay.example.com/boltcard/pay",
+        "https://pay.example.com/boltcard/pay?p=00",
+        "https://pay.example.com/boltcard/pay?p=00000000000000000000000000000000",
+        "https://pay.example.com/boltcard/top-up/00",
+    ] {
+        assert_eq!(set.json(url).await.0, 400, "{url}");
+    }
+    set.stop("topped up").await;
+}
