@@ -13,6 +13,7 @@ mod error;
 mod life;
 mod low_balance;
 mod model;
+mod offline;
 mod pin;
 pub mod programming;
 mod rules;
@@ -40,6 +41,11 @@ pub use model::{
     TopUpCard, ZoneBefore,
 };
 
+pub use offline::{
+    AcceptedOffline, EnrollOfflineKey, LossBearer, OFFLINE_ENVELOPE_TAPS, OfflineBook,
+    OfflineEnrolment, OfflineEnvelope, OfflineError, OfflineKey, OfflineOutcome, OfflineState,
+    OfflineTap, OfflineTerms, SetOfflineTerms, StoppedCard,
+};
 pub use pin::{Pin, PinStatus, SetCardPin, UnlockCardPin};
 
 pub(crate) const CARDS: &str = "card";
@@ -122,6 +128,7 @@ impl Cards {
             state: CardState::Issued,
             limits: command.limits.clone(),
             zone_before: None,
+            stopped_at_ms: None,
             created_at_ms: self.core.clock.now_ms(),
             holder: None,
         };
@@ -133,12 +140,8 @@ impl Cards {
             rules::write(&card, 0)?,
             emit("card.issued", card.id.to_string(), &card)?,
         ];
-        if let Some(chip) = existing.filter(|chip| chip.counter > 0) {
-            steps.push(Step::Advance {
-                counter: rules::counter_name(&card),
-                to: chip.counter.into(),
-            });
-        }
+        let used = existing.map(|chip| chip.counter).filter(|used| *used > 0);
+        steps.extend(rules::begin_counting(&card, used));
         Ok(Decision {
             steps,
             answer: card,
