@@ -154,6 +154,7 @@ on_both_stores! {
     a_forged_tap_is_the_merchants_loss;
     a_key_is_a_tills_own_and_can_be_replaced;
     what_another_server_used_stays_used;
+    a_program_has_a_window_of_its_own;
 }
 
 async fn what_was_taken_offline_is_paid_once(is_sqlite: bool) {
@@ -655,6 +656,7 @@ async fn what_another_server_used_stays_used(is_sqlite: bool) {
             counter: 10,
         }),
         limits: CardLimits::default(),
+        program: None,
     };
     let card = cards.issue(&issuer, command).await.unwrap().id;
     let keys = cards.programming_keys(&issuer, uid).await.unwrap();
@@ -680,6 +682,94 @@ async fn what_another_server_used_stays_used(is_sqlite: bool) {
         );
     }
     scene.stop("older").await;
+}
+
+/// A till cannot know what a card's program says: by the merchant's terms, not always its loss.
+async fn a_program_has_a_window_of_its_own(is_sqlite: bool) {
+    use flashkit::cards::{
+        ActivateCard, CardProgramTerms, CreateCardProgram, IssueCard, UpdateCardProgram,
+    };
+    use flashkit::testkit::virtual_card::VirtualCard;
+    let scene = Scene::new(is_sqlite, CardLimits::default()).await;
+    let engine = scene.engine().clone();
+    let terms = OfflineTerms {
+        loss: LossBearer::Operator,
+        ..TERMS
+    };
+    let mut till = till(&engine, &scene.merchant, 1, terms).await;
+    let (cards, issuer, uid) = (engine.cards(), engine.issuer(), "04000000000002");
+    let mut of_program = CardProgramTerms::default();
+    let command = CreateCardProgram {
+        key: key("program"),
+        name: "Students".to_owned(),
+        terms: of_program.clone(),
+    };
+    let program = cards.programs().create(&issuer, command).await.unwrap().id;
+    let command = IssueCard {
+        key: key("student"),
+        uid: uid.to_owned(),
+        existing_chip: None,
+        limits: CardLimits::default(),
+        program: Some(program),
+    };
+    let card = cards.issue(&issuer, command).await.unwrap().id;
+    let keys = cards.programming_keys(&issuer, uid).await.unwrap();
+    let mut chip = VirtualCard::program(uid, &keys).unwrap();
+    let command = ActivateCard {
+        key: key("activate-student"),
+        card,
+    };
+    let holder = cards
+        .activate(&issuer, command)
+        .await
+        .unwrap()
+        .holder
+        .clone();
+    let held = shop::HeldCard {
+        id: card,
+        holder,
+        chip: VirtualCard::program(uid, &keys).unwrap(),
+    };
+    shop::top_up(
+        &engine,
+        &scene.shop.customer,
+        &held,
+        "student",
+        shop::sat(5_000),
+    )
+    .await;
+    till.take(&chip.tap(), 100, NOON);
+    let none = lost(100, LossBearer::Operator, "offline.card_takes_none");
+    assert_eq!(short(&till.sync(&engine).await[0]), none);
+    let hour = 3_600_000;
+    of_program.offline_window_ms = Some(hour);
+    let command = UpdateCardProgram {
+        key: key("hour"),
+        program,
+        name: "Students".to_owned(),
+        terms: of_program.clone(),
+    };
+    cards.programs().update(&issuer, command).await.unwrap();
+    till.take(&chip.tap(), 200, NOON);
+    till.take(&chip.tap(), 300, NOON + 1);
+    scene.clock.set(NOON + hour + 1);
+    let outcomes = till.sync(&engine).await;
+    let late = lost(200, LossBearer::Operator, "offline.too_late");
+    assert_eq!(short(&outcomes[0]), late);
+    assert_eq!(short(&outcomes[1]), paid(300));
+    // Where its cards may not pay, they do not pay offline either.
+    of_program.merchants = vec![MerchantId::from_parts(1, [1; 10])];
+    let command = UpdateCardProgram {
+        key: key("elsewhere"),
+        program,
+        name: "Students".to_owned(),
+        terms: of_program,
+    };
+    cards.programs().update(&issuer, command).await.unwrap();
+    till.take(&chip.tap(), 400, NOON + hour);
+    let refused = lost(400, LossBearer::Operator, "card.merchant_not_allowed");
+    assert_eq!(short(&till.sync(&engine).await[0]), refused);
+    scene.stop("program").await;
 }
 
 /// What happens to a tap of the card.

@@ -71,6 +71,9 @@ pub enum OfflineError {
         /// Until when it could, milliseconds since the epoch.
         until_ms: i64,
     },
+    /// The card's program takes no taps offline. `offline.card_takes_none`.
+    #[error("the card takes no taps offline")]
+    CardTakesNone,
     /// The tap was taken after the till had registered another key. `offline.key_retired`.
     #[error("the till's key was replaced at {retired_at_ms}")]
     KeyRetired {
@@ -97,6 +100,7 @@ impl OfflineError {
             Self::OverTapLimit { .. } => "offline.over_tap_limit",
             Self::OverDayLimit { .. } => "offline.over_day_limit",
             Self::TooLate { .. } => "offline.too_late",
+            Self::CardTakesNone => "offline.card_takes_none",
             Self::KeyRetired { .. } => "offline.key_retired",
         }
     }

@@ -6,12 +6,12 @@ use super::{OfflineError, TAPS, TILLS, Terms, TillKey, TillKeys, envelope, load_
 use crate::access::{AccessError, Credential, Role};
 use crate::cards::charge_model::{Charge, ChargePosting, ChargeState};
 use crate::cards::charging::VerifiedTap;
-use crate::cards::model::Card;
-use crate::cards::{CardError, Cards, charge_rules, guard, low_balance, rules};
+use crate::cards::{CardError, Cards, charge_rules, guard, low_balance, programs, rules};
 use crate::core::{Answer, Caller, Loaded};
 use crate::ids::{ChargeId, CredentialId, MerchantId, TransferId};
 use crate::ledger::Step;
 use crate::money::Price;
+use crate::settlement::Merchant;
 use crate::{CommandError, Error, rewards, settlement};
 
 /// How often a tap is decided again while others change the same card.
@@ -200,7 +200,7 @@ impl Cards {
         if let Some(wrong) = wrong.or(learnt.breach.clone()) {
             return self.decide_breach(waiting, tap, wrong.code(), claimed);
         }
-        self.decide_genuine(waiting, tap, tapped.card, &terms, learnt, claimed)
+        self.decide_genuine(waiting, tap, tapped, &terms, learnt, claimed)
             .await
     }
 
@@ -252,15 +252,16 @@ impl Cards {
         &self,
         waiting: OfflineOutcome,
         tap: &OfflineTap,
-        card: Loaded<Card>,
+        tapped: VerifiedTap,
         terms: &Terms,
         learnt: &Learnt,
         claimed: Vec<Step>,
     ) -> Result<Settled, Error> {
         let core = &self.core;
-        let of_till = terms.of_till();
+        let merchant = settlement::load_merchant(core, waiting.merchant).await?;
+        let (of_till, at_ms) = (terms.of_till(), core.commit_time_ms());
         let (mut paid_msat, mut not_paid) = (tap.amount_msat, None);
-        if let Err(refused) = offline::may_pay(&card.value, tap, of_till) {
+        if let Err(refused) = offline::may_pay(&tapped, &merchant.value, tap, of_till, at_ms) {
             (paid_msat, not_paid) = (0, Some((refused.error, refused.borne_by)));
         } else if let Some(error) = &learnt.not_paid {
             (paid_msat, not_paid) = (0, Some((error.clone(), of_till.loss)));
@@ -276,12 +277,15 @@ impl Cards {
         }
         let not_paid = not_paid.map(|(error, borne_by)| (error.code().to_owned(), borne_by));
         let mut outcome = offline::settled(waiting, paid_msat, not_paid);
-        let mut steps = vec![guard(&card)];
+        let mut steps = vec![guard(&tapped.card), settlement::guard(&merchant)];
+        steps.extend(tapped.program.as_ref().map(programs::guard));
         steps.extend(terms.guards.iter().cloned());
         steps.extend(claimed);
         steps.extend(offline::count_day(tap, &outcome, terms));
         if paid_msat > 0 {
-            let (charge, paying) = self.offline_charge(&outcome, &card.value).await?;
+            let (charge, paying) = self
+                .offline_charge(&outcome, &tapped, &merchant.value)
+                .await?;
             outcome.charge = Some(charge);
             steps.extend(paying);
         }
@@ -295,12 +299,13 @@ impl Cards {
     async fn offline_charge(
         &self,
         outcome: &OfflineOutcome,
-        card: &Card,
+        tapped: &VerifiedTap,
+        merchant: &Merchant,
     ) -> Result<(ChargeId, Vec<Step>), Error> {
-        let core = &self.core;
-        let merchant = settlement::load_merchant(core, outcome.merchant).await?;
+        let (core, card) = (&self.core, &tapped.card.value);
         let amount_msat = outcome.paid_msat;
-        let reward = rewards::accrual(core, &merchant.value, card.id, amount_msat).await?;
+        let shared = programs::shared_reward(tapped.program.as_ref());
+        let reward = rewards::accrual(core, merchant, shared, card.id, amount_msat).await?;
         let charge = Charge {
             id: core.new_id(ChargeId::from_parts)?,
             card: card.id,
@@ -328,8 +333,7 @@ impl Cards {
             reward: reward.as_ref().and_then(|reward| reward.posting),
             ..ChargePosting::default()
         };
-        let mut steps = vec![settlement::guard(&merchant)];
-        steps.extend(rules::count_usage(limits, amount_msat));
+        let mut steps: Vec<Step> = rules::count_usage(limits, amount_msat).collect();
         steps.extend(charge_rules::pay(&charge, posting)?);
         steps.extend(low_balance::look(card, &charge, core.clock.now_ms()));
         if let Some(reward) = reward {

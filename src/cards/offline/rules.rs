@@ -8,12 +8,14 @@ use super::model::{
 use super::{DAY_MS, OfflineError, TAPS, Terms, TillKey, envelope};
 use crate::Error;
 use crate::cards::charge_model::{Charge, ChargeState};
+use crate::cards::charging::VerifiedTap;
 use crate::cards::model::{Card, CardState};
-use crate::cards::{CardError, rules};
+use crate::cards::{CardError, CardProgram, rules};
 use crate::core::{CommandError, emit, put};
 use crate::ids::TransferId;
 use crate::ledger::{Account, NewTransfer, Refusal, Step, TransferKind, UsageWindow};
 use crate::money::MAX_MSAT;
+use crate::settlement::Merchant;
 
 /// How far a till's clock may be ahead.
 const CLOCK_AHEAD_MS: i64 = 5 * 60_000;
@@ -111,9 +113,9 @@ pub(super) fn breach(
     at_ms: i64,
 ) -> Option<OfflineError> {
     let limits = [terms.merchant, terms.of_till()];
-    let until_ms = limits.map(|terms| tap.at_ms.saturating_add(terms.window_ms));
-    let [of_merchant, of_till] = until_ms;
-    let until_ms = of_merchant.min(of_till);
+    let windows_ms = limits.map(|terms| terms.window_ms);
+    let window_ms = windows_ms.into_iter().min();
+    let until_ms = tap.at_ms.saturating_add(window_ms.unwrap_or(0));
     if at_ms > until_ms {
         return Some(OfflineError::TooLate { until_ms });
     }
@@ -160,7 +162,14 @@ pub(super) struct NotPaid {
 
 /// Whether the card pays a tap, as its holder allows it. Its limits by the calendar and its
 /// balance are the commit's to check.
-pub(super) fn may_pay(card: &Card, tap: &OfflineTap, terms: OfflineTerms) -> Result<(), NotPaid> {
+pub(super) fn may_pay(
+    tapped: &VerifiedTap,
+    merchant: &Merchant,
+    tap: &OfflineTap,
+    terms: OfflineTerms,
+    at_ms: i64,
+) -> Result<(), NotPaid> {
+    let (card, program) = (&tapped.card.value, tapped.program.as_ref());
     let by_rule = |error| NotPaid {
         error,
         borne_by: terms.loss,
@@ -173,8 +182,17 @@ pub(super) fn may_pay(card: &Card, tap: &OfflineTap, terms: OfflineTerms) -> Res
         }
         return Err(not_paid);
     }
+    if let Some(program) = program {
+        program.value.check_merchant(merchant).map_err(by_rule)?;
+        in_window(&program.value, tap, at_ms).map_err(by_rule)?;
+    }
     let amount_msat = tap.amount_msat;
-    if let Some(above_msat) = card.limits.pin_above_msat
+    let own = card.limits.pin_above_msat;
+    let pin_above_msat = match program {
+        Some(program) => program.value.pin_above_msat(own),
+        None => own,
+    };
+    if let Some(above_msat) = pin_above_msat
         && amount_msat > above_msat
     {
         return Err(by_rule(CardError::PinRequired { above_msat }));
@@ -187,6 +205,17 @@ pub(super) fn may_pay(card: &Card, tap: &OfflineTap, terms: OfflineTerms) -> Res
             limit_msat,
             used_msat: 0,
         }));
+    }
+    Ok(())
+}
+
+/// The window of the card's program, of which a till knows nothing.
+fn in_window(program: &CardProgram, tap: &OfflineTap, at_ms: i64) -> Result<(), CardError> {
+    let window_ms = program.terms.offline_window_ms;
+    let window_ms = window_ms.ok_or(OfflineError::CardTakesNone)?;
+    let until_ms = tap.at_ms.saturating_add(window_ms);
+    if at_ms > until_ms {
+        return Err(OfflineError::TooLate { until_ms }.into());
     }
     Ok(())
 }
