@@ -4,6 +4,7 @@ use super::boltcard::TapError;
 use super::charge_model::ChargeState;
 use super::model::CardState;
 use super::payment_error::CardPaymentError;
+use super::offline::OfflineError;
 use crate::ids::{CardId, CardProgramId, ChargeId, MerchantId};
 use crate::money::Asset;
 use crate::settlement::MerchantCategory;
@@ -19,6 +20,9 @@ pub enum CardError {
     /// A payment of the card, or money for it; the codes are its own.
     #[error(transparent)]
     Payment(#[from] CardPaymentError),
+    /// What a till took offline; the codes are its own.
+    #[error(transparent)]
+    Offline(#[from] OfflineError),
     /// No such card. `card.not_found`.
     #[error("there is no such card")]
     NotFound,
@@ -238,6 +242,7 @@ impl CardError {
         match self {
             Self::TooManyBadTaps { .. } => true,
             Self::Payment(error) => error.is_retryable(),
+            Self::Offline(error) => error.is_retryable(),
             _ => false,
         }
     }
@@ -247,6 +252,7 @@ impl CardError {
         match self {
             Self::Tap(error) => error.code(),
             Self::Payment(error) => error.code(),
+            Self::Offline(error) => error.code(),
             Self::NotFound => "card.not_found",
             Self::NotActive {
                 state: CardState::Frozen,

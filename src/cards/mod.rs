@@ -18,10 +18,12 @@ mod paying;
 mod payment_error;
 mod payment_model;
 mod payment_rules;
+mod offline;
 mod pin;
 pub mod programming;
 pub(crate) mod programs;
 mod rules;
+mod statement;
 mod taps;
 mod top_up_address;
 
@@ -55,6 +57,11 @@ pub use payment_model::{
     WithdrawFromCard, WithdrawalQuote,
 };
 pub(crate) use payment_rules::CHECK_JOB;
+pub use offline::{
+    AcceptedOffline, EnrollOfflineKey, LossBearer, OFFLINE_ENVELOPE_TAPS, OfflineBook,
+    OfflineEnrolment, OfflineEnvelope, OfflineError, OfflineKey, OfflineOutcome, OfflineState,
+    OfflineTap, OfflineTerms, SetOfflineTerms, StoppedCard,
+};
 pub use pin::{Pin, PinStatus, SetCardPin, UnlockCardPin};
 pub use programs::{
     CardProgram, CardProgramTerms, CardPrograms, CreateCardProgram, FeeBearer, PinRules,
@@ -62,6 +69,7 @@ pub use programs::{
 };
 pub(crate) use top_up_address::admit_top_up;
 pub use top_up_address::{RenewTopUpAddress, TopUpAddress};
+pub use statement::CardStatementQuery;
 
 pub(crate) const CARDS: &str = "card";
 pub(crate) const CHARGES: &str = "charge";
@@ -163,6 +171,7 @@ impl Cards {
             state: CardState::Issued,
             limits,
             zone_before: None,
+            stopped_at_ms: None,
             created_at_ms: self.core.clock.now_ms(),
             holder: None,
             program: command.program,
@@ -175,13 +184,9 @@ impl Cards {
             rules::write(&card, 0)?,
             emit("card.issued", card.id.to_string(), &card)?,
         ];
+        let used = existing.map(|chip| chip.counter).filter(|used| *used > 0);
+        steps.extend(rules::begin_counting(&card, used));
         steps.extend(program.as_ref().map(programs::guard));
-        if let Some(chip) = existing.filter(|chip| chip.counter > 0) {
-            steps.push(Step::Advance {
-                counter: rules::counter_name(&card),
-                to: chip.counter.into(),
-            });
-        }
         Ok(Decision {
             steps,
             answer: card,
