@@ -7,11 +7,13 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use flashkit::access::Credential;
+use flashkit::cards::lnurl::LnurlRequest;
 use flashkit::cards::{
-    ActivateCard, AuthorizeCard, CaptureCharge, CardLimits, CardProgramTerms, CardStatementQuery,
-    ChargeCard, CreateCardProgram, ExistingChip, FreezeCard, IssueCard, LossBearer, OfflineBook,
-    OfflineKey, OfflineTerms, RefundCharge, ReleaseCharge, RenewHolder, SetCardLimits, SetCardPin,
-    SetOfflineTerms, StoppedCard, TopUpCard, UnlockCardPin, UpdateCardProgram,
+    ActivateCard, AuthorizeCard, CaptureCharge, CardLimits, CardPaymentOutcome, CardProgramTerms,
+    CardStatementQuery, ChargeCard, CreateCardProgram, ExistingChip, FreezeCard, IssueCard,
+    LossBearer, OfflineBook, OfflineKey, OfflineTerms, PayWithCard, RefundCharge, ReleaseCharge,
+    RenewHolder, RenewTopUpAddress, ResolveCardPayment, SetCardLimits, SetCardPin, SetOfflineTerms,
+    StoppedCard, TopUpCard, UnlockCardPin, UpdateCardProgram, WithdrawFromCard,
 };
 use flashkit::ids::{CredentialId, MerchantId};
 use flashkit::invoices::{CreateInvoice, GiveUpInvoice, InvoicePurpose};
@@ -324,6 +326,57 @@ async fn every_command_and_every_answer() {
         };
         check_answer(&cards.get_charge(&holder, tab.id).await.unwrap());
     }
+    let seller = shop::Merchant {
+        id: merchant.id,
+        till: credential.clone(),
+    };
+    for bolt11 in [
+        shop::sale(engine, &seller, "till", sat(100)).await.bolt11,
+        shop.customer.invoice(100_000, "elsewhere").await.unwrap(),
+    ] {
+        let command = PayWithCard {
+            key: key(&bolt11[bolt11.len() - 20..]),
+            tap: chip.tap(),
+            bolt11,
+            pin: Some("1234".parse().unwrap()),
+        };
+        check(&command);
+        let paid = cards.pay(&credential, command).await.unwrap();
+        check_answer(&paid);
+        check_answer(&cards.get_payment(&holder, paid.id).await.unwrap());
+    }
+    let listed = cards.list_payments(&holder, card.id, None, 10).await;
+    check_answer(&listed.unwrap());
+    check_answer(&cards.quote_withdrawal(&holder, card.id).await.unwrap());
+    let command = WithdrawFromCard {
+        key: key("withdraw"),
+        card: card.id,
+        bolt11: shop.customer.invoice(10_000, "own wallet").await.unwrap(),
+        amount_msat: Some(10_000),
+    };
+    check(&command);
+    let withdrawn = cards.withdraw(&holder, command).await.unwrap();
+    check_answer(&withdrawn);
+    check(&ResolveCardPayment {
+        key: key("resolve"),
+        payment: withdrawn.id,
+        outcome: CardPaymentOutcome::Failed,
+        reason: "asked".to_owned(),
+        despite_record: false,
+    });
+    check_answer(&cards.top_up_address(&holder, card.id).await.unwrap());
+    let command = RenewTopUpAddress {
+        key: key("renew"),
+        card: card.id,
+    };
+    check(&command);
+    check_answer(&cards.renew_top_up_address(&holder, command).await.unwrap());
+    let request = LnurlRequest {
+        url: chip.tap(),
+        till: Some(credential.clone()),
+    };
+    check(&request);
+    check(&cards.answer(&request).await);
     let listed = cards.list_charges(&credential, merchant.id, None, 10).await;
     check_answer(&listed.unwrap());
     check_answer(&cards.get(&holder, card.id).await.unwrap());

@@ -3,8 +3,8 @@
 use super::boltcard::TapError;
 use super::charge_model::ChargeState;
 use super::model::CardState;
-use super::payment_error::CardPaymentError;
 use super::offline::OfflineError;
+use super::payment_error::CardPaymentError;
 use crate::ids::{CardId, CardProgramId, ChargeId, MerchantId};
 use crate::money::Asset;
 use crate::settlement::MerchantCategory;

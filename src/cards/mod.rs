@@ -14,11 +14,11 @@ mod life;
 pub mod lnurl;
 mod low_balance;
 mod model;
+mod offline;
 mod paying;
 mod payment_error;
 mod payment_model;
 mod payment_rules;
-mod offline;
 mod pin;
 pub mod programming;
 pub(crate) mod programs;
@@ -51,25 +51,25 @@ pub use model::{
     TopUpCard, ZoneBefore,
 };
 
+pub use offline::{
+    AcceptedOffline, EnrollOfflineKey, LossBearer, OFFLINE_ENVELOPE_TAPS, OfflineBook,
+    OfflineEnrolment, OfflineEnvelope, OfflineError, OfflineKey, OfflineOutcome, OfflineState,
+    OfflineTap, OfflineTerms, SetOfflineTerms, StoppedCard,
+};
 pub use payment_error::CardPaymentError;
 pub use payment_model::{
     CardPayment, CardPaymentOutcome, CardPaymentState, PayWithCard, ResolveCardPayment,
     WithdrawFromCard, WithdrawalQuote,
 };
 pub(crate) use payment_rules::CHECK_JOB;
-pub use offline::{
-    AcceptedOffline, EnrollOfflineKey, LossBearer, OFFLINE_ENVELOPE_TAPS, OfflineBook,
-    OfflineEnrolment, OfflineEnvelope, OfflineError, OfflineKey, OfflineOutcome, OfflineState,
-    OfflineTap, OfflineTerms, SetOfflineTerms, StoppedCard,
-};
 pub use pin::{Pin, PinStatus, SetCardPin, UnlockCardPin};
 pub use programs::{
     CardProgram, CardProgramTerms, CardPrograms, CreateCardProgram, FeeBearer, PinRules,
     UpdateCardProgram,
 };
+pub use statement::CardStatementQuery;
 pub(crate) use top_up_address::admit_top_up;
 pub use top_up_address::{RenewTopUpAddress, TopUpAddress};
-pub use statement::CardStatementQuery;
 
 pub(crate) const CARDS: &str = "card";
 pub(crate) const CHARGES: &str = "charge";

@@ -158,7 +158,13 @@ impl Cards {
             .decide_bill(&bill, super::rules::amount_windows(&limits))
             .await?;
         let counted_msat = paid.counted_msat;
-        let mut steps = super::rules::use_tap(&bill.card, counter, counted_msat, limits)?;
+        let mut steps = super::rules::use_tap(
+            &bill.card,
+            counter,
+            paid.payment.id.to_string(),
+            counted_msat,
+            limits,
+        )?;
         steps.extend(guards);
         steps.extend(paid.steps);
         Ok(Decision {

@@ -221,7 +221,9 @@ pub(super) fn most_of_a_tap(card: &Card, available_msat: i64, left_msat: &[i64])
 /// What a refusal of the ledger means for a payment of a card.
 pub(super) fn refused(error: Error) -> Error {
     match error {
-        Error::Ledger(Refusal::AlreadyClaimed { by, .. }) => {
+        Error::Ledger(Refusal::AlreadyClaimed { name, by, .. })
+            if name.starts_with("payout/") || name.starts_with("payment/") =>
+        {
             CardPaymentError::InvoiceUsed { by }.into()
         }
         Error::Ledger(Refusal::UsageExceeded { subject, limit, .. })

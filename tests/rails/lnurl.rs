@@ -31,7 +31,7 @@ fn k1(tap: &str) -> String {
 }
 
 /// The second call of LUD-03, as the tills in the field make it.
-fn withdraw(tap: &str, bolt11: &str) -> String {
+pub fn withdraw(tap: &str, bolt11: &str) -> String {
     let (parameters, k1) = (parameters(tap), k1(tap));
     format!("https://pay.example.com/boltcard?{parameters}&k1={k1}&pr={bolt11}")
 }
@@ -285,4 +285,45 @@ async fn a_till_with_a_credential_gives_its_merchants_points() {
         .unwrap();
     assert_eq!((paid.value.len(), paid.value[0].points), (1, 200));
     set.stop("with points").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_nobody_tapped_pays_nothing_and_moves_no_counter() {
+    let mut set = Set::new(CardLimits::default()).await;
+    let bill = set.bill(10).await;
+    let tap = set.card.chip.tap();
+    let url = withdraw(&tap, &bill);
+    let digits = b"0123456789abcdefABCDEF&=?-%+";
+    let (begin, mut state) = (url.find("p=").unwrap(), 1_u64);
+    let end = url.find("&pr=").unwrap();
+    for _ in 0..400 {
+        let mut below = |limit: usize| {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            usize::try_from(state >> 33).unwrap() % limit
+        };
+        let mut bytes = url.clone().into_bytes();
+        for _ in 0..=below(2) {
+            let at = begin + 2 + below(end - begin - 2);
+            bytes[at] = digits[below(digits.len())];
+        }
+        let mutated = String::from_utf8(bytes).unwrap();
+        let same = |text: &str| text.to_ascii_lowercase();
+        if same(&mutated) == same(&url) {
+            continue;
+        }
+        let (status, reply) = set.json(&mutated).await;
+        // What stands there twice and says the same, or is left out, does not matter.
+        if status == 200 {
+            let whole = mutated.contains(&k1(&tap)) || mutated.contains(parameters(&tap));
+            assert!(whole, "{mutated}: {reply}");
+            break;
+        }
+        assert_eq!(reply["status"], "ERROR", "{mutated}");
+        assert_eq!(set.balance().await, ON_CARD * SAT);
+    }
+    let (status, _) = set.json(&url).await;
+    assert_eq!(status, 200, "the tap is good still");
+    set.engine.stop().await.unwrap();
 }

@@ -6,6 +6,7 @@
 mod by_book;
 mod foreign;
 mod lnurl;
+mod no_lies;
 mod page;
 mod set;
 #[path = "../support/mod.rs"]
