@@ -433,8 +433,20 @@ async fn invoice_commands(
         rules,
     };
     check(&command);
-    check_answer(&engine.invoices().set_policy(&issuer, command).await.unwrap());
-    check_answer(&engine.invoices().policy(&issuer, merchant.id).await.unwrap());
+    check_answer(
+        &engine
+            .invoices()
+            .set_policy(&issuer, command)
+            .await
+            .unwrap(),
+    );
+    check_answer(
+        &engine
+            .invoices()
+            .policy(&issuer, merchant.id)
+            .await
+            .unwrap(),
+    );
     let options = InvoiceOptions {
         order_reference: "Table 4".to_owned(),
         lines: vec![InvoiceLine {

@@ -17,6 +17,7 @@ mod policy;
 mod rails;
 mod rules;
 mod search;
+mod standing;
 mod steps;
 mod taking;
 
