@@ -65,7 +65,9 @@ pub(super) async fn decide(
     if takes && refusable {
         if let InvoicePurpose::TopUp { card } = invoice.value.purpose {
             let card: Loaded<Card> = cards::load_active(core, card).await?;
-            credit_ceiling = card.value.limits.max_balance_msat;
+            let (most, held) = cards::programs::ceiling_msat(core, &card.value).await?;
+            credit_ceiling = most;
+            guards.extend(held);
             guards.push(cards::guard(&card));
         }
         if let Some(SurplusTo::Card { card }) = invoice.value.rules().surplus {
