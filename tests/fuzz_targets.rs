@@ -161,6 +161,7 @@ targets!(
     bolt11,
     chip_answers,
     commands,
+    lnurl_query,
     money,
     names,
     postgres_config,

@@ -16,7 +16,7 @@ use super::{Cards, guard, load_active, payment_rules as rules, pin, taps};
 use crate::Error;
 use crate::access::Credential;
 use crate::core::{Answer, Caller, Decision, Executed, Loaded, check_text};
-use crate::ids::{CardId, CardPaymentId, CredentialId, MerchantId, TransferId};
+use crate::ids::{CardId, CardPaymentId, CredentialId, MerchantId};
 use crate::invoices::{self, Invoice, InvoicePurpose};
 use crate::ledger::{Account, Step, UsageWindow};
 use crate::lightning::{Bolt11Details, PaymentHash};
@@ -177,9 +177,8 @@ impl Cards {
     async fn decide_bill(&self, bill: &Bill, usage: Vec<UsageWindow>) -> Result<Paid, Error> {
         let core = &self.core;
         let own = invoices::own_invoice(core, bill.invoice.payment_hash).await?;
-        let merchant = match own.as_ref().map(|own| &own.value.purpose) {
-            Some(InvoicePurpose::Sale { merchant }) => Some(*merchant),
-            Some(_) => None,
+        let merchant = match &own {
+            Some(own) => own.value.purpose.merchant(),
             None => bill.merchant,
         };
         let merchant = match merchant {
@@ -210,25 +209,21 @@ impl Cards {
         if own.value.purpose.account() == bill.payer() {
             return Err(CardPaymentError::OwnInvoice.into());
         }
-        let transfer = core.new_id(TransferId::from_parts)?;
-        let holds = Holds {
-            amount: transfer,
-            fee: None,
-            route: None,
-        };
+        let holds = Holds::new(core, 0, 0)?;
         let mut payment = self.new_payment(bill, 0, holds, usage)?;
         payment.state = CardPaymentState::Succeeded;
         payment.route_fee_msat = Some(0);
         payment.by_book = Some(PaidByBook {
             invoice: own.value.id,
-            preimage: invoices::proof(core, &own.value),
+            preimage: invoices::proof(core, &own.value, bill.invoice.payment_hash),
         });
         // Whose sale it is gives the points, whoever's till it was.
         payment.merchant = match own.value.purpose {
             InvoicePurpose::Sale { merchant } => Some(merchant),
             _ => None,
         };
-        let paid = invoices::pay_by_book(core, own, &bill.invoice, bill.payer(), transfer);
+        let (hash, amount_msat) = (bill.invoice.payment_hash, bill.amount_msat);
+        let paid = invoices::pay_by_book(core, own, hash, amount_msat, bill.payer());
         let mut steps = paid.await?;
         let (payment, points) = rules::with_points(payment, core).await?;
         steps.extend(payments::rules::paid_by_book(&payment)?);

@@ -76,8 +76,7 @@ impl Attempts {
     }
 }
 
-/// The holds of a payment; the ones for nothing are left out. Of one that was paid by book,
-/// `amount` is its transfer.
+/// The holds of a payment; the ones for nothing are left out. One that was paid by book has none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Holds {
     pub(crate) amount: TransferId,

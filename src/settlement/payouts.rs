@@ -9,7 +9,7 @@ use super::{Settlement, SettlementError, guard, load_merchant, rules};
 use crate::Error;
 use crate::access::Credential;
 use crate::core::{Answer, Decision, Executed, Loaded, check_text};
-use crate::ids::{MerchantId, PayoutId, TransferId};
+use crate::ids::{MerchantId, PayoutId};
 use crate::invoices::{self, Invoice};
 use crate::ledger::{Account, AccountKind, Refusal};
 use crate::lightning::{Bolt11Details, LightningError};
@@ -150,11 +150,11 @@ impl Settlement {
         if invoice.value.purpose.account() == payer {
             return Err(SettlementError::OwnInvoice.into());
         }
-        let transfer = core.new_id(TransferId::from_parts)?;
+        let amount_msat = asked.amount_msat.ok_or(SettlementError::NoAmount)?;
         let payout = Payout {
             id: core.new_id(PayoutId::from_parts)?,
             merchant: command.merchant,
-            amount_msat: invoice.value.amount_msat,
+            amount_msat,
             fee_msat: 0,
             max_route_fee_msat: 0,
             route_fee_msat: Some(0),
@@ -165,17 +165,14 @@ impl Settlement {
             created_at_ms: core.clock.now_ms(),
             by_book: Some(PaidByBook {
                 invoice: invoice.value.id,
-                preimage: invoices::proof(core, &invoice.value),
+                preimage: invoices::proof(core, &invoice.value, asked.payment_hash),
             }),
             attempts: Attempts::default(),
-            holds: Holds {
-                amount: transfer,
-                fee: None,
-                route: None,
-            },
+            holds: Holds::new(core, 0, 0)?,
         };
         let mut steps = vec![guard(merchant)];
-        steps.extend(invoices::pay_by_book(core, &invoice, asked, payer, transfer).await?);
+        let hash = asked.payment_hash;
+        steps.extend(invoices::pay_by_book(core, &invoice, hash, amount_msat, payer).await?);
         steps.extend(payments::rules::paid_by_book(&payout)?);
         Ok(Decision {
             steps,

@@ -10,7 +10,7 @@ use crate::cards::error::CardError;
 use crate::cards::payment_error::CardPaymentError;
 use crate::cards::{Cards, boltcard, load_active, programs, top_up_address};
 use crate::ids::CardId;
-use crate::invoices;
+use crate::invoices::Invoices;
 use crate::ledger::Account;
 use crate::money::MAX_MSAT;
 
@@ -109,8 +109,9 @@ impl Cards {
                 min_msat: MIN_SENDABLE_MSAT,
                 max_msat: max_sendable,
             })?;
-        let hash = Sha256::digest(METADATA).into();
-        let made = invoices::top_up_by_lnurl(&self.core, card, amount_msat, hash, address);
+        let hash = hex::encode(Sha256::digest(METADATA));
+        let invoices = Invoices::new(self.core.clone());
+        let made = invoices.top_up_by_lnurl(card, amount_msat, hash, address);
         let pr = made.await?.bolt11;
         Ok(LnurlReply::json(200, &PayReply { pr, routes: [] }))
     }
