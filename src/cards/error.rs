@@ -3,7 +3,10 @@
 use super::boltcard::TapError;
 use super::charge_model::ChargeState;
 use super::model::CardState;
-use crate::ids::{CardId, ChargeId};
+use super::offline::OfflineError;
+use crate::ids::{CardId, CardProgramId, ChargeId, MerchantId};
+use crate::money::Asset;
+use crate::settlement::MerchantCategory;
 
 /// A card was refused. Nothing was changed, no balance and no counter, but that a wrong PIN is
 /// counted.
@@ -13,6 +16,9 @@ pub enum CardError {
     /// The tap does not verify; the codes are the tap's own.
     #[error(transparent)]
     Tap(#[from] TapError),
+    /// What a till took offline; the codes are its own.
+    #[error(transparent)]
+    Offline(#[from] OfflineError),
     /// No such card. `card.not_found`.
     #[error("there is no such card")]
     NotFound,
@@ -95,6 +101,36 @@ pub enum CardError {
     ZoneChangedLately {
         /// When it can be changed again, milliseconds since the epoch.
         until_ms: i64,
+    },
+    /// No such card program. `card.program_not_found`.
+    #[error("there is no card program {program}")]
+    ProgramNotFound {
+        /// Which.
+        program: CardProgramId,
+    },
+    /// The cards of the program have balances in its unit. `card.program_unit_fixed`.
+    #[error("the balances of the cards of {program} are in {unit}, and stay so")]
+    ProgramUnitFixed {
+        /// Which.
+        program: CardProgramId,
+        /// Its unit.
+        unit: Asset,
+    },
+    /// The card's program does not name this merchant. `card.merchant_not_allowed`.
+    #[error("cards of {program} do not pay at {merchant}")]
+    MerchantNotAllowed {
+        /// The program.
+        program: CardProgramId,
+        /// The merchant.
+        merchant: MerchantId,
+    },
+    /// The card's program does not name this kind of shop. `card.category_not_allowed`.
+    #[error("cards of {program} do not pay at shops of this kind")]
+    CategoryNotAllowed {
+        /// The program.
+        program: CardProgramId,
+        /// The merchant's category, if it has one.
+        category: Option<MerchantCategory>,
     },
     /// The keys of a card that was handed over are not told. `card.keys_withheld`.
     #[error("the card {card} was handed over: its keys are not told any more")]
@@ -199,13 +235,17 @@ pub enum CardError {
 impl CardError {
     /// True when the same call may succeed later.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::TooManyBadTaps { .. })
+        match self {
+            Self::Offline(error) => error.is_retryable(),
+            other => matches!(other, Self::TooManyBadTaps { .. }),
+        }
     }
 
     /// The stable code of this error.
     pub fn code(&self) -> &'static str {
         match self {
             Self::Tap(error) => error.code(),
+            Self::Offline(error) => error.code(),
             Self::NotFound => "card.not_found",
             Self::NotActive {
                 state: CardState::Frozen,
@@ -223,6 +263,10 @@ impl CardError {
             Self::UnknownTimeZone => "card.unknown_time_zone",
             Self::TooManyTaps { .. } => "card.too_many_taps",
             Self::ZoneChangedLately { .. } => "card.zone_changed_lately",
+            Self::ProgramNotFound { .. } => "card.program_not_found",
+            Self::ProgramUnitFixed { .. } => "card.program_unit_fixed",
+            Self::MerchantNotAllowed { .. } => "card.merchant_not_allowed",
+            Self::CategoryNotAllowed { .. } => "card.category_not_allowed",
             Self::KeysWithheld { .. } => "card.keys_withheld",
             Self::ChargeNotFound { .. } => "card.charge_not_found",
             Self::ChargeNotOpen { .. } => "card.charge_not_open",

@@ -13,9 +13,12 @@ mod error;
 mod life;
 mod low_balance;
 mod model;
+mod offline;
 mod pin;
 pub mod programming;
+pub(crate) mod programs;
 mod rules;
+mod statement;
 mod taps;
 
 use std::sync::Arc;
@@ -40,7 +43,17 @@ pub use model::{
     TopUpCard, ZoneBefore,
 };
 
+pub use offline::{
+    AcceptedOffline, EnrollOfflineKey, LossBearer, OFFLINE_ENVELOPE_TAPS, OfflineBook,
+    OfflineEnrolment, OfflineEnvelope, OfflineError, OfflineKey, OfflineOutcome, OfflineState,
+    OfflineTap, OfflineTerms, SetOfflineTerms, StoppedCard,
+};
 pub use pin::{Pin, PinStatus, SetCardPin, UnlockCardPin};
+pub use programs::{
+    CardProgram, CardProgramTerms, CardPrograms, CreateCardProgram, FeeBearer, PinRules,
+    UpdateCardProgram,
+};
+pub use statement::CardStatementQuery;
 
 pub(crate) const CARDS: &str = "card";
 pub(crate) const CHARGES: &str = "charge";
@@ -83,10 +96,16 @@ impl Cards {
         }
     }
 
+    /// The programs that cards can be of.
+    pub fn programs(&self) -> CardPrograms {
+        CardPrograms::new(self.core.clone())
+    }
+
     /// Makes a card for a chip. Issuer only.
     ///
     /// # Errors
-    /// `card.bad_uid`, `card.already_issued`, `card.unknown_time_zone`, `command.*`, `access.*`.
+    /// `card.bad_uid`, `card.already_issued`, `card.unknown_time_zone`, `card.program_not_found`,
+    /// `command.*`, `access.*`.
     pub async fn issue(
         &self,
         credential: &Credential,
@@ -102,7 +121,7 @@ impl Cards {
                 rules::check_existing_chip(command.existing_chip.as_ref())?;
                 let executed: Executed<Card> = cards
                     .core
-                    .execute(&caller, "cards.issue", &command.key, &command, || async {
+                    .execute(&caller, "cards.issue", &command.key, &command, || {
                         cards.decide_issue(&command, &uid)
                     })
                     .await
@@ -112,7 +131,19 @@ impl Cards {
             .await
     }
 
-    fn decide_issue(&self, command: &IssueCard, uid: &[u8; 7]) -> Result<Decision<Card>, Error> {
+    async fn decide_issue(
+        &self,
+        command: &IssueCard,
+        uid: &[u8; 7],
+    ) -> Result<Decision<Card>, Error> {
+        let program = match command.program {
+            Some(program) => Some(programs::load(&self.core, program).await?),
+            None => None,
+        };
+        let limits = match &program {
+            Some(program) => program.value.limits_for(&command.limits),
+            None => command.limits.clone(),
+        };
         let existing = command.existing_chip.as_ref();
         let card = Card {
             id: self.core.new_id(CardId::from_parts)?,
@@ -120,10 +151,12 @@ impl Cards {
             version: existing.map_or(FIRST_VERSION, |chip| chip.version),
             pull_payment_id: existing.and_then(|chip| chip.pull_payment_id.clone()),
             state: CardState::Issued,
-            limits: command.limits.clone(),
+            limits,
             zone_before: None,
+            stopped_at_ms: None,
             created_at_ms: self.core.clock.now_ms(),
             holder: None,
+            program: command.program,
         };
         let mut steps = vec![
             Step::Claim {
@@ -133,12 +166,9 @@ impl Cards {
             rules::write(&card, 0)?,
             emit("card.issued", card.id.to_string(), &card)?,
         ];
-        if let Some(chip) = existing.filter(|chip| chip.counter > 0) {
-            steps.push(Step::Advance {
-                counter: rules::counter_name(&card),
-                to: chip.counter.into(),
-            });
-        }
+        let used = existing.map(|chip| chip.counter).filter(|used| *used > 0);
+        steps.extend(rules::begin_counting(&card, used));
+        steps.extend(program.as_ref().map(programs::guard));
         Ok(Decision {
             steps,
             answer: card,
