@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::access::Credential;
 use crate::core::IdempotencyKey;
 use crate::ids::{CardId, ChargeId, CredentialId};
-use crate::ledger::TransferRow;
+use crate::ledger::{Account, TransferRow};
 use crate::money::Price;
 
 /// What a card may do; `None` is no limit.
@@ -171,6 +171,13 @@ pub struct Card {
     pub created_at_ms: i64,
     /// The credential of whoever holds it, from activation on.
     pub holder: Option<CredentialId>,
+}
+
+impl Card {
+    /// The account that the card spends from and is topped up to. Nothing else says so.
+    pub fn balance_account(&self) -> Account {
+        Account::card_balance(self.id)
+    }
 }
 
 /// What a card programmer needs to write a chip. Secret; answered to the issuer alone, and only

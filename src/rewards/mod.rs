@@ -189,7 +189,8 @@ impl Rewards {
         );
         let mut steps = vec![cards::guard(&card), guard(&program)];
         let ceiling = card.value.limits.max_balance_msat;
-        steps.extend(rules::redeem(&redemption, points, money, ceiling)?);
+        let to = (card.value.balance_account(), ceiling);
+        steps.extend(rules::redeem(&redemption, points, money, to)?);
         Ok(Decision {
             steps,
             answer: redemption,
