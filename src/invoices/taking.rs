@@ -72,8 +72,10 @@ impl Invoices {
             InvoicePurpose::Sale { merchant } => (Account::merchant_payable(merchant), None),
             InvoicePurpose::TopUp { card } => {
                 let card: Loaded<Card> = cards::load_active(&self.core, card).await?;
+                let (ceiling, held) =
+                    cards::programs::ceiling_msat(&self.core, &card.value).await?;
+                steps.extend(held);
                 steps.push(cards::guard(&card));
-                let ceiling = card.value.limits.max_balance_msat;
                 (card.value.balance_account(), ceiling)
             }
         };
