@@ -71,6 +71,8 @@ impl Invoices {
         let to = match invoice.value.purpose {
             InvoicePurpose::Sale { merchant } => (Account::merchant_payable(merchant), None),
             InvoicePurpose::TopUp { card } => {
+                // What is paid to a card that was replaced goes to the one in its place.
+                let card = cards::current(&self.core, card).await?.value.id;
                 let card: Loaded<Card> = cards::load_active(&self.core, card).await?;
                 let (ceiling, held) =
                     cards::programs::ceiling_msat(&self.core, &card.value).await?;
@@ -97,7 +99,14 @@ impl Invoices {
                     Arrival::Accepted => match invoice {
                         Some(invoice) => {
                             let surplus = self.core.new_id(TransferId::from_parts)?;
-                            rules::received(&invoice, amount_msat, id, surplus, now_ms)
+                            let hold = invoice.value.hold;
+                            let booked =
+                                rules::received(&invoice, amount_msat, id, surplus, now_ms)?;
+                            let (Some(mut steps), Some(hold)) = (booked, hold) else {
+                                return Ok(None);
+                            };
+                            steps.extend(cards::onward_to_hold(&self.core, hold).await?);
+                            Ok(Some(steps))
                         }
                         None => Ok(None),
                     },
