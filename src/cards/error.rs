@@ -4,6 +4,7 @@ use super::boltcard::TapError;
 use super::charge_model::ChargeState;
 use super::life::LifeError;
 use super::model::CardState;
+use super::offline::OfflineError;
 use crate::ids::{CardId, CardProgramId, ChargeId, MerchantId};
 use crate::money::Asset;
 use crate::settlement::MerchantCategory;
@@ -19,6 +20,9 @@ pub enum CardError {
     /// A step of its life; the codes are [`LifeError`]'s own.
     #[error(transparent)]
     Life(#[from] LifeError),
+    /// What a till took offline; the codes are its own.
+    #[error(transparent)]
+    Offline(#[from] OfflineError),
     /// No such card. `card.not_found`.
     #[error("there is no such card")]
     NotFound,
@@ -238,8 +242,8 @@ impl CardError {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Life(error) => error.is_retryable(),
-            Self::TooManyBadTaps { .. } => true,
-            _ => false,
+            Self::Offline(error) => error.is_retryable(),
+            other => matches!(other, Self::TooManyBadTaps { .. }),
         }
     }
 
@@ -248,6 +252,7 @@ impl CardError {
         match self {
             Self::Tap(error) => error.code(),
             Self::Life(error) => error.code(),
+            Self::Offline(error) => error.code(),
             Self::NotFound => "card.not_found",
             Self::NotActive {
                 state: CardState::Frozen,

@@ -71,6 +71,8 @@ transfer_kinds! {
     Breakage,
     /// A card that was filled up from another one.
     AutoTopUp,
+    /// A tap that was taken offline and that its card could not pay.
+    OfflineLoss,
     /// Another transfer undone.
     Reversal,
 }

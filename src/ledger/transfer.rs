@@ -60,6 +60,8 @@ stored_by_name! {
         Breakage = "breakage",
         /// A card that was filled up from another one.
         AutoTopUp = "auto_top_up",
+        /// A tap that was taken offline and that its card could not pay.
+        OfflineLoss = "offline_loss",
         /// Another transfer undone, in whole or in part.
         Reversal = "reversal",
     }

@@ -65,6 +65,10 @@ impl Cards {
                     }
                     let answer = Card {
                         state: CardState::Lost,
+                        stopped_at_ms: card
+                            .value
+                            .stopped_at_ms
+                            .or(Some(cards.core.commit_time_ms())),
                         ..card.value
                     };
                     let steps = vec![
@@ -140,6 +144,7 @@ impl Cards {
             rules::write(&after, old.version)?,
             rules::write(&new, tap.card.version)?,
             rules::advance(&tap.card.value, tap.counter),
+            rules::claim_tap(&tap.card.value, tap.counter, new.id.to_string()),
             core.new_credential(holder, Role::Holder { card: new.id }, "holder")?,
         ];
         steps.extend(program.as_ref().map(programs::guard));

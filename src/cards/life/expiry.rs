@@ -125,6 +125,7 @@ impl Cards {
             };
             let after = Card {
                 state,
+                stopped_at_ms: card.value.stopped_at_ms.or(Some(at_ms)),
                 ..card.value
             };
             let mut steps = vec![

@@ -156,6 +156,7 @@ impl Cards {
             rules::write(&main.value, main.version)?,
             rules::write(&after, tap.card.version)?,
             rules::advance(&tap.card.value, tap.counter),
+            rules::claim_tap(&tap.card.value, tap.counter, after.id.to_string()),
             core.new_credential(holder, Role::Holder { card: after.id }, "holder")?,
         ];
         steps.extend(program.as_ref().map(programs::guard));

@@ -82,7 +82,6 @@ fn new_card(core: &Core, id: CardId, kind: CardKind, chip: String, limits: &Card
         pull_payment_id: None,
         state: CardState::Issued,
         limits: limits.clone(),
-        zone_before: None,
         created_at_ms: core.clock.now_ms(),
         holder: None,
         program: None,
@@ -101,6 +100,7 @@ fn issue(card: &Card) -> Result<Vec<Step>, Error> {
         rules::write(card, 0)?,
         emit("card.issued", id, card)?,
     ];
+    steps.extend(rules::begin_counting(card, None));
     steps.extend(look_then(card));
     Ok(steps)
 }
