@@ -30,7 +30,7 @@ async fn destination(core: &Core, card: &Card) -> Result<Option<(Account, Option
     let mut at = card.clone();
     let mut guarded = None;
     // A card's money goes to one that was in use when it went out of use: there is no circle.
-    for _ in 0..MAX_REPLACEMENTS {
+    for _ in 0..3 * MAX_REPLACEMENTS {
         let next = match (at.replaced_by, at.retired_to) {
             (Some(next), _) | (None, Some(RetireTo::Card { card: next })) => next,
             (None, Some(RetireTo::Merchant { merchant })) => {
@@ -39,7 +39,11 @@ async fn destination(core: &Core, card: &Card) -> Result<Option<(Account, Option
             (None, Some(RetireTo::Breakage)) => {
                 return Ok(Some((Account::breakage(), guarded)));
             }
-            (None, None) => break,
+            // Of a family, the money is the main card's.
+            (None, None) => match at.family_of {
+                Some(main) => main,
+                None => break,
+            },
         };
         let found = load(core, next).await?;
         guarded = Some(guard(&found));
