@@ -226,8 +226,7 @@ fn stopped(card: &Card, tap: &OfflineTap, terms: OfflineTerms) -> Option<CardErr
         card.state,
         CardState::Frozen | CardState::Lost | CardState::Expired
     );
-    let was_stopped_after = is_stopped
-        && card.stopped_at_ms.is_some_and(|at_ms| tap.at_ms < at_ms);
+    let was_stopped_after = is_stopped && card.stopped_at_ms.is_some_and(|at_ms| tap.at_ms < at_ms);
     (terms.stopped_card == StoppedCard::Loss || !was_stopped_after).then_some(error)
 }
 
