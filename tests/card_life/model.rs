@@ -7,7 +7,7 @@ use std::sync::Arc;
 use flashkit::Engine;
 use flashkit::access::Credential;
 use flashkit::cards::{
-    AuthorizeCard, CaptureCharge, CardLimits, RefundCharge, ReleaseCharge, RetireTo,
+    AuthorizeCard, CaptureCharge, CardLimits, ChargeCard, RefundCharge, ReleaseCharge, RetireTo,
 };
 use flashkit::ids::{CardId, ChargeId};
 use flashkit::ledger::Account;
@@ -15,9 +15,7 @@ use flashkit::store::{MemoryStore, Store};
 use flashkit::testkit::clock::ManualClock;
 use flashkit::testkit::virtual_card::VirtualCard;
 
-use crate::hands::{
-    add, blank, charge, freeze, fund, has, lose, on_card, replace, retire, unfreeze,
-};
+use crate::hands::{add, blank, freeze, fund, has, lose, on_card, replace, retire, unfreeze};
 use crate::support::key;
 use crate::support::scene::{DAY, NOON, told};
 use crate::support::shop::{self, Merchant, SAT, sat};
@@ -240,29 +238,28 @@ impl World {
         let tap = self.hands[card].chip.tap();
         let till = self.shop.till.clone();
         let purse = self.model.purse(card);
-        let command = AuthorizeCard {
-            key: key(name),
-            tap: tap.clone(),
-            price: sat(sats),
-            reference: name.to_owned(),
-            pin: None,
-        };
-        let number = self.charges.len();
-        let done = if now {
-            let charged = charge(&self.engine, &till, name, &tap, sats).await;
-            charged.is_ok()
+        let (cards, key, price) = (self.engine.cards(), key(name), sat(sats));
+        let (reference, pin, number) = (name.to_owned(), None, self.charges.len());
+        let answer = if now {
+            let command = ChargeCard {
+                key,
+                tap,
+                price,
+                reference,
+                pin,
+            };
+            cards.charge(&till, command).await
         } else {
-            let answer = self.engine.cards().authorize(&till, command).await;
-            answer.map(|charge| self.charges.push(charge.id)).is_ok()
+            let command = AuthorizeCard {
+                key,
+                tap,
+                price,
+                reference,
+                pin,
+            };
+            cards.authorize(&till, command).await
         };
-        if done && now {
-            let page = self
-                .engine
-                .cards()
-                .list_charges(&till, self.shop.id, None, 1_000)
-                .await;
-            self.charges.push(page.unwrap().last().unwrap().id);
-        }
+        let done = answer.map(|charge| self.charges.push(charge.id)).is_ok();
         if lawful {
             self.model.cards[purse].sats -= sats;
             let sale = Sale { from: purse, sats };
@@ -325,12 +322,11 @@ impl World {
             charge,
             amount_msat,
         };
-        let done = self
-            .engine
-            .cards()
-            .refund(&self.shop.till, command)
-            .await
-            .is_ok();
+        let answer = self.engine.cards().refund(&self.shop.till, command).await;
+        let done = answer.is_ok();
+        if lawful && !done {
+            println!("{name}: {answer:?}");
+        }
         if lawful && let Some(paid) = self.model.paid.get_mut(&number) {
             paid.sats -= sats;
             let from = paid.from;

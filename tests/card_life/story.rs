@@ -268,9 +268,9 @@ async fn a_card_expires_by_the_time_of_the_commit(is_sqlite: bool) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_nobody_asks_for_is_the_operators_by_rule_alone() {
-    let clock = Arc::new(ManualClock::at(NOON));
-    let store: Arc<dyn Store> = Arc::new(MemoryStore::new(clock.clone()));
     for (number, period) in [(1, None), (2, Some(30 * 86_400_000))] {
+        let clock = Arc::new(ManualClock::at(NOON));
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::new(clock.clone()));
         let settings = Settings {
             breakage_after_ms: period,
             ..Settings::default()
