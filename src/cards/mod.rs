@@ -27,7 +27,7 @@ use crate::Error;
 use crate::access::Credential;
 use crate::core::{Answer, Core, Decision, Executed, Loaded, emit};
 use crate::ids::CardId;
-use crate::invoices::{CreateInvoice, Invoice, InvoicePurpose, Invoices};
+use crate::invoices::{CreateInvoice, Invoice, InvoiceOptions, InvoicePurpose, Invoices};
 use crate::ledger::{Balance, Step, TransferRow};
 
 use boltcard::IssuerKey;
@@ -37,7 +37,7 @@ pub use charge_model::{
 pub(crate) use charge_rules::EXPIRE_JOB;
 pub use error::CardError;
 pub(crate) use life::{
-    AUTO_TOP_UP_JOB, BREAKAGE_JOB, EXPIRE_CARD_JOB, current, onward, onward_to_hold,
+    AUTO_TOP_UP_JOB, BREAKAGE_JOB, EXPIRE_CARD_JOB, account_now, current, onward, onward_to_hold,
 };
 pub use life::{
     AddFamilyCard, AutoTopUp, BearerUnit, CardKind, CardNoteSet, CardNumber, IssueVirtualCard,
@@ -238,9 +238,10 @@ impl Cards {
         let command = CreateInvoice {
             key: command.key,
             purpose: InvoicePurpose::TopUp { card: command.card },
-            price: command.price,
+            price: Some(command.price),
             description: "Card top-up".to_owned(),
             expiry_seconds: TOP_UP_EXPIRY_SECONDS,
+            options: InvoiceOptions::default(),
         };
         Invoices::new(self.core.clone())
             .create(credential, command)

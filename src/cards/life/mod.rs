@@ -31,7 +31,9 @@ pub use model::{
     ReplaceCard, ReportLost, RetireCard, RetireTo, SetAutoTopUp, SetCardExpiry, SetCardNote,
     TopUpSource, TopUpWanted, UnlockCardCode, WipeCard,
 };
-pub(crate) use onward::{current, onward, onward_from, onward_from_hold, onward_to_hold};
+pub(crate) use onward::{
+    account_now, current, onward, onward_from, onward_from_hold, onward_to_hold,
+};
 pub use presented::{CardNumber, VirtualTap};
 pub use recovery::RecoveryCode;
 pub use virtual_card::VirtualCardDetails;

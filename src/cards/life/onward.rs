@@ -4,7 +4,7 @@ use crate::Error;
 use crate::cards::{Card, CardError, guard, load};
 use crate::core::{Core, Loaded};
 use crate::ids::{CardId, TransferId};
-use crate::ledger::{Account, NewTransfer, Owner, Step, TransferKind};
+use crate::ledger::{Account, AccountKind, NewTransfer, Owner, Step, TransferKind};
 use crate::money::MAX_MSAT;
 
 use super::model::RetireTo;
@@ -22,6 +22,16 @@ pub(crate) async fn current(core: &Core, card: CardId) -> Result<Loaded<Card>, E
         }
     }
     Ok(found)
+}
+
+/// The account in whose place another came, where `account` is a card's and the card was replaced.
+pub(crate) async fn account_now(core: &Core, account: Account) -> Result<Account, Error> {
+    match (account.kind(), account.owner()) {
+        (AccountKind::CardBalance, Owner::Card(card)) => {
+            Ok(current(core, card).await?.value.balance_account())
+        }
+        _ => Ok(account),
+    }
 }
 
 /// Where what comes to the account of `card` belongs, if not there, and what then holds in the
