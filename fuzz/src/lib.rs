@@ -8,6 +8,7 @@
 pub mod bolt11;
 pub mod chip_answers;
 pub mod commands;
+pub mod import_stream;
 pub mod lnurl_query;
 pub mod money;
 pub mod names;
@@ -26,6 +27,7 @@ pub const TARGETS: &[Target] = &[
     ("bolt11", bolt11::run),
     ("chip_answers", chip_answers::run),
     ("commands", commands::run),
+    ("import_stream", import_stream::run),
     ("lnurl_query", lnurl_query::run),
     ("money", money::run),
     ("names", names::run),

@@ -2,6 +2,7 @@
 
 use super::boltcard::TapError;
 use super::charge_model::ChargeState;
+use super::life::LifeError;
 use super::model::CardState;
 use super::offline::OfflineError;
 use super::payment_error::CardPaymentError;
@@ -20,13 +21,17 @@ pub enum CardError {
     /// A payment of the card, or money for it; the codes are its own.
     #[error(transparent)]
     Payment(#[from] CardPaymentError),
+    /// A step of its life; the codes are [`LifeError`]'s own.
+    #[error(transparent)]
+    Life(#[from] LifeError),
     /// What a till took offline; the codes are its own.
     #[error(transparent)]
     Offline(#[from] OfflineError),
     /// No such card. `card.not_found`.
     #[error("there is no such card")]
     NotFound,
-    /// The card is not in use. `card.frozen` when it was stopped, else `card.not_active`.
+    /// The card is not in use. `card.frozen` when it was stopped, `card.lost`, `card.expired`, else
+    /// `card.not_active`.
     #[error("the card {card} is not in use: {state:?}")]
     NotActive {
         /// The card.
@@ -242,6 +247,7 @@ impl CardError {
         match self {
             Self::TooManyBadTaps { .. } => true,
             Self::Payment(error) => error.is_retryable(),
+            Self::Life(error) => error.is_retryable(),
             Self::Offline(error) => error.is_retryable(),
             _ => false,
         }
@@ -252,12 +258,21 @@ impl CardError {
         match self {
             Self::Tap(error) => error.code(),
             Self::Payment(error) => error.code(),
+            Self::Life(error) => error.code(),
             Self::Offline(error) => error.code(),
             Self::NotFound => "card.not_found",
             Self::NotActive {
                 state: CardState::Frozen,
                 ..
             } => "card.frozen",
+            Self::NotActive {
+                state: CardState::Lost,
+                ..
+            } => "card.lost",
+            Self::NotActive {
+                state: CardState::Expired,
+                ..
+            } => "card.expired",
             Self::NotActive { .. } => "card.not_active",
             Self::TapReplayed { .. } => "card.tap_replayed",
             Self::TooManyBadTaps { .. } => "card.too_many_bad_taps",

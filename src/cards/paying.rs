@@ -37,7 +37,7 @@ struct Bill {
 
 impl Bill {
     fn payer(&self) -> Account {
-        Account::card_balance(self.card.value.id)
+        self.card.value.balance_account()
     }
 }
 
@@ -136,7 +136,7 @@ impl Cards {
         let merchant = caller.require_till().ok();
         let source = self.source.as_deref().or(merchant.map(|_| till.as_str()));
         let tap = self.verify_from(source, &command.tap).await?;
-        super::rules::require_active(&tap.card.value)?;
+        super::rules::require_active(&tap.card.value, core.commit_time_ms())?;
         let mut guards = vec![taps::guard(core, &tap).await?];
         guards.extend(pin::check(core, &tap, amount_msat, command.pin.as_ref()).await?);
         let limits = super::rules::usage_limits(&tap.card.value, core.commit_time_ms())?;
@@ -292,6 +292,7 @@ impl Cards {
             program: None,
             points: 0,
             posting: CardPaymentPosting {
+                payer: bill.payer(),
                 holds,
                 attempts: Attempts::default(),
                 usage,
@@ -330,7 +331,7 @@ impl Cards {
     }
 
     async fn largest_withdrawal(&self, card: &Card) -> Result<WithdrawalQuote, Error> {
-        let account = Account::card_balance(card.id);
+        let account = card.balance_account();
         let balance = self.core.balance(&account).await?;
         let available = balance.available(account.kind().side());
         let available_msat = i64::try_from(available).unwrap_or(i64::MAX);

@@ -6,7 +6,7 @@ use super::pin::Pin;
 use super::programs::FeeBearer;
 use crate::core::IdempotencyKey;
 use crate::ids::{CardId, CardPaymentId, CredentialId, MerchantId, ProgramId};
-use crate::ledger::UsageWindow;
+use crate::ledger::{Account, UsageWindow};
 use crate::lightning::PaymentHash;
 use crate::payments::{Attempts, Holds};
 use crate::rewards::RewardPosting;
@@ -167,6 +167,8 @@ pub struct CardPayment {
 /// What in the books is behind a payment of a card.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct CardPaymentPosting {
+    /// Whose balance it is: a family's cards have one.
+    pub(crate) payer: Account,
     pub(crate) holds: Holds,
     pub(crate) attempts: Attempts,
     /// Where it was counted as used.

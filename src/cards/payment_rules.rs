@@ -63,13 +63,13 @@ impl Outgoing for CardPayment {
             id: self.id.to_string(),
             payment_hash: self.payment_hash,
             bolt11: &self.bolt11,
-            payer: Account::card_balance(self.card),
+            payer: self.posting.payer,
             kind: TransferKind::CardPayment,
             amount_msat: self.amount_msat,
             fee: (TransferKind::PayoutFee, 0),
             max_route_fee_msat: self.max_route_fee_msat,
             route_payer: match (self.fee_bearer, self.merchant) {
-                (FeeBearer::Card, _) => Some(Account::card_balance(self.card)),
+                (FeeBearer::Card, _) => Some(self.posting.payer),
                 (FeeBearer::Merchant, Some(merchant)) => Some(Account::merchant_payable(merchant)),
                 (FeeBearer::Merchant, None) | (FeeBearer::Operator, _) => None,
             },
@@ -136,10 +136,14 @@ impl Outgoing for CardPayment {
         with_points(self, core).await
     }
 
-    fn when_ended(&self) -> Vec<Step> {
+    /// It is no more on its way; and what comes back to a card that was replaced meanwhile goes on
+    /// to the one in its place.
+    async fn when_ended(&self, core: &Core) -> Result<Vec<Step>, Error> {
         let in_flight = self.posting.in_flight.clone();
         let back = in_flight.map(|window| Step::Unuse { window, amount: 1 });
-        back.into_iter().collect()
+        let mut steps: Vec<Step> = back.into_iter().collect();
+        steps.extend(super::onward(core, self.posting.payer).await?);
+        Ok(steps)
     }
 }
 

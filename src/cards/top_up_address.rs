@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::error::CardError;
 use super::lnurl;
 use super::payment_error::CardPaymentError;
-use super::{Cards, guard, load, load_active, programs};
+use super::{Cards, current, guard, load, load_active, programs};
 use crate::Error;
 use crate::access::Credential;
 use crate::core::{Answer, Core, Decision, Executed, IdempotencyKey, Loaded, emit, put};
@@ -130,6 +130,8 @@ pub(crate) async fn admit_top_up(
     card: CardId,
     address: Option<&str>,
 ) -> Result<(Option<i64>, Vec<Step>), Error> {
+    // What is paid to a card that was replaced goes to the one in its place.
+    let card = current(core, card).await?.value.id;
     let card = load_active(core, card).await?;
     let (ceiling, held) = programs::ceiling_msat(core, &card.value).await?;
     let mut steps = vec![guard(&card)];

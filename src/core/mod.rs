@@ -52,6 +52,10 @@ pub struct Settings {
     /// How BOLT11 invoices are paid with cards.
     #[serde(default)]
     pub card_payments: CardPaymentSettings,
+    /// How long after a card expired its money becomes the operator's, in milliseconds, if nobody
+    /// had it replaced or retired; `None` for never, which is the default.
+    #[serde(default)]
+    pub breakage_after_ms: Option<i64>,
 }
 
 /// How BOLT11 invoices of others are paid with cards.
@@ -108,6 +112,7 @@ impl Default for Settings {
             authorization_ms: a_day_in_ms(),
             tap_valid_ms: two_minutes_in_ms(),
             card_payments: CardPaymentSettings::default(),
+            breakage_after_ms: None,
         }
     }
 }

@@ -173,7 +173,7 @@ pub(crate) trait Outgoing:
     }
 
     /// What is posted in the commit that ends it, however it ends.
-    fn when_ended(&self) -> Vec<Step> {
-        Vec::new()
+    async fn when_ended(&self, _core: &Core) -> Result<Vec<Step>, Error> {
+        Ok(Vec::new())
     }
 }

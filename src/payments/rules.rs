@@ -249,7 +249,6 @@ pub(super) fn arrived<P: Outgoing>(
         });
     }
     steps.extend(besides);
-    steps.extend(after.when_ended());
     steps.push(check_no_more::<P>(before.id));
     Ok(steps)
 }
@@ -258,6 +257,7 @@ pub(super) fn arrived<P: Outgoing>(
 pub(super) fn came_back<P: Outgoing>(
     payment: &Loaded<P>,
     reason: Option<String>,
+    besides: Vec<Step>,
 ) -> Result<(P, Vec<Step>), Error> {
     let before = payment.value.leaving();
     let after = payment.value.changed(Change {
@@ -269,7 +269,7 @@ pub(super) fn came_back<P: Outgoing>(
     let holds = [Some(amount), fee, route].into_iter().flatten();
     let mut steps = write(&after, payment.version)?.to_vec();
     steps.extend(holds.map(|hold| Step::Release { hold }));
-    steps.extend(after.when_ended());
+    steps.extend(besides);
     steps.push(check_no_more::<P>(before.id));
     Ok((after, steps))
 }
@@ -278,11 +278,12 @@ pub(super) fn came_back<P: Outgoing>(
 pub(super) fn failed<P: Outgoing>(
     payment: &Loaded<P>,
     reason: &str,
+    besides: Vec<Step>,
 ) -> Result<Option<Vec<Step>>, Error> {
     if payment.value.leaving().standing.is_final() {
         return Ok(None);
     }
-    came_back(payment, Some(reason.to_owned())).map(|(_, steps)| Some(steps))
+    came_back(payment, Some(reason.to_owned()), besides).map(|(_, steps)| Some(steps))
 }
 
 /// It is not known whether it was sent: the money stays on hold, and the node is asked again.

@@ -150,7 +150,11 @@ impl Payments {
     }
 
     async fn fail<P: Outgoing>(&self, id: &str, reason: &str) -> Result<(), Error> {
-        let decide = || async { rules::failed(&self.load::<P>(id).await?, reason) };
+        let decide = || async {
+            let payment = self.load::<P>(id).await?;
+            let besides = payment.value.when_ended(&self.core).await?;
+            rules::failed(&payment, reason, besides)
+        };
         self.core.settle(decide).await.map(drop)
     }
 
@@ -162,7 +166,8 @@ impl Payments {
             if payment.value.leaving().attempts != Attempts::default() {
                 return Ok(None);
             }
-            rules::failed(&payment, reason)
+            let besides = payment.value.when_ended(&self.core).await?;
+            rules::failed(&payment, reason, besides)
         };
         self.core.settle(decide).await.map(drop)
     }
@@ -223,10 +228,11 @@ impl Payments {
             reason,
             route_fee_msat,
         });
-        let (after, besides) = match besides {
+        let (after, mut besides) = match besides {
             Besides::Posted => after.when_succeeded(&self.core).await?,
             Besides::LeftOut => (after, Vec::new()),
         };
+        besides.extend(payment.value.when_ended(&self.core).await?);
         let new_id = || self.core.new_id(TransferId::from_parts);
         let steps = rules::arrived(payment, &after, route_fee_msat, besides, new_id)?;
         Ok((after, steps))
@@ -255,7 +261,10 @@ impl Payments {
                 self.arrived(&payment, route_fee_msat, reason, Besides::Posted)
                     .await?
             }
-            Outcome::Failed => rules::came_back(&payment, reason)?,
+            Outcome::Failed => {
+                let besides = payment.value.when_ended(&self.core).await?;
+                rules::came_back(&payment, reason, besides)?
+            }
         };
         Ok(Decision { steps, answer })
     }

@@ -12,7 +12,7 @@ use super::query::LnurlQuery;
 use super::{HTML, LnurlReply, reason};
 use crate::Error;
 use crate::cards::model::{CardSnapshot, CardState};
-use crate::cards::{Cards, top_up_address};
+use crate::cards::{Cards, load, top_up_address};
 use crate::ledger::Account;
 
 impl Cards {
@@ -33,7 +33,11 @@ impl Cards {
     async fn page_of(&self, query: &LnurlQuery) -> Result<String, Error> {
         let snapshot = self.peek(&query.tap()).await?.value;
         let address = top_up_address::of_card(&self.core, snapshot.card).await?;
-        Ok(render(&snapshot, &address.lnurl))
+        let account = load(&self.core, snapshot.card)
+            .await?
+            .value
+            .balance_account();
+        Ok(render(&snapshot, account, &address.lnurl))
     }
 }
 
@@ -45,7 +49,7 @@ fn page(status: u16, body: String) -> LnurlReply {
     }
 }
 
-fn render(card: &CardSnapshot, lnurl: &str) -> String {
+fn render(card: &CardSnapshot, account: Account, lnurl: &str) -> String {
     let state = match card.state {
         CardState::Active => "in use",
         _ => "not in use",
@@ -57,7 +61,6 @@ fn render(card: &CardSnapshot, lnurl: &str) -> String {
          <p><a href=\"lightning:{lnurl}\">Top up</a></p>\n<table>\n",
         sats(card.balance_msat)
     );
-    let account = Account::card_balance(card.card);
     for row in &card.history {
         let sign = if row.debit == account { -1 } else { 1 };
         let at = Timestamp::from_millisecond(row.at_ms).unwrap_or(Timestamp::UNIX_EPOCH);

@@ -8,10 +8,9 @@ use super::{LnurlReply, base};
 use crate::Error;
 use crate::cards::error::CardError;
 use crate::cards::payment_error::CardPaymentError;
-use crate::cards::{Cards, boltcard, load_active, programs, top_up_address};
+use crate::cards::{Cards, boltcard, current, load_active, programs, top_up_address};
 use crate::ids::CardId;
 use crate::invoices::Invoices;
-use crate::ledger::Account;
 use crate::money::MAX_MSAT;
 
 /// What the payer's wallet shows, and what the invoice commits to: LUD-06 hashes exactly this.
@@ -81,6 +80,7 @@ impl Cards {
         callback: &str,
         address: Option<&str>,
     ) -> Result<LnurlReply, Error> {
+        let card = current(&self.core, card).await?.value.id;
         let max_sendable = self.room(card).await?;
         if max_sendable < MIN_SENDABLE_MSAT {
             return Err(CardPaymentError::Full { card }.into());
@@ -123,7 +123,7 @@ impl Cards {
         let Some(ceiling_msat) = ceiling_msat else {
             return Ok(MAX_MSAT);
         };
-        let account = Account::card_balance(card.id);
+        let account = card.balance_account();
         let balance = self.core.balance(&account).await?;
         let highest = balance.highest(account.kind().side());
         let room = i128::from(ceiling_msat).saturating_sub(highest);

@@ -65,7 +65,7 @@ impl Cards {
         let (p, c) = spelled(&tap)?;
         let snapshot = self.peek(&tap).await?.value;
         let card = load(&self.core, snapshot.card).await?.value;
-        rules::require_active(&card)?;
+        rules::require_active(&card, self.core.commit_time_ms())?;
         let callback = format!("{}?p={p}&c={c}", base(&self.core.settings.tap_url));
         let left: Vec<i64> = left_of_limits(&snapshot).collect();
         let most_msat = payment_rules::most_of_a_tap(&card, snapshot.balance_msat, &left);
