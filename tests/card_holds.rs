@@ -125,7 +125,7 @@ async fn refund(
 
 fn a_day(sats: i64) -> CardLimits {
     CardLimits {
-        per_day_msat: Some(sats * SAT),
+        per_day: Some(sats * SAT),
         ..CardLimits::default()
     }
 }

@@ -130,7 +130,7 @@ async fn a_holder_is_told_when_a_charge_crosses_the_threshold(is_sqlite: bool) {
         key: key(name),
         card: scene.card.id,
         limits: CardLimits {
-            low_balance_msat: threshold,
+            low_balance: threshold,
             ..CardLimits::default()
         },
     };
@@ -197,7 +197,7 @@ async fn a_holder_is_told_when_a_charge_crosses_the_threshold(is_sqlite: bool) {
 
 async fn charges_at_once_cross_the_threshold_once(is_sqlite: bool) {
     let limits = CardLimits {
-        low_balance_msat: Some(45_500 * SAT),
+        low_balance: Some(45_500 * SAT),
         ..CardLimits::default()
     };
     let mut scene = Scene::new(is_sqlite, limits).await;

@@ -128,8 +128,8 @@ pub(super) fn check_capture(charge: &Charge, amount_msat: i64) -> Result<(), Err
     positive(amount_msat)?;
     if amount_msat > charge.amount_msat {
         return Err(CardError::CaptureExceedsHold {
-            held_msat: charge.amount_msat,
-            asked_msat: amount_msat,
+            held: charge.amount_msat,
+            asked: amount_msat,
         }
         .into());
     }
@@ -245,11 +245,11 @@ pub(super) fn refundable(
     if state != ChargeState::Captured {
         return Err(CardError::ChargeNotCaptured { charge: id, state }.into());
     }
-    let standing_msat = charge.amount_msat.saturating_sub(charge.refunded_msat);
-    if amount_msat > standing_msat {
+    let standing = charge.amount_msat.saturating_sub(charge.refunded_msat);
+    if amount_msat > standing {
         return Err(CardError::RefundExceedsCharge {
-            standing_msat,
-            asked_msat: amount_msat,
+            standing,
+            asked: amount_msat,
         }
         .into());
     }

@@ -8,31 +8,51 @@ use crate::ids::{CardId, ChargeId, CredentialId};
 use crate::ledger::TransferRow;
 use crate::money::Price;
 
-/// What a card may do; `None` is no limit.
+/// What a card may do; `None` is no limit. Amounts are in the card's unit: msat, or the minor unit
+/// of its currency.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CardLimits {
     /// The most that one tap may spend.
-    pub per_tap_msat: Option<i64>,
+    #[serde(alias = "per_tap_msat")]
+    pub per_tap: Option<i64>,
     /// The most that one calendar day may spend.
-    pub per_day_msat: Option<i64>,
+    #[serde(alias = "per_day_msat")]
+    pub per_day: Option<i64>,
     /// The most that one calendar week may spend, from Monday.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub per_week_msat: Option<i64>,
+    #[serde(
+        default,
+        alias = "per_week_msat",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub per_week: Option<i64>,
     /// The most that one calendar month may spend.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub per_month_msat: Option<i64>,
+    #[serde(
+        default,
+        alias = "per_month_msat",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub per_month: Option<i64>,
     /// How often the card may pay within one full hour of UTC.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub taps_per_hour: Option<i64>,
     /// What one tap may spend without the card's PIN; 0 asks for it always.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pin_above_msat: Option<i64>,
+    #[serde(
+        default,
+        alias = "pin_above_msat",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub pin_above: Option<i64>,
     /// Not a limit: when a charge brings the card below it, its holder is told, by the event
     /// `card.low_balance`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub low_balance_msat: Option<i64>,
+    #[serde(
+        default,
+        alias = "low_balance_msat",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub low_balance: Option<i64>,
     /// The most that may be on the card; a top-up above it goes back to its sender.
-    pub max_balance_msat: Option<i64>,
+    #[serde(alias = "max_balance_msat")]
+    pub max_balance: Option<i64>,
     /// Where the day begins: an IANA name, `America/Jamaica`.
     pub time_zone: String,
 }
@@ -40,14 +60,14 @@ pub struct CardLimits {
 impl Default for CardLimits {
     fn default() -> Self {
         Self {
-            per_tap_msat: None,
-            per_day_msat: None,
-            per_week_msat: None,
-            per_month_msat: None,
+            per_tap: None,
+            per_day: None,
+            per_week: None,
+            per_month: None,
             taps_per_hour: None,
-            pin_above_msat: None,
-            low_balance_msat: None,
-            max_balance_msat: None,
+            pin_above: None,
+            low_balance: None,
+            max_balance: None,
             time_zone: "UTC".to_owned(),
         }
     }
@@ -215,11 +235,11 @@ pub struct Activation {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LimitKind {
-    /// [`CardLimits::per_day_msat`].
+    /// [`CardLimits::per_day`].
     PerDay,
-    /// [`CardLimits::per_week_msat`].
+    /// [`CardLimits::per_week`].
     PerWeek,
-    /// [`CardLimits::per_month_msat`].
+    /// [`CardLimits::per_month`].
     PerMonth,
     /// [`CardLimits::taps_per_hour`].
     TapsPerHour,
@@ -249,7 +269,7 @@ pub struct LowBalance {
     pub charge: ChargeId,
     /// What was on the card after it, what is set aside included.
     pub balance_msat: i64,
-    /// The threshold, [`CardLimits::low_balance_msat`].
+    /// The threshold, [`CardLimits::low_balance`].
     pub threshold_msat: i64,
 }
 

@@ -215,12 +215,11 @@ async fn is_right(core: &Core, pin: Pin, hash: String) -> Result<bool, Error> {
 pub(super) async fn check(
     core: &Core,
     tap: &VerifiedTap,
-    amount_msat: i64,
+    amount: i64,
     pin: Option<&Pin>,
 ) -> Result<Option<Step>, Error> {
     let card = &tap.card.value;
-    let above_msat = card.limits.pin_above_msat;
-    let needed = above_msat.filter(|above_msat| amount_msat > *above_msat);
+    let needed = card.limits.pin_above.filter(|above| amount > *above);
     if needed.is_none() && pin.is_none() {
         return Ok(None);
     }
@@ -231,9 +230,9 @@ pub(super) async fn check(
     let Loaded { version, value } = found.ok_or(CardError::PinNotSet { card })?;
     let pin = match (pin, needed) {
         (Some(pin), _) => pin,
-        (None, above_msat) => {
-            let above_msat = above_msat.unwrap_or(0);
-            return Err(CardError::PinRequired { above_msat }.into());
+        (None, above) => {
+            let above = above.unwrap_or(0);
+            return Err(CardError::PinRequired { above }.into());
         }
     };
     if value.attempts_left() == 0 {

@@ -71,7 +71,7 @@ impl Invoices {
         let mut steps = Vec::new();
         if let InvoicePurpose::TopUp { card } = invoice.value.purpose {
             let card: Loaded<Card> = cards::load_active(&self.core, card).await?;
-            ceiling = card.value.limits.max_balance_msat;
+            ceiling = card.value.limits.max_balance;
             steps.push(cards::guard(&card));
         }
         let check_at_ms = self.core.ask_again_at(self.core.clock.now_ms());

@@ -188,7 +188,7 @@ impl Rewards {
             core.new_id(TransferId::from_parts)?,
         );
         let mut steps = vec![cards::guard(&card), guard(&program)];
-        let ceiling = card.value.limits.max_balance_msat;
+        let ceiling = card.value.limits.max_balance;
         steps.extend(rules::redeem(&redemption, points, money, ceiling)?);
         Ok(Decision {
             steps,
