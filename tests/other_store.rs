@@ -256,6 +256,7 @@ async fn an_engine_runs_on_it() {
         tap: card.chip.tap(),
         price: sat(20_000),
         reference: "table 4".to_owned(),
+        pin: None,
     };
     let cards = world.engine.cards();
     let charged = cards.charge(&merchant.till, command.clone()).await.unwrap();

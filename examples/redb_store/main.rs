@@ -97,6 +97,7 @@ async fn sell_by_card(engine: &Engine, customer: &Wallet) -> Result<(), Failure>
             amount_msat: 1_800 * SAT,
         },
         reference: "two patties and a coco bread".to_owned(),
+        pin: None,
     };
     let charge = engine.cards().charge(&till.credential, command).await?;
     println!("charged {} msat by a tap", charge.amount_msat);

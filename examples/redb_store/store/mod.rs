@@ -22,7 +22,7 @@ use event_listener::Event;
 use flashkit::ids::TransferId;
 use flashkit::ledger::{
     Account, Balance, Batch, ChainHead, Commit, CommitRow, Document, DueJob, EventRecord,
-    HoldChangeRow, HoldState, Rows, TransferRow,
+    HoldChangeRow, HoldState, Rows, TransferRow, UsageWindow,
 };
 use flashkit::ports::{BoxFuture, Clock};
 use flashkit::store::group_commit::{Bounds, CommitTask, CommitTimes, Lane};
