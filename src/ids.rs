@@ -79,6 +79,8 @@ entity_ids! {
     InvoiceId = "inv";
     /// A card.
     CardId = "card";
+    /// The rules that many cards have in common.
+    CardProgramId = "cprog";
     /// A sale paid with a card.
     ChargeId = "chg";
     /// A merchant.

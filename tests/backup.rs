@@ -127,6 +127,7 @@ async fn an_old_answer_is_forgotten_and_the_command_is_still_done_once() {
         key: key("merchant"),
         name: "Cookshop".to_owned(),
         terms: flashkit::settlement::PayoutTerms::default(),
+        category: None,
     };
     let issuer = engine.issuer();
     let settlement = engine.settlement();

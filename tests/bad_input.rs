@@ -296,6 +296,7 @@ async fn texts_and_numbers_out_of_bounds() {
         uid: uid.to_owned(),
         existing_chip: None,
         limits,
+        program: None,
     };
     let zone = CardLimits {
         time_zone: "Mars/Olympus".to_owned(),

@@ -50,6 +50,7 @@ async fn existing(engine: &Engine, version: u32, counter: u32) -> (CardId, Virtu
             counter,
         }),
         limits: CardLimits::default(),
+        program: None,
     };
     let card = engine.cards().issue(&issuer, command).await.unwrap().id;
     let cards = engine.cards();

@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use flashkit::Answer;
 use flashkit::cards::{
-    ActivateCard, AuthorizeCard, CaptureCharge, CardLimits, ChargeCard, ExistingChip, FreezeCard,
-    IssueCard, RefundCharge, ReleaseCharge, RenewHolder, SetCardLimits, SetCardPin, TopUpCard,
-    UnlockCardPin,
+    ActivateCard, AuthorizeCard, CaptureCharge, CardLimits, CardProgramTerms, ChargeCard,
+    CreateCardProgram, ExistingChip, FreezeCard, IssueCard, RefundCharge, ReleaseCharge,
+    RenewHolder, SetCardLimits, SetCardPin, TopUpCard, UnlockCardPin, UpdateCardProgram,
 };
 use flashkit::invoices::{CreateInvoice, GiveUpInvoice, InvoicePurpose};
 use flashkit::ledger::JournalProblem;
@@ -57,6 +57,7 @@ async fn every_command_and_every_answer() {
         key: key("merchant"),
         name: "Cookshop".to_owned(),
         terms: PayoutTerms::default(),
+        category: None,
     };
     check(&command);
     let merchant = settlement.create(&issuer, command).await.unwrap();
@@ -100,6 +101,31 @@ async fn every_command_and_every_answer() {
             .unwrap(),
     );
 
+    let command = CreateCardProgram {
+        key: key("card-program"),
+        name: "Students".to_owned(),
+        terms: CardProgramTerms {
+            categories: vec!["5812".parse().unwrap()],
+            reward_program: Some(program.id),
+            ..CardProgramTerms::default()
+        },
+    };
+    let value = check(&command);
+    assert_eq!(value["terms"]["unit"], json!("BTC"));
+    let programs = cards.programs();
+    let card_program = programs.create(&issuer, command).await.unwrap();
+    check_answer(&card_program);
+    let command = UpdateCardProgram {
+        key: key("card-program"),
+        program: card_program.id,
+        name: "Pupils".to_owned(),
+        terms: serde_json::from_value(json!({ "merchants": [merchant.id] })).unwrap(),
+    };
+    check(&command);
+    check_answer(&programs.update(&issuer, command).await.unwrap());
+    check_answer(&programs.get(&issuer, card_program.id).await.unwrap());
+    check_answer(&programs.list(&issuer, None, 10).await.unwrap());
+
     let existing_chip = ExistingChip {
         pull_payment_id: Some("fUDXsnySxvb5LYZ1bSLiWzLjVuT".to_owned()),
         version: 0,
@@ -113,8 +139,15 @@ async fn every_command_and_every_answer() {
             per_day: Some(1_000_000_000),
             ..CardLimits::default()
         },
+        program: Some(card_program.id),
     };
     check(&command);
+    // What is not there is not written: the digests of commands of before are the same.
+    let without = IssueCard {
+        program: None,
+        ..command.clone()
+    };
+    assert!(check(&without).get("program").is_none());
     let card = cards.issue(&issuer, command).await.unwrap();
     check_answer(&card);
     let keys = cards.programming_keys(&issuer, shop::UID).await.unwrap();

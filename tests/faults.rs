@@ -395,6 +395,7 @@ async fn try_merchant(engine: &Engine, name: &str) -> Result<(), Error> {
         key: key(name),
         name: name.to_owned(),
         terms: Default::default(),
+        category: None,
     };
     let created = engine.settlement().create(&engine.issuer(), command).await;
     created.map(drop)

@@ -32,6 +32,7 @@ async fn issue(engine: Engine, number: u64) {
         uid: format!("04{number:012x}"),
         existing_chip: None,
         limits: CardLimits::default(),
+        program: None,
     };
     let issuer = engine.issuer();
     engine.cards().issue(&issuer, command).await.unwrap();

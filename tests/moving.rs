@@ -168,6 +168,7 @@ async fn old_keys_answer(engine: &Engine) {
         key: key("merchant/Cookshop"),
         name: "Cookshop".to_owned(),
         terms: PayoutTerms::default(),
+        category: None,
     };
     let settlement = engine.settlement();
     let issuer = engine.issuer();

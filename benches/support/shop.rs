@@ -51,6 +51,7 @@ impl Shop {
             key: key("merchant".to_owned())?,
             name: "Cookshop".to_owned(),
             terms: PayoutTerms::default(),
+            category: None,
         };
         let merchant = engine.settlement().create(&issuer, create).await?.id;
         let pair = PairTill {
@@ -166,6 +167,7 @@ async fn issue(engine: Engine, number: usize) -> Done<(CardId, VirtualCard)> {
             per_day: Some(FUNDS_MSAT),
             ..CardLimits::default()
         },
+        program: None,
     };
     let card = engine.cards().issue(&issuer, issue).await?.id;
     let keys = engine.cards().programming_keys(&issuer, &uid).await?;

@@ -251,6 +251,7 @@ impl Story {
             key: "merchant".parse()?,
             name: "Miss Lou's Cookshop".to_owned(),
             terms: PayoutTerms::default(),
+            category: None,
         };
         let merchant = engine.settlement().create(&issuer, command).await?.id;
         let command = PairTill {
@@ -379,6 +380,7 @@ impl Story {
                 time_zone: "America/Jamaica".to_owned(),
                 ..CardLimits::default()
             },
+            program: None,
         };
         let id = cards.issue(&issuer, command).await?.id;
         // The programmer writes the keys on the chip; after activation nobody is told them.

@@ -55,6 +55,7 @@ async fn sell_by_card(engine: &Engine, customer: &Wallet) -> Result<(), Failure>
         key: "merchant".parse()?,
         name: "Cookshop".to_owned(),
         terms: PayoutTerms::default(),
+        category: None,
     };
     let merchant = engine.settlement().create(&issuer, command).await?.id;
     let command = PairTill {
@@ -69,6 +70,7 @@ async fn sell_by_card(engine: &Engine, customer: &Wallet) -> Result<(), Failure>
         uid: UID.to_owned(),
         existing_chip: None,
         limits: CardLimits::default(),
+        program: None,
     };
     let card = engine.cards().issue(&issuer, command).await?.id;
     let keys = engine.cards().programming_keys(&issuer, UID).await?;

@@ -5,7 +5,7 @@
 use super::charge_model::{
     CaptureCharge, Charge, ChargeRecord, ChargeState, RefundCharge, ReleaseCharge,
 };
-use super::{CHARGES, CardError, Cards, charge_rules, load, low_balance};
+use super::{CHARGES, CardError, Cards, charge_rules, load, low_balance, programs};
 use crate::Error;
 use crate::access::Credential;
 use crate::core::{Answer, Decision, Executed, Loaded};
@@ -55,8 +55,13 @@ impl Cards {
         charge_rules::check_capture(&before.value.charge, command.amount_msat)?;
         let Charge { merchant, card, .. } = before.value.charge;
         let merchant = settlement::load_merchant(core, merchant).await?;
-        let reward = rewards::accrual(core, &merchant.value, card, command.amount_msat).await?;
         let tapped = load(core, card).await?.value;
+        let program = programs::of(core, &tapped).await?;
+        let (amount_msat, shared) = (
+            command.amount_msat,
+            programs::shared_reward(program.as_ref()),
+        );
+        let reward = rewards::accrual(core, &merchant.value, shared, card, amount_msat).await?;
         let transfer = core.new_id(TransferId::from_parts)?;
         let mut after = before.value.clone();
         after.charge.state = ChargeState::Captured;
@@ -69,6 +74,7 @@ impl Cards {
         after.posting = Some(posting);
         let mut steps = charge_rules::capture(&before, &after, hold, transfer)?;
         steps.push(settlement::guard(&merchant));
+        steps.extend(program.as_ref().map(programs::guard));
         steps.extend(low_balance::look(
             &tapped,
             &after.charge,

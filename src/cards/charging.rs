@@ -4,6 +4,7 @@ use super::boltcard::{self, BoltcardKeys, KeyDerivation, TapUrl};
 use super::charge_model::{AuthorizeCard, Charge, ChargeCard, ChargePosting, ChargeState};
 use super::model::Card;
 use super::pin::{self, Pin};
+use super::programs::{self, CardProgram, CardProgramTerms};
 use super::{CARDS, CardError, Cards, charge_rules, low_balance, rules, taps};
 use crate::Error;
 use crate::access::Credential;
@@ -18,12 +19,22 @@ use crate::{rewards, settlement};
 /// A tap whose signature is right.
 pub(super) struct VerifiedTap {
     pub(super) card: Loaded<Card>,
+    /// What the card is of, if it is of one.
+    pub(super) program: Option<Loaded<CardProgram>>,
     pub(super) counter: i64,
+}
+
+impl VerifiedTap {
+    /// The program's own, if the card is of one.
+    pub(super) fn terms(&self) -> Option<&CardProgramTerms> {
+        self.program.as_ref().map(|program| &program.value.terms)
+    }
 }
 
 /// A sale that a tap is to pay.
 struct Sale {
     card: Loaded<Card>,
+    program: Option<Loaded<CardProgram>>,
     counter: i64,
     /// What holds in the commit besides.
     guards: Vec<Step>,
@@ -124,7 +135,9 @@ impl Cards {
             .sale(caller, &command.tap, &command.price, command.pin.as_ref())
             .await?;
         let (card, amount_msat) = (sale.card.value.id, sale.amount_msat);
-        let reward = rewards::accrual(core, &sale.merchant.value, card, amount_msat).await?;
+        let merchant = &sale.merchant.value;
+        let shared = programs::shared_reward(sale.program.as_ref());
+        let reward = rewards::accrual(core, merchant, shared, card, amount_msat).await?;
         let charge = Charge {
             program: reward.as_ref().map(|reward| reward.program),
             points: reward.as_ref().map_or(0, |reward| reward.points),
@@ -156,7 +169,7 @@ impl Cards {
 
     /// Sets money of a tapped card aside for a sale that is not done yet, and uses the tap up. It
     /// is captured or released by the charge's id, and comes back by itself after
-    /// [`Settings::authorization_ms`](crate::Settings::authorization_ms). Limits are counted as by
+    /// its program's time, or [`Settings::authorization_ms`](crate::Settings::authorization_ms). Limits are counted as by
     /// a charge. Tills only; the merchant is the till's.
     ///
     /// # Errors
@@ -202,7 +215,10 @@ impl Cards {
             .sale(caller, &command.tap, &command.price, command.pin.as_ref())
             .await?;
         let at_ms = core.commit_time_ms();
-        let expires_at_ms = at_ms.saturating_add(core.settings.authorization_ms);
+        let terms = sale.program.as_ref().map(|program| &program.value.terms);
+        let own_ms = terms.and_then(|terms| terms.authorization_ms);
+        let authorization_ms = own_ms.unwrap_or(core.settings.authorization_ms);
+        let expires_at_ms = at_ms.saturating_add(authorization_ms);
         let charge = Charge {
             state: ChargeState::Authorized,
             authorized_msat: Some(sale.amount_msat),
@@ -236,14 +252,23 @@ impl Cards {
         rules::require_active(&tap.card.value)?;
         let mut guards = vec![taps::guard(core, &tap).await?];
         let merchant = settlement::load_merchant(core, caller.require_till()?).await?;
+        if let Some(program) = &tap.program {
+            program.value.check_merchant(&merchant.value)?;
+            guards.push(programs::guard(program));
+        }
         let now_ms = core.clock.now_ms();
         let (amount_msat, quote) =
             price_in_msat(core.rates.as_ref(), price, core.settings.rates, now_ms).await?;
         guards.extend(pin::check(core, &tap, amount_msat, pin).await?);
         guards.push(settlement::guard(&merchant));
-        let VerifiedTap { card, counter } = tap;
+        let VerifiedTap {
+            card,
+            program,
+            counter,
+        } = tap;
         Ok(Sale {
             card,
+            program,
             counter,
             guards,
             merchant,
@@ -275,8 +300,10 @@ impl Cards {
         let card = self.by_chip(&picc.uid).await?;
         let keys = self.keys(&card.value, &picc.uid);
         boltcard::verify_mac(&keys, &picc, tap.c()).map_err(CardError::from)?;
+        let program = programs::of(&self.core, &card.value).await?;
         Ok(VerifiedTap {
             card,
+            program,
             counter: i64::from(picc.counter),
         })
     }

@@ -3,7 +3,9 @@
 use super::boltcard::TapError;
 use super::charge_model::ChargeState;
 use super::model::CardState;
-use crate::ids::{CardId, ChargeId};
+use crate::ids::{CardId, CardProgramId, ChargeId, MerchantId};
+use crate::money::Asset;
+use crate::settlement::MerchantCategory;
 
 /// A card was refused. Nothing was changed, no balance and no counter, but that a wrong PIN is
 /// counted.
@@ -95,6 +97,36 @@ pub enum CardError {
     ZoneChangedLately {
         /// When it can be changed again, milliseconds since the epoch.
         until_ms: i64,
+    },
+    /// No such card program. `card.program_not_found`.
+    #[error("there is no card program {program}")]
+    ProgramNotFound {
+        /// Which.
+        program: CardProgramId,
+    },
+    /// The cards of the program have balances in its unit. `card.program_unit_fixed`.
+    #[error("the balances of the cards of {program} are in {unit}, and stay so")]
+    ProgramUnitFixed {
+        /// Which.
+        program: CardProgramId,
+        /// Its unit.
+        unit: Asset,
+    },
+    /// The card's program does not name this merchant. `card.merchant_not_allowed`.
+    #[error("cards of {program} do not pay at {merchant}")]
+    MerchantNotAllowed {
+        /// The program.
+        program: CardProgramId,
+        /// The merchant.
+        merchant: MerchantId,
+    },
+    /// The card's program does not name this kind of shop. `card.category_not_allowed`.
+    #[error("cards of {program} do not pay at shops of this kind")]
+    CategoryNotAllowed {
+        /// The program.
+        program: CardProgramId,
+        /// The merchant's category, if it has one.
+        category: Option<MerchantCategory>,
     },
     /// The keys of a card that was handed over are not told. `card.keys_withheld`.
     #[error("the card {card} was handed over: its keys are not told any more")]
@@ -223,6 +255,10 @@ impl CardError {
             Self::UnknownTimeZone => "card.unknown_time_zone",
             Self::TooManyTaps { .. } => "card.too_many_taps",
             Self::ZoneChangedLately { .. } => "card.zone_changed_lately",
+            Self::ProgramNotFound { .. } => "card.program_not_found",
+            Self::ProgramUnitFixed { .. } => "card.program_unit_fixed",
+            Self::MerchantNotAllowed { .. } => "card.merchant_not_allowed",
+            Self::CategoryNotAllowed { .. } => "card.category_not_allowed",
             Self::KeysWithheld { .. } => "card.keys_withheld",
             Self::ChargeNotFound { .. } => "card.charge_not_found",
             Self::ChargeNotOpen { .. } => "card.charge_not_open",

@@ -15,6 +15,7 @@ mod low_balance;
 mod model;
 mod pin;
 pub mod programming;
+pub(crate) mod programs;
 mod rules;
 mod taps;
 
@@ -41,6 +42,10 @@ pub use model::{
 };
 
 pub use pin::{Pin, PinStatus, SetCardPin, UnlockCardPin};
+pub use programs::{
+    CardProgram, CardProgramTerms, CardPrograms, CreateCardProgram, FeeBearer, PinRules,
+    UpdateCardProgram,
+};
 
 pub(crate) const CARDS: &str = "card";
 pub(crate) const CHARGES: &str = "charge";
@@ -83,10 +88,16 @@ impl Cards {
         }
     }
 
+    /// The programs that cards can be of.
+    pub fn programs(&self) -> CardPrograms {
+        CardPrograms::new(self.core.clone())
+    }
+
     /// Makes a card for a chip. Issuer only.
     ///
     /// # Errors
-    /// `card.bad_uid`, `card.already_issued`, `card.unknown_time_zone`, `command.*`, `access.*`.
+    /// `card.bad_uid`, `card.already_issued`, `card.unknown_time_zone`, `card.program_not_found`,
+    /// `command.*`, `access.*`.
     pub async fn issue(
         &self,
         credential: &Credential,
@@ -102,7 +113,7 @@ impl Cards {
                 rules::check_existing_chip(command.existing_chip.as_ref())?;
                 let executed: Executed<Card> = cards
                     .core
-                    .execute(&caller, "cards.issue", &command.key, &command, || async {
+                    .execute(&caller, "cards.issue", &command.key, &command, || {
                         cards.decide_issue(&command, &uid)
                     })
                     .await
@@ -112,7 +123,19 @@ impl Cards {
             .await
     }
 
-    fn decide_issue(&self, command: &IssueCard, uid: &[u8; 7]) -> Result<Decision<Card>, Error> {
+    async fn decide_issue(
+        &self,
+        command: &IssueCard,
+        uid: &[u8; 7],
+    ) -> Result<Decision<Card>, Error> {
+        let program = match command.program {
+            Some(program) => Some(programs::load(&self.core, program).await?),
+            None => None,
+        };
+        let limits = match &program {
+            Some(program) => program.value.limits_for(&command.limits),
+            None => command.limits.clone(),
+        };
         let existing = command.existing_chip.as_ref();
         let card = Card {
             id: self.core.new_id(CardId::from_parts)?,
@@ -120,10 +143,11 @@ impl Cards {
             version: existing.map_or(FIRST_VERSION, |chip| chip.version),
             pull_payment_id: existing.and_then(|chip| chip.pull_payment_id.clone()),
             state: CardState::Issued,
-            limits: command.limits.clone(),
+            limits,
             zone_before: None,
             created_at_ms: self.core.clock.now_ms(),
             holder: None,
+            program: command.program,
         };
         let mut steps = vec![
             Step::Claim {
@@ -133,6 +157,7 @@ impl Cards {
             rules::write(&card, 0)?,
             emit("card.issued", card.id.to_string(), &card)?,
         ];
+        steps.extend(program.as_ref().map(programs::guard));
         if let Some(chip) = existing.filter(|chip| chip.counter > 0) {
             steps.push(Step::Advance {
                 counter: rules::counter_name(&card),

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::access::Credential;
 use crate::core::IdempotencyKey;
-use crate::ids::{CardId, ChargeId, CredentialId};
+use crate::ids::{CardId, CardProgramId, ChargeId, CredentialId};
 use crate::ledger::TransferRow;
 use crate::money::Price;
 
@@ -82,8 +82,11 @@ pub struct IssueCard {
     pub uid: String,
     /// For a chip that an older server wrote; `None` for a new one.
     pub existing_chip: Option<ExistingChip>,
-    /// What the card may do.
+    /// What the card may do; by default what its program says.
     pub limits: CardLimits,
+    /// The program that it is of, if it is to be of one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub program: Option<CardProgramId>,
 }
 
 /// What an older server wrote on a chip, so that the card keeps working without being written
@@ -191,6 +194,9 @@ pub struct Card {
     pub created_at_ms: i64,
     /// The credential of whoever holds it, from activation on.
     pub holder: Option<CredentialId>,
+    /// The program that it is of; `None` of one that goes by the engine's settings.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub program: Option<CardProgramId>,
 }
 
 /// What a card programmer needs to write a chip. Secret; answered to the issuer alone, and only

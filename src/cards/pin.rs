@@ -1,4 +1,5 @@
-//! PINs: asked for above an amount, counted when they are wrong, locked after three.
+//! PINs: asked for above an amount, counted when they are wrong, locked after three
+//! (or as many as the card's program says).
 //!
 //! Kept is an Argon2id hash (RFC 9106) as a PHC string, under a key that is derived from the
 //! master secret: a PIN has so few digits that whoever has a bare hash tries them all. It stands in
@@ -15,6 +16,7 @@ use zeroize::Zeroizing;
 
 use super::boltcard::{self, TapUrl};
 use super::charging::VerifiedTap;
+use super::programs::{self, PinRules};
 use super::{CardError, Cards, load, taps};
 use crate::Error;
 use crate::access::Credential;
@@ -26,8 +28,6 @@ use crate::ledger::Step;
 use crate::store::StoreError;
 
 const PINS: &str = "card_pin";
-/// How many wrong ones lock a PIN.
-const MAX_WRONG: usize = 3;
 /// How many PINs are hashed at once, each in [`MEMORY_KIB`].
 const LANES: usize = 4;
 
@@ -132,17 +132,18 @@ struct PinRecord {
 }
 
 impl PinRecord {
-    fn attempts_left(&self) -> u32 {
-        let left = MAX_WRONG.saturating_sub(self.wrong.len());
-        u32::try_from(left).unwrap_or(0)
+    fn attempts_left(&self, rules: &PinRules) -> u32 {
+        let wrong = u32::try_from(self.wrong.len()).unwrap_or(u32::MAX);
+        rules.max_wrong.saturating_sub(wrong)
     }
 
-    fn status(&self, card: CardId) -> PinStatus {
+    fn status(&self, card: CardId, rules: &PinRules) -> PinStatus {
+        let attempts_left = self.attempts_left(rules);
         PinStatus {
             card,
             is_set: true,
-            is_locked: self.attempts_left() == 0,
-            attempts_left: self.attempts_left(),
+            is_locked: attempts_left == 0,
+            attempts_left,
         }
     }
 }
@@ -153,6 +154,13 @@ fn write(card: CardId, read_version: i64, record: &PinRecord) -> Result<Step, Er
 
 async fn load_pin(core: &Core, card: CardId) -> Result<Option<Loaded<PinRecord>>, Error> {
     core.load(PINS, &card.to_string()).await
+}
+
+/// The rules for the PIN of a card.
+async fn rules_of(core: &Core, card: CardId) -> Result<PinRules, Error> {
+    let card = load(core, card).await?.value;
+    let program = programs::of(core, &card).await?;
+    Ok(program.map_or_else(PinRules::default, |program| program.value.terms.pin))
 }
 
 /// Those who wait to have a PIN checked. Of one card they come one after another, so that nobody
@@ -219,7 +227,12 @@ pub(super) async fn check(
     pin: Option<&Pin>,
 ) -> Result<Option<Step>, Error> {
     let card = &tap.card.value;
-    let needed = card.limits.pin_above.filter(|above| amount > *above);
+    let own = card.limits.pin_above;
+    let above = match &tap.program {
+        Some(program) => program.value.pin_above(own),
+        None => own,
+    };
+    let needed = above.filter(|above| amount > *above);
     if needed.is_none() && pin.is_none() {
         return Ok(None);
     }
@@ -235,11 +248,14 @@ pub(super) async fn check(
             return Err(CardError::PinRequired { above }.into());
         }
     };
-    if value.attempts_left() == 0 {
+    let attempts_left = match tap.terms() {
+        Some(terms) => value.attempts_left(&terms.pin),
+        None => value.attempts_left(&PinRules::default()),
+    };
+    if attempts_left == 0 {
         return Err(CardError::PinLocked { card }.into());
     }
     if !is_right(core, pin.clone(), value.hash.clone()).await? {
-        let attempts_left = value.attempts_left();
         return Err(CardError::WrongPin {
             card,
             attempts_left,
@@ -286,11 +302,12 @@ impl Cards {
             let Some(Loaded { version, mut value }) = load_pin(core, card).await? else {
                 return Ok(None);
             };
-            if value.wrong.contains(attempt) || value.attempts_left() == 0 {
+            let rules = rules_of(core, card).await?;
+            if value.wrong.contains(attempt) || value.attempts_left(&rules) == 0 {
                 return Ok(None);
             }
             value.wrong.push(attempt.clone());
-            let status = value.status(card);
+            let status = value.status(card, &rules);
             let mut steps = vec![
                 write(card, version, &value)?,
                 emit("card.pin_wrong", card.to_string(), &status)?,
@@ -302,7 +319,8 @@ impl Cards {
         })
         .await?;
         let found = load_pin(core, card).await?;
-        let attempts_left = found.map_or(0, |found| found.value.attempts_left());
+        let rules = rules_of(core, card).await?;
+        let attempts_left = found.map_or(0, |found| found.value.attempts_left(&rules));
         Err(CardError::WrongPin {
             card,
             attempts_left,
@@ -334,14 +352,14 @@ impl Cards {
                 let _turn = cards.pins.take(0).await;
                 let hash = &hash(core, command.pin).await?;
                 let decide = || async move {
-                    load(core, card).await?;
+                    let rules = rules_of(core, card).await?;
                     let found = load_pin(core, card).await?;
                     let version = found.map_or(0, |found| found.version);
                     let record = PinRecord {
                         hash: hash.clone(),
                         wrong: Vec::new(),
                     };
-                    let answer = record.status(card);
+                    let answer = record.status(card, &rules);
                     let steps = vec![
                         write(card, version, &record)?,
                         emit("card.pin_set", card.to_string(), &answer)?,
@@ -377,7 +395,7 @@ impl Cards {
                     let Loaded { version, mut value } =
                         found.ok_or(CardError::PinNotSet { card })?;
                     value.wrong.clear();
-                    let answer = value.status(card);
+                    let answer = value.status(card, &rules_of(core, card).await?);
                     let steps = vec![
                         write(card, version, &value)?,
                         emit("card.pin_unlocked", card.to_string(), &answer)?,
@@ -411,7 +429,10 @@ impl Cards {
             attempts_left: 0,
         };
         let found = load_pin(&self.core, card).await?;
-        let value = found.map_or(none, |found| found.value.status(card));
+        let value = match found {
+            Some(found) => found.value.status(card, &rules_of(&self.core, card).await?),
+            None => none,
+        };
         Ok(Answer { as_of_ms, value })
     }
 }

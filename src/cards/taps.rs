@@ -47,6 +47,12 @@ async fn load(core: &Core, card: &Card) -> Result<Option<Loaded<TapSeen>>, Error
     core.load(SEEN, &rules::counter_name(card)).await
 }
 
+/// How long a tap is good: as the card's program says, or the engine's settings.
+fn valid_ms(core: &Core, tap: &VerifiedTap) -> i64 {
+    let own = tap.terms().and_then(|terms| terms.tap_valid_ms);
+    own.unwrap_or(core.settings.tap_valid_ms)
+}
+
 /// Refuses a tap that was used before.
 pub(super) async fn require_unused(core: &Core, tap: &VerifiedTap) -> Result<(), Error> {
     let counter = tap.counter;
@@ -60,13 +66,14 @@ pub(super) async fn require_unused(core: &Core, tap: &VerifiedTap) -> Result<(),
 
 /// Writes down that a tap was looked at, the first time.
 pub(super) async fn see(core: &Core, tap: &VerifiedTap) -> Result<(), Error> {
-    let VerifiedTap { card, counter } = tap;
+    let VerifiedTap { card, counter, .. } = tap;
+    let valid_ms = valid_ms(core, tap);
     core.settle(|| async {
         let found = load(core, &card.value).await?;
         let at_ms = core.commit_time_ms();
         let version = match &found {
             Some(Loaded { version, value }) => {
-                if value.knows(*counter, at_ms, core.settings.tap_valid_ms)? {
+                if value.knows(*counter, at_ms, valid_ms)? {
                     return Ok(None);
                 }
                 *version
@@ -87,11 +94,11 @@ pub(super) async fn see(core: &Core, tap: &VerifiedTap) -> Result<(), Error> {
 /// Refuses a tap that is too old, or behind a later one. The step holds in the commit: nobody has
 /// looked at a later one in between.
 pub(super) async fn guard(core: &Core, tap: &VerifiedTap) -> Result<Step, Error> {
-    let VerifiedTap { card, counter } = tap;
+    let VerifiedTap { card, counter, .. } = tap;
     let found = load(core, &card.value).await?;
     if let Some(Loaded { value, .. }) = &found {
         let at_ms = core.commit_time_ms();
-        value.knows(*counter, at_ms, core.settings.tap_valid_ms)?;
+        value.knows(*counter, at_ms, valid_ms(core, tap))?;
     }
     Ok(Step::Require {
         collection: SEEN,

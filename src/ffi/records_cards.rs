@@ -109,6 +109,7 @@ impl TryFrom<IssueCardRequest> for cards::IssueCard {
             uid: request.uid,
             existing_chip: request.existing_chip.map(existing),
             limits: request.limits.into(),
+            program: None,
         })
     }
 }

@@ -62,6 +62,7 @@ impl TryFrom<CreateMerchantRequest> for settlement::CreateMerchant {
             key: request.idempotency_key.parse()?,
             name: request.name,
             terms: request.terms.into(),
+            category: None,
         })
     }
 }

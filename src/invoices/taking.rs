@@ -71,7 +71,9 @@ impl Invoices {
         let mut steps = Vec::new();
         if let InvoicePurpose::TopUp { card } = invoice.value.purpose {
             let card: Loaded<Card> = cards::load_active(&self.core, card).await?;
-            ceiling = card.value.limits.max_balance;
+            let (most, held) = cards::programs::ceiling(&self.core, &card.value).await?;
+            ceiling = most;
+            steps.extend(held);
             steps.push(cards::guard(&card));
         }
         let check_at_ms = self.core.ask_again_at(self.core.clock.now_ms());

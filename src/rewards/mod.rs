@@ -188,7 +188,8 @@ impl Rewards {
             core.new_id(TransferId::from_parts)?,
         );
         let mut steps = vec![cards::guard(&card), guard(&program)];
-        let ceiling = card.value.limits.max_balance;
+        let (ceiling, held) = cards::programs::ceiling(core, &card.value).await?;
+        steps.extend(held);
         steps.extend(rules::redeem(&redemption, points, money, ceiling)?);
         Ok(Decision {
             steps,
@@ -240,17 +241,19 @@ fn guard(program: &Loaded<Program>) -> Step {
     }
 }
 
-/// What a sale of this merchant earns a card; `None` where the merchant has no program.
+/// What a sale of this merchant earns a card; `None` where the merchant has no program. `shared`
+/// is the program whose points the card earns in the place of the merchant's own.
 pub(crate) async fn accrual(
     core: &Core,
     merchant: &Merchant,
+    shared: Option<ProgramId>,
     card: CardId,
     amount_msat: i64,
 ) -> Result<Option<rules::Accrual>, Error> {
     let Some(program) = merchant.program else {
         return Ok(None);
     };
-    let program = load(core, program).await?;
+    let program = load(core, shared.unwrap_or(program)).await?;
     let points = rules::points_for(&program.value, amount_msat)?;
     let posting = match points {
         0 => None,

@@ -12,6 +12,9 @@ pub enum SettlementError {
         /// Which.
         merchant: MerchantId,
     },
+    /// A category is four digits. `settlement.bad_category`.
+    #[error("a merchant's category is four digits")]
+    BadCategory,
     /// No such till. `settlement.till_not_found`.
     #[error("there is no till {till}")]
     TillNotFound {
@@ -71,6 +74,7 @@ impl SettlementError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::MerchantNotFound { .. } => "settlement.merchant_not_found",
+            Self::BadCategory => "settlement.bad_category",
             Self::TillNotFound { .. } => "settlement.till_not_found",
             Self::PayoutNotFound { .. } => "settlement.payout_not_found",
             Self::PayoutFinal { .. } => "settlement.payout_final",

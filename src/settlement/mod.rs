@@ -1,5 +1,6 @@
 //! Merchants, their tills, and paying them out.
 
+mod category;
 mod error;
 mod model;
 mod payouts;
@@ -14,6 +15,7 @@ use crate::core::{Answer, Core, Decision, Executed, Loaded, Turns, check_text, e
 use crate::ids::{CredentialId, MerchantId};
 use crate::ledger::{Account, Step, TransferRow};
 
+pub use category::MerchantCategory;
 pub use error::SettlementError;
 pub use model::{
     CreateMerchant, Merchant, MerchantBalance, PairTill, PairedTill, Payout, PayoutOutcome,
@@ -62,6 +64,7 @@ impl Settlement {
                         name: command.name.clone(),
                         terms: command.terms,
                         program: None,
+                        category: command.category,
                         created_at_ms: core.clock.now_ms(),
                     };
                     let created = emit("merchant.created", merchant.id.to_string(), &merchant)?;

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::MerchantCategory;
 use crate::access::Credential;
 use crate::core::IdempotencyKey;
 use crate::ids::{CredentialId, MerchantId, PayoutId, ProgramId, TransferId};
@@ -41,6 +42,9 @@ pub struct CreateMerchant {
     pub name: String,
     /// What its payouts cost.
     pub terms: PayoutTerms,
+    /// What kind of shop it is, for cards that pay only in some.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub category: Option<MerchantCategory>,
 }
 
 /// A merchant.
@@ -54,6 +58,9 @@ pub struct Merchant {
     pub terms: PayoutTerms,
     /// Its points program, if it has one.
     pub program: Option<ProgramId>,
+    /// What kind of shop it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub category: Option<MerchantCategory>,
     /// When it was taken in, milliseconds since the epoch.
     pub created_at_ms: i64,
 }

@@ -63,6 +63,7 @@ async fn the_engine_takes_the_tap_of_a_programmed_chip() {
         uid: uid.clone(),
         existing_chip: None,
         limits: CardLimits::default(),
+        program: None,
     };
     let card = cards.issue(&issuer, issue).await.unwrap().id;
     let answered = cards.programming_keys(&issuer, &uid).await.unwrap();

@@ -126,6 +126,7 @@ pub async fn merchant(engine: &Engine, name: &str) -> Merchant {
         key: key(&format!("merchant/{name}")),
         name: name.to_owned(),
         terms: PayoutTerms::default(),
+        category: None,
     };
     let id = engine
         .settlement()
@@ -180,6 +181,7 @@ pub async fn card(engine: &Engine, uid: &str, limits: CardLimits) -> HeldCard {
         uid: uid.to_owned(),
         existing_chip: None,
         limits,
+        program: None,
     };
     let id = engine.cards().issue(&issuer, command).await.unwrap().id;
     let keys = engine.cards().programming_keys(&issuer, uid).await.unwrap();

@@ -80,6 +80,7 @@ impl World {
             key: key(&name)?,
             name: name.clone(),
             terms: PayoutTerms::default(),
+            category: None,
         };
         order(name, by, Request::Merchant(command))
     }
@@ -165,6 +166,7 @@ impl World {
             uid,
             existing_chip: None,
             limits: limits(rules),
+            program: None,
         };
         order(name, by, Request::Issue(command))
     }

@@ -1,0 +1,199 @@
+//! Card programs: the rules that many cards have in common.
+//!
+//! A card is of a program from the day it is issued, or of none; then it goes by the engine's
+//! [`Settings`](crate::Settings). What a program says holds for its cards at once: whoever charges
+//! one requires, in the commit, the program as it was read.
+
+mod model;
+mod rules;
+
+use std::sync::Arc;
+
+use super::CardError;
+use super::model::Card;
+use crate::Error;
+use crate::access::Credential;
+use crate::core::{Answer, Core, Decision, Executed, Loaded, emit, put};
+use crate::ids::{CardProgramId, ProgramId};
+use crate::ledger::Step;
+
+pub use model::{
+    CardProgram, CardProgramTerms, CreateCardProgram, FeeBearer, PinRules, UpdateCardProgram,
+};
+
+const CARD_PROGRAMS: &str = "card_program";
+/// The index under which all of them stand.
+const ALL: &str = "all";
+
+/// The handle for card programs.
+#[derive(Clone)]
+pub struct CardPrograms {
+    core: Arc<Core>,
+}
+
+impl CardPrograms {
+    pub(super) fn new(core: Arc<Core>) -> Self {
+        Self { core }
+    }
+
+    /// Makes a program. Issuer only.
+    ///
+    /// # Errors
+    /// `command.out_of_bounds`, `card.unknown_time_zone`, `command.*`, `access.*`.
+    pub async fn create(
+        &self,
+        credential: &Credential,
+        command: CreateCardProgram,
+    ) -> Result<Answer<CardProgram>, Error> {
+        let (core, credential) = (self.core.clone(), credential.clone());
+        self.core
+            .detached(async move {
+                let caller = core.authenticate(&credential).await?;
+                caller.require_issuer()?;
+                rules::check(&command.name, &command.terms)?;
+                let decide = || async {
+                    let program = CardProgram {
+                        id: core.new_id(CardProgramId::from_parts)?,
+                        name: command.name.clone(),
+                        terms: command.terms.clone(),
+                        created_at_ms: core.clock.now_ms(),
+                    };
+                    let steps = steps("card_program.created", &program, 0)?;
+                    let answer = program;
+                    Ok(Decision { steps, answer })
+                };
+                let operation = "card_programs.create";
+                let executed: Executed<CardProgram> = core
+                    .execute(&caller, operation, &command.key, &command, decide)
+                    .await?;
+                Ok(executed.answer)
+            })
+            .await
+    }
+
+    /// Changes a program: name and rules, not the unit of its cards' balances. It holds for the
+    /// cards that it has as well, but for the limits that they were issued with. Issuer only.
+    ///
+    /// # Errors
+    /// `card.program_not_found`, `card.program_unit_fixed`, `command.out_of_bounds`,
+    /// `card.unknown_time_zone`, `command.*`, `access.*`.
+    pub async fn update(
+        &self,
+        credential: &Credential,
+        command: UpdateCardProgram,
+    ) -> Result<Answer<CardProgram>, Error> {
+        let (core, credential) = (self.core.clone(), credential.clone());
+        self.core
+            .detached(async move {
+                let caller = core.authenticate(&credential).await?;
+                caller.require_issuer()?;
+                rules::check(&command.name, &command.terms)?;
+                let decide = || async {
+                    let Loaded { version, value } = load(&core, command.program).await?;
+                    let (name, terms) = (command.name.clone(), command.terms.clone());
+                    let answer = rules::updated(value, name, terms)?;
+                    let steps = steps("card_program.updated", &answer, version)?;
+                    Ok(Decision { steps, answer })
+                };
+                let operation = "card_programs.update";
+                let executed: Executed<CardProgram> = core
+                    .execute(&caller, operation, &command.key, &command, decide)
+                    .await?;
+                Ok(executed.answer)
+            })
+            .await
+    }
+
+    /// A program. Issuer only.
+    ///
+    /// # Errors
+    /// `card.program_not_found`, `access.*`.
+    pub async fn get(
+        &self,
+        credential: &Credential,
+        program: CardProgramId,
+    ) -> Result<Answer<CardProgram>, Error> {
+        let caller = self.core.authenticate(credential).await?;
+        caller.require_issuer()?;
+        let as_of_ms = self.core.clock.now_ms();
+        let value = load(&self.core, program).await?.value;
+        Ok(Answer { as_of_ms, value })
+    }
+
+    /// Programs, oldest first, after the program `after`; at most `limit` (1 to 1,000). Issuer
+    /// only.
+    ///
+    /// # Errors
+    /// `access.*`.
+    pub async fn list(
+        &self,
+        credential: &Credential,
+        after: Option<CardProgramId>,
+        limit: usize,
+    ) -> Result<Answer<Vec<CardProgram>>, Error> {
+        let caller = self.core.authenticate(credential).await?;
+        caller.require_issuer()?;
+        let as_of_ms = self.core.clock.now_ms();
+        let after = after.map(|id| id.to_string());
+        let listed = self.core.list(CARD_PROGRAMS, ALL, ALL, after, limit);
+        let value = listed.await?;
+        Ok(Answer { as_of_ms, value })
+    }
+}
+
+/// The steps that write a program.
+fn steps(
+    event: &'static str,
+    program: &CardProgram,
+    read_version: i64,
+) -> Result<Vec<Step>, Error> {
+    let (id, keys) = (program.id.to_string(), vec![(ALL, ALL.to_owned())]);
+    Ok(vec![
+        put(CARD_PROGRAMS, id.clone(), read_version, program, keys)?,
+        emit(event, id, program)?,
+    ])
+}
+
+pub(crate) async fn load(
+    core: &Core,
+    program: CardProgramId,
+) -> Result<Loaded<CardProgram>, Error> {
+    core.load(CARD_PROGRAMS, &program.to_string())
+        .await?
+        .ok_or(CardError::ProgramNotFound { program }.into())
+}
+
+/// The program of a card, if it is of one.
+pub(crate) async fn of(core: &Core, card: &Card) -> Result<Option<Loaded<CardProgram>>, Error> {
+    match card.program {
+        Some(program) => load(core, program).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Holds in the commit: the program is as it was read.
+pub(crate) fn guard(program: &Loaded<CardProgram>) -> Step {
+    Step::Require {
+        collection: CARD_PROGRAMS,
+        id: program.value.id.to_string(),
+        version: program.version,
+    }
+}
+
+/// The most that may be on a card, and what then holds in the commit: its program, if it is of
+/// one, is as it was read.
+pub(crate) async fn ceiling(
+    core: &Core,
+    card: &Card,
+) -> Result<(Option<i64>, Option<Step>), Error> {
+    let own = card.limits.max_balance;
+    Ok(match of(core, card).await? {
+        Some(program) => (program.value.ceiling(own), Some(guard(&program))),
+        None => (own, None),
+    })
+}
+
+/// The points program whose points the cards earn in the place of a merchant's own.
+pub(crate) fn shared_reward(program: Option<&Loaded<CardProgram>>) -> Option<ProgramId> {
+    program.and_then(|program| program.value.terms.reward_program)
+}

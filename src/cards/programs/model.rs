@@ -1,0 +1,141 @@
+//! The records of a card program.
+
+use serde::{Deserialize, Serialize};
+
+use crate::cards::CardLimits;
+use crate::core::IdempotencyKey;
+use crate::ids::{CardProgramId, MerchantId, ProgramId};
+use crate::money::Asset;
+use crate::settlement::MerchantCategory;
+
+/// Who pays for the route when a card pays an invoice of somebody else's node.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FeeBearer {
+    /// The card: the fee comes off its balance, on top of the amount.
+    Card,
+    /// The merchant whose till took the tap: the fee comes off its payable. Without a till, the
+    /// operator.
+    Merchant,
+    /// The operator.
+    #[default]
+    Operator,
+}
+
+/// When a card of a program asks for its PIN, and how often that may be wrong.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PinRules {
+    /// What one tap may spend without the PIN, at most, in the unit: whoever holds a card can set less
+    /// ([`CardLimits::pin_above`]), not more. `None` leaves it to them.
+    #[serde(alias = "above_msat")]
+    pub above: Option<i64>,
+    /// How many wrong ones lock it: 1 to 10.
+    pub max_wrong: u32,
+}
+
+impl Default for PinRules {
+    /// Left to the holder; three wrong ones.
+    fn default() -> Self {
+        Self {
+            above: None,
+            max_wrong: 3,
+        }
+    }
+}
+
+/// The rules of a program's cards. What is left out of the JSON is as by default: a card that may
+/// do everything, as one without a program.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CardProgramTerms {
+    /// What the balance is of: bitcoin, or a currency. It never changes.
+    pub unit: Asset,
+    /// What a card may do that is issued with [`CardLimits::default`]. Its holder can change that
+    /// afterwards.
+    pub limits: CardLimits,
+    /// The most that may be on a card, in the minor unit of `unit` (msat for bitcoin), whatever
+    /// its holder has set; `None` leaves it to the card's own limits.
+    pub max_balance_minor_units: Option<i64>,
+    /// Who pays for the route to somebody else's till.
+    pub fee_bearer: FeeBearer,
+    /// How long a card can be used after it was activated, in milliseconds; `None` for ever.
+    pub valid_for_ms: Option<i64>,
+    /// Where the cards can pay; at most 1,000. Empty for everywhere.
+    pub merchants: Vec<MerchantId>,
+    /// The kinds of shop where the cards can pay; at most 1,000. Empty for all. A merchant
+    /// without a category is of no kind.
+    pub categories: Vec<MerchantCategory>,
+    /// The points that the cards earn in the place of the merchant's own, at merchants that give
+    /// points. Paid for by the merchant of the sale, as its own would be.
+    pub reward_program: Option<ProgramId>,
+    /// How long a tap can be charged after it was first looked at, in milliseconds: 1 second to a
+    /// day; `None` for [`Settings::tap_valid_ms`](crate::Settings::tap_valid_ms), two minutes by
+    /// default.
+    pub tap_valid_ms: Option<i64>,
+    /// When the PIN is asked for.
+    pub pin: PinRules,
+    /// How long after a tap that a till took offline it can be booked, in milliseconds; `None`
+    /// takes none.
+    pub offline_window_ms: Option<i64>,
+    /// How long what was authorised is set aside, in milliseconds: 1 minute to 31 days; `None` for
+    /// [`Settings::authorization_ms`](crate::Settings::authorization_ms).
+    pub authorization_ms: Option<i64>,
+}
+
+impl Default for CardProgramTerms {
+    fn default() -> Self {
+        Self {
+            unit: Asset::Btc,
+            limits: CardLimits::default(),
+            max_balance_minor_units: None,
+            fee_bearer: FeeBearer::default(),
+            valid_for_ms: None,
+            merchants: Vec::new(),
+            categories: Vec::new(),
+            reward_program: None,
+            tap_valid_ms: None,
+            pin: PinRules::default(),
+            offline_window_ms: None,
+            authorization_ms: None,
+        }
+    }
+}
+
+/// Makes a card program.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CreateCardProgram {
+    /// Made by the caller before the call.
+    pub key: IdempotencyKey,
+    /// What people call it; at most 100 characters.
+    pub name: String,
+    /// Its rules.
+    #[serde(default)]
+    pub terms: CardProgramTerms,
+}
+
+/// Changes a card program, for the cards that it has as well.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpdateCardProgram {
+    /// Made by the caller before the call.
+    pub key: IdempotencyKey,
+    /// Which.
+    pub program: CardProgramId,
+    /// What people call it from now on; at most 100 characters.
+    pub name: String,
+    /// All of its rules from now on.
+    pub terms: CardProgramTerms,
+}
+
+/// A card program: the rules that many cards have in common.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CardProgram {
+    /// Its id.
+    pub id: CardProgramId,
+    /// What people call it.
+    pub name: String,
+    /// Its rules.
+    pub terms: CardProgramTerms,
+    /// When it was made, milliseconds since the epoch.
+    pub created_at_ms: i64,
+}

@@ -1,0 +1,145 @@
+//! Pure decisions about card programs: no I/O, no clock.
+
+use super::model::{CardProgram, CardProgramTerms};
+use crate::Error;
+use crate::cards::{CardError, CardLimits};
+use crate::core::{CommandError, check_text};
+use crate::money::{Asset, MAX_MSAT};
+use crate::settlement::Merchant;
+
+/// So many merchants and categories a program can name.
+const MOST_NAMED: usize = 1_000;
+const SECOND_MS: i64 = 1_000;
+const MINUTE_MS: i64 = 60 * SECOND_MS;
+const DAY_MS: i64 = 24 * 60 * MINUTE_MS;
+/// More than any card lives.
+const LONGEST_MS: i64 = 100 * 366 * DAY_MS;
+
+fn within(
+    value: Option<i64>,
+    least: i64,
+    most: i64,
+    field: &'static str,
+    bounds: &'static str,
+) -> Result<(), CommandError> {
+    match value {
+        Some(value) if !(least..=most).contains(&value) => {
+            Err(CommandError::OutOfBounds { field, bounds })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A name and rules that make sense.
+pub(super) fn check(name: &str, terms: &CardProgramTerms) -> Result<(), Error> {
+    check_text("name", name, 100, "100 characters")?;
+    crate::cards::rules::check_limits(&terms.limits)?;
+    if matches!(terms.unit, Asset::Points(_)) {
+        let (field, bounds) = ("unit", "bitcoin or a currency");
+        return Err(CommandError::OutOfBounds { field, bounds }.into());
+    }
+    let (field, bounds) = ("max_balance_minor_units", "1 to 2,100,000,000,000,000,000");
+    within(terms.max_balance_minor_units, 1, MAX_MSAT, field, bounds)?;
+    let (field, bounds) = ("valid_for_ms", "1 day to 100 years");
+    within(terms.valid_for_ms, DAY_MS, LONGEST_MS, field, bounds)?;
+    let (field, bounds) = ("tap_valid_ms", "1 second to 1 day");
+    within(terms.tap_valid_ms, SECOND_MS, DAY_MS, field, bounds)?;
+    let (field, bounds) = ("pin.above", "0 to 2,100,000,000,000,000,000");
+    within(terms.pin.above, 0, MAX_MSAT, field, bounds)?;
+    let (field, bounds) = ("pin.max_wrong", "1 to 10");
+    within(Some(terms.pin.max_wrong.into()), 1, 10, field, bounds)?;
+    let (field, bounds) = ("offline_window_ms", "1 minute to 31 days");
+    within(
+        terms.offline_window_ms,
+        MINUTE_MS,
+        31 * DAY_MS,
+        field,
+        bounds,
+    )?;
+    let (field, bounds) = ("authorization_ms", "1 minute to 31 days");
+    within(
+        terms.authorization_ms,
+        MINUTE_MS,
+        31 * DAY_MS,
+        field,
+        bounds,
+    )?;
+    for (field, named) in [
+        ("merchants", terms.merchants.len()),
+        ("categories", terms.categories.len()),
+    ] {
+        if named > MOST_NAMED {
+            let bounds = "at most 1,000";
+            return Err(CommandError::OutOfBounds { field, bounds }.into());
+        }
+    }
+    Ok(())
+}
+
+/// A changed program: cards have balances in its unit.
+pub(super) fn updated(
+    before: CardProgram,
+    name: String,
+    terms: CardProgramTerms,
+) -> Result<CardProgram, CardError> {
+    if before.terms.unit != terms.unit {
+        return Err(CardError::ProgramUnitFixed {
+            program: before.id,
+            unit: before.terms.unit,
+        });
+    }
+    Ok(CardProgram {
+        name,
+        terms,
+        ..before
+    })
+}
+
+impl CardProgram {
+    /// Whether its cards can pay at a merchant. Each list that is not empty must have it.
+    pub(crate) fn check_merchant(&self, merchant: &Merchant) -> Result<(), CardError> {
+        let CardProgramTerms {
+            merchants,
+            categories,
+            ..
+        } = &self.terms;
+        if !merchants.is_empty() && !merchants.contains(&merchant.id) {
+            return Err(CardError::MerchantNotAllowed {
+                program: self.id,
+                merchant: merchant.id,
+            });
+        }
+        let is_of_them = |category| categories.contains(&category);
+        if !categories.is_empty() && !merchant.category.is_some_and(is_of_them) {
+            return Err(CardError::CategoryNotAllowed {
+                program: self.id,
+                category: merchant.category,
+            });
+        }
+        Ok(())
+    }
+
+    /// What a card may do that is issued with `asked`.
+    pub(crate) fn limits_for(&self, asked: &CardLimits) -> CardLimits {
+        if *asked == CardLimits::default() {
+            self.terms.limits.clone()
+        } else {
+            asked.clone()
+        }
+    }
+
+    /// The most that may be on a card, where its own limits say `own`.
+    pub(crate) fn ceiling(&self, own: Option<i64>) -> Option<i64> {
+        lower(own, self.terms.max_balance_minor_units)
+    }
+
+    /// From which amount on a card asks for its PIN, where its own limits say `own`.
+    pub(crate) fn pin_above(&self, own: Option<i64>) -> Option<i64> {
+        lower(own, self.terms.pin.above)
+    }
+}
+
+/// The lower of two limits, where none is no limit.
+fn lower(one: Option<i64>, other: Option<i64>) -> Option<i64> {
+    one.into_iter().chain(other).min()
+}

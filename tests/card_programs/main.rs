@@ -1,0 +1,6 @@
+//! Many cards at once: their programs, their issuer keys, and their coming over from elsewhere.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod rules;
