@@ -151,7 +151,8 @@ impl Cards {
             ..ChargePosting::default()
         };
         let mut steps = rules::use_tap(&sale.card, sale.counter, amount_msat, limits)?;
-        steps.extend(charge_rules::pay(&charge, posting)?);
+        let from = sale.card.value.balance_account();
+        steps.extend(charge_rules::pay(&charge, from, posting)?);
         steps.extend(low_balance::look(
             &sale.card.value,
             &charge,
@@ -229,7 +230,8 @@ impl Cards {
         let usage = rules::amount_windows(&limits);
         let hold = core.new_id(TransferId::from_parts)?;
         let mut steps = rules::use_tap(&sale.card, sale.counter, sale.amount_msat, limits)?;
-        steps.extend(charge_rules::authorize(&charge, hold, usage)?);
+        let from = sale.card.value.balance_account();
+        steps.extend(charge_rules::authorize(&charge, from, hold, usage)?);
         steps.extend(sale.guards);
         Ok(Decision {
             steps,

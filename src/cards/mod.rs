@@ -26,7 +26,7 @@ use crate::access::Credential;
 use crate::core::{Answer, Core, Decision, Executed, Loaded, emit};
 use crate::ids::CardId;
 use crate::invoices::{CreateInvoice, Invoice, InvoicePurpose, Invoices};
-use crate::ledger::{Account, Balance, Step, TransferRow};
+use crate::ledger::{Balance, Step, TransferRow};
 
 use boltcard::IssuerKey;
 pub use charge_model::{
@@ -261,7 +261,7 @@ impl Cards {
     /// 1,000). Its holder, or the issuer.
     ///
     /// # Errors
-    /// `access.*`.
+    /// `card.not_found`, `access.*`.
     pub async fn history(
         &self,
         credential: &Credential,
@@ -272,13 +272,13 @@ impl Cards {
         let caller = self.core.authenticate(credential).await?;
         caller.require_issuer_or_holder(card)?;
         let as_of_ms = self.core.clock.now_ms();
-        let account = Account::card_balance(card);
+        let account = load(&self.core, card).await?.value.balance_account();
         let value = self.core.store.transfers(&account, before, limit).await?;
         Ok(Answer { as_of_ms, value })
     }
 
     async fn snapshot_of(&self, card: Card) -> Result<CardSnapshot, Error> {
-        let account = Account::card_balance(card.id);
+        let account = card.balance_account();
         let side = account.kind().side();
         let balance: Balance = self.core.balance(&account).await?;
         let mut usage = Vec::new();

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::access::Credential;
 use crate::core::IdempotencyKey;
 use crate::ids::{CardId, CardProgramId, ChargeId, CredentialId};
-use crate::ledger::TransferRow;
+use crate::ledger::{Account, TransferRow};
 use crate::money::Price;
 
 /// What a card may do; `None` is no limit. Amounts are in the card's unit: msat, or the minor unit
@@ -197,6 +197,13 @@ pub struct Card {
     /// The program that it is of; `None` of one that goes by the engine's settings.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub program: Option<CardProgramId>,
+}
+
+impl Card {
+    /// The account that the card spends from and is topped up to. Nothing else says so.
+    pub fn balance_account(&self) -> Account {
+        Account::card_balance(self.id)
+    }
 }
 
 /// What a card programmer needs to write a chip. Secret; answered to the issuer alone, and only

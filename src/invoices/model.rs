@@ -4,7 +4,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::core::IdempotencyKey;
 use crate::ids::{CardId, InvoiceId, MerchantId, TransferId};
-use crate::ledger::Account;
 use crate::lightning::PaymentHash;
 use crate::money::{Price, Quote};
 
@@ -25,17 +24,12 @@ pub enum InvoicePurpose {
 }
 
 impl InvoicePurpose {
-    /// The account that the payment is credited to.
-    pub fn account(&self) -> Account {
-        match *self {
-            Self::Sale { merchant } => Account::merchant_payable(merchant),
-            Self::TopUp { card } => Account::card_balance(card),
-        }
-    }
-
     /// The id of whose money it becomes.
     pub fn owner_id(&self) -> String {
-        self.account().owner().to_string()
+        match self {
+            Self::Sale { merchant } => merchant.to_string(),
+            Self::TopUp { card } => card.to_string(),
+        }
     }
 }
 

@@ -117,7 +117,7 @@ pub(super) fn create(invoice: &Invoice) -> Result<Vec<Step>, Error> {
 pub(super) fn accept(
     invoice: &Loaded<Invoice>,
     hold: TransferId,
-    credit_ceiling: Option<i64>,
+    (credit, credit_ceiling): (Account, Option<i64>),
     check_at_ms: i64,
 ) -> Result<Vec<Step>, Error> {
     let before = &invoice.value;
@@ -130,7 +130,7 @@ pub(super) fn accept(
     let transfer = NewTransfer {
         id: hold,
         debit: Account::node_channels(),
-        credit: before.purpose.account(),
+        credit,
         amount: before.amount_msat,
         kind: kind(before.purpose),
         reference: id.clone(),

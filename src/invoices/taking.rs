@@ -7,7 +7,7 @@ use crate::Error;
 use crate::cards::{self, Card};
 use crate::core::{Loaded, emit};
 use crate::ids::{InvoiceId, TransferId};
-use crate::ledger::{Refusal, Step};
+use crate::ledger::{Account, Refusal, Step};
 use crate::lightning::{LightningError, PaymentDirection, PaymentHash, PaymentState};
 use crate::treasury;
 
@@ -67,17 +67,19 @@ impl Invoices {
 
     async fn accept(&self, invoice: &Loaded<Invoice>) -> Result<Option<Vec<Step>>, Error> {
         let hold = self.core.new_id(TransferId::from_parts)?;
-        let mut ceiling = None;
         let mut steps = Vec::new();
-        if let InvoicePurpose::TopUp { card } = invoice.value.purpose {
-            let card: Loaded<Card> = cards::load_active(&self.core, card).await?;
-            let (most, held) = cards::programs::ceiling(&self.core, &card.value).await?;
-            ceiling = most;
-            steps.extend(held);
-            steps.push(cards::guard(&card));
-        }
+        let to = match invoice.value.purpose {
+            InvoicePurpose::Sale { merchant } => (Account::merchant_payable(merchant), None),
+            InvoicePurpose::TopUp { card } => {
+                let card: Loaded<Card> = cards::load_active(&self.core, card).await?;
+                let (ceiling, held) = cards::programs::ceiling(&self.core, &card.value).await?;
+                steps.extend(held);
+                steps.push(cards::guard(&card));
+                (card.value.balance_account(), ceiling)
+            }
+        };
         let check_at_ms = self.core.ask_again_at(self.core.clock.now_ms());
-        steps.extend(rules::accept(invoice, hold, ceiling, check_at_ms)?);
+        steps.extend(rules::accept(invoice, hold, to, check_at_ms)?);
         Ok(Some(steps))
     }
 

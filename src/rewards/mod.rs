@@ -190,7 +190,8 @@ impl Rewards {
         let mut steps = vec![cards::guard(&card), guard(&program)];
         let (ceiling, held) = cards::programs::ceiling(core, &card.value).await?;
         steps.extend(held);
-        steps.extend(rules::redeem(&redemption, points, money, ceiling)?);
+        let to = (card.value.balance_account(), ceiling);
+        steps.extend(rules::redeem(&redemption, points, money, to)?);
         Ok(Decision {
             steps,
             answer: redemption,

@@ -139,7 +139,7 @@ pub(super) fn redeem(
     redemption: &Redemption,
     points_id: TransferId,
     money_id: TransferId,
-    card_ceiling: Option<i64>,
+    (card_balance, card_ceiling): (Account, Option<i64>),
 ) -> Result<Vec<Step>, Error> {
     let Redemption { card, program, .. } = *redemption;
     let reference = redemption.id.to_string();
@@ -156,7 +156,7 @@ pub(super) fn redeem(
         Step::Transfer(NewTransfer {
             id: money_id,
             debit: Account::reward_fund(program),
-            credit: Account::card_balance(card),
+            credit: card_balance,
             amount: redemption.amount_msat,
             kind: TransferKind::RedemptionCredit,
             reference,

@@ -47,16 +47,6 @@ pub enum SuspenseTarget {
     Operator,
 }
 
-impl SuspenseTarget {
-    fn account(self) -> Account {
-        match self {
-            Self::Card { card } => Account::card_balance(card),
-            Self::Merchant { merchant } => Account::merchant_payable(merchant),
-            Self::Operator => Account::operator_capital(),
-        }
-    }
-}
-
 /// Assigns an amount in suspense.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AssignSuspense {
@@ -184,6 +174,22 @@ impl Treasury {
             .await
     }
 
+    /// The account of whoever an amount belongs to, and what holds of them in the commit.
+    async fn target(&self, to: SuspenseTarget) -> Result<(Option<Step>, Account), Error> {
+        Ok(match to {
+            SuspenseTarget::Card { card } => {
+                let card = crate::cards::load(&self.core, card).await?;
+                let account = card.value.balance_account();
+                (Some(crate::cards::guard(&card)), account)
+            }
+            SuspenseTarget::Merchant { merchant } => (
+                Some(crate::settlement::guard_merchant(&self.core, merchant).await?),
+                Account::merchant_payable(merchant),
+            ),
+            SuspenseTarget::Operator => (None, Account::operator_capital()),
+        })
+    }
+
     async fn decide_assign(
         &self,
         command: &AssignSuspense,
@@ -195,15 +201,7 @@ impl Treasury {
         if found.value.assigned_to.is_some() {
             return Err(TreasuryError::SuspenseAssigned { item }.into());
         }
-        let owner = match command.to {
-            SuspenseTarget::Card { card } => Some(crate::cards::guard(
-                &crate::cards::load(&self.core, card).await?,
-            )),
-            SuspenseTarget::Merchant { merchant } => {
-                Some(crate::settlement::guard_merchant(&self.core, merchant).await?)
-            }
-            SuspenseTarget::Operator => None,
-        };
+        let (owner, account) = self.target(command.to).await?;
         let after = SuspenseItem {
             assigned_to: Some(command.to),
             reason: Some(command.reason.clone()),
@@ -211,7 +209,7 @@ impl Treasury {
         };
         let transfer = moved(
             self.core.new_id(TransferId::from_parts)?,
-            (Account::suspense(), command.to.account()),
+            (Account::suspense(), account),
             after.amount_msat,
             TransferKind::Assigned,
             item.to_string(),
