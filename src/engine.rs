@@ -16,6 +16,7 @@ use crate::cards::Cards;
 use crate::cards::boltcard::IssuerKey;
 use crate::core::{Core, MasterSecret, NodeStatus, Secrets, Settings, Turns, emit};
 use crate::events::Events;
+use crate::exchange::Exchange;
 use crate::health::{Health, Trouble};
 use crate::invoices::Invoices;
 use crate::jobs::{self, JobsRun};
@@ -218,6 +219,11 @@ impl Engine {
     /// Merchants and payouts.
     pub fn settlement(&self) -> Settlement {
         self.settlement.clone()
+    }
+
+    /// The operator's own money.
+    pub fn exchange(&self) -> Exchange {
+        Exchange::new(self.core.clone())
     }
 
     /// The operator's own money.

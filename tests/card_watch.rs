@@ -150,8 +150,9 @@ async fn a_holder_is_told_when_a_charge_crosses_the_threshold(is_sqlite: bool) {
     let below = |charge, sats| LowBalance {
         card,
         charge,
-        balance_msat: sats * SAT,
-        threshold_msat: 10_000 * SAT,
+        balance: sats * SAT,
+        threshold: 10_000 * SAT,
+        unit: flashkit::money::Asset::Btc,
     };
     let mut told = vec![below(crossing.id, 9_999)];
     assert_eq!(looked(&scene).await, told);
@@ -228,6 +229,6 @@ async fn charges_at_once_cross_the_threshold_once(is_sqlite: bool) {
     }
     let told = looked(&scene).await;
     assert_eq!(told.len(), 1, "{told:?}");
-    assert_eq!(told[0].balance_msat, 45_000 * SAT);
+    assert_eq!(told[0].balance, 45_000 * SAT);
     scene.stop("at once").await;
 }

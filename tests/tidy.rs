@@ -153,6 +153,7 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
         "cards",
         "core",
         "events",
+        "exchange",
         "ids",
         "invoices",
         "ledger",
@@ -193,6 +194,7 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
         ("cards", SERVICES),
         ("rewards", SERVICES),
         ("settlement", SERVICES),
+        ("exchange", SERVICES),
         ("treasury", SERVICES),
         ("reports", SERVICES),
     ])

@@ -197,6 +197,14 @@ pub enum CardError {
         /// Which.
         charge: ChargeId,
     },
+    /// The amount is not in the unit of the card. `card.unit_mismatch`.
+    #[error("the card {card} is in {unit}")]
+    UnitMismatch {
+        /// The card.
+        card: CardId,
+        /// What it is in.
+        unit: Asset,
+    },
     /// A PIN is 4 to 8 digits. `card.bad_pin`.
     #[error("a PIN is 4 to 8 digits")]
     BadPin,
@@ -268,6 +276,7 @@ impl CardError {
             Self::RefundExceedsCharge { .. } => "card.refund_exceeds_charge",
             Self::RefundNotCovered { .. } => "card.refund_not_covered",
             Self::ChargeNotRefundable { .. } => "card.charge_not_refundable",
+            Self::UnitMismatch { .. } => "card.unit_mismatch",
             Self::BadPin => "card.bad_pin",
             Self::PinRequired { .. } => "card.pin_required",
             Self::PinNotSet { .. } => "card.pin_not_set",

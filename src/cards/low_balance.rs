@@ -64,18 +64,19 @@ impl Cards {
             return Ok(None);
         };
         let card = load(&self.core, record.charge.card).await?.value;
-        let Some(threshold_msat) = card.limits.low_balance else {
+        let Some(threshold) = card.limits.low_balance else {
             return Ok(None);
         };
-        let balance_msat = paid.balance_after(&card.balance_account());
-        if !crossed(balance_msat, paid.amount, threshold_msat) {
+        let balance = paid.balance_after(&card.balance_account());
+        if !crossed(balance, paid.amount, threshold) {
             return Ok(None);
         }
         Ok(Some(LowBalance {
             card: card.id,
             charge: id,
-            balance_msat,
-            threshold_msat,
+            unit: card.unit,
+            balance,
+            threshold,
         }))
     }
 }

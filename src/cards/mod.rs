@@ -9,6 +9,7 @@ mod charge_life;
 mod charge_model;
 mod charge_rules;
 mod charging;
+mod currency;
 mod error;
 mod life;
 mod low_balance;
@@ -24,21 +25,24 @@ use std::sync::Arc;
 use crate::Error;
 use crate::access::Credential;
 use crate::core::{Answer, Core, Decision, Executed, Loaded, emit};
+use crate::exchange;
 use crate::ids::CardId;
 use crate::invoices::{CreateInvoice, Invoice, InvoicePurpose, Invoices};
 use crate::ledger::{Balance, Step, TransferRow};
+use crate::money::{Asset, Currency, Quote, Rounding};
 
 use boltcard::IssuerKey;
 pub use charge_model::{
-    AuthorizeCard, CaptureCharge, Charge, ChargeCard, ChargeState, RefundCharge, ReleaseCharge,
+    AuthorizeCard, CaptureCharge, Charge, ChargeAmount, ChargeCard, ChargeConversion, ChargeState,
+    RefundCharge, ReleaseCharge,
 };
 pub(crate) use charge_rules::EXPIRE_JOB;
 pub use error::CardError;
 pub(crate) use low_balance::LOW_BALANCE_JOB;
 pub use model::{
-    ActivateCard, Activation, Card, CardLimits, CardSnapshot, CardState, ExistingChip, FreezeCard,
-    IssueCard, LimitKind, LimitUsage, LowBalance, ProgrammingKeys, RenewHolder, SetCardLimits,
-    TopUpCard, ZoneBefore,
+    ActivateCard, Activation, Card, CardLimits, CardSnapshot, CardState, CurrencyBalance,
+    ExistingChip, FreezeCard, IssueCard, LimitKind, LimitUsage, LowBalance, ProgrammingKeys,
+    RenewHolder, SetCardLimits, TopUpCard, ZoneBefore,
 };
 
 pub use pin::{Pin, PinStatus, SetCardPin, UnlockCardPin};
@@ -148,6 +152,9 @@ impl Cards {
             created_at_ms: self.core.clock.now_ms(),
             holder: None,
             program: command.program,
+            unit: program
+                .as_ref()
+                .map_or(Asset::Btc, |program| program.value.terms.unit),
         };
         let mut steps = vec![
             Step::Claim {
@@ -277,6 +284,22 @@ impl Cards {
         Ok(Answer { as_of_ms, value })
     }
 
+    /// What is on a card in a currency, with what it is worth where there is a fresh rate.
+    async fn worth(&self, currency: Currency, balance: i64, pending: i64) -> CurrencyBalance {
+        let quote = exchange::quote(&self.core, currency, None).await.ok();
+        let value = |quote: &Quote| {
+            let rate = quote.rate;
+            rate.fiat_to_msat(currency, balance, Rounding::Down).ok()
+        };
+        CurrencyBalance {
+            currency,
+            balance,
+            pending,
+            value_msat: quote.as_ref().and_then(value),
+            quote,
+        }
+    }
+
     async fn snapshot_of(&self, card: Card) -> Result<CardSnapshot, Error> {
         let account = card.balance_account();
         let side = account.kind().side();
@@ -292,11 +315,21 @@ impl Cards {
         }
         let history = self.core.store.transfers(&account, None, SNAPSHOT_HISTORY);
         let history = history.await?;
+        let (balance, pending) = (
+            i64::try_from(balance.available(side)).unwrap_or(i64::MAX),
+            balance.incoming(side),
+        );
+        let money = match card.unit {
+            Asset::Fiat(currency) => Some(self.worth(currency, balance, pending).await),
+            _ => None,
+        };
+        let in_msat = |amount| if money.is_none() { amount } else { 0 };
         Ok(CardSnapshot {
             card: card.id,
             state: card.state,
-            balance_msat: i64::try_from(balance.available(side)).unwrap_or(i64::MAX),
-            pending_msat: balance.incoming(side),
+            balance_msat: in_msat(balance),
+            pending_msat: in_msat(pending),
+            money,
             limits: card.limits,
             usage,
             history,

@@ -6,7 +6,7 @@ use crate::access::Credential;
 use crate::core::IdempotencyKey;
 use crate::ids::{CardId, CardProgramId, ChargeId, CredentialId};
 use crate::ledger::{Account, TransferRow};
-use crate::money::Price;
+use crate::money::{Asset, Currency, Price, Quote};
 
 /// What a card may do; `None` is no limit. Amounts are in the card's unit: msat, or the minor unit
 /// of its currency.
@@ -147,7 +147,8 @@ pub struct TopUpCard {
     pub key: IdempotencyKey,
     /// The card.
     pub card: CardId,
-    /// What is to be paid.
+    /// What is to be paid. For a card in a currency it is in that currency, and goes on the card
+    /// exactly.
     pub price: Price,
 }
 
@@ -197,12 +198,28 @@ pub struct Card {
     /// The program that it is of; `None` of one that goes by the engine's settings.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub program: Option<CardProgramId>,
+    /// What its balance and its limits are in: bitcoin, or a currency. Its program says so when it
+    /// is issued, and it never changes.
+    #[serde(default = "bitcoin", skip_serializing_if = "is_bitcoin")]
+    pub unit: Asset,
+}
+
+pub(super) fn bitcoin() -> Asset {
+    Asset::Btc
+}
+
+#[allow(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde gives it a reference"
+)]
+pub(super) fn is_bitcoin(unit: &Asset) -> bool {
+    *unit == Asset::Btc
 }
 
 impl Card {
     /// The account that the card spends from and is topped up to. Nothing else says so.
     pub fn balance_account(&self) -> Account {
-        Account::card_balance(self.id)
+        Account::card_balance_in(self.id, self.unit)
     }
 }
 
@@ -280,10 +297,30 @@ pub struct LowBalance {
     pub card: CardId,
     /// The charge.
     pub charge: ChargeId,
+    /// What the card is in.
+    #[serde(default = "bitcoin", skip_serializing_if = "is_bitcoin")]
+    pub unit: Asset,
     /// What was on the card after it, what is set aside included.
-    pub balance_msat: i64,
+    #[serde(alias = "balance_msat")]
+    pub balance: i64,
     /// The threshold, [`CardLimits::low_balance`].
-    pub threshold_msat: i64,
+    #[serde(alias = "threshold_msat")]
+    pub threshold: i64,
+}
+
+/// What is on a card whose unit is a currency.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CurrencyBalance {
+    /// Which.
+    pub currency: Currency,
+    /// What it can spend, in the currency's minor unit.
+    pub balance: i64,
+    /// Money on its way to the card, not yet spendable.
+    pub pending: i64,
+    /// What `balance` is worth in bitcoin, rounded down; `None` where there is no fresh rate.
+    pub value_msat: Option<i64>,
+    /// The rate of that.
+    pub quote: Option<Quote>,
 }
 
 /// What a tap shows without using it up.
@@ -293,10 +330,13 @@ pub struct CardSnapshot {
     pub card: CardId,
     /// How it stands.
     pub state: CardState,
-    /// What it can spend.
+    /// What it can spend, where its unit is bitcoin; 0 of a card in a currency, see `money`.
     pub balance_msat: i64,
-    /// Money on its way to the card, not yet spendable.
+    /// Money on its way to the card, not yet spendable; 0 of a card in a currency, see `money`.
     pub pending_msat: i64,
+    /// What is on a card whose unit is a currency; `None` of one in bitcoin.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub money: Option<CurrencyBalance>,
     /// What it may do.
     pub limits: CardLimits,
     /// What is used of those limits that count within a day, a week, a month or an hour.

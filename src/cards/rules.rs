@@ -41,7 +41,7 @@ pub(super) fn check_limits(limits: &CardLimits) -> Result<(), Error> {
         ("max_balance", limits.max_balance),
     ] {
         if limit.is_some_and(|limit| limit <= 0 || limit > crate::money::MAX_MSAT) {
-            let bounds = "1 msat to 21 million bitcoin";
+            let bounds = "1 to 2,100,000,000,000,000,000";
             return Err(CommandError::OutOfBounds { field, bounds }.into());
         }
     }
@@ -57,7 +57,7 @@ pub(super) fn check_limits(limits: &CardLimits) -> Result<(), Error> {
         .pin_above
         .is_some_and(|above| !amounts.contains(&above))
     {
-        let (field, bounds) = ("pin_above", "0 to 21 million bitcoin");
+        let (field, bounds) = ("pin_above", "0 to 2,100,000,000,000,000,000");
         return Err(CommandError::OutOfBounds { field, bounds }.into());
     }
     TimeZone::get(&limits.time_zone).map_err(|_| CardError::UnknownTimeZone)?;
@@ -137,10 +137,10 @@ fn counted_as(kind: LimitKind) -> (&'static str, CalendarPeriod) {
     }
 }
 
-/// The steps that count `amount_msat` towards the limits.
-fn count_usage(limits: Vec<UsageLimit>, amount_msat: i64) -> impl Iterator<Item = Step> {
+/// The steps that count `amount` towards the limits.
+fn count_usage(limits: Vec<UsageLimit>, amount: i64) -> impl Iterator<Item = Step> {
     limits.into_iter().map(move |limit| Step::Use {
-        amount: if limit.counts_taps { 1 } else { amount_msat },
+        amount: if limit.counts_taps { 1 } else { amount },
         window: limit.window,
         limit: limit.limit,
     })
@@ -196,11 +196,11 @@ const WEEK_MS: i64 = 7 * 24 * 3_600_000;
 pub(super) fn use_tap(
     card: &Loaded<Card>,
     counter: i64,
-    amount_msat: i64,
+    amount: i64,
     limits: Vec<UsageLimit>,
 ) -> Result<Vec<Step>, CardError> {
     if let Some(allowed) = card.value.limits.per_tap
-        && amount_msat > allowed
+        && amount > allowed
     {
         return Err(CardError::LimitExceeded {
             limit: "per_tap",
@@ -215,7 +215,7 @@ pub(super) fn use_tap(
             to: counter,
         },
     ];
-    steps.extend(count_usage(limits, amount_msat));
+    steps.extend(count_usage(limits, amount));
     Ok(steps)
 }
 
@@ -227,6 +227,7 @@ pub(super) fn amount_windows(limits: &[UsageLimit]) -> Vec<UsageWindow> {
 
 /// What a refusal of the ledger means for a card.
 pub(super) fn refused(error: Error) -> Error {
+    let error = crate::exchange::refused(error);
     let Error::Ledger(refusal) = error else {
         return error;
     };

@@ -75,6 +75,16 @@ impl Account {
         Self::operator(AccountKind::RoutingFees, Asset::Btc)
     }
 
+    /// Earned by spreads.
+    pub fn spread_income() -> Self {
+        Self::operator(AccountKind::SpreadIncome, Asset::Btc)
+    }
+
+    /// The operator's open position in an asset.
+    pub fn exchange(asset: Asset) -> Self {
+        Self::operator(AccountKind::Exchange, asset)
+    }
+
     /// Money that matches nothing.
     pub fn suspense() -> Self {
         Self::operator(AccountKind::Suspense, Asset::Btc)
@@ -107,12 +117,17 @@ impl Account {
         }
     }
 
-    /// The money on a card.
+    /// The bitcoin on a card.
     pub fn card_balance(card: CardId) -> Self {
+        Self::card_balance_in(card, Asset::Btc)
+    }
+
+    /// The money on a card whose unit is `asset`.
+    pub fn card_balance_in(card: CardId, asset: Asset) -> Self {
         Self {
             kind: AccountKind::CardBalance,
             owner: Owner::Card(card),
-            asset: Asset::Btc,
+            asset,
         }
     }
 

@@ -101,6 +101,11 @@ chart! {
     FeeIncome = "fee_income", Credit, Operator, Some(0);
     /// What the operator paid for routes.
     RoutingFees = "routing_fees", Debit, Operator, None;
+    /// What the operator earned by the spread of conversions.
+    SpreadIncome = "spread_income", Credit, Operator, Some(0);
+    /// The operator's open position in an asset: what conversions brought of it, less what they
+    /// took. Below zero the operator owes it. How far it may go is said by whoever converts.
+    Exchange = "exchange", Credit, Operator, None;
     /// Money that arrived and matches nothing; it waits for a person.
     Suspense = "suspense", Credit, Operator, None;
 }

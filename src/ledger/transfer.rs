@@ -52,6 +52,10 @@ stored_by_name! {
         Unmatched = "unmatched",
         /// Money that matched nothing, given to whom it belongs.
         Assigned = "assigned",
+        /// What the operator keeps of a conversion.
+        Spread = "spread",
+        /// Money of a charge that goes back at another rate than it came.
+        Refund = "refund",
         /// Another transfer undone, in whole or in part.
         Reversal = "reversal",
     }

@@ -14,6 +14,7 @@ use super::model::Card;
 use crate::Error;
 use crate::access::Credential;
 use crate::core::{Answer, Core, Decision, Executed, Loaded, emit, put};
+use crate::exchange::ConversionRules;
 use crate::ids::{CardProgramId, ProgramId};
 use crate::ledger::Step;
 
@@ -191,6 +192,12 @@ pub(crate) async fn ceiling(
         Some(program) => (program.value.ceiling(own), Some(guard(&program))),
         None => (own, None),
     })
+}
+
+/// How the cards are converted.
+pub(crate) fn conversion(program: Option<&Loaded<CardProgram>>) -> ConversionRules {
+    let terms = program.map(|program| program.value.terms.conversion);
+    terms.unwrap_or_default()
 }
 
 /// The points program whose points the cards earn in the place of a merchant's own.

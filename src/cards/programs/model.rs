@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cards::CardLimits;
 use crate::core::IdempotencyKey;
+use crate::exchange::ConversionRules;
 use crate::ids::{CardProgramId, MerchantId, ProgramId};
 use crate::money::Asset;
 use crate::settlement::MerchantCategory;
@@ -78,6 +79,8 @@ pub struct CardProgramTerms {
     /// How long after a tap that a till took offline it can be booked, in milliseconds; `None`
     /// takes none.
     pub offline_window_ms: Option<i64>,
+    /// How a card in a currency is converted.
+    pub conversion: ConversionRules,
     /// How long what was authorised is set aside, in milliseconds: 1 minute to 31 days; `None` for
     /// [`Settings::authorization_ms`](crate::Settings::authorization_ms).
     pub authorization_ms: Option<i64>,
@@ -97,6 +100,7 @@ impl Default for CardProgramTerms {
             tap_valid_ms: None,
             pin: PinRules::default(),
             offline_window_ms: None,
+            conversion: ConversionRules::default(),
             authorization_ms: None,
         }
     }

@@ -40,6 +40,9 @@ pub(super) fn check(name: &str, terms: &CardProgramTerms) -> Result<(), Error> {
     }
     let (field, bounds) = ("max_balance_minor_units", "1 to 2,100,000,000,000,000,000");
     within(terms.max_balance_minor_units, 1, MAX_MSAT, field, bounds)?;
+    let margin = Some(i64::from(terms.conversion.hold_margin_bps));
+    let (field, bounds) = ("conversion.hold_margin_bps", "0 to 10,000");
+    within(margin, 0, 10_000, field, bounds)?;
     let (field, bounds) = ("valid_for_ms", "1 day to 100 years");
     within(terms.valid_for_ms, DAY_MS, LONGEST_MS, field, bounds)?;
     let (field, bounds) = ("tap_valid_ms", "1 second to 1 day");
