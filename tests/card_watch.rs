@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use flashkit::Error;
 use flashkit::cards::{
-    CaptureCharge, CardError, CardLimits, ChargeCard, LowBalance, RefundCharge, SetCardLimits,
+    CaptureCharge, CardError, CardLimits, ChargeAmount, ChargeCard, LowBalance, RefundCharge,
+    SetCardLimits,
 };
 use support::scene::{Scene, on_both_stores, told};
 use support::shop::{self, SAT, sat};
@@ -162,14 +163,16 @@ async fn a_holder_is_told_when_a_charge_crosses_the_threshold(is_sqlite: bool) {
     let command = RefundCharge {
         key: key("refund"),
         charge: crossing.id,
-        amount_msat: SAT,
+        amount: ChargeAmount::Bitcoin { amount_msat: SAT },
     };
     cards.refund(&scene.merchant.till, command).await.unwrap();
     let sale = scene.charge("up", 2_000).await.unwrap();
     let command = RefundCharge {
         key: key("up"),
         charge: sale.id,
-        amount_msat: 2_000 * SAT,
+        amount: ChargeAmount::Bitcoin {
+            amount_msat: 2_000 * SAT,
+        },
     };
     cards.refund(&scene.merchant.till, command).await.unwrap();
     shop::top_up(
@@ -185,7 +188,9 @@ async fn a_holder_is_told_when_a_charge_crosses_the_threshold(is_sqlite: bool) {
     let command = CaptureCharge {
         key: key("close"),
         charge: tab.id,
-        amount_msat: 6_000 * SAT,
+        amount: ChargeAmount::Bitcoin {
+            amount_msat: 6_000 * SAT,
+        },
     };
     cards.capture(&scene.merchant.till, command).await.unwrap();
     told.push(below(tab.id, 8_000));

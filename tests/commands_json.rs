@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use flashkit::Answer;
 use flashkit::cards::{
-    ActivateCard, AuthorizeCard, CaptureCharge, CardLimits, CardProgramTerms, ChargeCard,
-    CreateCardProgram, ExistingChip, FreezeCard, IssueCard, RefundCharge, ReleaseCharge,
-    RenewHolder, SetCardLimits, SetCardPin, TopUpCard, UnlockCardPin, UpdateCardProgram,
+    ActivateCard, AuthorizeCard, CaptureCharge, CardLimits, CardProgramTerms, ChargeAmount,
+    ChargeCard, CreateCardProgram, ExistingChip, FreezeCard, IssueCard, RefundCharge,
+    ReleaseCharge, RenewHolder, SetCardLimits, SetCardPin, TopUpCard, UnlockCardPin,
+    UpdateCardProgram,
 };
 use flashkit::invoices::{CreateInvoice, GiveUpInvoice, InvoicePurpose};
 use flashkit::ledger::JournalProblem;
@@ -226,7 +227,7 @@ async fn every_command_and_every_answer() {
     let command = RefundCharge {
         key: key("refund"),
         charge: charged.id,
-        amount_msat: 1_000,
+        amount: ChargeAmount::Bitcoin { amount_msat: 1_000 },
     };
     check(&command);
     check_answer(&cards.refund(&credential, command).await.unwrap());
@@ -258,7 +259,7 @@ async fn every_command_and_every_answer() {
         let capture = CaptureCharge {
             key: key(name),
             charge: tab.id,
-            amount_msat: 1_000,
+            amount: ChargeAmount::Bitcoin { amount_msat: 1_000 },
         };
         let release = ReleaseCharge {
             key: key(name),

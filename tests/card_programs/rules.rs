@@ -6,8 +6,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use flashkit::Engine;
 use flashkit::cards::{
-    ActivateCard, CardLimits, CardProgram, CardProgramTerms, ChargeCard, CreateCardProgram,
-    IssueCard, PinRules, SetCardLimits, SetCardPin, UpdateCardProgram,
+    ActivateCard, CardLimits, CardProgram, CardProgramTerms, ChargeAmount, ChargeCard,
+    CreateCardProgram, IssueCard, PinRules, SetCardLimits, SetCardPin, UpdateCardProgram,
 };
 use flashkit::ids::CardProgramId;
 use flashkit::money::{Asset, Currency};
@@ -356,7 +356,9 @@ async fn a_program_has_its_own_points_and_limits(is_sqlite: bool) {
     let command = flashkit::cards::CaptureCharge {
         key: key("tab"),
         charge: tab.id,
-        amount_msat: 3_000 * SAT,
+        amount: ChargeAmount::Bitcoin {
+            amount_msat: 3_000 * SAT,
+        },
     };
     let captured = engine.cards().capture(&scene.merchant.till, command).await;
     assert_eq!(captured.unwrap().program, Some(shared));
