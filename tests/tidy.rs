@@ -146,11 +146,13 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
         "ports",
         "store",
         "lightning",
+        "chain",
         "rates",
     ];
     const SERVICES: &[&str] = &[
         "access",
         "cards",
+        "chain",
         "core",
         "events",
         "exchange",
@@ -166,6 +168,7 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
         "settlement",
         "store",
         "treasury",
+        "wallets",
     ];
     BTreeMap::from([
         ("ids", &[][..]),
@@ -174,11 +177,13 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
         ("ledger", &["ids", "money"]),
         ("store", PORTS),
         ("lightning", PORTS),
+        ("chain", PORTS),
         ("rates", PORTS),
         (
             "core",
             &[
                 "access",
+                "chain",
                 "ids",
                 "ledger",
                 "lightning",
@@ -197,6 +202,7 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
         ("exchange", SERVICES),
         ("treasury", SERVICES),
         ("reports", SERVICES),
+        ("wallets", SERVICES),
     ])
 }
 

@@ -153,7 +153,13 @@ impl Cards {
             reward: reward.as_ref().and_then(|reward| reward.posting),
             ..ChargePosting::default()
         };
-        let mut steps = rules::use_tap(&sale.card, sale.counter, charge.on_card(), limits)?;
+        let mut steps = rules::use_tap(
+            &sale.card,
+            sale.counter,
+            charge.id.to_string(),
+            charge.on_card(),
+            limits,
+        )?;
         let from = sale.card.value.balance_account();
         steps.extend(charge_rules::pay(&charge, from, posting)?);
         steps.extend(low_balance::look(
@@ -237,7 +243,13 @@ impl Cards {
         let limits = rules::usage_limits(&sale.card.value, at_ms)?;
         let usage = rules::amount_windows(&limits);
         let hold = core.new_id(TransferId::from_parts)?;
-        let mut steps = rules::use_tap(&sale.card, sale.counter, charge.set_aside(), limits)?;
+        let mut steps = rules::use_tap(
+            &sale.card,
+            sale.counter,
+            charge.id.to_string(),
+            charge.set_aside(),
+            limits,
+        )?;
         let from = sale.card.value.balance_account();
         steps.extend(charge_rules::authorize(&charge, from, hold, usage)?);
         steps.extend(sale.guards);

@@ -56,6 +56,8 @@ stored_by_name! {
         Spread = "spread",
         /// Money of a charge that goes back at another rate than it came.
         Refund = "refund",
+        /// A tap that was taken offline and that its card could not pay.
+        OfflineLoss = "offline_loss",
         /// Another transfer undone, in whole or in part.
         Reversal = "reversal",
     }
