@@ -4,12 +4,13 @@
 //! msat, what a card pays for a price in another unit up to the next minor unit. A price in the
 //! card's own currency is paid exactly, and so is what is refunded or topped up.
 
-use super::CardError;
 use super::charge_model::{Charge, ChargeAmount, ChargeConversion};
 use super::model::Card;
+use super::{CardError, programs};
 use crate::Error;
 use crate::core::Core;
 use crate::exchange::{self, ConversionRules, DriftBearer, share_down, share_up};
+use crate::ids::CardId;
 use crate::money::{Asset, Currency, Price, Quote, Rounding, Spread, SpreadSide};
 use crate::rates::price_in_msat;
 
@@ -115,6 +116,41 @@ fn with_spread_on_top(amount_msat: i64, spread: Option<Spread>) -> Result<i64, E
     let amount_msat = with.ok_or(crate::money::MoneyError::Overflow)?;
     Price::Bitcoin { amount_msat }.validate()?;
     Ok(amount_msat)
+}
+
+/// What a top-up comes to in bitcoin, of a card in a currency; `None` of one in bitcoin. The price
+/// is in the card's unit, and goes on it exactly.
+pub(crate) async fn top_up(
+    core: &Core,
+    card: CardId,
+    price: Option<&Price>,
+) -> Result<Option<(i64, Quote)>, Error> {
+    let card = super::load(core, card).await?.value;
+    let Asset::Fiat(unit) = card.unit else {
+        return Ok(None);
+    };
+    let Some(Price::Fiat {
+        currency,
+        minor_units,
+    }) = price.filter(|price| is_in(price, unit))
+    else {
+        let (card, unit) = (card.id, card.unit);
+        return Err(CardError::UnitMismatch { card, unit }.into());
+    };
+    Price::Fiat {
+        currency: *currency,
+        minor_units: *minor_units,
+    }
+    .validate()?;
+    let program = programs::of(core, &card).await?;
+    let side = programs::conversion(program.as_ref()).top_up_side;
+    let market = exchange::quote(core, unit, side).await?;
+    // What goes on the card is the price: a spread can only be put on top.
+    let spread = core.settings.rates.spread;
+    let spread = spread.filter(|spread| spread.side == SpreadSide::CustomerPays);
+    let amount_msat = with_spread_on_top(in_msat(&market, *minor_units)?, spread)?;
+    let quote = exchange::with_spread(market, spread)?;
+    Ok(Some((amount_msat, quote)))
 }
 
 /// What is set aside for an amount on the card: with a margin where the card bears the drift.

@@ -29,7 +29,7 @@ use crate::access::Credential;
 use crate::core::{Answer, Core, Decision, Executed, Loaded, emit};
 use crate::exchange;
 use crate::ids::CardId;
-use crate::invoices::{CreateInvoice, Invoice, InvoicePurpose, Invoices};
+use crate::invoices::{CreateInvoice, Invoice, InvoiceOptions, InvoicePurpose, Invoices};
 use crate::ledger::{Balance, Step, TransferRow};
 use crate::money::{Asset, Currency, Quote, Rounding};
 
@@ -39,6 +39,7 @@ pub use charge_model::{
     RefundCharge, ReleaseCharge,
 };
 pub(crate) use charge_rules::EXPIRE_JOB;
+pub(crate) use currency::top_up as top_up_in_currency;
 pub use error::CardError;
 pub(crate) use low_balance::LOW_BALANCE_JOB;
 pub use model::{
@@ -214,10 +215,12 @@ impl Cards {
         })
     }
 
-    /// An invoice whose payment goes on the card: see [`Invoices::create`].
+    /// An invoice whose payment goes on the card: see [`Invoices::create`]. For a card in a currency
+    /// the price is in it, and goes on the card exactly; the rate holds for as long as the invoice
+    /// can be paid.
     ///
     /// # Errors
-    /// As for [`Invoices::create`].
+    /// `card.unit_mismatch`, and as for [`Invoices::create`].
     pub async fn top_up(
         &self,
         credential: &Credential,
@@ -226,9 +229,10 @@ impl Cards {
         let command = CreateInvoice {
             key: command.key,
             purpose: InvoicePurpose::TopUp { card: command.card },
-            price: command.price,
+            price: Some(command.price),
             description: "Card top-up".to_owned(),
             expiry_seconds: TOP_UP_EXPIRY_SECONDS,
+            options: InvoiceOptions::default(),
         };
         Invoices::new(self.core.clone())
             .create(credential, command)
@@ -359,6 +363,17 @@ pub(crate) async fn load_active(core: &Core, card: CardId) -> Result<Loaded<Card
     let card = load(core, card).await?;
     rules::require_active(&card.value)?;
     Ok(card)
+}
+
+/// A card that money in bitcoin can go on as it is.
+pub(crate) fn require_bitcoin(card: &Card) -> Result<(), CardError> {
+    match card.unit {
+        Asset::Btc => Ok(()),
+        unit => Err(CardError::UnitMismatch {
+            card: card.id,
+            unit,
+        }),
+    }
 }
 
 /// Holds in the commit: the card is as it was read.

@@ -43,6 +43,12 @@ transfer_kinds! {
     Sale,
     /// A card that was topped up.
     TopUp,
+    /// A contribution to a merchant.
+    Contribution,
+    /// An invoice of the operator's own that was paid.
+    OperatorReceipt,
+    /// What was paid beyond what an invoice asked for.
+    Surplus,
     /// A sale that was paid with a card.
     Charge,
     /// Bitcoin set aside for points.
@@ -65,6 +71,10 @@ transfer_kinds! {
     Assigned,
     /// A tap that was taken offline and that its card could not pay.
     OfflineLoss,
+    /// What the operator keeps of a conversion.
+    Spread,
+    /// Money of a charge that goes back at another rate than it came.
+    Refund,
     /// Another transfer undone.
     Reversal,
 }
