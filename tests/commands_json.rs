@@ -13,6 +13,7 @@ use flashkit::cards::{
     OfflineBook, OfflineKey, OfflineTerms, RefundCharge, ReleaseCharge, RenewHolder, SetCardLimits,
     SetCardPin, SetOfflineTerms, StoppedCard, TopUpCard, UnlockCardPin, UpdateCardProgram,
 };
+use flashkit::exchange::SetPositionCap;
 use flashkit::ids::{CredentialId, MerchantId};
 use flashkit::invoices::{
     CancelInvoice, CaptureInvoice, ConfirmationTier, CreateInvoice, GiveUpInvoice, InvoiceFilter,
@@ -20,6 +21,7 @@ use flashkit::invoices::{
     Outpoint, PaymentRules, SetInvoicePolicy, SurplusTo,
 };
 use flashkit::ledger::JournalProblem;
+use flashkit::money::Currency;
 use flashkit::ports::{Clock, SystemClock};
 use flashkit::reports::{ExportFormat, StatementPeriod};
 use flashkit::rewards::{CreateProgram, RedeemPoints};
@@ -286,7 +288,28 @@ async fn every_command_and_every_answer() {
         amount: ChargeAmount::Bitcoin { amount_msat: 1_000 },
     };
     check(&command);
+    let old = r#"{"key":"refund","charge":"CHARGE","amount_msat":1000}"#;
+    let old = old.replace("CHARGE", &charged.id.to_string());
+    assert_eq!(serde_json::to_string(&command).unwrap(), old);
+    let jmd = Currency::from_code("JMD").unwrap();
+    check(&CaptureCharge {
+        key: key("capture"),
+        charge: charged.id,
+        amount: ChargeAmount::Fiat {
+            currency: jmd,
+            minor_units: 1_000,
+        },
+    });
     check_answer(&cards.refund(&credential, command).await.unwrap());
+    let command = SetPositionCap {
+        key: key("cap"),
+        currency: jmd,
+        max_open: 1_000_000,
+    };
+    check(&command);
+    let (exchange, issuer) = (engine.exchange(), engine.issuer());
+    check_answer(&exchange.set_position_cap(&issuer, command).await.unwrap());
+    check_answer(&exchange.positions(&issuer, &[]).await.unwrap());
     let command = SetCardPin {
         key: key("pin"),
         card: card.id,

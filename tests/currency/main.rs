@@ -7,5 +7,6 @@ mod support;
 mod flows;
 mod model;
 mod races;
+mod top_ups;
 mod vectors;
 mod world;

@@ -9,12 +9,16 @@ use flashkit::cards::{
 use flashkit::exchange::{ConversionRules, SetPositionCap};
 use flashkit::ids::{BatchId, ChargeId, TransferId};
 use flashkit::ledger::{Account, Batch, NewTransfer, Step, TransferKind};
+use flashkit::lightning::LightningNode;
+use flashkit::lightning::simulated::SimulatedNetwork;
 use flashkit::money::{Asset, Currency, Price, QuoteSide, Spread};
+use flashkit::ports::SystemClock;
 use flashkit::rates::{FixedRates, RatePolicy};
 use flashkit::store::sqlite::SqliteStore;
 use flashkit::store::{MemoryStore, Store};
 use flashkit::testkit::clock::ManualClock;
 use flashkit::testkit::virtual_card::VirtualCard;
+use flashkit::testkit::wallet::Wallet;
 use flashkit::{Engine, Settings};
 
 use crate::support::books::expect_sound;
@@ -60,6 +64,29 @@ pub fn msat(amount_msat: i64) -> Price {
 impl World {
     /// One bitcoin costs `rate` of the currency `code`, in which the card is.
     pub async fn new(is_sqlite: bool, code: &str, rate: &str, terms: Terms) -> Self {
+        Self::build(is_sqlite, code, rate, terms, None).await
+    }
+
+    /// With a node, and a customer who pays over Lightning.
+    pub async fn online(is_sqlite: bool, rate: &str, terms: Terms) -> (Self, Arc<Wallet>) {
+        let network = SimulatedNetwork::new(Arc::new(SystemClock));
+        let node: Arc<dyn LightningNode> = Arc::new(network.node(0));
+        let world = Self::build(is_sqlite, "JMD", rate, terms, Some(node)).await;
+        world.engine.start().await.unwrap();
+        let customer = network.node(10_000_000_000);
+        customer.start().await.unwrap();
+        let customer = Arc::new(Wallet::new(Arc::new(customer), None));
+        tokio::spawn(customer.clone().run());
+        (world, customer)
+    }
+
+    async fn build(
+        is_sqlite: bool,
+        code: &str,
+        rate: &str,
+        terms: Terms,
+        node: Option<Arc<dyn LightningNode>>,
+    ) -> Self {
         let clock = Arc::new(ManualClock::at(NOON));
         let folder = is_sqlite.then(|| tempfile::tempdir().unwrap());
         let store: Arc<dyn Store> = match &folder {
@@ -77,14 +104,15 @@ impl World {
             },
             ..Settings::default()
         };
-        let engine = Engine::builder(store.clone(), shop::master())
+        let mut builder = Engine::builder(store.clone(), shop::master())
             .network("regtest")
             .clock(clock.clone())
             .rates(rates.clone())
-            .settings(settings)
-            .open()
-            .await
-            .unwrap();
+            .settings(settings);
+        if let Some(node) = node {
+            builder = builder.lightning(node);
+        }
+        let engine = builder.open().await.unwrap();
         let merchant = shop::merchant(&engine, "Cookshop").await;
         let unit = currency(code);
         let card = issue(&engine, unit, &terms).await;
