@@ -196,7 +196,9 @@ async fn what_was_taken_offline_is_paid_once(is_sqlite: bool) {
             flashkit::cards::RefundCharge {
                 key: key("refund"),
                 charge,
-                amount_msat: 200 * SAT,
+                amount: flashkit::cards::ChargeAmount::Bitcoin {
+                    amount_msat: 200 * SAT,
+                },
             },
         )
         .await;
