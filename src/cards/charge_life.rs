@@ -7,7 +7,7 @@ use super::charge_model::{
 };
 use super::charge_rules::RefundIds;
 use super::currency::{self, Back};
-use super::{CHARGES, CardError, Cards, charge_rules, load, low_balance, programs};
+use super::{CHARGES, CardError, Cards, charge_rules, life, load, low_balance, programs};
 use crate::Error;
 use crate::access::Credential;
 use crate::core::{Answer, Decision, Executed, Loaded};
@@ -67,8 +67,8 @@ impl Cards {
             None => None,
         };
         let (amount_msat, conversion) = currency::captured(&before.value.charge, part, rate)?;
-        let shared = programs::shared_reward(program.as_ref());
-        let reward = rewards::accrual(core, &merchant.value, shared, card, amount_msat).await?;
+        let (shared, line) = (programs::shared_reward(program.as_ref()), tapped.line());
+        let reward = rewards::accrual(core, &merchant.value, shared, line, amount_msat).await?;
         let transfer = core.new_id(TransferId::from_parts)?;
         let mut after = before.value.clone();
         after.charge.state = ChargeState::Captured;
@@ -89,6 +89,7 @@ impl Cards {
             &after.charge,
             core.clock.now_ms(),
         ));
+        steps.extend(life::onward_from_hold(core, hold).await?);
         if let Some(reward) = reward {
             steps.extend(reward.steps(&after.charge.id.to_string()));
         }
@@ -119,7 +120,8 @@ impl Cards {
                 let decide = || async {
                     let before = cards.load_charge(command.charge).await?;
                     let hold = charge_rules::open_hold(&before.value, core.commit_time_ms())?;
-                    let (answer, steps) = charge_rules::release(&before, hold)?;
+                    let (answer, mut steps) = charge_rules::release(&before, hold)?;
+                    steps.extend(life::onward_from_hold(core, hold).await?);
                     Ok(Decision { steps, answer })
                 };
                 let executed: Executed<Charge> = core
@@ -183,7 +185,7 @@ impl Cards {
             (Some(program), Some(posting)) => {
                 let sale = RewardedSale {
                     program,
-                    card: charge.card,
+                    card: load(core, charge.card).await?.value.line(),
                     posting,
                     standing_msat: back.standing_msat,
                     standing_points: charge.points - charge.points_taken_back,
@@ -198,6 +200,7 @@ impl Cards {
             spread: core.new_id(TransferId::from_parts)?,
         };
         let (answer, mut steps) = charge_rules::refund(&before, back, of, ids, points)?;
+        steps.extend(life::onward_from(core, of).await?);
         steps.extend(guards);
         Ok(Decision { steps, answer })
     }
@@ -282,15 +285,21 @@ impl Cards {
         let decide = || async {
             let now_ms = self.core.clock.now_ms();
             let before = self.load_charge(id).await?;
-            let hold = match before.value.posting.as_ref().and_then(|found| found.hold) {
-                Some(hold) => self.core.store.hold(hold).await?,
-                None => None,
+            let id = before.value.posting.as_ref().and_then(|found| found.hold);
+            let (hold, onward) = match id {
+                Some(id) => (
+                    self.core.store.hold(id).await?,
+                    life::onward_from_hold(&self.core, id).await?,
+                ),
+                None => (None, Vec::new()),
             };
             // Whoever needed the money may have given it back already.
             let open = hold
                 .filter(|state| state.remaining > 0)
                 .map(|state| state.hold.transfer.id);
-            charge_rules::expire(&before, open, now_ms).map(Some)
+            let mut steps = charge_rules::expire(&before, open, now_ms)?;
+            steps.extend(onward);
+            Ok(Some(steps))
         };
         match self.core.settle(decide).await {
             // It was given back since it was looked at.

@@ -3,6 +3,7 @@
 use super::boltcard::{self, BoltcardKeys, KeyDerivation, TapUrl};
 use super::charge_model::{AuthorizeCard, Charge, ChargeCard, ChargePosting, ChargeState};
 use super::currency::{self, Due};
+use super::life::{self, VirtualTap};
 use super::model::Card;
 use super::pin::{self, Pin};
 use super::programs::{self, CardProgram, CardProgramTerms};
@@ -135,7 +136,7 @@ impl Cards {
         let sale = self
             .sale(caller, &command.tap, &command.price, command.pin.as_ref())
             .await?;
-        let (card, amount_msat) = (sale.card.value.id, sale.due.amount_msat);
+        let (card, amount_msat) = (sale.card.value.line(), sale.due.amount_msat);
         let merchant = &sale.merchant.value;
         let shared = programs::shared_reward(sale.program.as_ref());
         let reward = rewards::accrual(core, merchant, shared, card, amount_msat).await?;
@@ -167,6 +168,7 @@ impl Cards {
             &charge,
             core.clock.now_ms(),
         ));
+        steps.extend(life::look_for_top_up(&sale.card.value, core.clock.now_ms()));
         steps.extend(sale.guards);
         if let Some(reward) = reward {
             steps.extend(reward.steps(&charge.id.to_string()));
@@ -252,6 +254,7 @@ impl Cards {
         )?;
         let from = sale.card.value.balance_account();
         steps.extend(charge_rules::authorize(&charge, from, hold, usage)?);
+        steps.extend(life::look_for_top_up(&sale.card.value, core.clock.now_ms()));
         steps.extend(sale.guards);
         Ok(Decision {
             steps,
@@ -271,7 +274,7 @@ impl Cards {
         let till = caller.id.to_string();
         let source = self.source.as_deref().unwrap_or(&till);
         let tap = self.verify_from(Some(source), tap).await?;
-        rules::require_active(&tap.card.value)?;
+        rules::require_active(&tap.card.value, core.commit_time_ms())?;
         let mut guards = vec![taps::guard(core, &tap).await?];
         let merchant = settlement::load_merchant(core, caller.require_till()?).await?;
         if let Some(program) = &tap.program {
@@ -319,6 +322,12 @@ impl Cards {
 
     /// Finds the card of a tap and checks the chip's signature.
     async fn verify(&self, tap: &str) -> Result<VerifiedTap, Error> {
+        if let Some(tap) = VirtualTap::parse(tap) {
+            return self.verify_virtual(&tap?).await;
+        }
+        if let Some(public_key) = life::bearer(tap) {
+            return Err(self.refuse_bearer(public_key).await);
+        }
         let tap = TapUrl::parse(tap).map_err(CardError::from)?;
         let picc = boltcard::decrypt_picc(&self.issuer_key, tap.p()).map_err(CardError::from)?;
         let card = self.by_chip(&picc.uid).await?;

@@ -21,11 +21,12 @@ pub(super) struct Context<'a> {
     pub(super) now_ms: i64,
     /// When the node is asked about a payment that is being taken.
     pub(super) check_at_ms: i64,
+    /// The account that what counts goes to.
+    pub(super) credit: Account,
+    /// The account that a surplus goes to.
+    pub(super) surplus: Account,
     /// The most that a card may come to.
     pub(super) credit_ceiling: Option<i64>,
-    /// The account of a card in a currency: what is paid goes to the operator, who puts the price
-    /// on the card.
-    pub(super) in_currency: Option<Account>,
     /// Whose account a payment by book comes from.
     pub(super) payer: Option<Account>,
 }
@@ -242,11 +243,9 @@ fn parts(invoice: &Invoice, at: usize, context: &Context<'_>) -> Result<Parts, E
     let Some(debit) = source(invoice, payment.rail, context) else {
         return Ok(Parts { entries, transfers });
     };
-    let own = invoice.purpose.account();
-    let on_card = context.in_currency.unwrap_or(own);
     let mut transfer = |debit: Account, credit: Account, amount: i64, kind: TransferKind| {
         let id = (context.new_id)()?;
-        let is_card = credit == on_card;
+        let is_card = credit == context.credit;
         transfers.push(NewTransfer {
             id,
             debit,
@@ -260,19 +259,20 @@ fn parts(invoice: &Invoice, at: usize, context: &Context<'_>) -> Result<Parts, E
     };
     if payment.counted_msat > 0 {
         let (counted_msat, kind) = (payment.counted_msat, invoice.purpose.transfer_kind());
-        let credit = match context.in_currency {
-            Some(_) => Account::exchange(Asset::Btc),
-            None => own,
-        };
-        entries.counted = Some(transfer(debit, credit, counted_msat, kind)?);
-        if let Some(card) = context.in_currency {
-            let amount = in_currency(invoice, counted_msat)?;
-            let from = Account::exchange(card.asset());
-            entries.currency = Some(transfer(from, card, amount, kind)?);
+        let own = context.credit;
+        match own.asset() {
+            Asset::Btc => entries.counted = Some(transfer(debit, own, counted_msat, kind)?),
+            // The operator takes the bitcoin, and puts the price on the card.
+            unit => {
+                let bitcoin = Account::exchange(Asset::Btc);
+                entries.counted = Some(transfer(debit, bitcoin, counted_msat, kind)?);
+                let amount = in_currency(invoice, counted_msat)?;
+                entries.currency = Some(transfer(Account::exchange(unit), own, amount, kind)?);
+            }
         }
     }
     let surplus_msat = payment.surplus_msat();
-    let credit = invoice.surplus_account();
+    let credit = context.surplus;
     if surplus_msat > 0 && credit != Account::suspense() && !payment.suspended {
         let surplus = transfer(debit, credit, surplus_msat, TransferKind::Surplus)?;
         entries.surplus = Some(surplus);
@@ -353,7 +353,7 @@ fn keep_spread(
     let kept_msat = exchange::spread(invoice.quote.as_ref(), counted_msat)?;
     let from = match entries.currency {
         Some(_) => Account::exchange(Asset::Btc),
-        None => invoice.purpose.account(),
+        None => context.credit,
     };
     let id = (context.new_id)()?;
     let kept = exchange::take_spread(from, kept_msat, id, &invoice.id.to_string());

@@ -70,6 +70,11 @@ impl Account {
         Self::operator(AccountKind::FeeIncome, Asset::Btc)
     }
 
+    /// Money of cards in `unit` that nobody asked for.
+    pub fn breakage(unit: Asset) -> Self {
+        Self::operator(AccountKind::Breakage, unit)
+    }
+
     /// Fees paid for routes.
     pub fn routing_fees() -> Self {
         Self::operator(AccountKind::RoutingFees, Asset::Btc)

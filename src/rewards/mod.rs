@@ -115,7 +115,7 @@ impl Rewards {
     /// The points on a card. Its holder, the issuer, or any till.
     ///
     /// # Errors
-    /// `reward.program_not_found`, `access.*`.
+    /// `reward.program_not_found`, `card.not_found`, `access.*`.
     pub async fn points(
         &self,
         credential: &Credential,
@@ -128,7 +128,8 @@ impl Rewards {
         }
         let as_of_ms = self.core.clock.now_ms();
         let program = load(&self.core, program).await?.value;
-        let account = Account::points_balance(card, program.id);
+        let line = cards::load(&self.core, card).await?.value.line();
+        let account = Account::points_balance(line, program.id);
         let balance = self.core.balance(&account).await?;
         let points = i64::try_from(balance.available(account.kind().side()))
             .map_err(|_| MoneyError::Overflow)?;
@@ -194,6 +195,7 @@ impl Rewards {
         let mut steps = vec![cards::guard(&card), guard(&program)];
         let (ceiling, held) = cards::programs::ceiling(core, &card.value).await?;
         steps.extend(held);
+        let points_of = card.value.line();
         let mut to = (card.value.balance_account(), ceiling);
         if let Asset::Fiat(currency) = card.value.unit {
             let conversion = self.converted(currency, redemption.amount_msat).await?;
@@ -202,11 +204,11 @@ impl Rewards {
             let paid = rules::pay_in_currency(&conversion, to, id, reference);
             redemption.conversion = Some(conversion);
             to = (Account::exchange(Asset::Btc), None);
-            steps.extend(rules::redeem(&redemption, points, money, to)?);
+            steps.extend(rules::redeem(&redemption, points, money, points_of, to)?);
             steps.push(paid);
             steps.extend(exchange::within_cap(core, currency, Moves::Down).await?);
         } else {
-            steps.extend(rules::redeem(&redemption, points, money, to)?);
+            steps.extend(rules::redeem(&redemption, points, money, points_of, to)?);
         }
         Ok(Decision {
             steps,

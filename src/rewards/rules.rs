@@ -157,6 +157,7 @@ pub(super) fn redeem(
     redemption: &Redemption,
     points_id: TransferId,
     money_id: TransferId,
+    points_of: CardId,
     (card_balance, card_ceiling): (Account, Option<i64>),
 ) -> Result<Vec<Step>, Error> {
     let Redemption { card, program, .. } = *redemption;
@@ -164,7 +165,7 @@ pub(super) fn redeem(
     Ok(vec![
         Step::Transfer(NewTransfer {
             id: points_id,
-            debit: Account::points_balance(card, program),
+            debit: Account::points_balance(points_of, program),
             credit: Account::points_issued(program),
             amount: redemption.points,
             kind: TransferKind::PointsRedemption,

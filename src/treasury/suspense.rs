@@ -237,7 +237,7 @@ impl Treasury {
     async fn target(&self, to: SuspenseTarget) -> Result<(Option<Step>, Account), Error> {
         Ok(match to {
             SuspenseTarget::Card { card } => {
-                let card = crate::cards::load(&self.core, card).await?;
+                let card = crate::cards::current(&self.core, card).await?;
                 crate::cards::require_bitcoin(&card.value)?;
                 let account = card.value.balance_account();
                 (Some(crate::cards::guard(&card)), account)
@@ -276,6 +276,9 @@ impl Treasury {
         );
         let mut steps = vec![transfer, write(&after, found.version)?];
         steps.extend(owner);
+        if after.amount_msat > 0 {
+            steps.extend(crate::cards::onward(&self.core, account).await?);
+        }
         steps.push(emit("suspense.assigned", item.to_string(), &after)?);
         Ok(Decision {
             steps,
