@@ -1,1 +1,818 @@
+//! Every command and every answer is one record that reads back from JSON as it was written:
+//! the seam between an engine and whatever talks to it.
 
+mod support;
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use flashkit::access::Credential;
+use flashkit::cards::{
+    ActivateCard, AddFamilyCard, AuthorizeCard, AutoTopUp, BearerUnit, CaptureCharge, CardLimits,
+    CardProgramTerms, CardStatementQuery, ChargeAmount, ChargeCard, CreateCardProgram,
+    ExistingChip, FreezeCard, IssueCard, IssueVirtualCard, LossBearer, MakeRecoveryCode,
+    OfflineBook, OfflineKey, OfflineTerms, RecoverHolder, RefundCharge, RegisterBearerCard,
+    ReleaseCharge, RenewHolder, ReplaceCard, ReportLost, RetireCard, RetireTo, SetAutoTopUp,
+    SetCardExpiry, SetCardLimits, SetCardNote, SetCardPin, SetOfflineTerms, StoppedCard, TopUpCard,
+    TopUpSource, TopUpWanted, UnlockCardCode, UnlockCardPin, UpdateCardProgram, WipeCard,
+};
+use flashkit::exchange::SetPositionCap;
+use flashkit::ids::{CredentialId, MerchantId};
+use flashkit::invoices::{
+    CancelInvoice, CaptureInvoice, ConfirmationTier, CreateInvoice, GiveUpInvoice, InvoiceFilter,
+    InvoiceLine, InvoiceOptions, InvoicePurpose, MarkInvoice, MarkedAs, OnChainFact, OnChainPlace,
+    Outpoint, PaymentRules, SetInvoicePolicy, SurplusTo,
+};
+use flashkit::ledger::JournalProblem;
+use flashkit::money::Currency;
+use flashkit::ports::{Clock, SystemClock};
+use flashkit::reports::{ExportFormat, StatementPeriod};
+use flashkit::rewards::{CreateProgram, RedeemPoints};
+use flashkit::settlement::{
+    CreateMerchant, PairTill, PayoutOutcome, PayoutTerms, RequestPayout, ResolvePayout, RevokeTill,
+};
+use flashkit::store::MemoryStore;
+use flashkit::treasury::{
+    AssignSuspense, BookCapital, CapitalAccount, CapitalDirection, SuspenseItem, SuspenseTarget,
+};
+use flashkit::{Answer, Engine};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use support::key;
+use support::shop::{self, jmd, sat};
+
+/// Reads back what was written, and writes the same again.
+fn check<T: Serialize + DeserializeOwned + PartialEq + Debug>(record: &T) -> Value {
+    let text = serde_json::to_string(record).unwrap();
+    let read: T = serde_json::from_str(&text).unwrap();
+    assert_eq!(&read, record);
+    assert_eq!(serde_json::to_string(&read).unwrap(), text);
+    serde_json::from_str(&text).unwrap()
+}
+
+fn check_answer<T>(answer: &Answer<T>) -> Value
+where
+    T: Serialize + DeserializeOwned + PartialEq + Debug,
+{
+    let value = check(answer);
+    assert!(value["as_of_ms"].is_i64() && !value["value"].is_null());
+    value
+}
+
+/// What a till takes offline.
+async fn offline_records(
+    engine: &Engine,
+    till: CredentialId,
+    credential: &Credential,
+    merchant: MerchantId,
+) {
+    let (cards, issuer) = (engine.cards(), engine.issuer());
+    let terms = OfflineTerms {
+        per_tap_msat: 1_000_000,
+        per_day_msat: 1_000_000,
+        window_ms: 1_000_000,
+        loss: LossBearer::Operator,
+        stopped_card: StoppedCard::Pays,
+    };
+    let command = SetOfflineTerms {
+        key: key("offline-terms"),
+        merchant,
+        till: None,
+        terms: Some(terms),
+    };
+    check(&command);
+    check_answer(&cards.set_offline_terms(&issuer, command).await.unwrap());
+    let secret = OfflineKey::new([1; 32]).unwrap();
+    let command = secret.enroll(till, key("enroll")).unwrap();
+    check(&command);
+    check_answer(&cards.enroll_offline_key(credential, command).await.unwrap());
+    let enrolment = cards.offline_enrolment(&issuer, till).await.unwrap();
+    check_answer(&enrolment);
+    let mut book = OfflineBook::new(&enrolment).unwrap();
+    let tap = "lnurlw://h?p=4E2E289D945A66BB13377A728884E867&c=E19CCB1FED8892CE";
+    let now_ms = SystemClock.now_ms();
+    let accepted = check(&book.accept(tap, 5_000, "table 4", now_ms).unwrap());
+    assert_eq!(accepted["state"], json!("accepted_offline_not_paid"));
+    check(&book);
+    let envelope = book.envelope(&secret).unwrap().unwrap();
+    check(&envelope);
+    let outcomes = cards.replay_offline(credential, envelope).await.unwrap();
+    let outcome = check_answer(&outcomes);
+    assert_eq!(outcome["value"][0]["state"], json!("unpaid"));
+    check_answer(
+        &cards
+            .list_offline(&issuer, merchant, None, 10)
+            .await
+            .unwrap(),
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_command_of_a_cards_life() {
+    let shop = shop::simulated(Arc::new(MemoryStore::new(Arc::new(SystemClock)))).await;
+    let (engine, issuer) = (&shop.engine, shop.engine.issuer());
+    let cards = engine.cards();
+    let merchant = shop::merchant(engine, "Cookshop").await;
+    let held = shop::card(engine, shop::UID, CardLimits::default()).await;
+    let (card, holder) = (held.id, held.holder);
+    let blank = async |uid: &str| {
+        let command = IssueCard {
+            key: key(uid),
+            uid: uid.to_owned(),
+            existing_chip: None,
+            limits: CardLimits::default(),
+            program: None,
+        };
+        let id = cards.issue(&issuer, command).await.unwrap().id;
+        let keys = cards.programming_keys(&issuer, uid).await.unwrap();
+        let mut chip = flashkit::testkit::virtual_card::VirtualCard::program(uid, &keys).unwrap();
+        (id, chip.tap())
+    };
+    let command = SetCardExpiry {
+        key: key("expiry"),
+        card,
+        expires_at_ms: None,
+    };
+    check(&command);
+    // What is not there is not written: cards of before read and write as they did.
+    let answer = cards.set_expiry(&issuer, command).await.unwrap();
+    let value = check_answer(&answer);
+    for field in [
+        "kind",
+        "expires_at_ms",
+        "replaced_by",
+        "replacements",
+        "family_of",
+    ] {
+        assert!(value["value"].get(field).is_none(), "{field}");
+    }
+    let command = MakeRecoveryCode {
+        key: key("code"),
+        card,
+    };
+    check(&command);
+    let code = cards.make_recovery_code(&holder, command).await.unwrap();
+    check_answer(&code);
+    let command = RecoverHolder {
+        key: key("recover"),
+        code: code.code.clone(),
+    };
+    check(&command);
+    let recovered = cards.recover(command).await.unwrap();
+    check_answer(&recovered);
+    let holder = recovered.holder.clone();
+    let command = SetCardNote {
+        key: key("note"),
+        card,
+        note: Some("mine".to_owned()),
+    };
+    check(&command);
+    check_answer(&cards.set_note(&holder, command).await.unwrap());
+    check_answer(&cards.note(&holder, card).await.unwrap());
+    let command = AddFamilyCard {
+        key: key("family"),
+        main: card,
+        tap: blank("04a39493cc0001").await.1,
+        limits: CardLimits::default(),
+    };
+    check(&command);
+    check_answer(&cards.add_to_family(&holder, command).await.unwrap());
+    check_answer(&cards.family(&holder, card).await.unwrap());
+    let command = SetAutoTopUp {
+        key: key("auto"),
+        card,
+        rule: Some(AutoTopUp {
+            below_msat: 1,
+            to_msat: 2,
+            times_per_day: 1,
+            from: TopUpSource::Outside,
+        }),
+        source: Some(holder.clone()),
+    };
+    check(&command);
+    check_answer(&cards.set_auto_top_up(&holder, command).await.unwrap());
+    check(&TopUpWanted {
+        card,
+        amount_msat: 2,
+        balance_msat: 0,
+    });
+    let command = ReportLost {
+        key: key("lost"),
+        card,
+    };
+    check(&command);
+    check_answer(&cards.report_lost(&holder, command).await.unwrap());
+    let (new, tap) = blank("04a39493cc0002").await;
+    let command = ReplaceCard {
+        key: key("replace"),
+        card,
+        tap,
+    };
+    check(&command);
+    let replaced = cards.replace(&holder, command).await.unwrap();
+    check_answer(&replaced);
+    let command = WipeCard {
+        key: key("wipe"),
+        card,
+    };
+    check(&command);
+    let wiped = cards.wipe(&issuer, command).await.unwrap();
+    assert_eq!(check_answer(&wiped)["value"]["state"], json!("wiped"));
+    let to = RetireTo::Merchant {
+        merchant: merchant.id,
+    };
+    let command = RetireCard {
+        key: key("retire"),
+        card: new,
+        to,
+    };
+    check(&command);
+    // Its family spends its balance.
+    let refused = cards.retire(&replaced.holder, command).await.unwrap_err();
+    assert_eq!(refused.code(), "card.has_family");
+    let command = IssueVirtualCard {
+        key: key("virtual"),
+        limits: CardLimits::default(),
+        expires_at_ms: None,
+    };
+    check(&command);
+    let virtual_card = cards.issue_virtual(&issuer, command).await.unwrap();
+    check_answer(&virtual_card);
+    let command = ActivateCard {
+        key: key("activate-virtual"),
+        card: virtual_card.id,
+    };
+    let by = cards
+        .activate(&issuer, command)
+        .await
+        .unwrap()
+        .holder
+        .clone();
+    check_answer(&cards.virtual_details(&by, virtual_card.id).await.unwrap());
+    let command = UnlockCardCode {
+        key: key("unlock-code"),
+        card: virtual_card.id,
+    };
+    check(&command);
+    check_answer(&cards.unlock_code(&by, command).await.unwrap());
+    let command = RegisterBearerCard {
+        key: key("bearer"),
+        public_key: format!("02{}", "5a".repeat(32)),
+        unit: BearerUnit::Sat,
+    };
+    check(&command);
+    let bearer = cards.register_bearer(&issuer, command).await.unwrap();
+    assert_eq!(
+        check_answer(&bearer)["value"]["kind"]["kind"],
+        json!("bearer")
+    );
+    check_answer(&cards.list_beside(&issuer, true, None, 10).await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_command_and_every_answer() {
+    let shop = shop::simulated(Arc::new(MemoryStore::new(Arc::new(SystemClock)))).await;
+    let (engine, issuer) = (&shop.engine, shop.engine.issuer());
+    let (settlement, cards) = (engine.settlement(), engine.cards());
+
+    let command = CreateMerchant {
+        key: key("merchant"),
+        name: "Cookshop".to_owned(),
+        terms: PayoutTerms::default(),
+        category: None,
+    };
+    check(&command);
+    let merchant = settlement.create(&issuer, command).await.unwrap();
+    check_answer(&merchant);
+    check_answer(&settlement.get(&issuer, merchant.id).await.unwrap());
+
+    let command = PairTill {
+        key: key("till"),
+        merchant: merchant.id,
+        label: "1".to_owned(),
+    };
+    check(&command);
+    let till = settlement.pair_till(&issuer, command).await.unwrap();
+    check_answer(&till);
+    let credential = till.credential.clone();
+
+    let command = CreateProgram {
+        key: key("program"),
+        merchant: merchant.id,
+        name: "Points".to_owned(),
+        earn_bps: 100,
+        point_value_msat: 1_000,
+    };
+    check(&command);
+    let program = engine.rewards().create(&issuer, command).await.unwrap();
+    check_answer(&program);
+
+    let command = BookCapital {
+        key: key("capital"),
+        account: CapitalAccount::Channels,
+        direction: CapitalDirection::In,
+        amount_msat: 1,
+        reason: "a start".to_owned(),
+    };
+    check(&command);
+    check_answer(
+        &engine
+            .treasury()
+            .book_capital(&issuer, command)
+            .await
+            .unwrap(),
+    );
+
+    let command = CreateCardProgram {
+        key: key("card-program"),
+        name: "Students".to_owned(),
+        terms: CardProgramTerms {
+            categories: vec!["5812".parse().unwrap()],
+            reward_program: Some(program.id),
+            ..CardProgramTerms::default()
+        },
+    };
+    let value = check(&command);
+    assert_eq!(value["terms"]["unit"], json!("BTC"));
+    let programs = cards.programs();
+    let card_program = programs.create(&issuer, command).await.unwrap();
+    check_answer(&card_program);
+    let command = UpdateCardProgram {
+        key: key("card-program"),
+        program: card_program.id,
+        name: "Pupils".to_owned(),
+        terms: serde_json::from_value(json!({ "merchants": [merchant.id] })).unwrap(),
+    };
+    check(&command);
+    check_answer(&programs.update(&issuer, command).await.unwrap());
+    check_answer(&programs.get(&issuer, card_program.id).await.unwrap());
+    check_answer(&programs.list(&issuer, None, 10).await.unwrap());
+
+    let existing_chip = ExistingChip {
+        pull_payment_id: Some("fUDXsnySxvb5LYZ1bSLiWzLjVuT".to_owned()),
+        version: 0,
+        counter: 9,
+    };
+    let command = IssueCard {
+        key: key("card"),
+        uid: shop::UID.to_owned(),
+        existing_chip: Some(existing_chip),
+        limits: CardLimits {
+            per_day_msat: Some(1_000_000_000),
+            ..CardLimits::default()
+        },
+        program: Some(card_program.id),
+    };
+    check(&command);
+    // What is not there is not written: the digests of commands of before are the same.
+    let without = IssueCard {
+        program: None,
+        ..command.clone()
+    };
+    assert!(check(&without).get("program").is_none());
+    let card = cards.issue(&issuer, command).await.unwrap();
+    check_answer(&card);
+    let keys = cards.programming_keys(&issuer, shop::UID).await.unwrap();
+    check(&keys);
+    let command = ActivateCard {
+        key: key("activate"),
+        card: card.id,
+    };
+    check(&command);
+    let activation = cards.activate(&issuer, command).await.unwrap();
+    check_answer(&activation);
+    let holder = activation.holder.clone();
+
+    let command = TopUpCard {
+        key: key("top-up"),
+        card: card.id,
+        price: sat(50_000),
+    };
+    check(&command);
+    let invoice = cards.top_up(&holder, command).await.unwrap();
+    check_answer(&invoice);
+    shop.customer.pay(&invoice.bolt11).await.unwrap();
+    shop::settled(engine, &invoice).await;
+
+    let command = CreateInvoice {
+        key: key("sale"),
+        purpose: InvoicePurpose::Sale {
+            merchant: merchant.id,
+        },
+        price: Some(jmd(150_000)),
+        description: "lunch".to_owned(),
+        expiry_seconds: 600,
+        options: InvoiceOptions::default(),
+    };
+    let value = check(&command);
+    assert_eq!(
+        value["price"],
+        json!({ "kind": "fiat", "currency": "JMD", "minor_units": 150_000 })
+    );
+    let invoice = engine
+        .invoices()
+        .create(&credential, command)
+        .await
+        .unwrap();
+    let value = check_answer(&invoice);
+    assert_eq!(value["value"]["quote"]["rate"], json!("15000000.00"));
+    check_answer(
+        &engine
+            .invoices()
+            .get(&credential, invoice.id)
+            .await
+            .unwrap(),
+    );
+    check_answer(
+        &engine
+            .invoices()
+            .list(&credential, invoice.purpose, None, 10)
+            .await
+            .unwrap(),
+    );
+
+    let mut chip = flashkit::testkit::virtual_card::VirtualCard::program(shop::UID, &keys).unwrap();
+    chip.set_counter(9);
+    let tap = chip.tap();
+    check_answer(&cards.peek(&tap).await.unwrap());
+    let command = ChargeCard {
+        key: key("charge"),
+        tap,
+        price: sat(10_000),
+        reference: "4".to_owned(),
+        pin: None,
+    };
+    // What is not there is not written: the digests of commands of before are the same.
+    assert!(check(&command).get("pin").is_none());
+    let charged = cards.charge(&credential, command).await.unwrap();
+    check_answer(&charged);
+    let command = RefundCharge {
+        key: key("refund"),
+        charge: charged.id,
+        amount: ChargeAmount::Bitcoin { amount_msat: 1_000 },
+    };
+    check(&command);
+    let old = r#"{"key":"refund","charge":"CHARGE","amount_msat":1000}"#;
+    let old = old.replace("CHARGE", &charged.id.to_string());
+    assert_eq!(serde_json::to_string(&command).unwrap(), old);
+    let jmd = Currency::from_code("JMD").unwrap();
+    check(&CaptureCharge {
+        key: key("capture"),
+        charge: charged.id,
+        amount: ChargeAmount::Fiat {
+            currency: jmd,
+            minor_units: 1_000,
+        },
+    });
+    check_answer(&cards.refund(&credential, command).await.unwrap());
+    let command = SetPositionCap {
+        key: key("cap"),
+        currency: jmd,
+        max_open: 1_000_000,
+    };
+    check(&command);
+    let exchange = engine.exchange();
+    check_answer(&exchange.set_position_cap(&issuer, command).await.unwrap());
+    check_answer(&exchange.positions(&issuer, &[]).await.unwrap());
+    let command = SetCardPin {
+        key: key("pin"),
+        card: card.id,
+        pin: "1234".parse().unwrap(),
+    };
+    check(&command);
+    check_answer(&cards.set_pin(&holder, command).await.unwrap());
+    check_answer(&cards.pin_status(&holder, card.id).await.unwrap());
+    let command = UnlockCardPin {
+        key: key("unlock"),
+        card: card.id,
+    };
+    check(&command);
+    check_answer(&cards.unlock_pin(&holder, command).await.unwrap());
+    for name in ["tab-1", "tab-2"] {
+        let command = AuthorizeCard {
+            key: key(name),
+            tap: chip.tap(),
+            price: sat(1_000),
+            reference: name.to_owned(),
+            pin: Some("1234".parse().unwrap()),
+        };
+        check(&command);
+        let tab = cards.authorize(&credential, command).await.unwrap();
+        assert_eq!(check_answer(&tab)["value"]["state"], json!("authorized"));
+        let capture = CaptureCharge {
+            key: key(name),
+            charge: tab.id,
+            amount: ChargeAmount::Bitcoin { amount_msat: 1_000 },
+        };
+        let release = ReleaseCharge {
+            key: key(name),
+            charge: tab.id,
+        };
+        check(&capture);
+        check(&release);
+        match name {
+            "tab-1" => check_answer(&cards.capture(&credential, capture).await.unwrap()),
+            _ => check_answer(&cards.release(&credential, release).await.unwrap()),
+        };
+        check_answer(&cards.get_charge(&holder, tab.id).await.unwrap());
+    }
+    let listed = cards.list_charges(&credential, merchant.id, None, 10).await;
+    check_answer(&listed.unwrap());
+    check_answer(&cards.get(&holder, card.id).await.unwrap());
+    check_answer(&cards.history(&holder, card.id, None, 10).await.unwrap());
+
+    let points = engine
+        .rewards()
+        .points(&holder, card.id, program.id)
+        .await
+        .unwrap();
+    check_answer(&points);
+    let command = RedeemPoints {
+        key: key("redeem"),
+        card: card.id,
+        program: program.id,
+        points: points.points,
+    };
+    check(&command);
+    check_answer(&engine.rewards().redeem(&holder, command).await.unwrap());
+
+    let command = FreezeCard {
+        key: key("freeze"),
+        card: card.id,
+    };
+    check(&command);
+    check_answer(&cards.freeze(&holder, command.clone()).await.unwrap());
+    check_answer(&cards.unfreeze(&holder, command).await.unwrap());
+    let command = SetCardLimits {
+        key: key("limits"),
+        card: card.id,
+        limits: CardLimits {
+            taps_per_hour: Some(9),
+            ..CardLimits::default()
+        },
+    };
+    check(&command);
+    check_answer(&cards.set_limits(&holder, command).await.unwrap());
+    let command = RenewHolder {
+        key: key("renew"),
+        card: card.id,
+    };
+    check(&command);
+    check_answer(&cards.renew_holder(&issuer, command).await.unwrap());
+    invoice_commands(&shop, &merchant, invoice.id).await;
+    check(&GiveUpInvoice {
+        key: key("give-up"),
+        invoice: invoice.id,
+        reason: "none came".to_owned(),
+    });
+    check(&AssignSuspense {
+        key: key("assign"),
+        item: flashkit::ids::TransferId::from_parts(1, [1; 10]),
+        to: SuspenseTarget::Merchant {
+            merchant: merchant.id,
+        },
+        reason: "a letter".to_owned(),
+    });
+    check_answer(&engine.treasury().suspense(&issuer, None, 10).await.unwrap());
+    check_answer(&engine.rewards().get(&issuer, program.id).await.unwrap());
+
+    check_answer(&settlement.balance(&credential, merchant.id).await.unwrap());
+    let quote = settlement
+        .quote_payout(&credential, merchant.id)
+        .await
+        .unwrap();
+    check_answer(&quote);
+    let bolt11 = shop
+        .customer
+        .invoice(quote.amount_msat, "takings")
+        .await
+        .unwrap();
+    let command = RequestPayout {
+        key: key("payout"),
+        merchant: merchant.id,
+        bolt11,
+    };
+    check(&command);
+    let payout = settlement.request_payout(&issuer, command).await.unwrap();
+    check_answer(&payout);
+    check_answer(&settlement.payout(&issuer, payout.id).await.unwrap());
+    for outcome in [
+        PayoutOutcome::Failed,
+        PayoutOutcome::PaidOut {
+            route_fee_msat: Some(1),
+        },
+    ] {
+        check(&ResolvePayout {
+            key: key("resolve"),
+            payout: payout.id,
+            outcome,
+            reason: "asked".to_owned(),
+            despite_record: false,
+        });
+    }
+    check_answer(
+        &settlement
+            .payouts(&credential, merchant.id, None, 10)
+            .await
+            .unwrap(),
+    );
+    check_answer(
+        &settlement
+            .history(&credential, merchant.id, None, 10)
+            .await
+            .unwrap(),
+    );
+
+    let query = CardStatementQuery {
+        card: activation.card.id,
+        period: StatementPeriod::Month {
+            year: 2026,
+            month: 11,
+        },
+    };
+    check(&query);
+    for period in [
+        StatementPeriod::Between {
+            from_ms: 0,
+            to_ms: i64::MAX,
+        },
+        StatementPeriod::Days {
+            first: "2020-01-01".to_owned(),
+            last: "2030-12-31".to_owned(),
+        },
+    ] {
+        let query = CardStatementQuery { period, ..query };
+        check(&query);
+        check_answer(&cards.statement(&issuer, &query).await.unwrap());
+        let rows = cards.statement_rows(&issuer, &query, None, 10).await;
+        check_answer(&rows.unwrap());
+        for format in [ExportFormat::Csv, ExportFormat::JsonLines] {
+            check(&format);
+            let page = cards.export_statement(&issuer, &query, format, None, 1);
+            check_answer(&page.await.unwrap());
+        }
+    }
+    offline_records(engine, till.till.id, &credential, merchant.id).await;
+
+    let command = RevokeTill {
+        key: key("revoke"),
+        till: till.till.id,
+    };
+    check(&command);
+    check_answer(&settlement.revoke_till(&issuer, command).await.unwrap());
+
+    check_answer(&engine.reports().trial_balance(&issuer).await.unwrap());
+    let account = flashkit::ledger::Account::fee_income();
+    check_answer(&engine.reports().account(&issuer, account).await.unwrap());
+    let reports = engine.reports();
+    check_answer(&reports.balance_at(&issuer, account, 0).await.unwrap());
+    let verdict = reports.verify_journal(&issuer, &[]).await.unwrap();
+    check_answer(&verdict);
+    let key = flashkit::reports::HeadKey::new(&[1; 32]).unwrap();
+    check(&flashkit::reports::SignedHeads::sign(
+        1,
+        verdict.heads.clone(),
+        &key,
+    ));
+    for problem in [
+        JournalProblem::TotalsWrong {
+            account,
+            stored: flashkit::ledger::Balance {
+                debits_posted: i128::MAX,
+                ..Default::default()
+            },
+            computed: Default::default(),
+        },
+        JournalProblem::ChainMissing {
+            writer: "1".to_owned(),
+        },
+    ] {
+        let mut found = verdict.clone();
+        found.value.problems = vec![problem];
+        check_answer(&found);
+    }
+    check(&SuspenseItem {
+        id: flashkit::ids::TransferId::from_parts(1, [1; 10]),
+        payment_hash: Some(flashkit::lightning::PaymentHash([1; 32])),
+        outpoint: None,
+        amount_msat: -1,
+        since_ms: 1,
+        assigned_to: Some(SuspenseTarget::Operator),
+        withdrawn: false,
+        reason: Some("a letter".to_owned()),
+    });
+    check_answer(&reports.audit(&issuer).await.unwrap());
+    for event in engine
+        .events()
+        .next(&issuer, "reader", 1_000)
+        .await
+        .unwrap()
+    {
+        check(&event);
+    }
+    engine.stop().await.unwrap();
+}
+
+/// The commands about invoices that are more than a price.
+async fn invoice_commands(
+    shop: &shop::Simulated,
+    merchant: &flashkit::settlement::Merchant,
+    invoice: flashkit::ids::InvoiceId,
+) {
+    let (engine, issuer) = (&shop.engine, shop.engine.issuer());
+    let rules = PaymentRules {
+        accept_under_per_mille: 5,
+        ask_for_rest: true,
+        surplus: Some(SurplusTo::Refund),
+        accept_late_within_per_mille: Some(10),
+        confirmations: vec![ConfirmationTier {
+            up_to_msat: 1_000_000,
+            confirmations: 0,
+        }],
+    };
+    let command = SetInvoicePolicy {
+        key: key("policy"),
+        merchant: merchant.id,
+        rules,
+    };
+    check(&command);
+    check_answer(
+        &engine
+            .invoices()
+            .set_policy(&issuer, command)
+            .await
+            .unwrap(),
+    );
+    check_answer(
+        &engine
+            .invoices()
+            .policy(&issuer, merchant.id)
+            .await
+            .unwrap(),
+    );
+    let options = InvoiceOptions {
+        order_reference: "Table 4".to_owned(),
+        lines: vec![InvoiceLine {
+            description: "patty".to_owned(),
+            quantity: 2,
+            unit_price_minor: 400,
+            tax_minor: 100,
+        }],
+        tip_minor: 100,
+        hold: true,
+        ..InvoiceOptions::default()
+    };
+    let command = CreateInvoice {
+        key: key("held"),
+        purpose: InvoicePurpose::Contribution {
+            merchant: merchant.id,
+        },
+        price: Some(flashkit::money::Price::Bitcoin { amount_msat: 1_000 }),
+        description: "lunch".to_owned(),
+        expiry_seconds: 600,
+        options,
+    };
+    let value = check(&command);
+    assert!(value["options"].get("metadata").is_none());
+    let held = engine.invoices().create(&issuer, command).await.unwrap();
+    check_answer(&held);
+    let filter = InvoiceFilter {
+        order_reference: Some("table 4".to_owned()),
+        ..InvoiceFilter::default()
+    };
+    check(&filter);
+    let found = engine.invoices().search(&issuer, &filter, None, 1).await;
+    check_answer(&found.unwrap());
+    check(&CaptureInvoice {
+        key: key("capture"),
+        invoice,
+    });
+    let command = CancelInvoice {
+        key: key("cancel"),
+        invoice: held.id,
+    };
+    check(&command);
+    check_answer(&engine.invoices().cancel(&issuer, command).await.unwrap());
+    let command = MarkInvoice {
+        key: key("mark"),
+        invoice: held.id,
+        as_state: MarkedAs::Settled,
+        reason: "cash".to_owned(),
+    };
+    check(&command);
+    check_answer(&engine.invoices().mark(&issuer, command).await.unwrap());
+    check(&OnChainFact {
+        outpoint: Outpoint {
+            txid: [1; 32],
+            vout: 1,
+        },
+        amount_sat: 1_000,
+        first_known_ms: 1,
+        place: OnChainPlace::Block {
+            height: 1,
+            hash: "00".to_owned(),
+            confirmations: 1,
+        },
+    });
+}
