@@ -121,7 +121,9 @@ async fn a_lost_card_is_replaced_and_its_money_is_there(is_sqlite: bool) {
     let command = CaptureCharge {
         key: key("capture"),
         charge: tab,
-        amount_msat: 1_500 * SAT,
+        amount: flashkit::cards::ChargeAmount::Bitcoin {
+            amount_msat: 1_500 * SAT,
+        },
     };
     cards.capture(&till, command).await.unwrap();
     assert_eq!(on_card(&*scene.store, new).await, 42_500);
@@ -134,7 +136,9 @@ async fn a_lost_card_is_replaced_and_its_money_is_there(is_sqlite: bool) {
     let command = RefundCharge {
         key: key("refund"),
         charge: paid,
-        amount_msat: 1_000 * SAT,
+        amount: flashkit::cards::ChargeAmount::Bitcoin {
+            amount_msat: 1_000 * SAT,
+        },
     };
     cards.refund(&till, command).await.unwrap();
     assert_eq!(on_card(&*scene.store, new).await, 48_500);
@@ -202,7 +206,9 @@ async fn points_and_limits_go_along(is_sqlite: bool) {
     let command = RefundCharge {
         key: key("refund"),
         charge: earned.id,
-        amount_msat: 9_000 * SAT,
+        amount: flashkit::cards::ChargeAmount::Bitcoin {
+            amount_msat: 9_000 * SAT,
+        },
     };
     engine.cards().refund(till, command).await.unwrap();
     let points = engine
