@@ -3,8 +3,7 @@
 //! The same must hold as of a payment over Lightning: the invoice waits, its time is not over,
 //! and the amount is one that its rules take. `Claim(payment_hash)` decides between the two, so
 //! that whichever comes second finds the name taken: a Lightning payment that comes later goes
-//! back to its sender, at no cost. A hold invoice sets the money aside in the ledger until it is
-//! captured.
+//! back to its sender, at no cost.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -28,8 +27,7 @@ pub(crate) async fn own_invoice(
     Ok(found.map(super::upgraded))
 }
 
-/// The steps that pay an invoice of this engine from `payer` by the transfer `id`; for a hold
-/// invoice that is the id of the hold.
+/// The steps that pay an invoice of this engine from `payer` by the transfer `id`.
 ///
 /// # Errors
 /// `invoice.not_payable`; `card.*` where it is for a card that cannot be topped up.
@@ -48,16 +46,20 @@ pub(crate) async fn pay_by_book(
         blocks_left: None,
         deadline_height: None,
     });
+    let refused = |reason| InvoiceError::NotPayable {
+        invoice: invoice.value.id,
+        reason,
+    };
+    // Its payer would have the proof at once, and whoever asked could still give it back.
+    if invoice.value.options.hold {
+        return Err(refused("what is only set aside is not paid out").into());
+    }
     let moment = moment(core, &invoice.value).await;
     let outcome = rules::transition(&invoice.value, &fact, moment);
-    let reason = match outcome.verdict {
-        Verdict::Taken => None,
-        Verdict::Refused(reason) => Some(reason),
-        _ => Some("another payment is being taken"),
-    };
-    if let Some(reason) = reason {
-        let invoice = invoice.value.id;
-        return Err(InvoiceError::NotPayable { invoice, reason }.into());
+    match outcome.verdict {
+        Verdict::Taken => {}
+        Verdict::Refused(reason) => return Err(refused(reason).into()),
+        _ => return Err(refused("another payment is being taken").into()),
     }
     let is_used = AtomicBool::new(false);
     let new_id = || match is_used.swap(true, Ordering::Relaxed) {
