@@ -23,7 +23,9 @@ pub(crate) async fn own_invoice(
     core: &Core,
     hash: PaymentHash,
 ) -> Result<Option<Loaded<Invoice>>, Error> {
-    let found = core.find(INVOICES, "payment_hash", &hash.to_string()).await?;
+    let found = core
+        .find(INVOICES, "payment_hash", &hash.to_string())
+        .await?;
     Ok(found.map(super::upgraded))
 }
 

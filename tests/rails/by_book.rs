@@ -1,7 +1,7 @@
 //! An invoice of this engine that an account of this engine pays never leaves it.
 
 use flashkit::cards::CardLimits;
-use flashkit::invoices::{CreateInvoice, Invoice, InvoicePurpose, InvoiceState};
+use flashkit::invoices::{CreateInvoice, Invoice, InvoiceOptions, InvoicePurpose, InvoiceState};
 use flashkit::lightning::{Bolt11Details, InvoiceRequest, LightningNode, PaymentState};
 use flashkit::settlement::{Payout, PayoutState, RequestPayout};
 use sha2::{Digest, Sha256};
@@ -40,9 +40,10 @@ async fn top_up(scene: &Scene, sats: i64) -> Invoice {
         purpose: InvoicePurpose::TopUp {
             card: scene.card.id,
         },
-        price: sat(sats),
+        price: Some(sat(sats)),
         description: "top-up".to_owned(),
         expiry_seconds: 3_600,
+        options: InvoiceOptions::default(),
     };
     let issuer = scene.engine().issuer();
     let invoices = scene.engine().invoices();
