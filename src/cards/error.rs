@@ -3,6 +3,7 @@
 use super::boltcard::TapError;
 use super::charge_model::ChargeState;
 use super::model::CardState;
+use super::offline::OfflineError;
 use crate::ids::{CardId, CardProgramId, ChargeId, MerchantId};
 use crate::money::Asset;
 use crate::settlement::MerchantCategory;
@@ -15,6 +16,9 @@ pub enum CardError {
     /// The tap does not verify; the codes are the tap's own.
     #[error(transparent)]
     Tap(#[from] TapError),
+    /// What a till took offline; the codes are its own.
+    #[error(transparent)]
+    Offline(#[from] OfflineError),
     /// No such card. `card.not_found`.
     #[error("there is no such card")]
     NotFound,
@@ -231,13 +235,17 @@ pub enum CardError {
 impl CardError {
     /// True when the same call may succeed later.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::TooManyBadTaps { .. })
+        match self {
+            Self::Offline(error) => error.is_retryable(),
+            other => matches!(other, Self::TooManyBadTaps { .. }),
+        }
     }
 
     /// The stable code of this error.
     pub fn code(&self) -> &'static str {
         match self {
             Self::Tap(error) => error.code(),
+            Self::Offline(error) => error.code(),
             Self::NotFound => "card.not_found",
             Self::NotActive {
                 state: CardState::Frozen,

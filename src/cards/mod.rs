@@ -13,10 +13,12 @@ mod error;
 mod life;
 mod low_balance;
 mod model;
+mod offline;
 mod pin;
 pub mod programming;
 pub(crate) mod programs;
 mod rules;
+mod statement;
 mod taps;
 
 use std::sync::Arc;
@@ -41,11 +43,17 @@ pub use model::{
     TopUpCard, ZoneBefore,
 };
 
+pub use offline::{
+    AcceptedOffline, EnrollOfflineKey, LossBearer, OFFLINE_ENVELOPE_TAPS, OfflineBook,
+    OfflineEnrolment, OfflineEnvelope, OfflineError, OfflineKey, OfflineOutcome, OfflineState,
+    OfflineTap, OfflineTerms, SetOfflineTerms, StoppedCard,
+};
 pub use pin::{Pin, PinStatus, SetCardPin, UnlockCardPin};
 pub use programs::{
     CardProgram, CardProgramTerms, CardPrograms, CreateCardProgram, FeeBearer, PinRules,
     UpdateCardProgram,
 };
+pub use statement::CardStatementQuery;
 
 pub(crate) const CARDS: &str = "card";
 pub(crate) const CHARGES: &str = "charge";
@@ -145,6 +153,7 @@ impl Cards {
             state: CardState::Issued,
             limits,
             zone_before: None,
+            stopped_at_ms: None,
             created_at_ms: self.core.clock.now_ms(),
             holder: None,
             program: command.program,
@@ -157,13 +166,9 @@ impl Cards {
             rules::write(&card, 0)?,
             emit("card.issued", card.id.to_string(), &card)?,
         ];
+        let used = existing.map(|chip| chip.counter).filter(|used| *used > 0);
+        steps.extend(rules::begin_counting(&card, used));
         steps.extend(program.as_ref().map(programs::guard));
-        if let Some(chip) = existing.filter(|chip| chip.counter > 0) {
-            steps.push(Step::Advance {
-                counter: rules::counter_name(&card),
-                to: chip.counter.into(),
-            });
-        }
         Ok(Decision {
             steps,
             answer: card,

@@ -170,6 +170,10 @@ pub struct Card {
     /// The time zone before the one in `limits`, if that was ever changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub zone_before: Option<ZoneBefore>,
+    /// Since when it cannot be used, milliseconds since the epoch; `None` while it can be, and
+    /// where it was stopped by an earlier version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopped_at_ms: Option<i64>,
     /// When it was made, milliseconds since the epoch.
     pub created_at_ms: i64,
     /// The credential of whoever holds it, from activation on.

@@ -63,6 +63,8 @@ transfer_kinds! {
     Unmatched,
     /// Money that matched nothing, given to whom it belongs.
     Assigned,
+    /// A tap that was taken offline and that its card could not pay.
+    OfflineLoss,
     /// Another transfer undone.
     Reversal,
 }

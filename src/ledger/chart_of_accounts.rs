@@ -101,6 +101,14 @@ chart! {
     FeeIncome = "fee_income", Credit, Operator, Some(0);
     /// What the operator paid for routes.
     RoutingFees = "routing_fees", Debit, Operator, None;
+    /// What the operator lost by taps that its tills took offline and that their cards could not
+    /// pay.
+    OfflineLoss = "offline_loss", Debit, Operator, None;
+    /// What a merchant lost by taps that it took offline and that nobody pays: a note, with
+    /// `unpaid_sales` on its other side, that the operator owes nothing of.
+    MerchantOfflineLoss = "merchant_offline_loss", Debit, Merchant, Some(0);
+    /// Sales of a merchant that nobody pays.
+    UnpaidSales = "unpaid_sales", Credit, Merchant, Some(0);
     /// Money that arrived and matches nothing; it waits for a person.
     Suspense = "suspense", Credit, Operator, None;
 }

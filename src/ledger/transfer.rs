@@ -52,6 +52,8 @@ stored_by_name! {
         Unmatched = "unmatched",
         /// Money that matched nothing, given to whom it belongs.
         Assigned = "assigned",
+        /// A tap that was taken offline and that its card could not pay.
+        OfflineLoss = "offline_loss",
         /// Another transfer undone, in whole or in part.
         Reversal = "reversal",
     }
