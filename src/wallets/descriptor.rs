@@ -301,3 +301,34 @@ pub(super) fn sign(
     drop(psbt.sign(&master, &secp));
     Ok(psbt)
 }
+
+/// What a wallet's keys come to, to be compared with what its signers show before it is added.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WalletPreview {
+    /// The descriptor of what is received, with its checksum.
+    pub external: String,
+    /// The descriptor of change.
+    pub change: String,
+    /// Its first address.
+    pub first_address: String,
+}
+
+impl WalletPreview {
+    /// Reads keys as [`Wallets::add`](super::Wallets::add) does, for a network: `bitcoin`,
+    /// `testnet`, `signet` or `regtest`.
+    ///
+    /// # Errors
+    /// `wallet.private_key`, `wallet.wrong_network`, `wallet.bad_descriptor`; the latter also for
+    /// the node's wallet, which has no text.
+    pub fn of(source: &WalletSource, network: &str) -> Result<Self, WalletError> {
+        let network = network_of(network)?;
+        let descriptors = Descriptors::read(source, network)?;
+        let (external, change) = descriptors.texts();
+        let first = descriptors.script(Keychain::External, 0)?;
+        Ok(Self {
+            external,
+            change,
+            first_address: address_of(&first, network)?,
+        })
+    }
+}

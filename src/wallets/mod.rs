@@ -37,7 +37,9 @@ pub use model::{
     WalletAddress, WalletBalance, WalletOwner, WalletSource, WatchRound, XpubKind,
 };
 
+pub use descriptor::WalletPreview;
 pub use labels::LabelRecord;
+pub use psbt::signed_transaction;
 
 pub(crate) const WALLETS: &str = "wallet";
 const ADDRESSES: &str = "wallet_address";

@@ -349,6 +349,17 @@ pub(super) fn finish(ours: &Psbt, signed: Psbt) -> Result<Transaction, WalletErr
     })
 }
 
+/// Checks a signed PSBT against the one that was prepared, as
+/// [`Wallets::submit_spend`](super::Wallets::submit_spend) does, and answers the transaction in
+/// hex: for whoever wants to see it before.
+///
+/// # Errors
+/// `wallet.bad_psbt`, `wallet.foreign_psbt`, `wallet.not_signed`.
+pub fn signed_transaction(prepared: &str, signed: &str) -> Result<String, WalletError> {
+    let transaction = finish(&parse(prepared)?, parse(signed)?)?;
+    Ok(bitcoin::consensus::encode::serialize_hex(&transaction))
+}
+
 fn is_final(input: &Input) -> bool {
     input.final_script_witness.is_some() || input.final_script_sig.is_some()
 }
