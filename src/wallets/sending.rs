@@ -1,5 +1,7 @@
 //! Signed spends: kept first, then broadcast, and followed until a block has them.
 
+use std::collections::BTreeSet;
+
 use bitcoin::Transaction;
 use bitcoin::consensus::encode::{deserialize_hex, serialize_hex};
 
@@ -7,7 +9,7 @@ use super::descriptor::sign;
 use super::model::{Coin, Spend, SpendState, SubmitSpend, WalletOwner};
 use super::spends::write_spend;
 use super::watching::corrupt;
-use super::{TRANSACTIONS, WalletError, Wallets, psbt, rules};
+use super::{COINS, TRANSACTIONS, WalletError, Wallets, psbt, rules};
 use crate::Error;
 use crate::access::Credential;
 use crate::chain::{BROADCAST_JOB, ChainError};
@@ -17,6 +19,8 @@ use crate::ledger::{Account, DueJob, NewHold, NewTransfer, Step, TransferKind};
 
 /// The most spends that replaced one another.
 const MAX_REPLACED: usize = 20;
+/// A spend of more coins is noticed by any of them in its turn.
+const MAX_WARMED: usize = 50;
 
 impl Wallets {
     /// Takes a signed PSBT back: checks that it is that of the spend and signed by enough, keeps
@@ -95,6 +99,14 @@ impl Wallets {
         steps.insert(0, write_spend(&after, spend.version)?);
         steps.push(again(id, self.core.clock.now_ms()));
         steps.push(emit("wallet.spend_signed", id.to_string(), &after)?);
+        let mut warmed = BTreeSet::new();
+        for outpoint in before.coins.iter().take(MAX_WARMED) {
+            if let Some(coin) = self.core.load::<Coin>(COINS, outpoint).await?
+                && warmed.insert(coin.value.script.clone())
+            {
+                steps.extend(self.mark_used(&coin.value).await?);
+            }
+        }
         // Its change is spent from one day.
         let kept: Option<Loaded<String>> = self.core.load(TRANSACTIONS, &txid).await?;
         if kept.is_none() {

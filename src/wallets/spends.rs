@@ -2,6 +2,7 @@
 
 use bitcoin::{Amount, OutPoint, TxOut};
 
+use super::addresses::HOT_MS;
 use super::descriptor::{self, Descriptors};
 use super::model::{
     BumpSpend, CancelSpend, Coin, Keychain, PrepareSpend, Spend, SpendOutput, SpendState,
@@ -215,11 +216,12 @@ impl Wallets {
         let core = &self.core;
         let wallet = &draft.wallet.value;
         let descriptors = self.descriptors(wallet)?;
-        let change = match draft.replaces.and_then(|replaced| replaced.change_index) {
+        let mut change = match draft.replaces.and_then(|replaced| replaced.change_index) {
             // The change of what is replaced goes where it went.
             Some(index) => self.derive(wallet, &descriptors, Keychain::Change, index)?,
             None => self.next(draft.wallet, Keychain::Change)?.0,
         };
+        change.hot_until_ms = core.clock.now_ms().saturating_add(HOT_MS);
         let built = self.build(&draft, &descriptors, &change).await?;
         let id = core.new_id(SpendId::from_parts)?;
         let mut outputs = draft.outputs.clone();

@@ -13,15 +13,17 @@ use bitcoin::{OutPoint, ScriptBuf, Transaction, Txid};
 use serde::{Deserialize, Serialize};
 
 use super::addresses::HOT_MS;
-use super::model::{Coin, WalletAddress, WatchRound};
+use super::model::{Coin, Keychain, WalletAddress, WatchRound};
 use super::rules::{self, Change};
 use super::{ADDRESSES, COINS, TRANSACTIONS, Wallets};
 use crate::Error;
 use crate::access::Credential;
 use crate::chain::{
     BlockId, ChainError, ChainSource, KnownTransaction, Standing, View, WATCH_JOB, Watch,
+    confirmations,
 };
 use crate::core::{Loaded, put, unreadable};
+use crate::invoices::{OnChainFact, OnChainPlace};
 use crate::ledger::{DueJob, Step};
 use crate::store::{DocumentPosition, DocumentQuery, MAX_PAGE, StoreError};
 
@@ -139,7 +141,7 @@ impl Wallets {
                 .remove(address.script.as_str())
                 .unwrap_or_default();
             for change in rules::observe(address, &known, &view, now_ms) {
-                self.changed(change).await?;
+                self.changed(address, change, &view).await?;
                 round.changed += 1;
             }
         }
@@ -233,7 +235,10 @@ impl Wallets {
                 continue;
             }
             let coins = self.coins_under("script", &address.script).await?;
-            let is_young = |(coin, _): &(Coin, KnownTransaction)| coin.confirmations < rules::FINAL;
+            let is_young = |(coin, _): &(Coin, KnownTransaction)| {
+                let is_gone = matches!(coin.standing, Standing::Gone { .. });
+                coin.confirmations < rules::FINAL && !is_gone
+            };
             if coins.iter().any(is_young) {
                 continue;
             }
@@ -333,7 +338,13 @@ impl Wallets {
 
     /// Tells the invoices, then writes it down: cut off in between, it is told again, which
     /// changes nothing.
-    async fn changed(&self, change: Change) -> Result<(), Error> {
+    async fn changed(
+        &self,
+        address: &WalletAddress,
+        change: Change,
+        view: &View,
+    ) -> Result<(), Error> {
+        self.tell(address, &change.coin, view).await?;
         let change = &change;
         self.core
             .settle(|| async move {
@@ -368,8 +379,9 @@ impl Wallets {
             .map(drop)
     }
 
-    /// An address that received something is looked at often for a while.
-    async fn mark_used(&self, coin: &Coin) -> Result<Option<Step>, Error> {
+    /// An address that received something, or whose coins are being spent, is looked at often for
+    /// a while.
+    pub(super) async fn mark_used(&self, coin: &Coin) -> Result<Option<Step>, Error> {
         let found: Option<Loaded<WalletAddress>> = self.core.load(ADDRESSES, &coin.script).await?;
         let Some(found) = found else { return Ok(None) };
         let now_ms = self.core.clock.now_ms();
@@ -379,6 +391,37 @@ impl Wallets {
             ..found.value
         };
         rules::write_address(&after, found.version, now_ms).map(Some)
+    }
+
+    async fn tell(&self, address: &WalletAddress, coin: &Coin, view: &View) -> Result<(), Error> {
+        // A merchant's own money that is no invoice's is none of ours, and change is no receipt.
+        let wallet = self.load(coin.wallet).await?.value;
+        let is_operators = wallet.owner == super::WalletOwner::Operator;
+        let concerns = address.invoice.is_some() || is_operators;
+        if coin.keychain == Keychain::Change || !concerns {
+            return Ok(());
+        }
+        let place = match &coin.standing {
+            Standing::Waiting => OnChainPlace::Mempool {
+                replaceable: coin.replaceable,
+            },
+            Standing::Confirmed { block } => OnChainPlace::Block {
+                height: block.height,
+                hash: block.hash.to_string(),
+                confirmations: confirmations(&coin.standing, view.tip).unwrap_or(1),
+            },
+            Standing::Gone { rival } => OnChainPlace::Gone {
+                replaced_by: rival.as_ref().map(|rival| rival.txid.clone()),
+            },
+        };
+        let fact = OnChainFact {
+            outpoint: coin.outpoint.parse().map_err(|_| corrupt("an outpoint"))?,
+            amount_sat: i64::try_from(coin.amount_sat).unwrap_or(i64::MAX),
+            first_known_ms: coin.first_seen_ms,
+            place,
+        };
+        self.invoices.seen_on_chain(&coin.address, &fact).await?;
+        Ok(())
     }
 }
 

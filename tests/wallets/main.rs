@@ -5,7 +5,9 @@
 mod support;
 
 mod bad_input;
+mod corpus;
 mod facts;
+mod invoices;
 mod receiving;
 mod scene;
 mod sources;

@@ -54,17 +54,21 @@ impl Scene {
             key: key("merchant"),
             name: "cookshop".to_owned(),
             terms: flashkit::settlement::PayoutTerms::default(),
+            category: None,
         };
-        let made = self
-            .engine
-            .settlement()
-            .create_merchant(&self.issuer, command);
-        made.await.unwrap().value.id
+        let settlement = self.engine.settlement();
+        settlement
+            .create(&self.issuer, command)
+            .await
+            .unwrap()
+            .value
+            .id
     }
 
     pub async fn wallet(&self, owner: WalletOwner, source: WalletSource) -> Wallet {
+        let name: String = format!("wallet-{source:?}").replace(' ', "_");
         let command = AddWallet {
-            key: key(&format!("wallet {source:?}").replace(' ', "_")[..60]),
+            key: key(&name.chars().take(60).collect::<String>()),
             owner,
             name: "till".to_owned(),
             source,
@@ -81,8 +85,12 @@ impl Scene {
             wallet,
             label: name.to_owned(),
         };
-        let made = self.engine.wallets().new_address(&self.issuer, command);
-        made.await.unwrap().value
+        let wallets = self.engine.wallets();
+        wallets
+            .new_address(&self.issuer, command)
+            .await
+            .unwrap()
+            .value
     }
 
     pub async fn look(&self) {
@@ -97,8 +105,12 @@ impl Scene {
     }
 
     pub async fn coins(&self, wallet: WalletId) -> Vec<Coin> {
-        let coins = self.engine.wallets().coins(&self.issuer, wallet, None, 100);
-        coins.await.unwrap().value
+        let wallets = self.engine.wallets();
+        wallets
+            .coins(&self.issuer, wallet, None, 100)
+            .await
+            .unwrap()
+            .value
     }
 
     /// The kinds of a wallet's events after a position, and where they end.

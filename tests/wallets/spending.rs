@@ -3,7 +3,6 @@
 use flashkit::chain::bitcoin::Psbt;
 use flashkit::ids::{SpendId, WalletId};
 use flashkit::ledger::Account;
-use flashkit::treasury::CapitalAccount;
 use flashkit::wallets::{
     BumpSpend, CancelSpend, PrepareSpend, Spend, SpendOutput, SpendState, SpendTarget, SubmitSpend,
     WalletOwner, WalletSource, XpubKind,
@@ -12,7 +11,7 @@ use flashkit::{Error, testkit::chain::RegtestChain};
 
 use crate::scene::{Scene, Signer};
 use crate::sources::{script, servers};
-use crate::support::{key, shop};
+use crate::support::key;
 
 impl Scene {
     async fn prepare(
@@ -27,8 +26,8 @@ impl Scene {
             target,
             fee_sat_per_kvb: Some(2_000),
         };
-        let made = self.engine.wallets().prepare_spend(&self.issuer, command);
-        Ok(made.await?.value)
+        let wallets = self.engine.wallets();
+        Ok(wallets.prepare_spend(&self.issuer, command).await?.value)
     }
 
     async fn submit(
@@ -42,8 +41,8 @@ impl Scene {
             spend,
             psbt,
         };
-        let taken = self.engine.wallets().submit_spend(&self.issuer, command);
-        Ok(taken.await?.value)
+        let wallets = self.engine.wallets();
+        Ok(wallets.submit_spend(&self.issuer, command).await?.value)
     }
 
     async fn state(&self, spend: SpendId) -> SpendState {
@@ -207,7 +206,7 @@ async fn a_foreign_a_changed_and_a_garbled_psbt_change_nothing() {
     let signed = signer.sign(&spend.psbt);
     let stranger = Signer::new(32).sign(&spend.psbt);
     let mut garbled = signed.clone();
-    garbled.replace_range(200..210, "AAAAAAAAAA");
+    garbled.replace_range(60..70, "AAAAAAAAAA");
     let mut wrong: Psbt = signed.parse().unwrap();
     let others: Psbt = signer.sign(&other.psbt).parse().unwrap();
     wrong.inputs[0].partial_sigs = others.inputs[0].partial_sigs.clone();
@@ -315,7 +314,8 @@ async fn a_replacement_pays_more_and_only_one_of_the_two_counts() {
     let account = Account::node_onchain();
     let balance = scene.store.balance(&account).await.unwrap();
     assert_eq!(balance.credits_pending, 0);
-    let left: i64 = -i64::try_from(30_000 + better.fee_sat).unwrap() * 1_000;
+    // What came to addresses that no invoice has waits in suspense, and is there all the same.
+    let left = i64::try_from(110_000 - 30_000 - better.fee_sat).unwrap() * 1_000;
     assert_eq!(
         balance.posted(flashkit::ledger::Side::Debit),
         i128::from(left)
@@ -333,13 +333,6 @@ async fn the_nodes_own_wallet_is_emptied_by_one_command_and_the_books_know() {
         .await;
     assert!(wallet.is_node && !wallet.external.contains("prv"));
     fill(&scene, chain, wallet.id, &[40_000, 50_000]).await;
-    shop::capital(
-        &scene.engine,
-        CapitalAccount::Onchain,
-        "deposit",
-        90_000_000,
-    )
-    .await;
     let spend = scene.prepare("all", wallet.id, everything()).await.unwrap();
     scene.submit("all", spend.id, None).await.unwrap();
     let account = Account::node_onchain();
