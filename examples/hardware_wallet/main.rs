@@ -74,12 +74,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
         key: "merchant".parse()?,
         name: "Mavis's cookshop".to_owned(),
         terms: PayoutTerms::default(),
+        category: None,
     };
-    let merchant = engine
-        .settlement()
-        .create_merchant(&issuer, merchant)
-        .await?
-        .id;
+    let merchant = engine.settlement().create(&issuer, merchant).await?.id;
 
     println!("1. The device shows its public key; the engine makes a wallet of it.");
     let device = Device::new()?;

@@ -234,3 +234,32 @@ async fn the_job_watches_and_goes_on_after_a_source_that_failed() {
     let run = without.run_due_jobs().await.unwrap();
     assert_eq!((run.done, run.failed.len()), (0, 0));
 }
+
+/// What needs nothing but mining and reorganising, also on a real node.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reorg_of_three_blocks_on_the_chain_that_there_is() {
+    use flashkit::testkit::chain::{ChainEndpoint, from_env};
+
+    let chain = from_env().await.unwrap();
+    chain.mine(110).await.unwrap();
+    let source: Arc<dyn ChainSource> = match chain.source() {
+        ChainEndpoint::Esplora { url } => Arc::new(flashkit::chain::Esplora::new(&url).unwrap()),
+        endpoint => crate::sources::bitcoind(endpoint),
+    };
+    let scene = Scene::open(source).await;
+    let keys = Signer::new(5).xpub(XpubKind::SegwitV0);
+    let wallet = scene.wallet(WalletOwner::Operator, keys).await.id;
+    let address = scene.address(wallet, "one").await;
+    chain.fund(&address.address, 25_000).await.unwrap();
+    let mut expect = async |confirmations: u32| {
+        scene.look().await;
+        assert_eq!(scene.coins(wallet).await[0].confirmations, confirmations);
+    };
+    expect(0).await;
+    chain.mine(3).await.unwrap();
+    expect(3).await;
+    chain.reorg(3).await.unwrap();
+    expect(0).await;
+    chain.mine(1).await.unwrap();
+    expect(1).await;
+}

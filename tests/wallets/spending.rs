@@ -210,16 +210,18 @@ async fn a_foreign_a_changed_and_a_garbled_psbt_change_nothing() {
     let mut wrong: Psbt = signed.parse().unwrap();
     let others: Psbt = signer.sign(&other.psbt).parse().unwrap();
     wrong.inputs[0].partial_sigs = others.inputs[0].partial_sigs.clone();
-    let mut all_but: Psbt = signed.parse().unwrap();
-    for sig in all_but.inputs[0].partial_sigs.values_mut() {
-        sig.sighash_type = flashkit::chain::bitcoin::EcdsaSighashType::None;
+    // Signed by the right key, and leaving open where the money goes.
+    let mut all_but: Psbt = spend.psbt.parse().unwrap();
+    for input in &mut all_but.inputs {
+        input.sighash_type = Some(flashkit::chain::bitcoin::EcdsaSighashType::None.into());
     }
+    let all_but = signer.sign(&all_but.to_string());
     for (name, psbt, code) in [
         ("foreign", signer.sign(&other.psbt), "wallet.foreign_psbt"),
         ("unsigned", spend.psbt.clone(), "wallet.not_signed"),
         ("stranger", stranger, "wallet.not_signed"),
         ("wrong", wrong.to_string(), "wallet.not_signed"),
-        ("none", all_but.to_string(), "wallet.not_signed"),
+        ("none", all_but, "wallet.not_signed"),
         ("text", "no psbt".to_owned(), "wallet.bad_psbt"),
         ("empty", String::new(), "wallet.bad_psbt"),
     ] {
