@@ -53,6 +53,10 @@ pub struct Settings {
     /// How often the chain is looked at, in milliseconds; every ten seconds by default.
     #[serde(default = "ten_seconds_in_ms")]
     pub chain_poll_ms: i64,
+    /// How long after a card expired its money becomes the operator's, in milliseconds, if nobody
+    /// had it replaced or retired; `None` for never, which is the default.
+    #[serde(default)]
+    pub breakage_after_ms: Option<i64>,
 }
 
 fn ten_seconds_in_ms() -> i64 {
@@ -78,6 +82,7 @@ impl Default for Settings {
             authorization_ms: a_day_in_ms(),
             tap_valid_ms: two_minutes_in_ms(),
             chain_poll_ms: ten_seconds_in_ms(),
+            breakage_after_ms: None,
         }
     }
 }
