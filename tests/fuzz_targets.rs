@@ -16,7 +16,7 @@ fn runs(name: &str) -> u64 {
     wanted.unwrap_or(match name {
         "stored_records" => 3_000,
         "wallet_texts" => 2_000,
-        "bolt11" | "chip_answers" | "commands" => 10_000,
+        "bolt11" | "chip_answers" | "commands" | "import_stream" => 10_000,
         _ => 30_000,
     })
 }
@@ -162,6 +162,7 @@ targets!(
     bolt11,
     chip_answers,
     commands,
+    import_stream,
     money,
     names,
     postgres_config,
