@@ -168,7 +168,7 @@ impl Invoices {
             hold: None,
         };
         // Made before the commit: without one nobody learns of them, and they cannot be claimed.
-        self.make_rails(&mut invoice, expiry_seconds).await?;
+        steps.extend(self.make_rails(&mut invoice, expiry_seconds).await?);
         steps.extend(steps::create(&invoice)?);
         Ok(Decision {
             steps,
