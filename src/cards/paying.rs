@@ -187,6 +187,7 @@ impl Cards {
         };
         let program = bill.program.as_ref();
         rules::check_program(
+            &bill.card.value,
             program.map(|program| &program.value),
             merchant.as_ref().map(|merchant| &merchant.value),
         )?;

@@ -217,7 +217,7 @@ pub(super) fn in_flight_window(card: CardId) -> UsageWindow {
 /// The largest amount that a tap of the card can spend at once, limits seen: `available_msat` is
 /// on the card, and `left_msat` is what each limit leaves.
 pub(super) fn most_of_a_tap(card: &Card, available_msat: i64, left_msat: &[i64]) -> i64 {
-    let per_tap = card.limits.per_tap_msat;
+    let per_tap = card.limits.per_tap;
     let limits = left_msat.iter().copied().chain(per_tap);
     limits.fold(available_msat, i64::min).max(0)
 }
@@ -252,15 +252,16 @@ pub(super) fn refused(error: Error) -> Error {
 /// Whether the rules of a card's program let it pay an invoice of this merchant, or of somebody
 /// who is not known here.
 pub(super) fn check_program(
+    card: &Card,
     program: Option<&CardProgram>,
     merchant: Option<&Merchant>,
 ) -> Result<(), Error> {
+    if card.unit != Asset::Btc {
+        return Err(CardPaymentError::OtherUnit.into());
+    }
     let Some(program) = program else {
         return Ok(());
     };
-    if program.terms.unit != Asset::Btc {
-        return Err(CardPaymentError::OtherUnit.into());
-    }
     match merchant {
         Some(merchant) => Ok(program.check_merchant(merchant)?),
         None if program.terms.merchants.is_empty() && program.terms.categories.is_empty() => Ok(()),

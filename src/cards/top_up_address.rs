@@ -12,8 +12,10 @@ use super::{Cards, current, guard, load, load_active, programs};
 use crate::Error;
 use crate::access::Credential;
 use crate::core::{Answer, Core, Decision, Executed, IdempotencyKey, Loaded, emit, put};
+use crate::exchange::{self, Moves};
 use crate::ids::CardId;
 use crate::ledger::Step;
+use crate::money::Asset;
 
 const ADDRESSES: &str = "top_up_address";
 /// Which one a card has now: a document a card.
@@ -133,9 +135,12 @@ pub(crate) async fn admit_top_up(
     // What is paid to a card that was replaced goes to the one in its place.
     let card = current(core, card).await?.value.id;
     let card = load_active(core, card).await?;
-    let (ceiling, held) = programs::ceiling_msat(core, &card.value).await?;
+    let (ceiling, held) = programs::ceiling(core, &card.value).await?;
     let mut steps = vec![guard(&card)];
     steps.extend(held);
+    if let Asset::Fiat(unit) = card.value.unit {
+        steps.extend(exchange::within_cap(core, unit, Moves::Down).await?);
+    }
     if let Some(address) = address {
         card_of(core, address).await?;
         let version = load_address(core, address).await?.version;

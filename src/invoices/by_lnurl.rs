@@ -54,9 +54,10 @@ impl Invoices {
             description_hash: Some(description_hash),
         };
         // Made before the commit: without one nobody learns of it, and it cannot be claimed.
-        self.make_rails(&mut invoice, EXPIRY_SECONDS).await?;
+        let rails = self.make_rails(&mut invoice, EXPIRY_SECONDS).await?;
         core.settle(|| async {
             let (_, mut batch) = cards::admit_top_up(core, card, address).await?;
+            batch.extend(rails.clone());
             batch.extend(steps::create(&invoice)?);
             Ok(Some(batch))
         })

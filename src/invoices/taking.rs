@@ -69,7 +69,9 @@ pub(super) async fn decide(
         }
         if let Some(SurplusTo::Card { card }) = invoice.value.rules().surplus {
             let card = cards::current(core, card).await?.value.id;
-            guards.push(cards::guard(&cards::load_active(core, card).await?));
+            let card = cards::load_active(core, card).await?;
+            cards::require_bitcoin(&card.value)?;
+            guards.push(cards::guard(&card));
         }
     }
     let credit = cards::account_now(core, invoice.value.purpose.account()).await?;
@@ -77,7 +79,10 @@ pub(super) async fn decide(
     // What comes to a card that went out of use meanwhile goes on from there.
     for at in captured(&outcome) {
         let holds = &invoice.value.payments[at].holds;
-        for hold in [holds.counted, holds.surplus].into_iter().flatten() {
+        for hold in [holds.counted, holds.surplus, holds.currency]
+            .into_iter()
+            .flatten()
+        {
             onward.extend(cards::onward_to_hold(core, hold).await?);
         }
     }

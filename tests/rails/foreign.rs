@@ -19,7 +19,7 @@ use crate::support::{key, until};
 
 fn limits() -> CardLimits {
     CardLimits {
-        per_day_msat: Some(40_000 * SAT),
+        per_day: Some(40_000 * SAT),
         ..CardLimits::default()
     }
 }
@@ -172,8 +172,8 @@ async fn an_engine_that_stops_between_intent_and_effect_goes_on_when_it_is_opene
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refusal_uses_nothing_up() {
     let limits = CardLimits {
-        per_tap_msat: Some(20_000 * SAT),
-        pin_above_msat: Some(15_000 * SAT),
+        per_tap: Some(20_000 * SAT),
+        pin_above: Some(15_000 * SAT),
         ..limits()
     };
     let mut set = Set::new(limits).await;

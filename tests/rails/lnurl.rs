@@ -47,8 +47,8 @@ fn pending() -> (u16, serde_json::Value) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_first_call_says_what_the_tap_can_spend_and_uses_nothing_up() {
     let limits = CardLimits {
-        per_tap_msat: Some(30_000 * SAT),
-        pin_above_msat: Some(5_000 * SAT),
+        per_tap: Some(30_000 * SAT),
+        pin_above: Some(5_000 * SAT),
         ..CardLimits::default()
     };
     let mut set = Set::new(limits).await;
@@ -209,7 +209,7 @@ async fn the_tills_own_invoice_is_paid_in_the_books_with_points() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reasons_are_those_that_the_apps_look_for_and_a_pin_is_taken() {
     let limits = CardLimits {
-        pin_above_msat: Some(5_000 * SAT),
+        pin_above: Some(5_000 * SAT),
         ..CardLimits::default()
     };
     let mut set = Set::new(limits).await;

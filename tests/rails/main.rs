@@ -6,10 +6,12 @@
 mod by_book;
 mod foreign;
 mod lnurl;
+mod machine;
 mod no_lies;
 mod page;
 mod set;
 #[path = "../support/mod.rs"]
 mod support;
 mod top_up;
+mod traps;
 mod withdrawal;

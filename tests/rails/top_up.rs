@@ -37,7 +37,7 @@ fn decoded(lnurl: &str) -> String {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_wallet_pays_a_card_at_its_address_with_exactly_what_it_said() {
     let limits = CardLimits {
-        max_balance_msat: Some(60_000 * SAT),
+        max_balance: Some(60_000 * SAT),
         ..CardLimits::default()
     };
     let set = Set::new(limits).await;
@@ -90,7 +90,7 @@ async fn a_wallet_pays_a_card_at_its_address_with_exactly_what_it_said() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_would_be_too_much_goes_back_while_it_can() {
     let limits = CardLimits {
-        max_balance_msat: Some(60_000 * SAT),
+        max_balance: Some(60_000 * SAT),
         ..CardLimits::default()
     };
     let set = Set::new(limits).await;

@@ -27,8 +27,8 @@ async fn withdraw(
 async fn a_holder_takes_all_of_it_less_what_the_route_costs() {
     // A limit of taps is none of the holder's own wallet.
     let limits = CardLimits {
-        per_tap_msat: Some(SAT),
-        per_day_msat: Some(SAT),
+        per_tap: Some(SAT),
+        per_day: Some(SAT),
         ..CardLimits::default()
     };
     let set = Set::new(limits).await;

@@ -117,9 +117,9 @@ impl Status<'static> {
 /// Why, for a person. The apps in the field look for `not within bounds`.
 fn reason(error: &Error) -> String {
     match error {
-        Error::Card(CardError::InsufficientFunds { available_msat, .. }) => format!(
+        Error::Card(CardError::InsufficientFunds { available, .. }) => format!(
             "the invoice is not within bounds: the card has {} sats to spend",
-            available_msat.max(&0) / 1_000
+            available.max(&0) / 1_000
         ),
         Error::Store(_) => "the card's books cannot be read now: try again".to_owned(),
         other => other.detail(),

@@ -11,7 +11,7 @@ use crate::cards::payment_error::CardPaymentError;
 use crate::cards::{Cards, boltcard, current, load_active, programs, top_up_address};
 use crate::ids::CardId;
 use crate::invoices::Invoices;
-use crate::money::MAX_MSAT;
+use crate::money::{Asset, MAX_MSAT};
 
 /// What the payer's wallet shows, and what the invoice commits to: LUD-06 hashes exactly this.
 const METADATA: &str = r#"[["text/plain","Card top-up"]]"#;
@@ -119,7 +119,11 @@ impl Cards {
     /// How much more may be on a card, what is on its way there counted.
     async fn room(&self, card: CardId) -> Result<i64, Error> {
         let card = load_active(&self.core, card).await?.value;
-        let (ceiling_msat, _) = programs::ceiling_msat(&self.core, &card).await?;
+        // In another unit it is looked at when the money arrives.
+        if card.unit != Asset::Btc {
+            return Ok(MAX_MSAT);
+        }
+        let (ceiling_msat, _) = programs::ceiling(&self.core, &card).await?;
         let Some(ceiling_msat) = ceiling_msat else {
             return Ok(MAX_MSAT);
         };

@@ -71,9 +71,9 @@ impl Cards {
         let most_msat = payment_rules::most_of_a_tap(&card, snapshot.balance_msat, &left);
         let program = programs::of(&self.core, &card).await?;
         let (max_withdrawable, _) = self.largest_payment(program.as_ref(), most_msat)?;
-        let own = card.limits.pin_above_msat;
+        let own = card.limits.pin_above;
         let pin_above_msat = match &program {
-            Some(program) => program.value.pin_above_msat(own),
+            Some(program) => program.value.pin_above(own),
             None => own,
         };
         let address = top_up_address::of_card(&self.core, card.id).await?;
