@@ -51,15 +51,10 @@ async fn set_terms(engine: &Engine, name: &str, merchant: MerchantId, terms: Off
         .unwrap();
 }
 
-fn id_of(credential: &Credential) -> CredentialId {
-    let text = credential.reveal().strip_prefix("flashkit_").unwrap();
-    text.rsplit_once('_').unwrap().0.parse().unwrap()
-}
-
 async fn till(engine: &Engine, merchant: &Merchant, number: u8, terms: OfflineTerms) -> Till {
     set_terms(engine, &format!("terms-{number}"), merchant.id, terms).await;
     let secret = OfflineKey::new([number; 32]).unwrap();
-    let id = id_of(&merchant.till);
+    let id = shop::id_of(&merchant.till);
     let command = secret.enroll(id, key("enroll")).unwrap();
     let cards = engine.cards();
     let enrolled = cards.enroll_offline_key(&merchant.till, command).await;
@@ -516,7 +511,7 @@ async fn forged_envelopes_change_nothing(is_sqlite: bool) {
     let by_holder = cards.replay_offline(&scene.card.holder, honest.clone());
     assert_eq!(told(by_holder.await).unwrap_err(), "access.not_allowed");
     let mut taken = honest.clone();
-    taken.till = id_of(&other.till);
+    taken.till = shop::id_of(&other.till);
     let taken = cards.replay_offline(&other.till, taken).await;
     assert_eq!(told(taken).unwrap_err(), "offline.bad_signature");
     let stranger = OfflineKey::new([9; 32]).unwrap();
@@ -597,7 +592,10 @@ async fn a_key_is_a_tills_own_and_can_be_replaced(is_sqlite: bool) {
     let theirs = till.key.enroll(till.id, key("theirs")).unwrap();
     let refused = cards.enroll_offline_key(&other.till, theirs).await;
     assert_eq!(told(refused).unwrap_err(), "offline.bad_signature");
-    let taken = till.key.enroll(id_of(&other.till), key("taken")).unwrap();
+    let taken = till
+        .key
+        .enroll(shop::id_of(&other.till), key("taken"))
+        .unwrap();
     let refused = cards.enroll_offline_key(&other.till, taken).await;
     assert_eq!(told(refused).unwrap_err(), "offline.key_taken");
     let garbled = EnrollOfflineKey {
