@@ -32,6 +32,12 @@ stored_by_name! {
         Sale = "sale",
         /// A card that was topped up.
         TopUp = "top_up",
+        /// A contribution to a merchant.
+        Contribution = "contribution",
+        /// An invoice of the operator's own that was paid.
+        OperatorReceipt = "operator_receipt",
+        /// What was paid beyond what an invoice asked for.
+        Surplus = "surplus",
         /// A sale that was paid with a card.
         Charge = "charge",
         /// Bitcoin set aside for points.

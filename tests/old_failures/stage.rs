@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use flashkit::cards::{CardLimits, Charge, ChargeCard, TopUpCard};
-use flashkit::invoices::{CreateInvoice, Invoice, InvoicePurpose, InvoiceState};
+use flashkit::invoices::{CreateInvoice, Invoice, InvoiceOptions, InvoicePurpose, InvoiceState};
 use flashkit::ledger::Account;
 use flashkit::lightning::simulated::SimulatedNetwork;
 use flashkit::lightning::{Bolt11Details, LightningEvent, LightningNode, PaymentHash};
@@ -91,9 +91,10 @@ impl Stage {
         let command = CreateInvoice {
             key: key(name),
             purpose: InvoicePurpose::TopUp { card: card.id },
-            price,
+            price: Some(price),
             description: text.to_owned(),
             expiry_seconds: 3_600,
+            options: InvoiceOptions::default(),
         };
         let invoices = self.engine.invoices();
         invoices.create(&card.holder, command).await.unwrap().value
