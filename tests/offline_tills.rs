@@ -779,6 +779,8 @@ enum Act {
     Offline(usize),
     /// Both tills take it.
     Both,
+    /// A till charges it, and the other one takes it.
+    OnlineAndOffline(usize),
     /// A till hands in what it has, and perhaps does not hear the answer.
     HandIn(usize, bool),
     /// An envelope that was handed in before comes again.
@@ -792,6 +794,7 @@ fn act() -> impl Strategy<Value = Act> {
         3 => (0_usize..2).prop_map(Act::Online),
         5 => (0_usize..2).prop_map(Act::Offline),
         1 => Just(Act::Both),
+        1 => (0_usize..2).prop_map(Act::OnlineAndOffline),
         3 => ((0_usize..2), any::<bool>()).prop_map(|(till, heard)| Act::HandIn(till, heard)),
         1 => any::<usize>().prop_map(Act::Again),
         1 => Just(Act::Lost),
@@ -843,8 +846,11 @@ async fn run_acts(acts: Vec<Act>) {
             of_tap.insert((at, taken.sequence), (counter, sats));
         };
         match act {
-            Act::Online(at) => {
+            Act::Online(at) | Act::OnlineAndOffline(at) => {
                 let tap = scene.card.chip.tap();
+                if matches!(act, Act::OnlineAndOffline(_)) {
+                    take(&mut tills, 1 - at, &tap);
+                }
                 let command = flashkit::cards::ChargeCard {
                     key: key(&format!("online-{number}")),
                     tap,

@@ -28,7 +28,7 @@ use crate::access::Credential;
 use crate::core::{Answer, Core, Decision, Executed, Loaded, emit};
 use crate::ids::CardId;
 use crate::invoices::{CreateInvoice, Invoice, InvoiceOptions, InvoicePurpose, Invoices};
-use crate::ledger::{Account, Balance, Step, TransferRow};
+use crate::ledger::{Balance, Step, TransferRow};
 
 use boltcard::IssuerKey;
 pub use charge_model::{
@@ -36,6 +36,16 @@ pub use charge_model::{
 };
 pub(crate) use charge_rules::EXPIRE_JOB;
 pub use error::CardError;
+pub(crate) use life::{
+    AUTO_TOP_UP_JOB, BREAKAGE_JOB, EXPIRE_CARD_JOB, account_now, current, onward, onward_to_hold,
+};
+pub use life::{
+    AddFamilyCard, AutoTopUp, BearerUnit, CardKind, CardNoteSet, CardNumber, IssueVirtualCard,
+    LifeError, MakeRecoveryCode, RecoverHolder, Recovered, Recovery, RecoveryCode, RecoveryNumber,
+    RegisterBearerCard, ReplaceCard, ReportLost, RetireCard, RetireTo, SetAutoTopUp, SetCardExpiry,
+    SetCardNote, TopUpSource, TopUpWanted, UnlockCardCode, VirtualCardDetails, VirtualTap,
+    WipeCard,
+};
 pub(crate) use low_balance::LOW_BALANCE_JOB;
 pub use model::{
     ActivateCard, Activation, Card, CardLimits, CardSnapshot, CardState, ExistingChip, FreezeCard,
@@ -69,6 +79,7 @@ pub struct Cards {
     issuer_key: Arc<IssuerKey>,
     pins: pin::PinLanes,
     bad_taps: bad_taps::BadTaps,
+    bad_codes: bad_taps::BadTaps,
     source: Option<Arc<str>>,
 }
 
@@ -80,6 +91,7 @@ impl Cards {
             issuer_key,
             pins,
             bad_taps: bad_taps::BadTaps::default(),
+            bad_codes: bad_taps::BadTaps::default(),
             source: None,
         }
     }
@@ -145,10 +157,11 @@ impl Cards {
             None => command.limits.clone(),
         };
         let existing = command.existing_chip.as_ref();
+        let id = self.core.new_id(CardId::from_parts)?;
+        let (version, claim) = self.next_version(uid, existing).await?;
         let card = Card {
-            id: self.core.new_id(CardId::from_parts)?,
             chip: hex::encode(self.issuer_key.card_id_hash(uid)),
-            version: existing.map_or(FIRST_VERSION, |chip| chip.version),
+            version,
             pull_payment_id: existing.and_then(|chip| chip.pull_payment_id.clone()),
             state: CardState::Issued,
             limits,
@@ -157,10 +170,11 @@ impl Cards {
             created_at_ms: self.core.clock.now_ms(),
             holder: None,
             program: command.program,
+            ..Card::blank(id)
         };
         let mut steps = vec![
             Step::Claim {
-                name: format!("chip/{}", card.chip),
+                name: claim,
                 by: card.id.to_string(),
             },
             rules::write(&card, 0)?,
@@ -195,16 +209,21 @@ impl Cards {
             }
             .into());
         }
-        let keys = self.keys(&card.value, &uid);
-        Ok(ProgrammingKeys {
+        Ok(self.told(&card.value, &uid))
+    }
+
+    /// The keys of a card, to be told.
+    fn told(&self, card: &Card, uid: &[u8; 7]) -> ProgrammingKeys {
+        let keys = self.keys(card, uid);
+        ProgrammingKeys {
             lnurlw: format!("lnurlw://{}", self.core.settings.tap_url),
-            version: card.value.version,
+            version: card.version,
             k0: keys.k0.to_hex(),
             k1: keys.k1.to_hex(),
             k2: keys.k2.to_hex(),
             k3: keys.k3.to_hex(),
             k4: keys.k4.to_hex(),
-        })
+        }
     }
 
     /// An invoice whose payment goes on the card: see [`Invoices::create`].
@@ -238,7 +257,11 @@ impl Cards {
     /// `card.tap_*`, `card.too_many_bad_taps`, `card.not_found`.
     pub async fn peek(&self, tap: &str) -> Result<Answer<CardSnapshot>, Error> {
         let as_of_ms = self.core.clock.now_ms();
-        let tap = self.verify_from(self.source.as_deref(), tap).await?;
+        let text = tap;
+        let tap = match self.verify_from(self.source.as_deref(), tap).await {
+            Err(error) => return Err(self.count_if_wrong_code(text, error).await?),
+            tap => tap?,
+        };
         taps::require_unused(&self.core, &tap).await?;
         taps::see(&self.core, &tap).await?;
         let value = self.snapshot_of(tap.card.value).await?;
@@ -264,10 +287,11 @@ impl Cards {
     }
 
     /// What moved on a card, newest first, before the position `before`; at most `limit` (1 to
-    /// 1,000). Its holder, or the issuer.
+    /// 1,000). Its holder or that of a card that came in its place, or the issuer. A family card
+    /// shows what moved on the balance that it spends.
     ///
     /// # Errors
-    /// `access.*`.
+    /// `card.not_found`, `access.*`.
     pub async fn history(
         &self,
         credential: &Credential,
@@ -276,15 +300,15 @@ impl Cards {
         limit: usize,
     ) -> Result<Answer<Vec<TransferRow>>, Error> {
         let caller = self.core.authenticate(credential).await?;
-        caller.require_issuer_or_holder(card)?;
+        self.require_reader(&caller, card).await?;
         let as_of_ms = self.core.clock.now_ms();
-        let account = Account::card_balance(card);
+        let account = load(&self.core, card).await?.value.balance_account();
         let value = self.core.store.transfers(&account, before, limit).await?;
         Ok(Answer { as_of_ms, value })
     }
 
     async fn snapshot_of(&self, card: Card) -> Result<CardSnapshot, Error> {
-        let account = Account::card_balance(card.id);
+        let account = card.balance_account();
         let side = account.kind().side();
         let balance: Balance = self.core.balance(&account).await?;
         let mut usage = Vec::new();
@@ -301,6 +325,7 @@ impl Cards {
         Ok(CardSnapshot {
             card: card.id,
             state: card.state,
+            kind: card.kind,
             balance_msat: i64::try_from(balance.available(side)).unwrap_or(i64::MAX),
             pending_msat: balance.incoming(side),
             limits: card.limits,
@@ -325,7 +350,7 @@ pub(crate) async fn load(core: &Core, card: CardId) -> Result<Loaded<Card>, Erro
 /// The card, if it can be used.
 pub(crate) async fn load_active(core: &Core, card: CardId) -> Result<Loaded<Card>, Error> {
     let card = load(core, card).await?;
-    rules::require_active(&card.value)?;
+    rules::require_active(&card.value, core.commit_time_ms())?;
     Ok(card)
 }
 

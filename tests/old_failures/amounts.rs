@@ -89,7 +89,8 @@ async fn p11_the_invoice_is_not_what_was_asked() {
 
 /// P12. Without a rate, or with an old one, there is no price.
 ///
-/// Back with a constant: in `rates/mod.rs`, a missing observation is sixty thousand dollars.
+/// Back when a rate is never too old: `max_age_ms` of `i64::MAX` in `price_in_msat`,
+/// `rates/mod.rs`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn p12_a_price_is_made_up() {
     let store: Arc<dyn Store> = Arc::new(MemoryStore::new(Arc::new(SystemClock)));

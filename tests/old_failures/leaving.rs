@@ -65,7 +65,7 @@ async fn p06_paid_without_paying() {
 
 /// P7. The node knows nothing of it, or cannot be asked: that proves nothing, either way.
 ///
-/// Back when no record is read as failed or as paid: in `settlement/sending.rs`.
+/// Back when an error of the node is read as paid: in `settlement/sending.rs`, `send`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn p07_unknown_is_assumed_to_be_completed() {
     let stage = stage().await;

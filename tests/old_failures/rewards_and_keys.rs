@@ -74,8 +74,8 @@ async fn r01_an_id_is_a_key_to_money() {
 
 /// 2. A retry is the same sale and the same points.
 ///
-/// Back when a command is not looked up: `Core::execute` answers the refusal without
-/// `done_before`, in `core/command.rs`.
+/// Back when a batch does not carry its command: `command: None` in `decide_and_commit`,
+/// `core/command.rs`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn r02_a_retry_rewards_twice() {
     let (mut stage, program) = stage().await;
@@ -94,7 +94,8 @@ async fn r02_a_retry_rewards_twice() {
 
 /// 3. A card is the same card at every tap, although no two taps are alike.
 ///
-/// Back when the card is known by its tap: `by_chip` with the hash of `p`, in `cards/charging.rs`.
+/// Back when the card is found by what changes from tap to tap: `by_chip` with the counter in the
+/// number, in `Cards::verify`, `cards/charging.rs`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn r03_every_tap_is_another_customer() {
     let (mut stage, program) = stage().await;
@@ -258,7 +259,7 @@ async fn r09_the_last_amount_is_kept() {
 
 /// 10. Not any PIN, and none that can be read back.
 ///
-/// Back when `pin::check` does not compare, `cards/pin.rs`.
+/// Back when `is_right`, `cards/pin.rs`, answers `Ok(true)` for another PIN.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn r10_any_pin_is_right() {
     let (mut stage, _) = stage().await;
@@ -319,7 +320,7 @@ async fn r11_a_refund_leaves_the_points() {
 
 /// 12. Points are turned into money, once, and by the holder.
 ///
-/// Back when `redeem` credits without taking the points, `rewards/rules.rs`.
+/// Back when `redeem` takes one point for all, `rewards/rules.rs`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn r12_points_are_a_word_for_sats() {
     let (mut stage, program) = stage().await;
@@ -365,7 +366,8 @@ async fn k01_a_lost_card_is_lost_money() {
 /// A tap that is refused can still be charged: the counter moves with the money, after the MAC was
 /// right.
 ///
-/// Back when the counter is moved by itself before the decision, `cards/charging.rs`.
+/// Back when the counter is moved by a commit of its own before the decision, in `Cards::sale`,
+/// `cards/charging.rs`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn k02_a_refused_or_forged_tap_is_used_up() {
     let mut stage = Stage::with(500).await;
@@ -385,7 +387,7 @@ async fn k02_a_refused_or_forged_tap_is_used_up() {
 
 /// A look at a card needs a right signature, and shows no key.
 ///
-/// Back without `verify_mac` in `Cards::verify`, `cards/charging.rs`.
+/// Back when `verify_mac`, `cards/boltcard.rs`, compares nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn k03_a_look_without_a_signature() {
     let mut stage = Stage::with(500).await;
@@ -401,7 +403,7 @@ async fn k03_a_look_without_a_signature() {
 
 /// A card has its keys by its own version and not by an account: two cards never have the same.
 ///
-/// Back when `card_keys` leaves the chip's number out, `cards/boltcard.rs`.
+/// Back when `card_id_hash`, `cards/boltcard.rs`, is the same for all.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn k04_one_cards_tap_is_anothers() {
     let mut stage = Stage::with(500).await;
