@@ -28,6 +28,8 @@ pub mod store;
 #[cfg(feature = "testkit")]
 pub mod testkit;
 pub mod treasury;
+#[cfg(feature = "chain")]
+pub mod wallets;
 
 #[cfg(feature = "ffi")]
 #[doc(hidden)]

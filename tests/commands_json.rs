@@ -793,3 +793,79 @@ async fn invoice_commands(
         },
     });
 }
+
+#[cfg(feature = "chain")]
+#[test]
+fn wallet_commands() {
+    use flashkit::ids::{SpendId, WalletId};
+    use flashkit::wallets::{
+        AddWallet, BumpSpend, CancelSpend, ImportLabels, NewAddress, PrepareSpend, SpendOutput,
+        SpendTarget, SubmitSpend, WalletOwner, WalletSource, XpubKind,
+    };
+
+    let wallet = WalletId::from_parts(1, [1; 10]);
+    let spend = SpendId::from_parts(1, [1; 10]);
+    let merchant = MerchantId::from_parts(1, [1; 10]);
+    for source in [
+        WalletSource::Node,
+        WalletSource::Xpub {
+            xpub: "xpub".to_owned(),
+            script: Some(XpubKind::Taproot),
+        },
+        WalletSource::Descriptor {
+            external: "wpkh".to_owned(),
+            change: None,
+        },
+    ] {
+        let value = check(&AddWallet {
+            key: key("wallet"),
+            owner: WalletOwner::Merchant { merchant },
+            name: "till".to_owned(),
+            source,
+            used_addresses: 0,
+            birthday_height: None,
+        });
+        assert!(value.get("birthday_height").is_none());
+    }
+    check(&NewAddress {
+        key: key("address"),
+        wallet,
+        label: "table 4".to_owned(),
+    });
+    let (address, amount_sat) = ("bcrt1".to_owned(), u64::MAX);
+    let outputs = vec![SpendOutput {
+        address: address.clone(),
+        amount_sat,
+    }];
+    for target in [
+        SpendTarget::Pay { outputs },
+        SpendTarget::Everything { address },
+    ] {
+        let value = check(&PrepareSpend {
+            key: key("spend"),
+            wallet,
+            target,
+            fee_sat_per_kvb: None,
+        });
+        assert!(value["target"]["kind"].is_string());
+    }
+    check(&BumpSpend {
+        key: key("bump"),
+        spend,
+        fee_sat_per_kvb: 1,
+    });
+    check(&SubmitSpend {
+        key: key("submit"),
+        spend,
+        psbt: Some("cHNidP8=".to_owned()),
+    });
+    check(&CancelSpend {
+        key: key("cancel"),
+        spend,
+    });
+    check(&ImportLabels {
+        key: key("labels"),
+        wallet,
+        lines: String::new(),
+    });
+}

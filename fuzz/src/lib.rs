@@ -8,6 +8,7 @@
 pub mod bolt11;
 pub mod chip_answers;
 pub mod commands;
+pub mod import_stream;
 pub mod money;
 pub mod names;
 #[cfg(feature = "postgres")]
@@ -16,6 +17,8 @@ pub mod postgres_config;
 pub mod rate_answer;
 pub mod stored_records;
 pub mod tap_url;
+#[cfg(feature = "chain")]
+pub mod wallet_texts;
 
 /// A target: its name, which is that of its folder in `corpus`, and what it does.
 pub type Target = (&'static str, fn(&[u8]) -> bool);
@@ -25,6 +28,7 @@ pub const TARGETS: &[Target] = &[
     ("bolt11", bolt11::run),
     ("chip_answers", chip_answers::run),
     ("commands", commands::run),
+    ("import_stream", import_stream::run),
     ("money", money::run),
     ("names", names::run),
     #[cfg(feature = "postgres")]
@@ -33,4 +37,6 @@ pub const TARGETS: &[Target] = &[
     ("rate_answer", rate_answer::run),
     ("stored_records", stored_records::run),
     ("tap_url", tap_url::run),
+    #[cfg(feature = "chain")]
+    ("wallet_texts", wallet_texts::run),
 ];

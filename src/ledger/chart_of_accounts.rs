@@ -78,8 +78,8 @@ pub struct UnknownAccountKind;
 chart! {
     /// Control account: ours in the node's channels. Tied to the node by the audit.
     NodeChannels = "node_channels", Debit, Operator, None;
-    /// Control account: ours on chain in the node's wallet, closing channels included. Tied to
-    /// the node by the audit.
+    /// Control account: ours on chain in the node's wallet, closing channels included, and in the
+    /// operator's own wallets. Tied to both by the audit.
     NodeOnchain = "node_onchain", Debit, Operator, None;
     /// What the operator put into the node, and what channels and chain cost it.
     OperatorCapital = "operator_capital", Credit, Operator, None;
