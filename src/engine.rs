@@ -17,6 +17,7 @@ use crate::cards::boltcard::IssuerKey;
 use crate::chain::ChainSource;
 use crate::core::{Core, MasterSecret, NodeStatus, Secrets, Settings, Turns, emit};
 use crate::events::Events;
+use crate::exchange::Exchange;
 use crate::health::{Health, Trouble};
 use crate::invoices::Invoices;
 use crate::jobs::{self, JobsRun};
@@ -237,6 +238,11 @@ impl Engine {
     /// Merchants and payouts.
     pub fn settlement(&self) -> Settlement {
         self.settlement.clone()
+    }
+
+    /// The operator's own money.
+    pub fn exchange(&self) -> Exchange {
+        Exchange::new(self.core.clone())
     }
 
     /// The operator's own money.

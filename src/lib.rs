@@ -10,6 +10,7 @@ mod core;
 mod engine;
 mod error;
 pub mod events;
+pub mod exchange;
 #[cfg(feature = "ffi")]
 pub mod ffi;
 mod health;

@@ -103,6 +103,11 @@ chart! {
     Breakage = "breakage", Credit, Operator, Some(0);
     /// What the operator paid for routes.
     RoutingFees = "routing_fees", Debit, Operator, None;
+    /// What the operator earned by the spread of conversions.
+    SpreadIncome = "spread_income", Credit, Operator, Some(0);
+    /// The operator's open position in an asset: what conversions brought of it, less what they
+    /// took. Below zero the operator owes it. How far it may go is said by whoever converts.
+    Exchange = "exchange", Credit, Operator, None;
     /// What the operator lost by taps that its tills took offline and that their cards could not
     /// pay.
     OfflineLoss = "offline_loss", Debit, Operator, None;
