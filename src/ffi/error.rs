@@ -135,6 +135,7 @@ const CODES: &[(&str, Kind)] = &[
     ("invoice.not_authorized", Kind::Conflict),
     ("invoice.not_found", Kind::NotFound),
     ("invoice.not_markable", Kind::Conflict),
+    ("invoice.not_payable", Kind::Declined),
     ("invoice.not_processing", Kind::Conflict),
     ("invoice.rail_unavailable", Kind::Declined),
     // The two sides are the engine's own choice, as are ids.

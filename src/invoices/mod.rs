@@ -5,6 +5,7 @@
 //! claims, and books it when the node says that it arrived. What is not taken goes back at no
 //! cost.
 
+mod by_book;
 mod by_hand;
 mod error;
 mod facts;
@@ -32,6 +33,7 @@ use crate::ledger::Step;
 use crate::rates::price_in_msat;
 use crate::settlement;
 
+pub(crate) use by_book::{own_invoice, pay_by_book, proof};
 pub use by_hand::{GiveUpInvoice, MarkInvoice};
 pub use error::InvoiceError;
 pub use facts::{OnChainFact, OnChainPlace, Outpoint, ParseOutpointError};
