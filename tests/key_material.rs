@@ -331,8 +331,8 @@ impl World {
             key: key("limits"),
             card: card.id,
             limits: CardLimits {
-                pin_above_msat: Some(1_000 * SAT),
-                per_tap_msat: Some(5_000 * SAT),
+                pin_above: Some(1_000 * SAT),
+                per_tap: Some(5_000 * SAT),
                 ..CardLimits::default()
             },
         };
@@ -444,14 +444,18 @@ impl World {
         let command = CaptureCharge {
             key: key("capture"),
             charge: tab.id,
-            amount_msat: 400 * SAT,
+            amount: flashkit::cards::ChargeAmount::Bitcoin {
+                amount_msat: 400 * SAT,
+            },
         };
         self.seen
             .answer("capture", &cards.capture(till, command).await.unwrap());
         let command = RefundCharge {
             key: key("refund"),
             charge: charge.id,
-            amount_msat: 50 * SAT,
+            amount: flashkit::cards::ChargeAmount::Bitcoin {
+                amount_msat: 50 * SAT,
+            },
         };
         self.seen
             .answer("refund", &cards.refund(till, command).await.unwrap());

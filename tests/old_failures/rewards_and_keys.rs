@@ -122,7 +122,7 @@ async fn r04_limits_are_checked_after_paying_and_r05_have_no_effect() {
         (
             "card.limit_exceeded",
             CardLimits {
-                per_tap_msat: Some(99 * SAT),
+                per_tap: Some(99 * SAT),
                 ..none()
             },
             100,
@@ -130,7 +130,7 @@ async fn r04_limits_are_checked_after_paying_and_r05_have_no_effect() {
         (
             "card.limit_exceeded",
             CardLimits {
-                per_day_msat: Some(199 * SAT),
+                per_day: Some(199 * SAT),
                 ..none()
             },
             100,
@@ -138,7 +138,7 @@ async fn r04_limits_are_checked_after_paying_and_r05_have_no_effect() {
         (
             "card.limit_exceeded",
             CardLimits {
-                per_week_msat: Some(199 * SAT),
+                per_week: Some(199 * SAT),
                 ..none()
             },
             100,
@@ -146,7 +146,7 @@ async fn r04_limits_are_checked_after_paying_and_r05_have_no_effect() {
         (
             "card.limit_exceeded",
             CardLimits {
-                per_month_msat: Some(199 * SAT),
+                per_month: Some(199 * SAT),
                 ..none()
             },
             100,
@@ -162,7 +162,7 @@ async fn r04_limits_are_checked_after_paying_and_r05_have_no_effect() {
         (
             "card.pin_required",
             CardLimits {
-                pin_above_msat: Some(99 * SAT),
+                pin_above: Some(99 * SAT),
                 ..none()
             },
             100,
@@ -208,7 +208,7 @@ async fn r04_limits_are_checked_after_paying_and_r05_have_no_effect() {
     // The most that may be on a card.
     let stage = Stage::new().await;
     let limits = CardLimits {
-        max_balance_msat: Some(100 * SAT),
+        max_balance: Some(100 * SAT),
         ..none()
     };
     let command = SetCardLimits {
@@ -265,7 +265,7 @@ async fn r10_any_pin_is_right() {
     let (mut stage, _) = stage().await;
     let (cards, card) = (stage.engine.cards(), stage.card.id);
     let limits = CardLimits {
-        pin_above_msat: Some(0),
+        pin_above: Some(0),
         ..CardLimits::default()
     };
     let command = SetCardLimits {
@@ -309,7 +309,9 @@ async fn r11_a_refund_leaves_the_points() {
     let command = RefundCharge {
         key: key("refund"),
         charge: charge.id,
-        amount_msat: 1_000 * SAT,
+        amount: flashkit::cards::ChargeAmount::Bitcoin {
+            amount_msat: 1_000 * SAT,
+        },
     };
     let cards = stage.engine.cards();
     cards.refund(&stage.merchant.till, command).await.unwrap();
