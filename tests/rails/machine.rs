@@ -415,7 +415,7 @@ async fn arrivals(world: &World, model: &mut Model) {
         .paid
         .iter()
         .filter(|paid| !paid.chain && paid.stage == Stage::Coming);
-    let Some(paid) = coming.last().cloned() else {
+    let Some(paid) = coming.next_back().cloned() else {
         return;
     };
     model.arrive(&paid.name);
