@@ -562,7 +562,9 @@ async fn a_capture_and_the_end_of_time_have_one_order(scene: Scene) {
             let command = CaptureCharge {
                 key: key(&format!("capture/{round}/{task}")),
                 charge,
-                amount_msat: PRICE * SAT,
+                amount: flashkit::cards::ChargeAmount::Bitcoin {
+                    amount_msat: PRICE * SAT,
+                },
             };
             async move {
                 match task % 8 {
@@ -622,7 +624,9 @@ async fn a_refund_and_a_payout_have_one_order(scene: Scene) {
                 let command = RefundCharge {
                     key: key(&format!("refund/{round}/{task}")),
                     charge: sale,
-                    amount_msat: PRICE * SAT,
+                    amount: flashkit::cards::ChargeAmount::Bitcoin {
+                        amount_msat: PRICE * SAT,
+                    },
                 };
                 tasks.push(Box::pin(async move {
                     engine
