@@ -411,7 +411,7 @@ async fn lightning(world: &World, model: &mut Model, dice: &mut Dice, invoice: &
 }
 
 async fn arrivals(world: &World, model: &mut Model) {
-    let coming = model
+    let mut coming = model
         .paid
         .iter()
         .filter(|paid| !paid.chain && paid.stage == Stage::Coming);
