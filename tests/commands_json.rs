@@ -9,8 +9,9 @@ use std::sync::Arc;
 use flashkit::Answer;
 use flashkit::cards::{
     ActivateCard, AuthorizeCard, CaptureCharge, CardLimits, CardProgramTerms, ChargeCard,
-    CreateCardProgram, ExistingChip, FreezeCard, IssueCard, RefundCharge, ReleaseCharge,
-    RenewHolder, SetCardLimits, SetCardPin, TopUpCard, UnlockCardPin, UpdateCardProgram,
+    CreateCardProgram, ExistingChip, FreezeCard, ImportIssuerKey, IssueCard, IssueCards,
+    RefundCharge, ReleaseCharge, RenewHolder, RotateIssuerKey, SetCardLimits, SetCardPin,
+    TopUpCard, UnlockCardPin, UpdateCardProgram,
 };
 use flashkit::invoices::{CreateInvoice, GiveUpInvoice, InvoicePurpose};
 use flashkit::ledger::JournalProblem;
@@ -126,10 +127,29 @@ async fn every_command_and_every_answer() {
     check_answer(&programs.get(&issuer, card_program.id).await.unwrap());
     check_answer(&programs.list(&issuer, None, 10).await.unwrap());
 
+    let command = RotateIssuerKey { key: key("rotate") };
+    check(&command);
+    check_answer(&cards.rotate_issuer_key(&issuer, command).await.unwrap());
+    check_answer(&cards.issuer_keys(&issuer).await.unwrap());
+    let value = check(&ImportIssuerKey {
+        key: key("issuer-key"),
+        issuer_key: flashkit::cards::boltcard::IssuerKey::new([0xab; 16]),
+    });
+    assert_eq!(value["issuer_key"], json!("ab".repeat(16)));
+    let command = IssueCards {
+        key: key("batch"),
+        uids: vec!["04000000000001".to_owned()],
+        limits: CardLimits::default(),
+        program: Some(card_program.id),
+    };
+    check(&command);
+    check_answer(&cards.issue_batch(&issuer, command).await.unwrap());
+
     let existing_chip = ExistingChip {
         pull_payment_id: Some("fUDXsnySxvb5LYZ1bSLiWzLjVuT".to_owned()),
         version: 0,
         counter: 9,
+        issuer_key: None,
     };
     let command = IssueCard {
         key: key("card"),

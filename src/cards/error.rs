@@ -1,6 +1,6 @@
 //! Why a card was refused.
 
-use super::boltcard::TapError;
+use super::boltcard::{IssuerKeyId, TapError};
 use super::charge_model::ChargeState;
 use super::model::CardState;
 use crate::ids::{CardId, CardProgramId, ChargeId, MerchantId};
@@ -128,6 +128,17 @@ pub enum CardError {
         /// The merchant's category, if it has one.
         category: Option<MerchantCategory>,
     },
+    /// The engine does not have this issuer key: the host gives it no more, or it is sealed with
+    /// a key that the engine was not given. `card.issuer_key_missing`.
+    #[error("the issuer key {issuer_key} is not here")]
+    IssuerKeyMissing {
+        /// Its name.
+        issuer_key: IssuerKeyId,
+    },
+    /// The engine was built without a key of the host's, and so can seal nothing.
+    /// `card.no_host_key`.
+    #[error("the engine was given no key to seal issuer keys with")]
+    NoHostKey,
     /// The keys of a card that was handed over are not told. `card.keys_withheld`.
     #[error("the card {card} was handed over: its keys are not told any more")]
     KeysWithheld {
@@ -259,6 +270,8 @@ impl CardError {
             Self::ProgramUnitFixed { .. } => "card.program_unit_fixed",
             Self::MerchantNotAllowed { .. } => "card.merchant_not_allowed",
             Self::CategoryNotAllowed { .. } => "card.category_not_allowed",
+            Self::IssuerKeyMissing { .. } => "card.issuer_key_missing",
+            Self::NoHostKey => "card.no_host_key",
             Self::KeysWithheld { .. } => "card.keys_withheld",
             Self::ChargeNotFound { .. } => "card.charge_not_found",
             Self::ChargeNotOpen { .. } => "card.charge_not_open",

@@ -10,10 +10,13 @@ mod charge_model;
 mod charge_rules;
 mod charging;
 mod error;
+mod issuer_keys;
+mod issuing;
 mod life;
 mod low_balance;
 mod model;
 mod pin;
+mod programmer;
 pub mod programming;
 pub(crate) mod programs;
 mod rules;
@@ -23,23 +26,26 @@ use std::sync::Arc;
 
 use crate::Error;
 use crate::access::Credential;
-use crate::core::{Answer, Core, Decision, Executed, Loaded, emit};
+use crate::core::{Answer, Core, Loaded};
 use crate::ids::CardId;
 use crate::invoices::{CreateInvoice, Invoice, InvoicePurpose, Invoices};
 use crate::ledger::{Account, Balance, Step, TransferRow};
 
-use boltcard::IssuerKey;
 pub use charge_model::{
     AuthorizeCard, CaptureCharge, Charge, ChargeCard, ChargeState, RefundCharge, ReleaseCharge,
 };
 pub(crate) use charge_rules::EXPIRE_JOB;
 pub use error::CardError;
+pub(crate) use issuer_keys::IssuerKeys;
+pub use issuer_keys::{ImportIssuerKey, IssuerKeyInfo, IssuerKeyOrigin, RotateIssuerKey};
 pub(crate) use low_balance::LOW_BALANCE_JOB;
 pub use model::{
     ActivateCard, Activation, Card, CardLimits, CardSnapshot, CardState, ExistingChip, FreezeCard,
-    IssueCard, LimitKind, LimitUsage, LowBalance, ProgrammingKeys, RenewHolder, SetCardLimits,
-    TopUpCard, ZoneBefore,
+    IssueCard, IssueCards, LimitKind, LimitUsage, LowBalance, ProgrammingKeys, RenewHolder,
+    SetCardLimits, TopUpCard, ZoneBefore,
 };
+
+pub use programmer::{program_link, reset_link};
 
 pub use pin::{Pin, PinStatus, SetCardPin, UnlockCardPin};
 pub use programs::{
@@ -52,24 +58,23 @@ pub(crate) const CHARGES: &str = "charge";
 /// How much of its history a card shows at once.
 const SNAPSHOT_HISTORY: usize = 20;
 const TOP_UP_EXPIRY_SECONDS: u32 = 3_600;
-const FIRST_VERSION: u32 = 1;
 
 /// The handle for cards.
 #[derive(Clone)]
 pub struct Cards {
     core: Arc<Core>,
-    issuer_key: Arc<IssuerKey>,
+    issuer_keys: Arc<IssuerKeys>,
     pins: pin::PinLanes,
     bad_taps: bad_taps::BadTaps,
     source: Option<Arc<str>>,
 }
 
 impl Cards {
-    pub(crate) fn new(core: Arc<Core>, issuer_key: Arc<IssuerKey>) -> Self {
+    pub(crate) fn new(core: Arc<Core>, issuer_keys: Arc<IssuerKeys>) -> Self {
         let pins = pin::PinLanes::default();
         Self {
             core,
-            issuer_key,
+            issuer_keys,
             pins,
             bad_taps: bad_taps::BadTaps::default(),
             source: None,
@@ -91,115 +96,6 @@ impl Cards {
     /// The programs that cards can be of.
     pub fn programs(&self) -> CardPrograms {
         CardPrograms::new(self.core.clone())
-    }
-
-    /// Makes a card for a chip. Issuer only.
-    ///
-    /// # Errors
-    /// `card.bad_uid`, `card.already_issued`, `card.unknown_time_zone`, `card.program_not_found`,
-    /// `command.*`, `access.*`.
-    pub async fn issue(
-        &self,
-        credential: &Credential,
-        command: IssueCard,
-    ) -> Result<Answer<Card>, Error> {
-        let (cards, credential) = (self.clone(), credential.clone());
-        self.core
-            .detached(async move {
-                let caller = cards.core.authenticate(&credential).await?;
-                caller.require_issuer()?;
-                let uid = parse_uid(&command.uid)?;
-                rules::check_limits(&command.limits)?;
-                rules::check_existing_chip(command.existing_chip.as_ref())?;
-                let executed: Executed<Card> = cards
-                    .core
-                    .execute(&caller, "cards.issue", &command.key, &command, || {
-                        cards.decide_issue(&command, &uid)
-                    })
-                    .await
-                    .map_err(rules::refused)?;
-                Ok(executed.answer)
-            })
-            .await
-    }
-
-    async fn decide_issue(
-        &self,
-        command: &IssueCard,
-        uid: &[u8; 7],
-    ) -> Result<Decision<Card>, Error> {
-        let program = match command.program {
-            Some(program) => Some(programs::load(&self.core, program).await?),
-            None => None,
-        };
-        let limits = match &program {
-            Some(program) => program.value.limits_for(&command.limits),
-            None => command.limits.clone(),
-        };
-        let existing = command.existing_chip.as_ref();
-        let card = Card {
-            id: self.core.new_id(CardId::from_parts)?,
-            chip: hex::encode(self.issuer_key.card_id_hash(uid)),
-            version: existing.map_or(FIRST_VERSION, |chip| chip.version),
-            pull_payment_id: existing.and_then(|chip| chip.pull_payment_id.clone()),
-            state: CardState::Issued,
-            limits,
-            zone_before: None,
-            created_at_ms: self.core.clock.now_ms(),
-            holder: None,
-            program: command.program,
-        };
-        let mut steps = vec![
-            Step::Claim {
-                name: format!("chip/{}", card.chip),
-                by: card.id.to_string(),
-            },
-            rules::write(&card, 0)?,
-            emit("card.issued", card.id.to_string(), &card)?,
-        ];
-        steps.extend(program.as_ref().map(programs::guard));
-        if let Some(chip) = existing.filter(|chip| chip.counter > 0) {
-            steps.push(Step::Advance {
-                counter: rules::counter_name(&card),
-                to: chip.counter.into(),
-            });
-        }
-        Ok(Decision {
-            steps,
-            answer: card,
-        })
-    }
-
-    /// The keys that a card programmer writes on the chip with this number: derived, never kept.
-    /// Issuer only, and only until the card is activated.
-    ///
-    /// # Errors
-    /// `card.not_found`, `card.keys_withheld`, `card.bad_uid`, `access.*`.
-    pub async fn programming_keys(
-        &self,
-        credential: &Credential,
-        uid: &str,
-    ) -> Result<ProgrammingKeys, Error> {
-        let caller = self.core.authenticate(credential).await?;
-        caller.require_issuer()?;
-        let uid = parse_uid(uid)?;
-        let card = self.by_chip(&uid).await?;
-        if card.value.state != CardState::Issued {
-            return Err(CardError::KeysWithheld {
-                card: card.value.id,
-            }
-            .into());
-        }
-        let keys = self.keys(&card.value, &uid);
-        Ok(ProgrammingKeys {
-            lnurlw: format!("lnurlw://{}", self.core.settings.tap_url),
-            version: card.value.version,
-            k0: keys.k0.to_hex(),
-            k1: keys.k1.to_hex(),
-            k2: keys.k2.to_hex(),
-            k3: keys.k3.to_hex(),
-            k4: keys.k4.to_hex(),
-        })
     }
 
     /// An invoice whose payment goes on the card: see [`Invoices::create`].

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::boltcard::IssuerKeyId;
 use crate::access::Credential;
 use crate::core::IdempotencyKey;
 use crate::ids::{CardId, CardProgramId, ChargeId, CredentialId};
@@ -69,6 +70,20 @@ pub struct IssueCard {
     pub program: Option<CardProgramId>,
 }
 
+/// Makes cards for many chips at once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IssueCards {
+    /// Made by the caller before the call.
+    pub key: IdempotencyKey,
+    /// The chips' own numbers, each 7 bytes, 14 hex digits; 1 to 500 of them.
+    pub uids: Vec<String>,
+    /// What the cards may do; by default what their program says.
+    pub limits: CardLimits,
+    /// The program that they are of, if they are to be of one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub program: Option<CardProgramId>,
+}
+
 /// What an older server wrote on a chip, so that the card keeps working without being written
 /// again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,6 +94,9 @@ pub struct ExistingChip {
     pub version: u32,
     /// The last counter that was used there: taps up to it stay used. 0 for none.
     pub counter: u32,
+    /// The issuer key that the chip's were derived with; `None` for the current one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issuer_key: Option<IssuerKeyId>,
 }
 
 /// Hands a card over to whoever holds it.
@@ -177,6 +195,10 @@ pub struct Card {
     /// The program that it is of; `None` of one that goes by the engine's settings.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub program: Option<CardProgramId>,
+    /// The issuer key that its chip's keys come from; `None` of one that was made before there
+    /// were several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issuer_key: Option<IssuerKeyId>,
 }
 
 /// What a card programmer needs to write a chip. Secret; answered to the issuer alone, and only

@@ -14,7 +14,7 @@ use argon2::{Algorithm, Argon2, Params, Version};
 use serde::{Deserialize, Deserializer, Serialize};
 use zeroize::Zeroizing;
 
-use super::boltcard::{self, TapUrl};
+use super::boltcard::TapUrl;
 use super::charging::VerifiedTap;
 use super::programs::{self, PinRules};
 use super::{CardError, Cards, load, taps};
@@ -281,8 +281,8 @@ impl Cards {
     pub(super) async fn pin_turn(&self, tap: &str, pin: Option<&Pin>) -> Option<Turn> {
         pin?;
         let tap = TapUrl::parse(tap).ok()?;
-        let picc = boltcard::decrypt_picc(&self.issuer_key, tap.p()).ok()?;
-        let [.., last] = picc.uid;
+        let issuer_keys = self.issuer_keys.state();
+        let [.., last] = issuer_keys.ring.open(tap.p()).first()?.picc.uid;
         Some(self.pins.take(last).await)
     }
 
