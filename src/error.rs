@@ -2,6 +2,7 @@
 
 use crate::access::AccessError;
 use crate::cards::CardError;
+use crate::chain::ChainError;
 use crate::core::CommandError;
 use crate::invoices::InvoiceError;
 use crate::ledger::Refusal;
@@ -35,6 +36,9 @@ pub enum Error {
     /// The node refused or failed.
     #[error(transparent)]
     Lightning(#[from] LightningError),
+    /// The chain could not be asked, or did not take a transaction.
+    #[error(transparent)]
+    Chain(#[from] ChainError),
     /// There is no rate.
     #[error(transparent)]
     Rate(#[from] RateError),
@@ -74,6 +78,7 @@ impl Error {
             Self::Ledger(error) => error.code(),
             Self::Store(error) => error.code(),
             Self::Lightning(error) => error.code(),
+            Self::Chain(error) => error.code(),
             Self::Rate(error) => error.code(),
             Self::Access(error) => error.code(),
             Self::Invoice(error) => error.code(),
@@ -91,6 +96,7 @@ impl Error {
         match self {
             Self::Store(error) => error.is_retryable(),
             Self::Lightning(error) => error.is_retryable(),
+            Self::Chain(error) => error.is_retryable(),
             Self::Rate(error) => error.is_retryable(),
             Self::Ledger(refusal) => refusal.should_decide_again(),
             Self::Command(error) => error.is_retryable(),

@@ -5,6 +5,7 @@
 
 pub mod access;
 pub mod cards;
+pub mod chain;
 mod core;
 mod engine;
 mod error;

@@ -6,16 +6,19 @@ mod support;
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use flashkit::Answer;
+use flashkit::access::Credential;
 use flashkit::cards::{
-    ActivateCard, AuthorizeCard, CaptureCharge, CardLimits, CardProgramTerms, ChargeCard,
-    CreateCardProgram, ExistingChip, FreezeCard, ImportIssuerKey, IssueCard, IssueCards,
-    RefundCharge, ReleaseCharge, RenewHolder, RotateIssuerKey, SetCardLimits, SetCardPin,
+    ActivateCard, AuthorizeCard, CaptureCharge, CardLimits, CardProgramTerms, CardStatementQuery,
+    ChargeCard, CreateCardProgram, ExistingChip, FreezeCard, ImportIssuerKey, IssueCard,
+    IssueCards, LossBearer, OfflineBook, OfflineKey, OfflineTerms, RefundCharge, ReleaseCharge,
+    RenewHolder, RotateIssuerKey, SetCardLimits, SetCardPin, SetOfflineTerms, StoppedCard,
     TopUpCard, UnlockCardPin, UpdateCardProgram,
 };
+use flashkit::ids::{CredentialId, MerchantId};
 use flashkit::invoices::{CreateInvoice, GiveUpInvoice, InvoicePurpose};
 use flashkit::ledger::JournalProblem;
-use flashkit::ports::SystemClock;
+use flashkit::ports::{Clock, SystemClock};
+use flashkit::reports::{ExportFormat, StatementPeriod};
 use flashkit::rewards::{CreateProgram, RedeemPoints};
 use flashkit::settlement::{
     CreateMerchant, PairTill, PayoutOutcome, PayoutTerms, RequestPayout, ResolvePayout, RevokeTill,
@@ -24,6 +27,7 @@ use flashkit::store::MemoryStore;
 use flashkit::treasury::{
     AssignSuspense, BookCapital, CapitalAccount, CapitalDirection, SuspenseItem, SuspenseTarget,
 };
+use flashkit::{Answer, Engine};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -46,6 +50,54 @@ where
     let value = check(answer);
     assert!(value["as_of_ms"].is_i64() && !value["value"].is_null());
     value
+}
+
+/// What a till takes offline.
+async fn offline_records(
+    engine: &Engine,
+    till: CredentialId,
+    credential: &Credential,
+    merchant: MerchantId,
+) {
+    let (cards, issuer) = (engine.cards(), engine.issuer());
+    let terms = OfflineTerms {
+        per_tap_msat: 1_000_000,
+        per_day_msat: 1_000_000,
+        window_ms: 1_000_000,
+        loss: LossBearer::Operator,
+        stopped_card: StoppedCard::Pays,
+    };
+    let command = SetOfflineTerms {
+        key: key("offline-terms"),
+        merchant,
+        till: None,
+        terms: Some(terms),
+    };
+    check(&command);
+    check_answer(&cards.set_offline_terms(&issuer, command).await.unwrap());
+    let secret = OfflineKey::new([1; 32]).unwrap();
+    let command = secret.enroll(till, key("enroll")).unwrap();
+    check(&command);
+    check_answer(&cards.enroll_offline_key(credential, command).await.unwrap());
+    let enrolment = cards.offline_enrolment(&issuer, till).await.unwrap();
+    check_answer(&enrolment);
+    let mut book = OfflineBook::new(&enrolment).unwrap();
+    let tap = "lnurlw://h?p=4E2E289D945A66BB13377A728884E867&c=E19CCB1FED8892CE";
+    let now_ms = SystemClock.now_ms();
+    let accepted = check(&book.accept(tap, 5_000, "table 4", now_ms).unwrap());
+    assert_eq!(accepted["state"], json!("accepted_offline_not_paid"));
+    check(&book);
+    let envelope = book.envelope(&secret).unwrap().unwrap();
+    check(&envelope);
+    let outcomes = cards.replay_offline(credential, envelope).await.unwrap();
+    let outcome = check_answer(&outcomes);
+    assert_eq!(outcome["value"][0]["state"], json!("unpaid"));
+    check_answer(
+        &cards
+            .list_offline(&issuer, merchant, None, 10)
+            .await
+            .unwrap(),
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -397,6 +449,37 @@ async fn every_command_and_every_answer() {
             .await
             .unwrap(),
     );
+
+    let query = CardStatementQuery {
+        card: activation.card.id,
+        period: StatementPeriod::Month {
+            year: 2026,
+            month: 11,
+        },
+    };
+    check(&query);
+    for period in [
+        StatementPeriod::Between {
+            from_ms: 0,
+            to_ms: i64::MAX,
+        },
+        StatementPeriod::Days {
+            first: "2020-01-01".to_owned(),
+            last: "2030-12-31".to_owned(),
+        },
+    ] {
+        let query = CardStatementQuery { period, ..query };
+        check(&query);
+        check_answer(&cards.statement(&issuer, &query).await.unwrap());
+        let rows = cards.statement_rows(&issuer, &query, None, 10).await;
+        check_answer(&rows.unwrap());
+        for format in [ExportFormat::Csv, ExportFormat::JsonLines] {
+            check(&format);
+            let page = cards.export_statement(&issuer, &query, format, None, 1);
+            check_answer(&page.await.unwrap());
+        }
+    }
+    offline_records(engine, till.till.id, &credential, merchant.id).await;
 
     let command = RevokeTill {
         key: key("revoke"),

@@ -146,11 +146,13 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
         "ports",
         "store",
         "lightning",
+        "chain",
         "rates",
     ];
     const SERVICES: &[&str] = &[
         "access",
         "cards",
+        "chain",
         "core",
         "events",
         "ids",
@@ -165,6 +167,7 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
         "settlement",
         "store",
         "treasury",
+        "wallets",
     ];
     BTreeMap::from([
         ("ids", &[][..]),
@@ -173,11 +176,13 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
         ("ledger", &["ids", "money"]),
         ("store", PORTS),
         ("lightning", PORTS),
+        ("chain", PORTS),
         ("rates", PORTS),
         (
             "core",
             &[
                 "access",
+                "chain",
                 "ids",
                 "ledger",
                 "lightning",
@@ -195,6 +200,7 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
         ("settlement", SERVICES),
         ("treasury", SERVICES),
         ("reports", SERVICES),
+        ("wallets", SERVICES),
     ])
 }
 

@@ -150,7 +150,13 @@ impl Cards {
             reward: reward.as_ref().and_then(|reward| reward.posting),
             ..ChargePosting::default()
         };
-        let mut steps = rules::use_tap(&sale.card, sale.counter, amount_msat, limits)?;
+        let mut steps = rules::use_tap(
+            &sale.card,
+            sale.counter,
+            charge.id.to_string(),
+            amount_msat,
+            limits,
+        )?;
         steps.extend(charge_rules::pay(&charge, posting)?);
         steps.extend(low_balance::look(
             &sale.card.value,
@@ -228,7 +234,13 @@ impl Cards {
         let limits = rules::usage_limits(&sale.card.value, at_ms)?;
         let usage = rules::amount_windows(&limits);
         let hold = core.new_id(TransferId::from_parts)?;
-        let mut steps = rules::use_tap(&sale.card, sale.counter, sale.amount_msat, limits)?;
+        let mut steps = rules::use_tap(
+            &sale.card,
+            sale.counter,
+            charge.id.to_string(),
+            sale.amount_msat,
+            limits,
+        )?;
         steps.extend(charge_rules::authorize(&charge, hold, usage)?);
         steps.extend(sale.guards);
         Ok(Decision {

@@ -3,7 +3,8 @@
 use super::boltcard::{IssuerKeyId, TapError};
 use super::charge_model::ChargeState;
 use super::model::CardState;
-use crate::ids::{CardId, CardProgramId, ChargeId, MerchantId};
+use super::offline::OfflineError;
+use crate::ids::{CardId, CardImportId, CardProgramId, ChargeId, MerchantId};
 use crate::money::Asset;
 use crate::settlement::MerchantCategory;
 
@@ -15,6 +16,9 @@ pub enum CardError {
     /// The tap does not verify; the codes are the tap's own.
     #[error(transparent)]
     Tap(#[from] TapError),
+    /// What a till took offline; the codes are its own.
+    #[error(transparent)]
+    Offline(#[from] OfflineError),
     /// No such card. `card.not_found`.
     #[error("there is no such card")]
     NotFound,
@@ -135,6 +139,16 @@ pub enum CardError {
         /// Its name.
         issuer_key: IssuerKeyId,
     },
+    /// No such import of cards. `card.import_not_found`.
+    #[error("there is no import {import}")]
+    ImportNotFound {
+        /// Which.
+        import: CardImportId,
+    },
+    /// The caller does not state that the old issuer takes no taps any more: one balance would be
+    /// spent twice. `card.old_issuer_not_frozen`.
+    #[error("the old issuer is to be frozen before its cards are taken over")]
+    OldIssuerNotFrozen,
     /// The engine was built without a key of the host's, and so can seal nothing.
     /// `card.no_host_key`.
     #[error("the engine was given no key to seal issuer keys with")]
@@ -242,13 +256,17 @@ pub enum CardError {
 impl CardError {
     /// True when the same call may succeed later.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::TooManyBadTaps { .. })
+        match self {
+            Self::Offline(error) => error.is_retryable(),
+            other => matches!(other, Self::TooManyBadTaps { .. }),
+        }
     }
 
     /// The stable code of this error.
     pub fn code(&self) -> &'static str {
         match self {
             Self::Tap(error) => error.code(),
+            Self::Offline(error) => error.code(),
             Self::NotFound => "card.not_found",
             Self::NotActive {
                 state: CardState::Frozen,
@@ -271,6 +289,8 @@ impl CardError {
             Self::MerchantNotAllowed { .. } => "card.merchant_not_allowed",
             Self::CategoryNotAllowed { .. } => "card.category_not_allowed",
             Self::IssuerKeyMissing { .. } => "card.issuer_key_missing",
+            Self::ImportNotFound { .. } => "card.import_not_found",
+            Self::OldIssuerNotFrozen => "card.old_issuer_not_frozen",
             Self::NoHostKey => "card.no_host_key",
             Self::KeysWithheld { .. } => "card.keys_withheld",
             Self::ChargeNotFound { .. } => "card.charge_not_found",

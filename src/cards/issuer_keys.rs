@@ -219,6 +219,14 @@ fn too_many(field: &'static str) -> CommandError {
 }
 
 impl Cards {
+    /// Refuses an issuer key that is not here.
+    pub(super) fn require_issuer_key(&self, issuer_key: IssuerKeyId) -> Result<(), CardError> {
+        match self.issuer_keys.state().ring.key(issuer_key) {
+            Some(_) => Ok(()),
+            None => Err(CardError::IssuerKeyMissing { issuer_key }),
+        }
+    }
+
     /// The issuer keys of this engine's cards, without the keys. Issuer only.
     ///
     /// # Errors

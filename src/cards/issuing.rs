@@ -153,10 +153,12 @@ impl Cards {
             state: CardState::Issued,
             limits,
             zone_before: None,
+            stopped_at_ms: None,
             created_at_ms: self.core.clock.now_ms(),
             holder: None,
             program: command.program,
             issuer_key: Some(issuer_key),
+            import: None,
         };
         let mut steps = vec![
             Step::Claim {
@@ -166,12 +168,8 @@ impl Cards {
             rules::write(&card, 0)?,
             emit("card.issued", card.id.to_string(), &card)?,
         ];
-        if let Some(chip) = existing.filter(|chip| chip.counter > 0) {
-            steps.push(Step::Advance {
-                counter: rules::counter_name(&card),
-                to: chip.counter.into(),
-            });
-        }
+        let used = existing.map(|chip| chip.counter).filter(|used| *used > 0);
+        steps.extend(rules::begin_counting(&card, used));
         Ok((card, steps))
     }
 

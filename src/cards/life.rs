@@ -230,6 +230,10 @@ impl Cards {
                     }
                     let after = Card {
                         state: to,
+                        stopped_at_ms: match to {
+                            CardState::Active => None,
+                            _ => Some(cards.core.commit_time_ms()),
+                        },
                         ..card.value
                     };
                     let steps = vec![

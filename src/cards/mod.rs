@@ -10,16 +10,19 @@ mod charge_model;
 mod charge_rules;
 mod charging;
 mod error;
+mod imports;
 mod issuer_keys;
 mod issuing;
 mod life;
 mod low_balance;
 mod model;
+mod offline;
 mod pin;
 mod programmer;
 pub mod programming;
 pub(crate) mod programs;
 mod rules;
+mod statement;
 mod taps;
 
 use std::sync::Arc;
@@ -36,6 +39,10 @@ pub use charge_model::{
 };
 pub(crate) use charge_rules::EXPIRE_JOB;
 pub use error::CardError;
+pub use imports::{
+    CardCounter, CardImport, CardImports, CounterReport, CreateCardImport, CutOver, ExportedCard,
+    ImportReport, ImportedCard, MovedCounter, RefusedRow, RowRefusal, SyncCounters,
+};
 pub(crate) use issuer_keys::IssuerKeys;
 pub use issuer_keys::{ImportIssuerKey, IssuerKeyInfo, IssuerKeyOrigin, RotateIssuerKey};
 pub(crate) use low_balance::LOW_BALANCE_JOB;
@@ -47,11 +54,17 @@ pub use model::{
 
 pub use programmer::{program_link, reset_link};
 
+pub use offline::{
+    AcceptedOffline, EnrollOfflineKey, LossBearer, OFFLINE_ENVELOPE_TAPS, OfflineBook,
+    OfflineEnrolment, OfflineEnvelope, OfflineError, OfflineKey, OfflineOutcome, OfflineState,
+    OfflineTap, OfflineTerms, SetOfflineTerms, StoppedCard,
+};
 pub use pin::{Pin, PinStatus, SetCardPin, UnlockCardPin};
 pub use programs::{
     CardProgram, CardProgramTerms, CardPrograms, CreateCardProgram, FeeBearer, PinRules,
     UpdateCardProgram,
 };
+pub use statement::CardStatementQuery;
 
 pub(crate) const CARDS: &str = "card";
 pub(crate) const CHARGES: &str = "charge";
@@ -91,6 +104,11 @@ impl Cards {
             source: Some(source.into()),
             ..self.clone()
         }
+    }
+
+    /// Cards that are taken over from another issuer.
+    pub fn imports(&self) -> CardImports {
+        CardImports::new(self.clone())
     }
 
     /// The programs that cards can be of.
@@ -200,7 +218,7 @@ impl Cards {
     }
 }
 
-fn parse_uid(text: &str) -> Result<[u8; 7], CardError> {
+pub(crate) fn parse_uid(text: &str) -> Result<[u8; 7], CardError> {
     let mut uid = [0; 7];
     hex::decode_to_slice(text, &mut uid).map_err(|_| CardError::BadUid)?;
     Ok(uid)

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::boltcard::IssuerKeyId;
 use crate::access::Credential;
 use crate::core::IdempotencyKey;
-use crate::ids::{CardId, CardProgramId, ChargeId, CredentialId};
+use crate::ids::{CardId, CardImportId, CardProgramId, ChargeId, CredentialId};
 use crate::ledger::TransferRow;
 use crate::money::Price;
 
@@ -188,6 +188,10 @@ pub struct Card {
     /// The time zone before the one in `limits`, if that was ever changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub zone_before: Option<ZoneBefore>,
+    /// Since when it cannot be used, milliseconds since the epoch; `None` while it can be, and
+    /// where it was stopped by an earlier version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopped_at_ms: Option<i64>,
     /// When it was made, milliseconds since the epoch.
     pub created_at_ms: i64,
     /// The credential of whoever holds it, from activation on.
@@ -199,6 +203,9 @@ pub struct Card {
     /// were several.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub issuer_key: Option<IssuerKeyId>,
+    /// The import that it came over with from another issuer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub import: Option<CardImportId>,
 }
 
 /// What a card programmer needs to write a chip. Secret; answered to the issuer alone, and only

@@ -15,8 +15,52 @@ pub(super) fn counter_name(card: &Card) -> String {
     format!("{}/v{}", card.id, card.version)
 }
 
+/// Below every counter of a chip.
+pub(super) const NO_COUNTER: i64 = -1;
+
+/// The name by which one use of a chip is claimed for ever.
+pub(super) fn tap_name(card: &Card, counter: i64) -> String {
+    format!("tap/{}/{counter}", counter_name(card))
+}
+
+/// The step that claims a tap for what it pays.
+pub(super) fn claim_tap(card: &Card, counter: i64, by: String) -> Step {
+    Step::Claim {
+        name: tap_name(card, counter),
+        by,
+    }
+}
+
+/// Where it stands from which counter on every use was claimed by its name.
+pub(super) fn claimed_from_name(card: &Card) -> String {
+    format!("{}/claimed_from", counter_name(card))
+}
+
+/// The step that says so: uses of counters above it are all claimed.
+pub(super) fn claimed_from(card: &Card, counter: i64) -> Step {
+    Step::Advance {
+        counter: claimed_from_name(card),
+        to: counter,
+    }
+}
+
+/// The steps that begin a chip's counting: what another server had used stays used.
+pub(super) fn begin_counting(card: &Card, used: Option<u32>) -> Vec<Step> {
+    let mut steps = vec![claimed_from(card, used.map_or(NO_COUNTER, i64::from))];
+    steps.extend(used.map(|used| Step::Advance {
+        counter: counter_name(card),
+        to: used.into(),
+    }));
+    steps
+}
+
+/// The index of cards that were taken over, by the import.
+pub(super) const BY_IMPORT: &str = "import";
+
 pub(super) fn index_keys(card: &Card) -> Vec<(&'static str, String)> {
-    vec![("chip", card.chip.clone())]
+    let mut keys = vec![("chip", card.chip.clone())];
+    keys.extend(card.import.map(|import| (BY_IMPORT, import.to_string())));
+    keys
 }
 
 /// The step that writes a card.
@@ -65,7 +109,7 @@ pub(super) fn check_limits(limits: &CardLimits) -> Result<(), Error> {
 }
 
 /// A chip counts with 24 bits.
-const MAX_COUNTER: u32 = 0x00ff_ffff;
+pub(super) const MAX_COUNTER: u32 = 0x00ff_ffff;
 
 /// What is said of a chip that was written before.
 pub(super) fn check_existing_chip(chip: Option<&ExistingChip>) -> Result<(), CommandError> {
@@ -138,7 +182,7 @@ fn counted_as(kind: LimitKind) -> (&'static str, CalendarPeriod) {
 }
 
 /// The steps that count `amount_msat` towards the limits.
-fn count_usage(limits: Vec<UsageLimit>, amount_msat: i64) -> impl Iterator<Item = Step> {
+pub(super) fn count_usage(limits: Vec<UsageLimit>, amount_msat: i64) -> impl Iterator<Item = Step> {
     limits.into_iter().map(move |limit| Step::Use {
         amount: if limit.counts_taps { 1 } else { amount_msat },
         window: limit.window,
@@ -191,11 +235,13 @@ pub(super) fn with_limits(card: &Card, limits: CardLimits, at_ms: i64) -> Result
 
 const WEEK_MS: i64 = 7 * 24 * 3_600_000;
 
-/// The steps that use a tap up: the card is as it was read, its counter moves, and the limits are
+/// The steps that use a tap up for what it pays, `by`: the card is as it was read, its counter
+/// moves, the tap is claimed by name for those that were taken offline, and the limits are
 /// counted.
 pub(super) fn use_tap(
     card: &Loaded<Card>,
     counter: i64,
+    by: String,
     amount_msat: i64,
     limits: Vec<UsageLimit>,
 ) -> Result<Vec<Step>, CardError> {
@@ -214,6 +260,7 @@ pub(super) fn use_tap(
             counter: counter_name(&card.value),
             to: counter,
         },
+        claim_tap(&card.value, counter, by),
     ];
     steps.extend(count_usage(limits, amount_msat));
     Ok(steps)
@@ -252,6 +299,7 @@ pub(super) fn refused(error: Error) -> Error {
             used,
             ..
         } => limit_exceeded(&subject, limit, used).into(),
+        // Of a tap that was used the counter tells first.
         Refusal::AlreadyClaimed { by, .. } => CardError::AlreadyIssued { card: by }.into(),
         other => other.into(),
     }

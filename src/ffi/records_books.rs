@@ -63,6 +63,8 @@ transfer_kinds! {
     Unmatched,
     /// Money that matched nothing, given to whom it belongs.
     Assigned,
+    /// A tap that was taken offline and that its card could not pay.
+    OfflineLoss,
     /// Another transfer undone.
     Reversal,
 }
@@ -134,6 +136,8 @@ pub enum CapitalAccount {
     Channels,
     /// On chain in the node's wallet.
     Onchain,
+    /// Still with the issuer that cards were taken over from.
+    FormerIssuer,
 }
 
 impl From<CapitalAccount> for treasury::CapitalAccount {
@@ -141,6 +145,7 @@ impl From<CapitalAccount> for treasury::CapitalAccount {
         match account {
             CapitalAccount::Channels => Self::Channels,
             CapitalAccount::Onchain => Self::Onchain,
+            CapitalAccount::FormerIssuer => Self::FormerIssuer,
         }
     }
 }
@@ -150,6 +155,7 @@ impl From<treasury::CapitalAccount> for CapitalAccount {
         match account {
             treasury::CapitalAccount::Channels => Self::Channels,
             treasury::CapitalAccount::Onchain => Self::Onchain,
+            treasury::CapitalAccount::FormerIssuer => Self::FormerIssuer,
         }
     }
 }

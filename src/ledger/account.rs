@@ -80,6 +80,34 @@ impl Account {
         Self::operator(AccountKind::Suspense, Asset::Btc)
     }
 
+    /// What the operator lost by taps that were taken offline.
+    pub fn offline_loss() -> Self {
+        Self::operator(AccountKind::OfflineLoss, Asset::Btc)
+    }
+
+    /// What a merchant lost by taps that it took offline.
+    pub fn merchant_offline_loss(merchant: MerchantId) -> Self {
+        Self::merchant(AccountKind::MerchantOfflineLoss, merchant)
+    }
+
+    /// Sales of a merchant that nobody pays.
+    pub fn unpaid_sales(merchant: MerchantId) -> Self {
+        Self::merchant(AccountKind::UnpaidSales, merchant)
+    }
+
+    fn merchant(kind: AccountKind, merchant: MerchantId) -> Self {
+        Self {
+            kind,
+            owner: Owner::Merchant(merchant),
+            asset: Asset::Btc,
+        }
+    }
+
+    /// What a former issuer still has of the money on cards that were taken over.
+    pub fn former_issuer() -> Self {
+        Self::operator(AccountKind::FormerIssuer, Asset::Btc)
+    }
+
     /// What a merchant is owed.
     pub fn merchant_payable(merchant: MerchantId) -> Self {
         Self {

@@ -89,6 +89,9 @@ chart! {
     MerchantReceivable = "merchant_receivable", Debit, Merchant, Some(0);
     /// What whoever holds a card owes the operator: a credit that vanished after it was spent.
     CardReceivable = "card_receivable", Debit, Card, Some(0);
+    /// What an issuer that cards were taken over from still has of the money on them: the operator
+    /// books it as capital out when it comes.
+    FormerIssuer = "former_issuer", Debit, Operator, None;
     /// What the operator owes whoever holds a card.
     CardBalance = "card_balance", Credit, Card, Some(0);
     /// Bitcoin set aside for the points of a program that are out.
@@ -101,6 +104,14 @@ chart! {
     FeeIncome = "fee_income", Credit, Operator, Some(0);
     /// What the operator paid for routes.
     RoutingFees = "routing_fees", Debit, Operator, None;
+    /// What the operator lost by taps that its tills took offline and that their cards could not
+    /// pay.
+    OfflineLoss = "offline_loss", Debit, Operator, None;
+    /// What a merchant lost by taps that it took offline and that nobody pays: a note, with
+    /// `unpaid_sales` on its other side, that the operator owes nothing of.
+    MerchantOfflineLoss = "merchant_offline_loss", Debit, Merchant, Some(0);
+    /// Sales of a merchant that nobody pays.
+    UnpaidSales = "unpaid_sales", Credit, Merchant, Some(0);
     /// Money that arrived and matches nothing; it waits for a person.
     Suspense = "suspense", Credit, Operator, None;
 }

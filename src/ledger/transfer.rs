@@ -32,6 +32,8 @@ stored_by_name! {
         Sale = "sale",
         /// A card that was topped up.
         TopUp = "top_up",
+        /// The money on a card that was taken over from another issuer.
+        CardImport = "card_import",
         /// A sale that was paid with a card.
         Charge = "charge",
         /// Bitcoin set aside for points.
@@ -52,6 +54,8 @@ stored_by_name! {
         Unmatched = "unmatched",
         /// Money that matched nothing, given to whom it belongs.
         Assigned = "assigned",
+        /// A tap that was taken offline and that its card could not pay.
+        OfflineLoss = "offline_loss",
         /// Another transfer undone, in whole or in part.
         Reversal = "reversal",
     }

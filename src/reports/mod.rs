@@ -3,6 +3,7 @@
 mod audit;
 mod error;
 mod journal;
+pub(crate) mod statement;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,6 +19,9 @@ use crate::money::Asset;
 pub use audit::{Audit, BooksDifference, Control};
 pub use error::ReportError;
 pub use journal::{HeadKey, JournalVerdict, SignedHeads};
+pub use statement::{
+    ExportFormat, ExportPage, KindTotal, Statement, StatementPage, StatementPeriod, StatementRow,
+};
 
 /// One line of the trial balance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -22,11 +22,13 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
+use super::ChainEndpoint;
 use super::error::ChainError;
 use super::esplora_json as shape;
 use super::mempool::Mempool;
 use super::regtest::RegtestChain;
 use super::state::ChainState;
+use crate::chain::MerkleBranch;
 
 /// Blocks in an answer of `blocks`.
 const BLOCKS_PAGE: u32 = 10;
@@ -56,6 +58,16 @@ impl EsploraServer {
     /// The port it listens on.
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// The same chain as a `bitcoind` without a wallet would serve it, on the same port.
+    pub fn rpc(&self) -> ChainEndpoint {
+        ChainEndpoint::BitcoindRpc {
+            host: "127.0.0.1".to_owned(),
+            port: self.port,
+            user: "any".to_owned(),
+            password: "any".to_owned(),
+        }
     }
 
     /// The chain it serves.
@@ -127,7 +139,7 @@ enum Failure {
 }
 
 type Reply = Result<Answer, Failure>;
-type Shared = State<Arc<RegtestChain>>;
+pub(super) type Shared = State<Arc<RegtestChain>>;
 
 impl IntoResponse for Answer {
     fn into_response(self) -> Response {
@@ -161,6 +173,8 @@ fn router(chain: Arc<RegtestChain>) -> Router {
         .route("/block-height/{height}", get(block_hash))
         .route("/block/{hash}", get(block_info))
         .route("/block/{hash}/{part}", get(block_part))
+        // What a bitcoind answers has no path.
+        .route("/", post(super::rpc_server::call))
         .route("/tx", post(broadcast))
         .route("/tx/{txid}", get(tx_info))
         .route("/tx/{txid}/{part}", get(tx_part))
@@ -311,6 +325,7 @@ async fn tx_part(State(chain): Shared, Path((txid, part)): Path<(String, String)
                 "status" => Some(Answer::Json(shape::tx_status(chain, &txid))),
                 "raw" => Some(Answer::Bytes(serialize(tx?))),
                 "hex" => Some(Answer::Text(serialize_hex(tx?))),
+                "merkle-proof" => merkle_proof(chain, &txid),
                 "merkleblock-proof" => merkle_block(chain, &txid),
                 "outspends" => {
                     let vouts = (0u32..).take(tx?.output.len());
@@ -323,6 +338,19 @@ async fn tx_part(State(chain): Shared, Path((txid, part)): Path<(String, String)
         },
         "Transaction",
     )
+}
+
+fn merkle_proof(chain: &ChainState, txid: &Txid) -> Option<Answer> {
+    let (_, height, at) = chain.transaction(txid)?;
+    let block = &chain.link(height)?.block;
+    let txids: Vec<Txid> = block.txdata.iter().map(Transaction::compute_txid).collect();
+    let branch = MerkleBranch::of(&txids, at)?;
+    let siblings = branch.siblings.iter().map(ToString::to_string);
+    Some(Answer::Json(json!({
+        "block_height": height,
+        "merkle": siblings.collect::<Vec<_>>(),
+        "pos": branch.position,
+    })))
 }
 
 fn merkle_block(chain: &ChainState, txid: &Txid) -> Option<Answer> {

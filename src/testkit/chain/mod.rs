@@ -29,6 +29,7 @@
 mod bitcoind;
 #[cfg(test)]
 mod bitcoind_tests;
+mod electrum_server;
 mod error;
 mod esplora;
 mod esplora_json;
@@ -37,6 +38,7 @@ mod mempool;
 mod miner;
 mod regtest;
 mod rpc;
+mod rpc_server;
 mod rules;
 mod state;
 mod wallet;
@@ -47,6 +49,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 pub use bitcoind::Bitcoind;
+pub use electrum_server::ElectrumServer;
 pub use error::{BlockRefusal, ChainError, TxRefusal};
 pub use esplora::EsploraServer;
 pub use regtest::RegtestChain;

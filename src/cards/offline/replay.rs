@@ -1,0 +1,363 @@
+//! Envelopes that are handed in: each tap is settled once, in a commit of its own.
+
+use super::model::{LossBearer, OfflineEnvelope, OfflineOutcome, OfflineState, OfflineTap};
+use super::rules::{self as offline, CounterRead, Learnt, TapRecord};
+use super::{OfflineError, TAPS, TILLS, Terms, TillKey, TillKeys, envelope, load_terms};
+use crate::access::{AccessError, Credential, Role};
+use crate::cards::charge_model::{Charge, ChargePosting, ChargeState};
+use crate::cards::charging::VerifiedTap;
+use crate::cards::{CardError, Cards, charge_rules, guard, low_balance, programs, rules};
+use crate::core::{Answer, Caller, Loaded};
+use crate::ids::{ChargeId, CredentialId, MerchantId, TransferId};
+use crate::ledger::Step;
+use crate::money::Price;
+use crate::settlement::Merchant;
+use crate::{CommandError, Error, rewards, settlement};
+
+/// How often a tap is decided again while others change the same card.
+const MAX_DECISIONS: usize = 256;
+
+/// The till whose envelope it is.
+struct Replay {
+    caller: Caller,
+    till: CredentialId,
+    merchant: MerchantId,
+    key: TillKey,
+}
+
+/// What is to be committed of a tap, and what came of it.
+struct Settled {
+    steps: Vec<Step>,
+    outcome: OfflineOutcome,
+}
+
+impl Cards {
+    /// Settles what a till took offline, tap by tap: each (card, version, counter) is charged
+    /// once, whether it was used online or off, in whatever order envelopes come; the first claim
+    /// wins. What a card does not pay is posted to a loss account by the merchant's terms, and the
+    /// merchant is told, by the event `offline.unpaid`. An envelope that comes again changes
+    /// nothing and gets the same answer; where one was handed in by half, the rest is settled.
+    /// The till itself, or the issuer, also for a till that was revoked.
+    ///
+    /// # Errors
+    /// Of the envelope as a whole, and nothing was changed: `offline.malformed`,
+    /// `offline.bad_key`, `offline.bad_signature`, `offline.unknown_key`, `offline.chain_broken`,
+    /// `offline.from_the_future`, `offline.not_allowed`, `money.*`, `command.*`, `access.*`.
+    /// Also `offline.forked` and `card.too_many_bad_taps`, after which the taps before it stay
+    /// settled.
+    pub async fn replay_offline(
+        &self,
+        credential: &Credential,
+        envelope: OfflineEnvelope,
+    ) -> Result<Answer<Vec<OfflineOutcome>>, Error> {
+        let (cards, credential) = (self.clone(), credential.clone());
+        self.core
+            .detached(async move {
+                let core = &cards.core;
+                let caller = core.authenticate(&credential).await?;
+                let merchant = super::merchant_of(core, envelope.till).await?;
+                if caller.role != Role::Issuer && caller.id != envelope.till {
+                    let needs = "issuer, or the till itself";
+                    return Err(AccessError::NotAllowed { needs }.into());
+                }
+                envelope::check(&envelope)?;
+                let key = cards.offline_key(&envelope).await?;
+                let replay = Replay {
+                    caller,
+                    till: envelope.till,
+                    merchant,
+                    key,
+                };
+                cards.check_chain(&envelope).await?;
+                let as_of_ms = core.clock.now_ms();
+                if load_terms(core, merchant, replay.till).await?.is_none() {
+                    return Err(envelope::refused(OfflineError::NotAllowed));
+                }
+                for tap in &envelope.taps {
+                    let checked = offline::check_time(tap, core.commit_time_ms());
+                    checked.map_err(envelope::refused)?;
+                }
+                let mut value = Vec::new();
+                for tap in &envelope.taps {
+                    value.push(cards.replay_tap(&replay, tap).await?);
+                }
+                Ok(Answer { as_of_ms, value })
+            })
+            .await
+    }
+
+    async fn offline_key(&self, envelope: &OfflineEnvelope) -> Result<TillKey, Error> {
+        let till = envelope.till.to_string();
+        let keys: Option<Loaded<TillKeys>> = self.core.load(TILLS, &till).await?;
+        let keys = keys.map(|keys| keys.value.keys).unwrap_or_default();
+        let mut keys = keys.into_iter();
+        keys.find(|key| key.public_key == envelope.public_key)
+            .ok_or(envelope::refused(OfflineError::UnknownKey))
+    }
+
+    /// The envelope follows what was handed in before it, and goes before what was handed in
+    /// after it, as far as that is there.
+    async fn check_chain(&self, envelope: &OfflineEnvelope) -> Result<(), Error> {
+        let broken = |sequence| envelope::refused(OfflineError::ChainBroken { sequence });
+        if let Some(first) = envelope.taps.first() {
+            let before = match first.sequence.checked_sub(1) {
+                Some(0) | None => Some(envelope::genesis(envelope.till, &envelope.public_key)),
+                Some(before) => {
+                    let found = self.offline_tap(envelope, before).await?;
+                    found.map(|record| record.digest)
+                }
+            };
+            if before.is_some_and(|before| before != first.before) {
+                return Err(broken(first.sequence));
+            }
+        }
+        if let Some(last) = envelope.taps.last() {
+            let next = last.sequence.saturating_add(1);
+            let after = self.offline_tap(envelope, next).await?;
+            if after.is_some_and(|after| after.before != envelope::digest(last)) {
+                return Err(broken(next));
+            }
+        }
+        Ok(())
+    }
+
+    async fn offline_tap(
+        &self,
+        envelope: &OfflineEnvelope,
+        sequence: u64,
+    ) -> Result<Option<TapRecord>, Error> {
+        let id = offline::place(&envelope.public_key, sequence);
+        let found: Option<Loaded<TapRecord>> = self.core.load(TAPS, &id).await?;
+        Ok(found.map(|found| found.value))
+    }
+
+    async fn replay_tap(&self, replay: &Replay, tap: &OfflineTap) -> Result<OfflineOutcome, Error> {
+        let id = offline::place(&replay.key.public_key, tap.sequence);
+        let mut learnt = Learnt::default();
+        let mut verified = None;
+        for _ in 0..MAX_DECISIONS {
+            let known: Option<Loaded<TapRecord>> = self.core.load(TAPS, &id).await?;
+            if let Some(Loaded { value, .. }) = known {
+                if value.digest != envelope::digest(tap) {
+                    let sequence = tap.sequence;
+                    return Err(envelope::refused(OfflineError::Forked { sequence }));
+                }
+                return Ok(value.outcome);
+            }
+            let Settled { mut steps, outcome } = self
+                .decide_offline(replay, tap, &learnt, &mut verified)
+                .await?;
+            let caller = self.core.admit(replay.caller.id).await?;
+            steps.insert(0, caller.guard);
+            match self.core.commit(steps).await {
+                Ok(_) => return Ok(outcome),
+                Err(Error::Ledger(refusal)) => learnt.take(refusal)?,
+                Err(error) => return Err(error),
+            }
+        }
+        Err(CommandError::Contended.into())
+    }
+
+    /// `was_verified` is set once the tap was looked at: a forged one is counted once.
+    async fn decide_offline(
+        &self,
+        replay: &Replay,
+        tap: &OfflineTap,
+        learnt: &Learnt,
+        was_verified: &mut Option<CardError>,
+    ) -> Result<Settled, Error> {
+        let core = &self.core;
+        let terms = load_terms(core, replay.merchant, replay.till).await?;
+        let terms = terms.ok_or(envelope::refused(OfflineError::NotAllowed))?;
+        let waiting = waiting(replay, tap);
+        if let Some(error) = was_verified {
+            return self.decide_breach(waiting, tap, error.code(), Vec::new());
+        }
+        let till = replay.till.to_string();
+        let tapped = match self.verify_from(Some(&till), &tap.tap).await {
+            Ok(tapped) => tapped,
+            Err(Error::Card(error @ (CardError::Tap(_) | CardError::NotFound))) => {
+                let decided = self.decide_breach(waiting, tap, error.code(), Vec::new());
+                *was_verified = Some(error);
+                return decided;
+            }
+            Err(error) => return Err(error),
+        };
+        let waiting = OfflineOutcome {
+            card: Some(tapped.card.value.id),
+            ..waiting
+        };
+        let read = self.read_counter(&tapped).await?;
+        let by = waiting.id.clone();
+        let claimed = match offline::claim(&tapped.card.value, tapped.counter, &read, by) {
+            Ok(steps) => steps,
+            Err(error) => {
+                let waiting = self.with_charge(waiting, read.claimed_by).await?;
+                return self.decide_breach(waiting, tap, error.code(), Vec::new());
+            }
+        };
+        let wrong = offline::breach(tap, &terms, &replay.key, core.commit_time_ms());
+        if let Some(wrong) = wrong.or(learnt.breach.clone()) {
+            return self.decide_breach(waiting, tap, wrong.code(), claimed);
+        }
+        self.decide_genuine(waiting, tap, tapped, &terms, learnt, claimed)
+            .await
+    }
+
+    /// A till whose answer was lost takes the tap offline that it has charged: the sale is paid.
+    async fn with_charge(
+        &self,
+        waiting: OfflineOutcome,
+        claimed_by: Option<String>,
+    ) -> Result<OfflineOutcome, Error> {
+        let Some(Ok(charge)) = claimed_by.map(|by| by.parse()) else {
+            return Ok(waiting);
+        };
+        let charge = self.load_charge(charge).await?.value.charge;
+        Ok(offline::with_charge(waiting, &charge))
+    }
+
+    async fn read_counter(&self, tap: &VerifiedTap) -> Result<CounterRead, Error> {
+        let (store, card) = (&self.core.store, &tap.card.value);
+        let claimed_by = store.claim(&rules::tap_name(card, tap.counter)).await?;
+        Ok(CounterRead {
+            last: store.counter(&rules::counter_name(card)).await?,
+            claimed_from: store.counter(&rules::claimed_from_name(card)).await?,
+            claimed_by,
+        })
+    }
+
+    /// What a till did wrong is its merchant's. A genuine tap is used up all the same.
+    fn decide_breach(
+        &self,
+        waiting: OfflineOutcome,
+        tap: &OfflineTap,
+        code: &str,
+        claimed: Vec<Step>,
+    ) -> Result<Settled, Error> {
+        let outcome = match waiting.charge {
+            Some(_) => offline::settled(waiting.clone(), waiting.amount_msat, None),
+            None => {
+                let not_paid = Some((code.to_owned(), LossBearer::Merchant));
+                offline::settled(waiting, 0, not_paid)
+            }
+        };
+        let loss = self.core.new_id(TransferId::from_parts)?;
+        let mut steps = offline::write(&outcome, tap, loss)?;
+        steps.extend(claimed);
+        Ok(Settled { steps, outcome })
+    }
+
+    async fn decide_genuine(
+        &self,
+        waiting: OfflineOutcome,
+        tap: &OfflineTap,
+        tapped: VerifiedTap,
+        terms: &Terms,
+        learnt: &Learnt,
+        claimed: Vec<Step>,
+    ) -> Result<Settled, Error> {
+        let core = &self.core;
+        let merchant = settlement::load_merchant(core, waiting.merchant).await?;
+        let (of_till, at_ms) = (terms.of_till(), core.commit_time_ms());
+        let (mut paid_msat, mut not_paid) = (tap.amount_msat, None);
+        if let Err(refused) = offline::may_pay(&tapped, &merchant.value, tap, of_till, at_ms) {
+            (paid_msat, not_paid) = (0, Some((refused.error, refused.borne_by)));
+        } else if let Some(error) = &learnt.not_paid {
+            (paid_msat, not_paid) = (0, Some((error.clone(), of_till.loss)));
+        } else if let Some(available_msat) = learnt.available_msat
+            && available_msat < tap.amount_msat
+        {
+            let needed_msat = tap.amount_msat;
+            let error = CardError::InsufficientFunds {
+                available_msat,
+                needed_msat,
+            };
+            (paid_msat, not_paid) = (available_msat, Some((error, of_till.loss)));
+        }
+        let not_paid = not_paid.map(|(error, borne_by)| (error.code().to_owned(), borne_by));
+        let mut outcome = offline::settled(waiting, paid_msat, not_paid);
+        let mut steps = vec![guard(&tapped.card), settlement::guard(&merchant)];
+        steps.extend(tapped.program.as_ref().map(programs::guard));
+        steps.extend(terms.guards.iter().cloned());
+        steps.extend(claimed);
+        steps.extend(offline::count_day(tap, &outcome, terms));
+        if paid_msat > 0 {
+            let (charge, paying) = self
+                .offline_charge(&outcome, &tapped, &merchant.value)
+                .await?;
+            outcome.charge = Some(charge);
+            steps.extend(paying);
+        }
+        let loss = core.new_id(TransferId::from_parts)?;
+        steps.extend(offline::write(&outcome, tap, loss)?);
+        Ok(Settled { steps, outcome })
+    }
+
+    /// The charge of what the card pays, as if it were tapped now: its limits count it, and it
+    /// earns points.
+    async fn offline_charge(
+        &self,
+        outcome: &OfflineOutcome,
+        tapped: &VerifiedTap,
+        merchant: &Merchant,
+    ) -> Result<(ChargeId, Vec<Step>), Error> {
+        let (core, card) = (&self.core, &tapped.card.value);
+        let amount_msat = outcome.paid_msat;
+        let shared = programs::shared_reward(tapped.program.as_ref());
+        let reward = rewards::accrual(core, merchant, shared, card.id, amount_msat).await?;
+        let charge = Charge {
+            id: core.new_id(ChargeId::from_parts)?,
+            card: card.id,
+            merchant: outcome.merchant,
+            till: outcome.till,
+            state: ChargeState::Captured,
+            price: Price::Bitcoin {
+                amount_msat: outcome.amount_msat,
+            },
+            amount_msat,
+            authorized_msat: None,
+            expires_at_ms: None,
+            refunded_msat: 0,
+            withheld_msat: 0,
+            quote: None,
+            reference: outcome.reference.clone(),
+            program: reward.as_ref().map(|reward| reward.program),
+            points: reward.as_ref().map_or(0, |reward| reward.points),
+            points_taken_back: 0,
+        };
+        let limits = rules::usage_limits(card, core.commit_time_ms())?;
+        let posting = ChargePosting {
+            transfer: Some(core.new_id(TransferId::from_parts)?),
+            usage: rules::amount_windows(&limits),
+            reward: reward.as_ref().and_then(|reward| reward.posting),
+            ..ChargePosting::default()
+        };
+        let mut steps: Vec<Step> = rules::count_usage(limits, amount_msat).collect();
+        steps.extend(charge_rules::pay(&charge, posting)?);
+        steps.extend(low_balance::look(card, &charge, core.clock.now_ms()));
+        if let Some(reward) = reward {
+            steps.extend(reward.steps(&charge.id.to_string()));
+        }
+        Ok((charge.id, steps))
+    }
+}
+
+fn waiting(replay: &Replay, tap: &OfflineTap) -> OfflineOutcome {
+    OfflineOutcome {
+        id: offline::place(&replay.key.public_key, tap.sequence),
+        till: replay.till,
+        merchant: replay.merchant,
+        sequence: tap.sequence,
+        at_ms: tap.at_ms,
+        reference: tap.reference.clone(),
+        amount_msat: tap.amount_msat,
+        state: OfflineState::AcceptedNotPaid,
+        card: None,
+        charge: None,
+        paid_msat: 0,
+        loss_msat: 0,
+        borne_by: None,
+        reason: None,
+    }
+}

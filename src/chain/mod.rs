@@ -1,0 +1,94 @@
+//! The chain as the engine asks it: what pays to its scripts and what spends its coins.
+//!
+//! A [`ChainSource`] answers what *is*; what that means for an output that was seen before is told
+//! by the pure [`judge`]. Nothing here trusts the records of a Lightning node's own wallet, which
+//! keep payments that a reorganisation took away.
+
+#[cfg(feature = "chain")]
+mod bitcoind;
+#[cfg(feature = "chain")]
+mod electrum;
+mod error;
+#[cfg(feature = "chain")]
+mod esplora;
+mod facts;
+#[cfg(feature = "chain")]
+mod http;
+mod types;
+
+use async_trait::async_trait;
+pub use bitcoin;
+use bitcoin::block::Header;
+use bitcoin::{BlockHash, Transaction, Txid};
+
+#[cfg(feature = "chain")]
+pub use bitcoind::Bitcoind;
+#[cfg(feature = "chain")]
+pub use electrum::Electrum;
+pub use error::ChainError;
+#[cfg(feature = "chain")]
+pub use esplora::Esplora;
+pub use facts::{Fact, Rival, Standing, confirmations, judge, standing};
+pub use types::{BlockId, FeeRates, KnownTransaction, MerkleBranch, SeenTransaction, View, Watch};
+
+/// Where the engine reads the chain and hands transactions in.
+///
+/// # Contract
+/// - What one [`look`](Self::look) answers is of one tip: a chain that changes under it is
+///   [`ChainError::Moved`].
+/// - A transaction with a block was found in that block; without one it waits in the mempool.
+/// - No call blocks the thread it is made on.
+#[async_trait]
+pub trait ChainSource: Send + Sync {
+    /// True for a source that finds the payments of all scripts in one pass over the blocks, so
+    /// that it must be given all scripts at once; false for one with an index by script.
+    fn reads_blocks(&self) -> bool {
+        false
+    }
+
+    /// The last block of the best chain.
+    ///
+    /// # Errors
+    /// `chain.unreachable`, `chain.bad_answer`, as with every call here.
+    async fn tip(&self) -> Result<BlockId, ChainError>;
+
+    /// The hash of the best chain's block at a height; `None` above the tip.
+    async fn block_hash(&self, height: u32) -> Result<Option<BlockHash>, ChainError>;
+
+    /// The header of a block.
+    async fn header(&self, block: BlockHash) -> Result<Option<Header>, ChainError>;
+
+    /// A transaction; `block` says where to find it, for a source without an index of them.
+    async fn transaction(
+        &self,
+        txid: Txid,
+        block: Option<BlockHash>,
+    ) -> Result<Option<Transaction>, ChainError>;
+
+    /// The way from a transaction to the Merkle root of its block's header; `None` where the
+    /// block does not have it.
+    async fn merkle_branch(
+        &self,
+        txid: Txid,
+        block: BlockId,
+    ) -> Result<Option<MerkleBranch>, ChainError>;
+
+    /// Everything that pays to a script of the watch, spends one of its coins, or spends what a
+    /// known transaction spends; and what became of the known transactions.
+    ///
+    /// # Errors
+    /// `chain.moved`, to be tried again at once, and those of every call.
+    async fn look(&self, watch: &Watch) -> Result<View, ChainError>;
+
+    /// Hands a transaction in. One that the network has already is no error.
+    ///
+    /// # Errors
+    /// `chain.transaction_refused`; with `chain.unreachable` it may have been taken.
+    async fn broadcast(&self, transaction: &Transaction) -> Result<(), ChainError>;
+
+    /// What a transaction has to pay.
+    ///
+    /// # Errors
+    /// `chain.no_fee_rate`.
+    async fn fee_rates(&self) -> Result<FeeRates, ChainError>;
+}
