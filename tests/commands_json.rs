@@ -8,11 +8,12 @@ use std::sync::Arc;
 
 use flashkit::access::Credential;
 use flashkit::cards::{
-    ActivateCard, AuthorizeCard, CaptureCharge, CardLimits, CardProgramTerms, CardStatementQuery,
-    ChargeCard, CreateCardProgram, ExistingChip, FreezeCard, ImportIssuerKey, IssueCard,
-    IssueCards, LossBearer, OfflineBook, OfflineKey, OfflineTerms, RefundCharge, ReleaseCharge,
-    RenewHolder, RotateIssuerKey, SetCardLimits, SetCardPin, SetOfflineTerms, StoppedCard,
-    TopUpCard, UnlockCardPin, UpdateCardProgram,
+    ActivateCard, AuthorizeCard, CaptureCharge, CardCounter, CardLimits, CardProgramTerms,
+    CardStatementQuery, ChargeCard, CreateCardImport, CreateCardProgram, CutOver, ExistingChip,
+    FreezeCard, ImportIssuerKey, ImportedCard, IssueCard, IssueCards, LossBearer, OfflineBook,
+    OfflineKey, OfflineTerms, RefundCharge, ReleaseCharge, RenewHolder, RotateIssuerKey,
+    SetCardLimits, SetCardPin, SetOfflineTerms, StoppedCard, SyncCounters, TopUpCard,
+    UnlockCardPin, UpdateCardProgram,
 };
 use flashkit::ids::{CredentialId, MerchantId};
 use flashkit::invoices::{CreateInvoice, GiveUpInvoice, InvoicePurpose};
@@ -188,6 +189,56 @@ async fn every_command_and_every_answer() {
         issuer_key: flashkit::cards::boltcard::IssuerKey::new([0xab; 16]),
     });
     assert_eq!(value["issuer_key"], json!("ab".repeat(16)));
+    let command = CreateCardImport {
+        key: key("import"),
+        name: "old server".to_owned(),
+        issuer_key: cards.issuer_keys(&issuer).await.unwrap()[0].id,
+        limits: CardLimits::default(),
+        program: None,
+    };
+    check(&command);
+    let imports = cards.imports();
+    let import = imports.create(&issuer, command).await.unwrap();
+    check_answer(&import);
+    check_answer(&imports.get(&issuer, import.id).await.unwrap());
+    let rows = [
+        ("11".repeat(16), None, 1),
+        ("22".repeat(16), Some("04000000000009".to_owned()), -1),
+    ];
+    let rows = rows.map(|(id, uid, balance_msat)| ImportedCard {
+        id: Some(id),
+        uid,
+        version: 0,
+        counter: 1,
+        pull_payment_id: None,
+        balance_msat,
+    });
+    check_answer(&imports.check(&issuer, import.id, &rows).await.unwrap());
+    let command = CutOver {
+        key: key("cut-over"),
+        import: import.id,
+        old_issuer_is_frozen: true,
+        cards: rows.to_vec(),
+    };
+    check(&command);
+    let report = imports.cut_over(&issuer, command).await.unwrap();
+    assert_eq!(
+        check_answer(&report)["value"]["refused"][0]["refusal"],
+        json!({ "reason": "id_mismatch" })
+    );
+    let command = SyncCounters {
+        key: key("sync"),
+        import: import.id,
+        counters: vec![CardCounter {
+            id: "11".repeat(16),
+            version: 0,
+            counter: 2,
+        }],
+    };
+    check(&command);
+    check_answer(&imports.sync_counters(&issuer, command).await.unwrap());
+    check_answer(&imports.export(&issuer, import.id, None, 10).await.unwrap());
+
     let command = IssueCards {
         key: key("batch"),
         uids: vec!["04000000000001".to_owned()],
