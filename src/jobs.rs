@@ -15,7 +15,11 @@ const MAX_JOBS: usize = 100;
 const MAX_FORGOTTEN: usize = 1_000;
 
 /// What only the instance with the node can do: the others leave it alone.
-const NODE_JOBS: &[&str] = &[invoices::CHECK_JOB, settlement::CHECK_JOB];
+const NODE_JOBS: &[&str] = &[
+    invoices::CHECK_JOB,
+    invoices::RAIL_JOB,
+    settlement::CHECK_JOB,
+];
 
 /// What was done.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -87,6 +91,16 @@ async fn do_job(
         invoices::CHECK_JOB => {
             invoices
                 .check(job.object.parse().map_err(|_| unreadable())?)
+                .await
+        }
+        invoices::MONITOR_JOB => {
+            invoices
+                .stop_monitoring(job.object.parse().map_err(|_| unreadable())?)
+                .await
+        }
+        invoices::RAIL_JOB => {
+            invoices
+                .renew_rail(job.object.parse().map_err(|_| unreadable())?)
                 .await
         }
         settlement::CHECK_JOB => {

@@ -5,7 +5,7 @@ mod support;
 use std::sync::Arc;
 
 use flashkit::cards::{CardLimits, ChargeCard, IssueCard, TopUpCard};
-use flashkit::invoices::{CreateInvoice, InvoicePurpose};
+use flashkit::invoices::{CreateInvoice, InvoiceOptions, InvoicePurpose};
 use flashkit::money::{Asset, Currency, MAX_MSAT, MoneyError, Price};
 use flashkit::ports::{Clock, SystemClock};
 use flashkit::rates::FixedRates;
@@ -141,9 +141,10 @@ async fn amounts_that_cannot_be() {
             purpose: InvoicePurpose::Sale {
                 merchant: set.merchant.id,
             },
-            price,
+            price: Some(price),
             description: String::new(),
             expiry_seconds: 600,
+            options: InvoiceOptions::default(),
         };
         let made = set
             .engine()
@@ -253,9 +254,10 @@ async fn a_rate_that_is_too_old_or_from_the_future_is_refused() {
             purpose: InvoicePurpose::Sale {
                 merchant: merchant.id,
             },
-            price: jmd(100),
+            price: Some(jmd(100)),
             description: String::new(),
             expiry_seconds: 600,
+            options: InvoiceOptions::default(),
         };
         assert_eq!(
             code(engine.invoices().create(&merchant.till, command).await),
@@ -278,9 +280,10 @@ async fn texts_and_numbers_out_of_bounds() {
         purpose: InvoicePurpose::Sale {
             merchant: set.merchant.id,
         },
-        price: sat(1),
+        price: Some(sat(1)),
         description: description.to_owned(),
         expiry_seconds,
+        options: InvoiceOptions::default(),
     };
     for command in [
         invoice(&"x".repeat(201), 600),

@@ -199,7 +199,7 @@ async fn many_taps_at_once_stay_within_the_days_limit() {
 /// A price in a currency can be paid for as long as its rate holds, and no longer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_invoice_ends_with_the_quote_of_its_price() {
-    use flashkit::invoices::{CreateInvoice, InvoicePurpose};
+    use flashkit::invoices::{CreateInvoice, InvoiceOptions, InvoicePurpose};
 
     let shop = shop::simulated(Arc::new(MemoryStore::new(Arc::new(SystemClock)))).await;
     let engine = &shop.engine;
@@ -214,9 +214,10 @@ async fn an_invoice_ends_with_the_quote_of_its_price() {
             purpose: InvoicePurpose::Sale {
                 merchant: merchant.id,
             },
-            price,
+            price: Some(price),
             description: "Patties".to_owned(),
             expiry_seconds: week,
+            options: InvoiceOptions::default(),
         };
         let invoice = engine
             .invoices()

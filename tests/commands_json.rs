@@ -16,7 +16,11 @@ use flashkit::cards::{
     UnlockCardPin, UpdateCardProgram,
 };
 use flashkit::ids::{CredentialId, MerchantId};
-use flashkit::invoices::{CreateInvoice, GiveUpInvoice, InvoicePurpose};
+use flashkit::invoices::{
+    CancelInvoice, CaptureInvoice, ConfirmationTier, CreateInvoice, GiveUpInvoice, InvoiceFilter,
+    InvoiceLine, InvoiceOptions, InvoicePurpose, MarkInvoice, MarkedAs, OnChainFact, OnChainPlace,
+    Outpoint, PaymentRules, SetInvoicePolicy, SurplusTo,
+};
 use flashkit::ledger::JournalProblem;
 use flashkit::ports::{Clock, SystemClock};
 use flashkit::reports::{ExportFormat, StatementPeriod};
@@ -300,9 +304,10 @@ async fn every_command_and_every_answer() {
         purpose: InvoicePurpose::Sale {
             merchant: merchant.id,
         },
-        price: jmd(150_000),
+        price: Some(jmd(150_000)),
         description: "lunch".to_owned(),
         expiry_seconds: 600,
+        options: InvoiceOptions::default(),
     };
     let value = check(&command);
     assert_eq!(
@@ -438,6 +443,7 @@ async fn every_command_and_every_answer() {
     };
     check(&command);
     check_answer(&cards.renew_holder(&issuer, command).await.unwrap());
+    invoice_commands(&shop, &merchant, invoice.id).await;
     check(&GiveUpInvoice {
         key: key("give-up"),
         invoice: invoice.id,
@@ -571,10 +577,12 @@ async fn every_command_and_every_answer() {
     }
     check(&SuspenseItem {
         id: flashkit::ids::TransferId::from_parts(1, [1; 10]),
-        payment_hash: flashkit::lightning::PaymentHash([1; 32]),
+        payment_hash: Some(flashkit::lightning::PaymentHash([1; 32])),
+        outpoint: None,
         amount_msat: -1,
         since_ms: 1,
         assigned_to: Some(SuspenseTarget::Operator),
+        withdrawn: false,
         reason: Some("a letter".to_owned()),
     });
     check_answer(&reports.audit(&issuer).await.unwrap());
@@ -587,4 +595,107 @@ async fn every_command_and_every_answer() {
         check(&event);
     }
     engine.stop().await.unwrap();
+}
+
+/// The commands about invoices that are more than a price.
+async fn invoice_commands(
+    shop: &shop::Simulated,
+    merchant: &flashkit::settlement::Merchant,
+    invoice: flashkit::ids::InvoiceId,
+) {
+    let (engine, issuer) = (&shop.engine, shop.engine.issuer());
+    let rules = PaymentRules {
+        accept_under_per_mille: 5,
+        ask_for_rest: true,
+        surplus: Some(SurplusTo::Refund),
+        accept_late_within_per_mille: Some(10),
+        confirmations: vec![ConfirmationTier {
+            up_to_msat: 1_000_000,
+            confirmations: 0,
+        }],
+    };
+    let command = SetInvoicePolicy {
+        key: key("policy"),
+        merchant: merchant.id,
+        rules,
+    };
+    check(&command);
+    check_answer(
+        &engine
+            .invoices()
+            .set_policy(&issuer, command)
+            .await
+            .unwrap(),
+    );
+    check_answer(
+        &engine
+            .invoices()
+            .policy(&issuer, merchant.id)
+            .await
+            .unwrap(),
+    );
+    let options = InvoiceOptions {
+        order_reference: "Table 4".to_owned(),
+        lines: vec![InvoiceLine {
+            description: "patty".to_owned(),
+            quantity: 2,
+            unit_price_minor: 400,
+            tax_minor: 100,
+        }],
+        tip_minor: 100,
+        hold: true,
+        ..InvoiceOptions::default()
+    };
+    let command = CreateInvoice {
+        key: key("held"),
+        purpose: InvoicePurpose::Contribution {
+            merchant: merchant.id,
+        },
+        price: Some(flashkit::money::Price::Bitcoin { amount_msat: 1_000 }),
+        description: "lunch".to_owned(),
+        expiry_seconds: 600,
+        options,
+    };
+    let value = check(&command);
+    assert!(value["options"].get("metadata").is_none());
+    let held = engine.invoices().create(&issuer, command).await.unwrap();
+    check_answer(&held);
+    let filter = InvoiceFilter {
+        order_reference: Some("table 4".to_owned()),
+        ..InvoiceFilter::default()
+    };
+    check(&filter);
+    let found = engine.invoices().search(&issuer, &filter, None, 1).await;
+    check_answer(&found.unwrap());
+    check(&CaptureInvoice {
+        key: key("capture"),
+        invoice,
+    });
+    let command = CancelInvoice {
+        key: key("cancel"),
+        invoice: held.id,
+    };
+    check(&command);
+    check_answer(&engine.invoices().cancel(&issuer, command).await.unwrap());
+    let command = MarkInvoice {
+        key: key("mark"),
+        invoice: held.id,
+        as_state: MarkedAs::Settled,
+        reason: "cash".to_owned(),
+    };
+    check(&command);
+    check_answer(&engine.invoices().mark(&issuer, command).await.unwrap());
+    check(&OnChainFact {
+        outpoint: Outpoint {
+            txid: [1; 32],
+            vout: 1,
+        },
+        amount_sat: 1_000,
+        first_known_ms: 1,
+        place: OnChainPlace::Block {
+            height: 1,
+            hash: "00".to_owned(),
+            confirmations: 1,
+        },
+    });
 }

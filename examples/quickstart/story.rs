@@ -11,7 +11,7 @@ use flashkit::cards::{
     ActivateCard, CardLimits, ChargeCard, IssueCard, ProgrammingKeys, TopUpCard,
 };
 use flashkit::ids::{CardId, MerchantId, ProgramId};
-use flashkit::invoices::{CreateInvoice, Invoice, InvoicePurpose, InvoiceState};
+use flashkit::invoices::{CreateInvoice, Invoice, InvoiceOptions, InvoicePurpose, InvoiceState};
 use flashkit::lightning::ldk::LdkNode;
 use flashkit::lightning::{Bolt11Details, LightningNode, PaymentState};
 use flashkit::money::{Asset, Currency, Price, Rate, format_minor};
@@ -290,9 +290,10 @@ impl Story {
                 purpose: InvoicePurpose::Sale {
                     merchant: shop.merchant,
                 },
-                price: self.jmd(156_000)?,
+                price: Some(self.jmd(156_000)?),
                 description: "Two patties and a coco bread".to_owned(),
                 expiry_seconds: 600,
+                options: InvoiceOptions::default(),
             };
             let invoices = self.engine.invoices();
             let invoice = invoices.create(&shop.till, command).await?.value;

@@ -31,7 +31,7 @@ use crate::Error;
 use crate::access::Credential;
 use crate::core::{Answer, Core, Loaded};
 use crate::ids::CardId;
-use crate::invoices::{CreateInvoice, Invoice, InvoicePurpose, Invoices};
+use crate::invoices::{CreateInvoice, Invoice, InvoiceOptions, InvoicePurpose, Invoices};
 use crate::ledger::{Account, Balance, Step, TransferRow};
 
 pub use charge_model::{
@@ -128,9 +128,10 @@ impl Cards {
         let command = CreateInvoice {
             key: command.key,
             purpose: InvoicePurpose::TopUp { card: command.card },
-            price: command.price,
+            price: Some(command.price),
             description: "Card top-up".to_owned(),
             expiry_seconds: TOP_UP_EXPIRY_SECONDS,
+            options: InvoiceOptions::default(),
         };
         Invoices::new(self.core.clone())
             .create(credential, command)

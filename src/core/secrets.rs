@@ -77,6 +77,17 @@ impl Secrets {
         Preimage::new(*self.0.derive(&[b"flashkit/preimage/1/", id.as_bytes()]))
     }
 
+    /// The preimage of the text that an invoice asks for the rest by, counted from 0, which is the
+    /// invoice's first.
+    pub(crate) fn preimage_at(&self, invoice: InvoiceId, at: usize) -> Preimage {
+        if at == 0 {
+            return self.preimage(invoice);
+        }
+        let (id, at) = (invoice.to_string(), format!("/{at}"));
+        let label: [&[u8]; 3] = [b"flashkit/preimage/1/", id.as_bytes(), at.as_bytes()];
+        Preimage::new(*self.0.derive(&label))
+    }
+
     pub(crate) fn credential(&self, credential: CredentialId) -> Zeroizing<[u8; 32]> {
         let id = credential.to_string();
         self.0.derive(&[b"flashkit/credential/1/", id.as_bytes()])

@@ -43,6 +43,12 @@ transfer_kinds! {
     Sale,
     /// A card that was topped up.
     TopUp,
+    /// A contribution to a merchant.
+    Contribution,
+    /// An invoice of the operator's own that was paid.
+    OperatorReceipt,
+    /// What was paid beyond what an invoice asked for.
+    Surplus,
     /// A sale that was paid with a card.
     Charge,
     /// Bitcoin set aside for points.

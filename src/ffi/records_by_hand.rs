@@ -146,8 +146,10 @@ impl From<treasury::SuspenseTarget> for SuspenseTarget {
 pub struct SuspenseItem {
     /// Its id.
     pub id: String,
-    /// The payment it came by, or went by.
-    pub payment_hash: String,
+    /// The Lightning payment it came by, or went by.
+    pub payment_hash: Option<String>,
+    /// The output on chain that it came by: `txid:vout`.
+    pub outpoint: Option<String>,
     /// What arrived and matches nothing; below zero what left and matches nothing.
     pub amount_msat: i64,
     /// Since when, milliseconds since the epoch.
@@ -162,7 +164,8 @@ impl From<treasury::SuspenseItem> for SuspenseItem {
     fn from(item: treasury::SuspenseItem) -> Self {
         Self {
             id: item.id.to_string(),
-            payment_hash: item.payment_hash.to_string(),
+            payment_hash: item.payment_hash.map(|hash| hash.to_string()),
+            outpoint: item.outpoint.map(|outpoint| outpoint.to_string()),
             amount_msat: item.amount_msat,
             since_ms: item.since_ms,
             assigned_to: item.assigned_to.map(Into::into),

@@ -17,6 +17,13 @@ pub enum InvoicePurpose {
         /// The card.
         card_id: String,
     },
+    /// A contribution to a merchant, for which nothing is sold.
+    Contribution {
+        /// The merchant.
+        merchant_id: String,
+    },
+    /// The operator's own: no merchant's and no card's.
+    Plain,
 }
 
 impl TryFrom<InvoicePurpose> for invoices::InvoicePurpose {
@@ -30,6 +37,10 @@ impl TryFrom<InvoicePurpose> for invoices::InvoicePurpose {
             InvoicePurpose::TopUp { card_id } => Self::TopUp {
                 card: card_id.parse()?,
             },
+            InvoicePurpose::Contribution { merchant_id } => Self::Contribution {
+                merchant: merchant_id.parse()?,
+            },
+            InvoicePurpose::Plain => Self::Plain,
         })
     }
 }
@@ -43,6 +54,10 @@ impl From<invoices::InvoicePurpose> for InvoicePurpose {
             invoices::InvoicePurpose::TopUp { card } => Self::TopUp {
                 card_id: card.to_string(),
             },
+            invoices::InvoicePurpose::Contribution { merchant } => Self::Contribution {
+                merchant_id: merchant.to_string(),
+            },
+            invoices::InvoicePurpose::Plain => Self::Plain,
         }
     }
 }
@@ -70,9 +85,10 @@ impl TryFrom<CreateInvoiceRequest> for invoices::CreateInvoice {
         Ok(Self {
             key: request.idempotency_key.parse()?,
             purpose: request.purpose.try_into()?,
-            price: request.price.try_into()?,
+            price: Some(request.price.try_into()?),
             description: request.description,
             expiry_seconds: request.expiry_seconds,
+            options: invoices::InvoiceOptions::default(),
         })
     }
 }
@@ -99,9 +115,9 @@ pub struct Invoice {
     pub id: String,
     /// What it is for.
     pub purpose: InvoicePurpose,
-    /// What was asked for.
-    pub price: Price,
-    /// What that is in bitcoin; exactly this is accepted.
+    /// What was asked for; nothing where whoever pays chooses.
+    pub price: Option<Price>,
+    /// What that is in bitcoin; zero where whoever pays chooses.
     pub amount_msat: i64,
     /// The rate it was made at, where the price is in a currency.
     pub quote: Option<Quote>,
@@ -132,7 +148,7 @@ impl From<Answer<invoices::Invoice>> for Invoice {
         Self {
             id: invoice.id.to_string(),
             purpose: invoice.purpose.into(),
-            price: invoice.price.into(),
+            price: invoice.price.map(Price::from),
             amount_msat: invoice.amount_msat,
             quote: invoice.quote.map(Quote::from),
             description: invoice.description,

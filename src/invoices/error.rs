@@ -1,6 +1,6 @@
 //! What can be wrong with an invoice.
 
-use super::InvoiceState;
+use super::{InvoiceState, Rail};
 use crate::ids::InvoiceId;
 
 /// An invoice could not be made or found. Nothing was changed.
@@ -21,6 +21,42 @@ pub enum InvoiceError {
         /// Where it stands.
         state: InvoiceState,
     },
+    /// The lines and the tip do not come to the price. `invoice.lines_do_not_add_up`.
+    #[error("the lines come to {sum}, the price is {asked}")]
+    LinesDoNotAddUp {
+        /// What they come to, in the minor unit of the price.
+        sum: i128,
+        /// What the price is; -1 where there is none.
+        asked: i128,
+    },
+    /// The rail cannot be made here. `invoice.rail_unavailable`.
+    #[error("this engine makes no {rail:?} rail")]
+    RailUnknown {
+        /// Which.
+        rail: Rail,
+    },
+    /// The amount is too small for an output that is relayed. `chain.dust`.
+    #[error("{amount_sat} sat are too little for the chain: at least {least_sat}")]
+    Dust {
+        /// What is asked for.
+        amount_sat: i64,
+        /// The least that goes.
+        least_sat: i64,
+    },
+    /// Nothing is set aside for the invoice. `invoice.not_authorized`.
+    #[error("nothing is set aside for the invoice {invoice}")]
+    NotAuthorized {
+        /// Which.
+        invoice: InvoiceId,
+    },
+    /// Where it stands, it cannot be said to be that. `invoice.not_markable`.
+    #[error("the invoice {invoice} is {state:?}")]
+    NotMarkable {
+        /// Which.
+        invoice: InvoiceId,
+        /// Where it stands.
+        state: InvoiceState,
+    },
 }
 
 impl InvoiceError {
@@ -29,6 +65,11 @@ impl InvoiceError {
         match self {
             Self::NotFound { .. } => "invoice.not_found",
             Self::NotProcessing { .. } => "invoice.not_processing",
+            Self::LinesDoNotAddUp { .. } => "invoice.lines_do_not_add_up",
+            Self::RailUnknown { .. } => "invoice.rail_unavailable",
+            Self::Dust { .. } => "chain.dust",
+            Self::NotAuthorized { .. } => "invoice.not_authorized",
+            Self::NotMarkable { .. } => "invoice.not_markable",
         }
     }
 }

@@ -5,9 +5,20 @@
 //! claims, and books it when the node says that it arrived. What is not taken goes back at no
 //! cost.
 
+mod by_hand;
 mod error;
+mod facts;
+mod holding;
 mod model;
+mod on_chain;
+mod options;
+mod payment;
+mod policy;
+mod rails;
 mod rules;
+mod search;
+mod standing;
+mod steps;
 mod taking;
 
 use std::sync::Arc;
@@ -16,17 +27,31 @@ use crate::Error;
 use crate::access::Credential;
 use crate::cards;
 use crate::core::{Answer, Caller, CommandError, Core, Decision, Executed, Loaded, check_text};
-use crate::ids::InvoiceId;
-use crate::lightning::InvoiceRequest;
+use crate::ids::{InvoiceId, MerchantId};
+use crate::ledger::Step;
 use crate::rates::price_in_msat;
 use crate::settlement;
 
+pub use by_hand::{GiveUpInvoice, MarkInvoice};
 pub use error::InvoiceError;
-pub use model::{CreateInvoice, GiveUpInvoice, Invoice, InvoicePurpose, InvoiceState};
+pub use facts::{OnChainFact, OnChainPlace, Outpoint, ParseOutpointError};
+pub use holding::{CancelInvoice, CaptureInvoice};
+pub use model::{
+    CreateInvoice, Custody, Invoice, InvoicePurpose, InvoiceState, LightningRail, OnChainRail,
+    UnavailableRail,
+};
+pub use options::{
+    ConfirmationTier, GivenAddress, InvoiceLine, InvoiceOptions, PaymentRules, SurplusTo,
+};
+pub use payment::{InvoiceFlags, InvoiceMark, InvoicePayment, InvoicePaymentState, MarkedAs, Rail};
+pub use policy::{InvoicePolicy, SetInvoicePolicy};
+pub use search::{InvoiceFilter, InvoiceOwner, InvoicePosition, InvoiceResults};
 
 pub(crate) const INVOICES: &str = "invoice";
 pub(crate) const EXPIRE_JOB: &str = "invoice.expire";
 pub(crate) const CHECK_JOB: &str = "invoice.check";
+pub(crate) const MONITOR_JOB: &str = "invoice.monitor";
+pub(crate) const RAIL_JOB: &str = "invoice.rail";
 
 const MAX_DESCRIPTION: usize = 200;
 /// What fits into a BOLT 11 text.
@@ -46,12 +71,14 @@ impl Invoices {
 
     /// Makes an invoice.
     ///
-    /// A sale is made by the issuer or a till of the merchant; a top-up by the issuer, the holder
-    /// or any till.
+    /// A sale or a contribution is made by the issuer or a till of the merchant; a top-up by the
+    /// issuer, the holder or any till; a plain one by the issuer.
     ///
     /// # Errors
-    /// `access.*`, `money.*`, `rate.*`, `command.*`, `lightning.not_running`,
-    /// `settlement.merchant_not_found`, `card.not_found`, `card.not_active`.
+    /// `access.*`, `money.*`, `rate.*`, `command.*`, `settlement.merchant_not_found`,
+    /// `card.not_found`, `card.not_active`, `invoice.lines_do_not_add_up`. Where no rail can be
+    /// made, why the first one cannot: `lightning.not_running`,
+    /// `lightning.no_inbound_capacity`, `chain.*`.
     pub async fn create(
         &self,
         credential: &Credential,
@@ -75,20 +102,19 @@ impl Invoices {
 
     async fn check_command(&self, caller: &Caller, command: &CreateInvoice) -> Result<(), Error> {
         match command.purpose {
-            InvoicePurpose::Sale { merchant } => caller.require_seller(merchant)?,
+            InvoicePurpose::Sale { merchant } | InvoicePurpose::Contribution { merchant } => {
+                caller.require_seller(merchant)?;
+            }
             InvoicePurpose::TopUp { card } => {
                 if caller.require_till().is_err() {
                     caller.require_issuer_or_holder(card)?;
                 }
             }
+            InvoicePurpose::Plain => caller.require_issuer()?,
         }
-        check_text(
-            "description",
-            &command.description,
-            MAX_DESCRIPTION,
-            "200 characters",
-        )?;
-        if command.description.len() > MAX_DESCRIPTION_BYTES {
+        let text = &command.description;
+        check_text("description", text, MAX_DESCRIPTION, "200 characters")?;
+        if text.len() > MAX_DESCRIPTION_BYTES {
             let (field, bounds) = ("description", "639 bytes");
             return Err(CommandError::OutOfBounds { field, bounds }.into());
         }
@@ -96,57 +122,79 @@ impl Invoices {
             let (field, bounds) = ("expiry_seconds", "60 seconds to 7 days");
             return Err(CommandError::OutOfBounds { field, bounds }.into());
         }
-        Ok(())
+        // Whoever sells may not soften the rules that the operator set for the merchant, nor say
+        // where the operator's money is to go.
+        if command.options.rules.is_some() || command.options.address.is_some() {
+            caller.require_issuer()?;
+        }
+        command.options.check(command.price.as_ref())
     }
 
     async fn decide_create(&self, command: &CreateInvoice) -> Result<Decision<Invoice>, Error> {
         let core = &self.core;
-        let owner = match command.purpose {
-            InvoicePurpose::Sale { merchant } => settlement::guard_merchant(core, merchant).await?,
-            InvoicePurpose::TopUp { card } => cards::guard_active(core, card).await?,
-        };
+        let mut steps = self.guard_owner(command.purpose).await?;
         let now_ms = core.clock.now_ms();
-        let (amount_msat, quote) = price_in_msat(
-            core.rates.as_ref(),
-            &command.price,
-            core.settings.rates,
-            now_ms,
-        )
-        .await?;
+        let (amount_msat, quote) = match &command.price {
+            Some(price) => {
+                let (rates, policy) = (core.rates.as_ref(), core.settings.rates);
+                price_in_msat(rates, price, policy, now_ms).await?
+            }
+            None => (0, None),
+        };
         let expiry_seconds = rules::expiry(command.expiry_seconds, quote.as_ref(), now_ms);
         let id = core.new_id(InvoiceId::from_parts)?;
-        let payment_hash = core.secrets.preimage(id).payment_hash();
-        // Made before the commit: without one nobody learns of it, and it cannot be claimed.
-        let bolt11 = core
-            .node()?
-            .create_invoice(InvoiceRequest {
-                payment_hash,
-                amount_msat: Some(amount_msat),
-                description: command.description.clone(),
-                expiry_seconds,
-            })
-            .await?;
-        let invoice = Invoice {
+        let mut options = command.options.clone();
+        if options.rules.is_none() {
+            options.rules = self.rules_of(command.purpose.merchant()).await?;
+        }
+        let mut invoice = Invoice {
             id,
             purpose: command.purpose,
             price: command.price,
             amount_msat,
             quote,
             description: command.description.clone(),
-            payment_hash,
-            bolt11,
+            payment_hash: core.secrets.preimage(id).payment_hash(),
+            bolt11: String::new(),
             state: InvoiceState::New,
             created_at_ms: now_ms,
             expires_at_ms: now_ms.saturating_add(i64::from(expiry_seconds) * 1_000),
             received_msat: 0,
+            options,
+            flags: InvoiceFlags::default(),
+            payments: Vec::new(),
+            lightning: Vec::new(),
+            on_chain: None,
+            unavailable: Vec::new(),
+            refund_due_msat: 0,
+            sequence: 1,
             hold: None,
         };
-        let mut steps = vec![owner];
-        steps.extend(rules::create(&invoice)?);
+        // Made before the commit: without one nobody learns of them, and they cannot be claimed.
+        self.make_rails(&mut invoice, expiry_seconds).await?;
+        steps.extend(steps::create(&invoice)?);
         Ok(Decision {
             steps,
             answer: invoice,
         })
+    }
+
+    /// Holds in the commit: whoever the invoice is of can be paid.
+    async fn guard_owner(&self, purpose: InvoicePurpose) -> Result<Vec<Step>, Error> {
+        Ok(match purpose {
+            InvoicePurpose::Sale { merchant } | InvoicePurpose::Contribution { merchant } => {
+                vec![settlement::guard_merchant(&self.core, merchant).await?]
+            }
+            InvoicePurpose::TopUp { card } => vec![cards::guard_active(&self.core, card).await?],
+            InvoicePurpose::Plain => Vec::new(),
+        })
+    }
+
+    /// What the merchant's rules are now.
+    async fn rules_of(&self, merchant: Option<MerchantId>) -> Result<Option<PaymentRules>, Error> {
+        let policy = policy::load(&self.core, merchant).await?;
+        let rules = policy.map(|policy| policy.value.rules);
+        Ok(rules.filter(|rules| *rules != PaymentRules::NONE))
     }
 
     /// An invoice as it stands now.
@@ -165,10 +213,10 @@ impl Invoices {
             .await?
             .ok_or(InvoiceError::NotFound { invoice })?;
         match found.value.purpose {
-            InvoicePurpose::Sale { merchant } => caller.require_seller(merchant)?,
             InvoicePurpose::TopUp { card } => caller
                 .require_issuer_or_holder(card)
                 .or_else(|error| caller.require_till().map(drop).map_err(|_| error))?,
+            purpose => require_owner(&caller, purpose)?,
         }
         Ok(Answer {
             as_of_ms,
@@ -189,57 +237,43 @@ impl Invoices {
         limit: usize,
     ) -> Result<Answer<Vec<Invoice>>, Error> {
         let caller = self.core.authenticate(credential).await?;
-        match purpose {
-            InvoicePurpose::Sale { merchant } => caller.require_seller(merchant)?,
-            InvoicePurpose::TopUp { card } => caller.require_issuer_or_holder(card)?,
-        }
+        require_owner(&caller, purpose)?;
         let as_of_ms = self.core.clock.now_ms();
         let after = after.map(|id| id.to_string());
-        let value = self
+        let found: Vec<Invoice> = self
             .core
             .list(INVOICES, "owner", &purpose.owner_id(), after, limit)
             .await?;
+        let value = found.into_iter().map(Invoice::upgraded).collect();
         Ok(Answer { as_of_ms, value })
     }
 
-    /// Gives up on a payment that is being taken (`processing`) and does not arrive: its sender
-    /// has the money back, because the claim came too late. The hold ends. Should the money
-    /// arrive after all, it goes to suspense. Issuer only.
-    ///
-    /// # Errors
-    /// `invoice.not_found`, `invoice.not_processing`, `command.*`, `access.*`.
-    pub async fn give_up(
-        &self,
-        credential: &Credential,
-        command: GiveUpInvoice,
-    ) -> Result<Answer<Invoice>, Error> {
-        let (invoices, credential) = (self.clone(), credential.clone());
-        self.core
-            .detached(async move {
-                let caller = invoices.core.authenticate(&credential).await?;
-                caller.require_issuer()?;
-                check_text("reason", &command.reason, 200, "200 characters")?;
-                if invoices.core.lightning.is_some()
-                    && let Some(found) = invoices.load(command.invoice).await?
-                {
-                    // What arrived after all is the invoice's.
-                    invoices.book_if_arrived(&found.value).await?;
-                }
-                let decide = || async {
-                    let invoice = command.invoice;
-                    let found = invoices.load(invoice).await?;
-                    rules::give_up(&found.ok_or(InvoiceError::NotFound { invoice })?)
-                };
-                let executed: Executed<Invoice> = invoices
-                    .core
-                    .execute(&caller, "invoices.give_up", &command.key, &command, decide)
-                    .await?;
-                Ok(executed.answer)
-            })
-            .await
+    async fn load(&self, id: InvoiceId) -> Result<Option<Loaded<Invoice>>, Error> {
+        let found = self.core.load(INVOICES, &id.to_string()).await?;
+        Ok(found.map(upgraded))
     }
 
-    async fn load(&self, id: InvoiceId) -> Result<Option<Loaded<Invoice>>, Error> {
-        self.core.load(INVOICES, &id.to_string()).await
+    async fn require(&self, invoice: InvoiceId) -> Result<Loaded<Invoice>, Error> {
+        let found = self.load(invoice).await?;
+        Ok(found.ok_or(InvoiceError::NotFound { invoice })?)
     }
+}
+
+/// What was written before payments were records is read as if it were written now.
+pub(crate) fn upgraded(found: Loaded<Invoice>) -> Loaded<Invoice> {
+    Loaded {
+        version: found.version,
+        value: found.value.upgraded(),
+    }
+}
+
+fn require_owner(caller: &Caller, purpose: InvoicePurpose) -> Result<(), Error> {
+    match purpose {
+        InvoicePurpose::Sale { merchant } | InvoicePurpose::Contribution { merchant } => {
+            caller.require_seller(merchant)?;
+        }
+        InvoicePurpose::TopUp { card } => caller.require_issuer_or_holder(card)?,
+        InvoicePurpose::Plain => caller.require_issuer()?,
+    }
+    Ok(())
 }

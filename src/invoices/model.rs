@@ -2,9 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::options::{DEFAULT_MONITORING_SECONDS, InvoiceOptions};
+use super::payment::{
+    InvoiceFlags, InvoicePayment, InvoicePaymentState, PaymentEntries, Rail, is_zero,
+};
 use crate::core::IdempotencyKey;
 use crate::ids::{CardId, InvoiceId, MerchantId, TransferId};
-use crate::ledger::Account;
+use crate::ledger::{Account, TransferKind};
 use crate::lightning::PaymentHash;
 use crate::money::{Price, Quote};
 
@@ -22,14 +26,52 @@ pub enum InvoicePurpose {
         /// The card.
         card: CardId,
     },
+    /// A contribution to a merchant, for which nothing is sold.
+    Contribution {
+        /// The merchant.
+        merchant: MerchantId,
+    },
+    /// The operator's own: no merchant's and no card's.
+    Plain,
 }
 
 impl InvoicePurpose {
     /// The account that the payment is credited to.
     pub fn account(&self) -> Account {
         match *self {
-            Self::Sale { merchant } => Account::merchant_payable(merchant),
+            Self::Sale { merchant } | Self::Contribution { merchant } => {
+                Account::merchant_payable(merchant)
+            }
             Self::TopUp { card } => Account::card_balance(card),
+            Self::Plain => Account::operator_capital(),
+        }
+    }
+
+    /// Who owes what was credited and then vanished.
+    pub(crate) fn receivable(&self) -> Option<Account> {
+        match *self {
+            Self::Sale { merchant } | Self::Contribution { merchant } => {
+                Some(Account::merchant_receivable(merchant))
+            }
+            Self::TopUp { card } => Some(Account::card_receivable(card)),
+            Self::Plain => None,
+        }
+    }
+
+    /// The merchant whose money its payment becomes.
+    pub fn merchant(&self) -> Option<MerchantId> {
+        match *self {
+            Self::Sale { merchant } | Self::Contribution { merchant } => Some(merchant),
+            Self::TopUp { .. } | Self::Plain => None,
+        }
+    }
+
+    pub(crate) fn transfer_kind(&self) -> TransferKind {
+        match self {
+            Self::Sale { .. } => TransferKind::Sale,
+            Self::TopUp { .. } => TransferKind::TopUp,
+            Self::Contribution { .. } => TransferKind::Contribution,
+            Self::Plain => TransferKind::OperatorReceipt,
         }
     }
 
@@ -47,41 +89,81 @@ pub struct CreateInvoice {
     /// What it is for.
     pub purpose: InvoicePurpose,
     /// What is to be paid. A price in a currency is turned into bitcoin at the rate of now,
-    /// which is recorded.
-    pub price: Price,
+    /// which is recorded. Where it is left out, whoever pays chooses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub price: Option<Price>,
     /// What the payer reads; at most 200 characters, and 639 bytes (BOLT 11).
     pub description: String,
     /// How long it can be paid: 60 seconds to 7 days. With a price in a currency never longer
     /// than its quote holds.
     pub expiry_seconds: u32,
+    /// What else there is to say of it.
+    #[serde(default, skip_serializing_if = "InvoiceOptions::is_default")]
+    pub options: InvoiceOptions,
 }
 
-/// Gives up on a payment that is being taken and does not arrive.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct GiveUpInvoice {
-    /// Made by the caller before the call.
-    pub key: IdempotencyKey,
-    /// The invoice.
-    pub invoice: InvoiceId,
-    /// How it is known, for whoever reads the books; at most 200 characters.
-    pub reason: String,
-}
-
-/// Where an invoice stands.
+/// Where an invoice stands. What stands out about it is said by its [flags](InvoiceFlags).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum InvoiceState {
-    /// Waits to be paid.
+    /// Waits to be paid, or for the rest.
     New,
-    /// Its payment was accepted and is being taken; the money is on hold.
+    /// Enough was paid, and not all of it is booked yet: it is being taken, set aside, or waits
+    /// for confirmations.
     Processing,
     /// Paid, and the money is booked.
     Settled,
-    /// Its time is over; a payment that comes now goes back to its sender.
+    /// Its time is over, and not enough was paid.
     Expired,
-    /// What arrived is less than what was accepted; it is booked, and a person should look. Or
-    /// nothing arrived, and a person gave up.
+    /// What arrived is less than what was accepted; or it was not confirmed in time; or a person
+    /// said so. Whatever is booked stays booked, and a person should look.
     Invalid,
+}
+
+/// A BOLT11 text of an invoice. There is more than one where a part was paid and the rest was
+/// asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LightningRail {
+    /// What its payment is known by in both nodes.
+    pub payment_hash: PaymentHash,
+    /// The text to pay.
+    pub bolt11: String,
+    /// What it asks for; `None` where whoever pays chooses.
+    pub amount_msat: Option<i64>,
+}
+
+/// Who has the keys of an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Custody {
+    /// The node's wallet: what arrives is owed to whoever the invoice is of.
+    Operator,
+    /// A wallet of the merchant's own. What arrives was never the operator's, so that it stands
+    /// in no account.
+    Merchant,
+}
+
+/// An address of an invoice, never used for another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OnChainRail {
+    /// The address.
+    pub address: String,
+    /// Who has its keys.
+    pub custody: Custody,
+    /// What was asked for when it was made, rounded up to whole sats; `None` where whoever pays
+    /// chooses.
+    pub amount_sat: Option<i64>,
+}
+
+/// A rail that was asked for and could not be made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnavailableRail {
+    /// Which.
+    pub rail: Rail,
+    /// The stable code of why: `lightning.no_inbound_capacity`, `chain.dust`.
+    pub code: String,
+    /// The same for a person.
+    pub detail: String,
 }
 
 /// An invoice.
@@ -91,17 +173,18 @@ pub struct Invoice {
     pub id: InvoiceId,
     /// What it is for.
     pub purpose: InvoicePurpose,
-    /// What was asked for.
-    pub price: Price,
-    /// What that is in bitcoin; exactly this is accepted.
+    /// What was asked for; `None` where whoever pays chooses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub price: Option<Price>,
+    /// What that is in bitcoin; zero where whoever pays chooses.
     pub amount_msat: i64,
     /// The rate it was made at, where the price is in a currency.
     pub quote: Option<Quote>,
     /// What the payer reads.
     pub description: String,
-    /// What its payment is known by in both nodes.
+    /// What its first Lightning payment is known by in both nodes; a payment by book as well.
     pub payment_hash: PaymentHash,
-    /// The text to pay: BOLT11.
+    /// The text to pay: BOLT11, for all that is due now. Empty where it has no Lightning rail.
     pub bolt11: String,
     /// Where it stands.
     pub state: InvoiceState,
@@ -109,8 +192,116 @@ pub struct Invoice {
     pub created_at_ms: i64,
     /// From when on it cannot be paid.
     pub expires_at_ms: i64,
-    /// What was booked.
+    /// What was booked for it, surplus and what is in suspense left out.
     pub received_msat: i64,
-    /// The hold of the payment that is being taken.
-    pub hold: Option<TransferId>,
+    /// What else was said when it was made; its rules are those of that time.
+    #[serde(default, skip_serializing_if = "InvoiceOptions::is_default")]
+    pub options: InvoiceOptions,
+    /// What stands out about it.
+    #[serde(default, skip_serializing_if = "InvoiceFlags::is_none")]
+    pub flags: InvoiceFlags,
+    /// Its payments, in the order in which they were first known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub payments: Vec<InvoicePayment>,
+    /// All its BOLT11 texts, in the order in which they were made.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lightning: Vec<LightningRail>,
+    /// Its address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_chain: Option<OnChainRail>,
+    /// The rails that could not be made.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unavailable: Vec<UnavailableRail>,
+    /// What of its surplus is to be paid back.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub refund_due_msat: i64,
+    /// Grows by one with every event of this invoice: a reader sees whether it missed one.
+    #[serde(default)]
+    pub sequence: u64,
+    /// The hold of the payment that is being taken, in a row of before payments were records.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) hold: Option<TransferId>,
+}
+
+impl Invoice {
+    /// Until when payments on chain are followed.
+    pub fn monitored_until_ms(&self) -> i64 {
+        let seconds = self.options.monitoring_seconds;
+        let seconds = seconds.unwrap_or(DEFAULT_MONITORING_SECONDS);
+        self.expires_at_ms
+            .saturating_add(i64::from(seconds) * 1_000)
+    }
+
+    /// True where whoever pays chooses how much.
+    pub fn is_open_amount(&self) -> bool {
+        self.amount_msat == 0
+    }
+
+    /// What counts of the payments that came or are coming.
+    pub fn counted_msat(&self) -> i64 {
+        let live = self.payments.iter().filter(|payment| payment.is_live());
+        live.fold(0, |sum, payment| sum.saturating_add(payment.counted_msat))
+    }
+
+    /// What is still to be paid; zero where whoever pays chooses.
+    pub fn due_msat(&self) -> i64 {
+        self.amount_msat.saturating_sub(self.counted_msat()).max(0)
+    }
+
+    /// The text that asks for everything that is due, by every rail there is: BIP 21, with the
+    /// Lightning text as its parameter. `None` where it has no address.
+    pub fn bip21(&self) -> Option<String> {
+        let address = &self.on_chain.as_ref()?.address;
+        let due_sat = self.due_msat().saturating_add(999) / 1_000;
+        let mut parts = Vec::new();
+        if due_sat > 0 {
+            let (whole, rest) = (due_sat / 100_000_000, due_sat % 100_000_000);
+            parts.push(format!("amount={whole}.{rest:08}"));
+        }
+        if !self.bolt11.is_empty() {
+            parts.push(format!("lightning={}", self.bolt11));
+        }
+        let query = parts.join("&");
+        let mark = if query.is_empty() { "" } else { "?" };
+        Some(format!("bitcoin:{address}{mark}{query}"))
+    }
+
+    /// A row of before payments were records, as it would be written now.
+    pub(crate) fn upgraded(mut self) -> Self {
+        if self.lightning.is_empty() && !self.bolt11.is_empty() {
+            self.lightning.push(LightningRail {
+                payment_hash: self.payment_hash,
+                bolt11: self.bolt11.clone(),
+                amount_msat: (self.amount_msat > 0).then_some(self.amount_msat),
+            });
+        }
+        use InvoicePaymentState::{Pending, Settled, Void};
+        let state = match (self.hold, self.state) {
+            (Some(_), _) => Some(Pending),
+            (None, _) if self.received_msat > 0 => Some(Settled),
+            // It was given up, and its name is taken.
+            (None, InvoiceState::Invalid) => Some(Void),
+            _ => None,
+        };
+        if let Some(state) = state.filter(|_| self.payments.is_empty()) {
+            let amount_msat = if state == Settled {
+                self.received_msat
+            } else {
+                self.amount_msat
+            };
+            let reference = self.payment_hash.to_string();
+            let at_ms = self.created_at_ms;
+            let holds = PaymentEntries {
+                counted: self.hold.take(),
+                surplus: None,
+            };
+            self.payments.push(InvoicePayment {
+                counted_msat: amount_msat,
+                short_msat: self.amount_msat.saturating_sub(amount_msat),
+                holds,
+                ..InvoicePayment::new(Rail::Lightning, reference, amount_msat, state, at_ms)
+            });
+        }
+        self
+    }
 }

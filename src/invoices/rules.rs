@@ -1,65 +1,443 @@
 //! Pure decisions about invoices: no I/O, no clock.
+//!
+//! [`transition`] is the whole state machine: from an invoice and one fact to the invoice as it
+//! stands after it and to what moves. Where an invoice stands is worked out from its payments each
+//! time, so that whatever order the facts come in, the same payments come to the same state.
 
-use super::model::{Invoice, InvoicePurpose, InvoiceState};
-use super::{CHECK_JOB, EXPIRE_JOB, INVOICES, InvoiceError};
-use crate::Error;
-use crate::core::{Decision, Loaded, emit, put};
-use crate::ids::TransferId;
-use crate::ledger::{Account, DueJob, NewHold, NewTransfer, Step, TransferKind};
+use super::facts::{OnChainFact, OnChainPlace};
+use super::model::{Invoice, InvoiceState};
+use super::payment::{InvoiceMark, InvoicePayment, InvoicePaymentState, MarkedAs, Rail};
+use super::standing::share;
 use crate::lightning::PaymentHash;
 use crate::money::Quote;
-use crate::treasury::suspend;
-
-/// What to do with a payment that waits to be claimed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Incoming {
-    /// Set the money aside, then claim.
-    Accept,
-    /// It was accepted before: claim (again).
-    Claim,
-    /// Give it back.
-    Refuse(&'static str),
-}
 
 /// The fewest blocks that a payment must still be claimable for: a claim that comes too late is
 /// no claim, and its sender has the money back.
 const MIN_BLOCKS_LEFT: u32 = 3;
+/// A payment that is set aside goes back when only so many blocks are left to claim it in.
+pub(super) const HOLD_MARGIN_BLOCKS: u32 = 6;
+/// More payments than anybody makes: what comes beyond is not this invoice's.
+pub(super) const MAX_PAYMENTS: usize = 100;
+/// Confirmations beyond this are not written down.
+const FOLLOWED_CONFIRMATIONS: u32 = 6;
 
-/// Decides about a payment while it costs nothing to give it back. Only the exact amount, in
-/// time, to an invoice that waits, is accepted: whatever else there is gets no tolerance.
-pub(super) fn incoming(
-    invoice: &Invoice,
-    amount_msat: i64,
-    blocks_left: Option<u32>,
-    now_ms: i64,
-) -> Incoming {
-    match invoice.state {
-        InvoiceState::Processing if amount_msat == invoice.amount_msat => Incoming::Claim,
-        InvoiceState::Processing => Incoming::Refuse("another payment is being taken"),
-        InvoiceState::Settled | InvoiceState::Invalid => Incoming::Refuse("already paid"),
-        InvoiceState::Expired => Incoming::Refuse("expired"),
-        InvoiceState::New if now_ms >= invoice.expires_at_ms => Incoming::Refuse("expired"),
-        InvoiceState::New if blocks_left.is_some_and(|blocks| blocks < MIN_BLOCKS_LEFT) => {
-            Incoming::Refuse("too close to its deadline")
-        }
-        InvoiceState::New if amount_msat < invoice.amount_msat => Incoming::Refuse("too little"),
-        InvoiceState::New if amount_msat > invoice.amount_msat => Incoming::Refuse("too much"),
-        InvoiceState::New => Incoming::Accept,
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Fact<'a> {
+    /// A payment waits that can still be given back.
+    Offered(Offer),
+    /// Money of a payment that was taken is ours.
+    Arrived { reference: String, amount_msat: i64 },
+    /// What is true of an output to the invoice's address.
+    OnChain(&'a OnChainFact),
+    /// The invoice's time is over, or the time in which its payments are followed.
+    TimeOver,
+    /// A person says what it is.
+    Marked { as_state: MarkedAs, reason: &'a str },
+    /// What was set aside is taken.
+    Captured,
+    /// What was set aside is to go back.
+    GivenBack,
+    /// It has gone back.
+    Returned,
+}
+
+/// A payment that waits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Offer {
+    pub(super) rail: Rail,
+    pub(super) reference: String,
+    pub(super) amount_msat: i64,
+    /// How many blocks it can still be claimed for, where that is known.
+    pub(super) blocks_left: Option<u32>,
+    /// The block from which on it cannot be claimed, where that is known.
+    pub(super) deadline_height: Option<u32>,
+}
+
+/// When a fact is judged, and what the rate has done since the invoice was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Moment {
+    pub(super) now_ms: i64,
+    /// In thousandths of the invoice's rate, rounded up; `None` where it is not known.
+    pub(super) rate_moved_per_mille: Option<u32>,
+}
+
+/// What becomes of a payment that waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// The fact changes nothing, or nothing is asked.
+    Unchanged,
+    /// It is the invoice's now.
+    Taken,
+    /// It was taken before: claim it (again).
+    Claim,
+    /// It was set aside before, and waits for a person.
+    Waits,
+    /// Give it back.
+    Refused(&'static str),
+}
+
+/// Something that moves in the books, for one payment by its place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Move {
+    /// Its name is taken.
+    Claim(usize),
+    /// Its money is set aside.
+    Hold(usize),
+    /// What was set aside for it is booked.
+    Capture(usize),
+    /// What was set aside for it is given back.
+    Release(usize),
+    /// It is booked, without having been set aside.
+    Book(usize),
+    /// What was booked for it is undone: what counted, and the surplus.
+    Undo(usize, [i64; 2]),
+    /// More arrived by it than was accepted.
+    Suspend(usize, i64),
+}
+
+/// What a fact comes to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Outcome {
+    pub(super) after: Invoice,
+    pub(super) moves: Vec<Move>,
+    pub(super) verdict: Verdict,
+}
+
+/// From an invoice and a fact to the invoice after it.
+pub(super) fn transition(invoice: &Invoice, fact: &Fact<'_>, moment: Moment) -> Outcome {
+    let mut next = Outcome {
+        after: invoice.clone(),
+        moves: Vec::new(),
+        verdict: Verdict::Unchanged,
+    };
+    match fact {
+        Fact::Offered(offer) => next.offered(offer, moment),
+        Fact::Arrived {
+            reference,
+            amount_msat,
+        } => next.arrived(reference, *amount_msat),
+        Fact::OnChain(fact) => next.on_chain(fact, moment),
+        Fact::TimeOver => {}
+        Fact::Marked { as_state, reason } => next.marked(*as_state, reason, moment),
+        Fact::Captured => next.captured(),
+        Fact::GivenBack => next.given_back(),
+        Fact::Returned => next.returned(),
     }
+    let is_news = next.after != *invoice || matches!(fact, Fact::TimeOver);
+    if is_news {
+        next.after.stand(moment.now_ms);
+    }
+    next
+}
+
+impl Outcome {
+    fn offered(&mut self, offer: &Offer, moment: Moment) {
+        if let Some(known) = self.after.payment(&offer.reference) {
+            self.verdict = judge_again(known, offer.amount_msat);
+            return;
+        }
+        let late = moment.now_ms >= self.after.expires_at_ms;
+        match judge(&self.after, offer, moment) {
+            Err(reason) => self.verdict = Verdict::Refused(reason),
+            Ok(counted_msat) => {
+                let state = match (self.after.options.hold, offer.rail) {
+                    (true, _) => InvoicePaymentState::Authorized,
+                    // Nothing is waited for: it moves in the same commit.
+                    (false, Rail::Book) => InvoicePaymentState::Settled,
+                    (false, _) => InvoicePaymentState::Pending,
+                };
+                let at = self.after.payments.len();
+                self.after.payments.push(InvoicePayment {
+                    counted_msat,
+                    late,
+                    claim_deadline_height: offer
+                        .deadline_height
+                        .filter(|_| self.after.options.hold),
+                    ..InvoicePayment::new(
+                        offer.rail,
+                        offer.reference.clone(),
+                        offer.amount_msat,
+                        state,
+                        moment.now_ms,
+                    )
+                });
+                let moved = match state {
+                    InvoicePaymentState::Settled => Move::Book(at),
+                    _ => Move::Hold(at),
+                };
+                self.moves = vec![Move::Claim(at), moved];
+                self.verdict = Verdict::Taken;
+            }
+        }
+    }
+
+    fn arrived(&mut self, reference: &str, amount_msat: i64) {
+        use InvoicePaymentState::{Authorized, Pending, Settled};
+        let position = self.after.position(reference);
+        let Some(at) = position else { return };
+        let payment = &mut self.after.payments[at];
+        if !matches!(payment.state, Pending | Authorized) {
+            return;
+        }
+        payment.state = Settled;
+        payment.short_msat = payment.amount_msat.saturating_sub(amount_msat).max(0);
+        let more_msat = amount_msat.saturating_sub(payment.amount_msat);
+        payment.amount_msat = payment.amount_msat.min(amount_msat);
+        payment.counted_msat = payment.counted_msat.min(amount_msat);
+        self.moves.push(Move::Capture(at));
+        if more_msat > 0 {
+            self.moves.push(Move::Suspend(at, more_msat));
+        }
+        self.verdict = Verdict::Taken;
+    }
+
+    fn on_chain(&mut self, fact: &OnChainFact, moment: Moment) {
+        let reference = fact.outpoint.to_string();
+        let at = match self.after.position(&reference) {
+            Some(at) => at,
+            None if matches!(fact.place, OnChainPlace::Gone { .. }) => return,
+            None if self.after.payments.len() >= MAX_PAYMENTS => {
+                self.verdict = Verdict::Refused("more payments than an invoice can have");
+                return;
+            }
+            None => self.first_seen(fact, reference, moment),
+        };
+        let to = self.note_place(at, &fact.place);
+        self.verdict = Verdict::Taken;
+        self.go(at, to);
+        self.after.share_pending();
+    }
+
+    fn first_seen(&mut self, fact: &OnChainFact, reference: String, moment: Moment) -> usize {
+        let at = self.after.payments.len();
+        let late = fact.first_known_ms >= self.after.expires_at_ms;
+        let suspended =
+            self.after.flags.marked.is_some() || (late && !takes_late(&self.after, moment));
+        let state = InvoicePaymentState::Void;
+        let amount_msat = fact.amount_sat.saturating_mul(1_000);
+        let first_ms = fact.first_known_ms;
+        self.after.payments.push(InvoicePayment {
+            late,
+            suspended,
+            ..InvoicePayment::new(Rail::OnChain, reference, amount_msat, state, first_ms)
+        });
+        self.moves.push(Move::Claim(at));
+        at
+    }
+
+    /// Writes down where it is; answers how it stands there.
+    fn note_place(&mut self, at: usize, place: &OnChainPlace) -> InvoicePaymentState {
+        use InvoicePaymentState::{Pending, Settled, Void};
+        // By the greater of both: an invoice paid in many small parts is as dear as in one.
+        let amount_msat = self.after.payments[at].amount_msat;
+        let counts_as = amount_msat.max(self.after.amount_msat);
+        let mut needed = self.after.rules().confirmations_for(counts_as);
+        let payment = &mut self.after.payments[at];
+        needed = needed.max(u32::from(payment.suspended));
+        payment.replaced_by = None;
+        match place {
+            OnChainPlace::Mempool { replaceable } => {
+                (payment.confirmations, payment.block) = (0, None);
+                if needed == 0 && !replaceable {
+                    Settled
+                } else {
+                    Pending
+                }
+            }
+            OnChainPlace::Block {
+                hash,
+                confirmations,
+                ..
+            } => {
+                payment.confirmations = (*confirmations).min(FOLLOWED_CONFIRMATIONS);
+                payment.block = Some(hash.clone());
+                if *confirmations >= needed {
+                    Settled
+                } else {
+                    Pending
+                }
+            }
+            OnChainPlace::Gone { replaced_by } => {
+                (payment.confirmations, payment.block) = (0, None);
+                payment.replaced_by.clone_from(replaced_by);
+                Void
+            }
+        }
+    }
+
+    /// Brings a payment on chain to where it stands now.
+    fn go(&mut self, at: usize, to: InvoicePaymentState) {
+        use InvoicePaymentState::Settled;
+        let from = std::mem::replace(&mut self.after.payments[at].state, to);
+        if from == to {
+            return;
+        }
+        if from == Settled {
+            let payment = &self.after.payments[at];
+            let lost_msat = payment.amount_msat;
+            // As it was booked: what counts of it is about to be worked out anew.
+            let booked = [payment.counted_msat, payment.surplus_msat()];
+            self.moves.push(Move::Undo(at, booked));
+            let flags = &mut self.after.flags;
+            flags.reorged_msat = flags.reorged_msat.saturating_add(lost_msat);
+        }
+        if to == Settled {
+            self.after.share_settled(at);
+            self.moves.push(Move::Book(at));
+        }
+    }
+
+    fn marked(&mut self, as_state: MarkedAs, reason: &str, moment: Moment) {
+        let missing_msat = self.after.due_msat();
+        match as_state {
+            MarkedAs::GivenUp => self.give_up(),
+            MarkedAs::Cancelled => self.given_back(),
+            MarkedAs::Settled | MarkedAs::Invalid => {}
+        }
+        self.after.flags.marked = Some(InvoiceMark {
+            as_state,
+            reason: reason.to_owned(),
+            missing_msat,
+            at_ms: moment.now_ms,
+        });
+        self.verdict = Verdict::Taken;
+    }
+
+    /// What is being claimed and never arrives.
+    fn give_up(&mut self) {
+        for (at, payment) in self.after.payments.iter_mut().enumerate() {
+            if payment.is_being_claimed() {
+                payment.state = InvoicePaymentState::Void;
+                self.moves.push(Move::Release(at));
+            }
+        }
+    }
+
+    /// What is set aside is taken: claimed over Lightning, moved at once by book.
+    fn captured(&mut self) {
+        for (at, payment) in self.after.payments.iter_mut().enumerate() {
+            if payment.state != InvoicePaymentState::Authorized {
+                continue;
+            }
+            payment.state = InvoicePaymentState::Pending;
+            if payment.rail == Rail::Book {
+                payment.state = InvoicePaymentState::Settled;
+                self.moves.push(Move::Capture(at));
+            }
+            self.verdict = Verdict::Taken;
+        }
+    }
+
+    /// What is set aside goes back.
+    fn given_back(&mut self) {
+        for (at, payment) in self.after.payments.iter_mut().enumerate() {
+            if payment.state != InvoicePaymentState::Authorized {
+                continue;
+            }
+            payment.state = InvoicePaymentState::Returning;
+            if payment.rail == Rail::Book {
+                payment.state = InvoicePaymentState::Void;
+                self.moves.push(Move::Release(at));
+            }
+            self.verdict = Verdict::Taken;
+        }
+    }
+
+    fn returned(&mut self) {
+        for (at, payment) in self.after.payments.iter_mut().enumerate() {
+            if payment.state == InvoicePaymentState::Returning {
+                payment.state = InvoicePaymentState::Void;
+                self.moves.push(Move::Release(at));
+                self.verdict = Verdict::Taken;
+            }
+        }
+    }
+}
+
+/// A payment that was offered before is offered again.
+fn judge_again(known: &InvoicePayment, amount_msat: i64) -> Verdict {
+    use InvoicePaymentState::{Authorized, Pending, Returning, Settled, Void};
+    match known.state {
+        Pending if known.amount_msat == amount_msat => Verdict::Claim,
+        Authorized if known.amount_msat == amount_msat => Verdict::Waits,
+        Pending | Authorized => Verdict::Refused("another payment is being taken"),
+        Settled => Verdict::Refused("already paid"),
+        Returning | Void => Verdict::Refused("given back"),
+    }
+}
+
+/// Decides about a payment while it costs nothing to give it back: only the exact amount, in time,
+/// to an invoice that waits, is taken, unless a rule of the merchant says otherwise. Answers what
+/// of it counts.
+fn judge(invoice: &Invoice, offer: &Offer, moment: Moment) -> Result<i64, &'static str> {
+    match invoice.state {
+        InvoiceState::Settled | InvoiceState::Invalid => return Err("already paid"),
+        InvoiceState::Processing => return Err("another payment is being taken"),
+        InvoiceState::New | InvoiceState::Expired => {}
+    }
+    if offer.amount_msat <= 0 {
+        return Err("nothing");
+    }
+    let margin = if invoice.options.hold {
+        // Time for a person, too.
+        2 * HOLD_MARGIN_BLOCKS
+    } else {
+        MIN_BLOCKS_LEFT
+    };
+    let late = moment.now_ms >= invoice.expires_at_ms || invoice.state == InvoiceState::Expired;
+    if late && !takes_late(invoice, moment) {
+        return Err("expired");
+    }
+    if offer.blocks_left.is_some_and(|blocks| blocks < margin) {
+        return Err("too close to its deadline");
+    }
+    if invoice.payments.len() >= MAX_PAYMENTS {
+        return Err("more payments than an invoice can have");
+    }
+    if invoice.is_open_amount() {
+        return Ok(offer.amount_msat);
+    }
+    let due_msat = invoice.due_msat();
+    let counted_msat = share(due_msat, offer.amount_msat);
+    let rules = invoice.rules();
+    if counted_msat < offer.amount_msat && (rules.surplus.is_none() || invoice.options.hold) {
+        return Err("too much");
+    }
+    if counted_msat < due_msat {
+        let missing_msat = due_msat.saturating_sub(counted_msat);
+        let enough = missing_msat <= rules.allowance_msat(invoice.amount_msat);
+        if invoice.options.hold || !(enough || rules.ask_for_rest) {
+            return Err("too little");
+        }
+    }
+    Ok(counted_msat)
+}
+
+/// True when the merchant takes late payments, and the rate has not moved too far.
+fn takes_late(invoice: &Invoice, moment: Moment) -> bool {
+    let Some(most) = invoice.rules().accept_late_within_per_mille else {
+        return false;
+    };
+    if invoice.quote.is_none() {
+        return true;
+    }
+    moment
+        .rate_moved_per_mille
+        .is_some_and(|moved| moved <= most)
 }
 
 /// The name under which a payment hash is taken once for ever.
 pub(crate) fn payment_claim(payment_hash: PaymentHash) -> String {
-    format!("payment/{payment_hash}")
+    claim_name(Rail::Lightning, &payment_hash.to_string())
 }
 
-/// The keys under which an invoice is found.
-pub(super) fn index_keys(invoice: &Invoice) -> Vec<(&'static str, String)> {
-    vec![
-        ("payment_hash", invoice.payment_hash.to_string()),
-        ("owner", invoice.purpose.owner_id()),
-        ("state", state_key(invoice.state).to_owned()),
-    ]
+/// The name under which a payment is taken once for ever.
+pub(super) fn claim_name(rail: Rail, reference: &str) -> String {
+    match rail {
+        Rail::OnChain => format!("outpoint/{reference}"),
+        Rail::Lightning | Rail::Book | Rail::Bolt12 => format!("payment/{reference}"),
+    }
 }
 
 pub(super) fn state_key(state: InvoiceState) -> &'static str {
@@ -72,24 +450,6 @@ pub(super) fn state_key(state: InvoiceState) -> &'static str {
     }
 }
 
-fn write(
-    invoice: &Loaded<Invoice>,
-    after: &Invoice,
-    event: &'static str,
-) -> Result<[Step; 2], Error> {
-    let id = after.id.to_string();
-    Ok([
-        put(
-            INVOICES,
-            id.clone(),
-            invoice.version,
-            after,
-            index_keys(after),
-        )?,
-        emit(event, id, after)?,
-    ])
-}
-
 /// How long an invoice can be paid: as asked, but not longer than the quote of its price holds.
 pub(super) fn expiry(asked_seconds: u32, quote: Option<&Quote>, now_ms: i64) -> u32 {
     let Some(quote) = quote else {
@@ -99,78 +459,7 @@ pub(super) fn expiry(asked_seconds: u32, quote: Option<&Quote>, now_ms: i64) -> 
     u32::try_from(holds_seconds.max(1)).map_or(asked_seconds, |holds| holds.min(asked_seconds))
 }
 
-/// The steps that make an invoice.
-pub(super) fn create(invoice: &Invoice) -> Result<Vec<Step>, Error> {
-    let id = invoice.id.to_string();
-    Ok(vec![
-        put(INVOICES, id.clone(), 0, invoice, index_keys(invoice))?,
-        emit("invoice.created", id.clone(), invoice)?,
-        Step::Due(DueJob {
-            kind: EXPIRE_JOB.to_owned(),
-            object: id,
-            due_at_ms: invoice.expires_at_ms,
-        }),
-    ])
-}
-
-/// The steps before a claim: the hash is taken, and the money set aside until it has arrived.
-pub(super) fn accept(
-    invoice: &Loaded<Invoice>,
-    hold: TransferId,
-    credit_ceiling: Option<i64>,
-    check_at_ms: i64,
-) -> Result<Vec<Step>, Error> {
-    let before = &invoice.value;
-    let after = Invoice {
-        state: InvoiceState::Processing,
-        hold: Some(hold),
-        ..before.clone()
-    };
-    let id = before.id.to_string();
-    let transfer = NewTransfer {
-        id: hold,
-        debit: Account::node_channels(),
-        credit: before.purpose.account(),
-        amount: before.amount_msat,
-        kind: kind(before.purpose),
-        reference: id.clone(),
-        credit_ceiling,
-    };
-    let mut steps = vec![
-        Step::Claim {
-            name: payment_claim(before.payment_hash),
-            by: id,
-        },
-        // No timeout: only what became of the claim can end it.
-        Step::Hold(NewHold {
-            transfer,
-            expires_at_ms: None,
-            usage: Vec::new(),
-        }),
-    ];
-    steps.push(check_later(before, check_at_ms));
-    steps.extend(write(invoice, &after, "invoice.processing")?);
-    Ok(steps)
-}
-
-/// The step that has the node asked about a payment that is being taken.
-pub(super) fn check_later(invoice: &Invoice, due_at_ms: i64) -> Step {
-    Step::Due(DueJob {
-        kind: CHECK_JOB.to_owned(),
-        object: invoice.id.to_string(),
-        due_at_ms,
-    })
-}
-
-/// The step that ends the asking.
-pub(super) fn check_no_more(invoice: &Invoice) -> Step {
-    Step::Done {
-        kind: CHECK_JOB,
-        object: invoice.id.to_string(),
-    }
-}
-
-/// What money that arrives for an invoice is.
+/// What money that arrives under a payment hash is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Arrival {
     /// What was accepted: it is booked.
@@ -186,120 +475,16 @@ pub(super) enum Arrival {
 
 /// Judges money that is ours by now.
 pub(super) fn arrival(hash: PaymentHash, invoice: Option<&Invoice>) -> Arrival {
+    use InvoicePaymentState::{Authorized, Pending, Returning, Settled, Void};
     let claim = payment_claim(hash);
-    match invoice.map(|invoice| (invoice.state, invoice.received_msat)) {
-        Some((InvoiceState::Processing, _)) => Arrival::Accepted,
-        Some((InvoiceState::Settled, _)) => Arrival::Known,
-        Some((InvoiceState::Invalid, received_msat)) if received_msat > 0 => Arrival::Known,
-        // It was given up; the name of its payment is the invoice's own.
-        Some((InvoiceState::Invalid, _)) => Arrival::Unmatched {
+    let known = invoice.and_then(|invoice| invoice.payment(&hash.to_string()));
+    match known.map(|payment| payment.state) {
+        Some(Pending | Authorized) => Arrival::Accepted,
+        Some(Settled) => Arrival::Known,
+        // It was given up or given back; the name of its payment is the invoice's own.
+        Some(Void | Returning) => Arrival::Unmatched {
             claim: format!("{claim}/given-up"),
         },
-        Some((InvoiceState::New | InvoiceState::Expired, _)) | None => Arrival::Unmatched { claim },
+        None => Arrival::Unmatched { claim },
     }
-}
-
-/// A person gives up on a payment that is being taken and never arrived: the hold ends.
-pub(super) fn give_up(invoice: &Loaded<Invoice>) -> Result<Decision<Invoice>, Error> {
-    let before = &invoice.value;
-    let (InvoiceState::Processing, Some(hold)) = (before.state, before.hold) else {
-        let (invoice, state) = (before.id, before.state);
-        return Err(InvoiceError::NotProcessing { invoice, state }.into());
-    };
-    let after = Invoice {
-        state: InvoiceState::Invalid,
-        hold: None,
-        ..before.clone()
-    };
-    // Written first: whoever lost a race is to read again, and not to find the hold gone.
-    let mut steps = write(invoice, &after, "invoice.given_up")?.to_vec();
-    steps.extend([Step::Release { hold }, check_no_more(before)]);
-    Ok(Decision {
-        steps,
-        answer: after,
-    })
-}
-
-fn kind(purpose: InvoicePurpose) -> TransferKind {
-    match purpose {
-        InvoicePurpose::Sale { .. } => TransferKind::Sale,
-        InvoicePurpose::TopUp { .. } => TransferKind::TopUp,
-    }
-}
-
-/// The steps after the money arrived. `None` when they were made before.
-pub(super) fn received(
-    invoice: &Loaded<Invoice>,
-    amount_msat: i64,
-    id: TransferId,
-    surplus_id: TransferId,
-    now_ms: i64,
-) -> Result<Option<Vec<Step>>, Error> {
-    let before = &invoice.value;
-    let (InvoiceState::Processing, Some(hold)) = (before.state, before.hold) else {
-        return Ok(None);
-    };
-    let booked = amount_msat.min(before.amount_msat);
-    let state = if booked == before.amount_msat {
-        InvoiceState::Settled
-    } else {
-        InvoiceState::Invalid
-    };
-    let after = Invoice {
-        state,
-        received_msat: booked,
-        hold: None,
-        ..before.clone()
-    };
-    let event = match state {
-        InvoiceState::Settled => "invoice.settled",
-        _ => "invoice.invalid",
-    };
-    // Written first: the event and the job that asks may both see the money arrive, and whoever
-    // is second is to read again, and not to find the hold gone.
-    let mut steps = write(invoice, &after, event)?.to_vec();
-    steps.extend([
-        Step::Capture {
-            hold,
-            id,
-            amount: booked,
-            release_rest: true,
-        },
-        Step::Done {
-            kind: EXPIRE_JOB,
-            object: before.id.to_string(),
-        },
-        check_no_more(before),
-    ]);
-    if amount_msat > booked {
-        let surplus = amount_msat.saturating_sub(booked);
-        steps.extend(suspend(surplus_id, surplus, before.payment_hash, now_ms)?);
-    }
-    Ok(Some(steps))
-}
-
-/// The steps when its time is over. A payment that is being taken is taken to its end.
-pub(super) fn expire(invoice: &Loaded<Invoice>, now_ms: i64) -> Result<Vec<Step>, Error> {
-    let before = &invoice.value;
-    let id = before.id.to_string();
-    if before.state == InvoiceState::New && now_ms < before.expires_at_ms {
-        let due_at_ms = before.expires_at_ms;
-        return Ok(vec![Step::Due(DueJob {
-            kind: EXPIRE_JOB.to_owned(),
-            object: id,
-            due_at_ms,
-        })]);
-    }
-    let mut steps = vec![Step::Done {
-        kind: EXPIRE_JOB,
-        object: id,
-    }];
-    if before.state == InvoiceState::New {
-        let after = Invoice {
-            state: InvoiceState::Expired,
-            ..before.clone()
-        };
-        steps.extend(write(invoice, &after, "invoice.expired")?);
-    }
-    Ok(steps)
 }

@@ -1,21 +1,106 @@
 //! Taking payments: decide, commit, claim, book.
 
 use super::model::{Invoice, InvoicePurpose, InvoiceState};
-use super::rules::{self, Arrival, Incoming};
-use super::{CHECK_JOB, EXPIRE_JOB, INVOICES, Invoices};
+use super::options::SurplusTo;
+use super::payment::{InvoicePaymentState, Rail};
+use super::rules::{self, Arrival, Fact, Moment, Offer, Outcome};
+use super::steps::{self, Context};
+use super::{CHECK_JOB, EXPIRE_JOB, INVOICES, Invoices, MONITOR_JOB};
 use crate::Error;
 use crate::cards::{self, Card};
-use crate::core::{Loaded, emit};
+use crate::core::{Core, Loaded, emit};
 use crate::ids::{InvoiceId, TransferId};
-use crate::ledger::{Refusal, Step};
+use crate::ledger::{Account, Refusal, Step};
 use crate::lightning::{LightningError, PaymentDirection, PaymentHash, PaymentState};
+use crate::rates::price_in_msat;
 use crate::treasury;
 
+/// When a fact is judged. The rate is asked only where a rule needs it; one that is not known
+/// takes nothing.
+pub(super) async fn moment(core: &Core, invoice: &Invoice) -> Moment {
+    let now_ms = core.clock.now_ms();
+    let needs_rate = invoice.rules().accept_late_within_per_mille.is_some()
+        && now_ms >= invoice.expires_at_ms
+        && invoice.quote.is_some();
+    let mut rate_moved_per_mille = None;
+    if let Some(price) = invoice.price.as_ref().filter(|_| needs_rate) {
+        let (rates, policy) = (core.rates.as_ref(), core.settings.rates);
+        if let Ok((now_msat, _)) = price_in_msat(rates, price, policy, now_ms).await {
+            rate_moved_per_mille = moved_per_mille(invoice.amount_msat, now_msat);
+        }
+    }
+    Moment {
+        now_ms,
+        rate_moved_per_mille,
+    }
+}
+
+/// By how many thousandths of the first the second is another, rounded up.
+fn moved_per_mille(then_msat: i64, now_msat: i64) -> Option<u32> {
+    let (then, now) = (i128::from(then_msat), i128::from(now_msat));
+    let moved = ((now - then).abs() * 1_000 + then - 1).checked_div(then)?;
+    Some(u32::try_from(moved).unwrap_or(u32::MAX))
+}
+
+/// The steps of what a fact comes to, with the guards of whoever gets the money.
+pub(super) async fn decide(
+    core: &Core,
+    invoice: &Loaded<Invoice>,
+    outcome: Outcome,
+    payer: Option<Account>,
+    new_id: &(dyn Fn() -> Result<TransferId, Error> + Send + Sync),
+) -> Result<(Invoice, Vec<Step>), Error> {
+    let now_ms = core.clock.now_ms();
+    let takes = outcome
+        .moves
+        .iter()
+        .any(|step| matches!(step, rules::Move::Hold(_) | rules::Move::Book(_)));
+    let refusable = payer.is_some()
+        || outcome
+            .moves
+            .iter()
+            .any(|step| matches!(step, rules::Move::Hold(_)));
+    let (mut credit_ceiling, mut guards) = (None, Vec::new());
+    // What has arrived on chain is booked, whatever the card is by now.
+    if takes && refusable {
+        if let InvoicePurpose::TopUp { card } = invoice.value.purpose {
+            let card: Loaded<Card> = cards::load_active(core, card).await?;
+            let (most, held) = cards::programs::ceiling_msat(core, &card.value).await?;
+            credit_ceiling = most;
+            guards.extend(held);
+            guards.push(cards::guard(&card));
+        }
+        if let Some(SurplusTo::Card { card }) = invoice.value.rules().surplus {
+            guards.push(cards::guard(&cards::load_active(core, card).await?));
+        }
+    }
+    let context = Context {
+        new_id,
+        now_ms,
+        check_at_ms: core.ask_again_at(now_ms),
+        credit_ceiling,
+        payer,
+    };
+    let (after, mut batch) = steps::steps(invoice, outcome, &context)?;
+    batch.extend(guards);
+    Ok((after, batch))
+}
+
 impl Invoices {
-    async fn by_hash(&self, hash: PaymentHash) -> Result<Option<Loaded<Invoice>>, Error> {
-        self.core
-            .find(INVOICES, "payment_hash", &hash.to_string())
-            .await
+    /// A fact becomes a commit, decided again when the invoice changed meanwhile.
+    pub(super) async fn happen(&self, id: InvoiceId, fact: &Fact<'_>) -> Result<(), Error> {
+        let core = &self.core;
+        let decided = core.settle(|| async move {
+            let Some(invoice) = self.load(id).await? else {
+                return Ok(None);
+            };
+            let moment = moment(core, &invoice.value).await;
+            let outcome = rules::transition(&invoice.value, fact, moment);
+            let new_id = || core.new_id(TransferId::from_parts);
+            let (_, batch) = decide(core, &invoice, outcome, None, &new_id).await?;
+            Ok((!batch.is_empty()).then_some(batch))
+        });
+        decided.await.map(drop)
     }
 
     /// A payment waits: decide, commit, then claim or give it back. Called again for the same
@@ -26,159 +111,227 @@ impl Invoices {
         amount_msat: i64,
         blocks_left: Option<u32>,
     ) -> Result<(), Error> {
-        let accepted = self
-            .core
-            .settle(|| async move {
-                let Some(invoice) = self.by_hash(hash).await? else {
-                    return Ok(None);
-                };
-                let now_ms = self.core.clock.now_ms();
-                let incoming = rules::incoming(&invoice.value, amount_msat, blocks_left, now_ms);
-                if incoming != Incoming::Accept {
-                    return Ok(None);
+        if let Some(invoice) = self.by_hash(hash).await? {
+            let deadline_height = match blocks_left.filter(|_| invoice.value.options.hold) {
+                Some(blocks) => {
+                    let height = self.core.node()?.best_block_height().await?;
+                    height.map(|height| height.saturating_add(blocks))
                 }
-                self.accept(&invoice).await
-            })
-            .await;
-        match accepted {
-            Ok(_) => {}
-            // A guard said no (the card is full, the hash is taken by book): it goes back.
-            Err(Error::Ledger(refusal)) if !refusal.should_decide_again() => {}
-            Err(Error::Card(_)) => {}
-            Err(error) => return Err(error),
-        }
-        // What stands in the books now says what is done with the payment.
-        let node = self.core.node()?;
-        match self.by_hash(hash).await? {
-            Some(Loaded { value, .. })
-                if value.state == InvoiceState::Processing && value.amount_msat == amount_msat =>
-            {
-                node.claim(hash, self.core.secrets.preimage(value.id), amount_msat)
-                    .await?;
+                None => None,
+            };
+            let offer = Fact::Offered(Offer {
+                rail: Rail::Lightning,
+                reference: hash.to_string(),
+                amount_msat,
+                blocks_left,
+                deadline_height,
+            });
+            match self.happen(invoice.value.id, &offer).await {
+                Ok(()) => {}
+                // A guard said no (the card is full, the hash is taken by book): it goes back.
+                Err(Error::Ledger(refusal)) if !refusal.should_decide_again() => {}
+                Err(Error::Card(_)) => {}
+                Err(error) => return Err(error),
             }
-            _ => match node.fail(hash).await {
-                // The node knows nothing of it: there is nothing to give back.
-                Ok(()) | Err(LightningError::Refused { .. }) => {}
-                Err(error) => return Err(error.into()),
-            },
         }
-        Ok(())
+        self.answer(hash, amount_msat).await
     }
 
-    async fn accept(&self, invoice: &Loaded<Invoice>) -> Result<Option<Vec<Step>>, Error> {
-        let hold = self.core.new_id(TransferId::from_parts)?;
-        let mut ceiling = None;
-        let mut steps = Vec::new();
-        if let InvoicePurpose::TopUp { card } = invoice.value.purpose {
-            let card: Loaded<Card> = cards::load_active(&self.core, card).await?;
-            let (most, held) = cards::programs::ceiling_msat(&self.core, &card.value).await?;
-            ceiling = most;
-            steps.extend(held);
-            steps.push(cards::guard(&card));
+    /// What stands in the books now says what is done with the payment.
+    async fn answer(&self, hash: PaymentHash, amount_msat: i64) -> Result<(), Error> {
+        let node = self.core.node()?;
+        let invoice = self.by_hash(hash).await?.map(|found| found.value);
+        let known = invoice.as_ref().and_then(|invoice| {
+            let payment = invoice.payment(&hash.to_string())?;
+            let same = payment.rail == Rail::Lightning && payment.amount_msat == amount_msat;
+            same.then_some((invoice, payment.state))
+        });
+        match known {
+            Some((invoice, InvoicePaymentState::Pending)) => {
+                let preimage = self.preimage_of(invoice, hash);
+                Ok(node.claim(hash, preimage, amount_msat).await?)
+            }
+            Some((_, InvoicePaymentState::Authorized)) => Ok(()),
+            Some((invoice, InvoicePaymentState::Returning)) => {
+                self.give_back(invoice.id, hash).await
+            }
+            _ => self.fail(hash).await,
         }
-        let check_at_ms = self.core.ask_again_at(self.core.clock.now_ms());
-        steps.extend(rules::accept(invoice, hold, ceiling, check_at_ms)?);
-        Ok(Some(steps))
+    }
+
+    async fn fail(&self, hash: PaymentHash) -> Result<(), Error> {
+        match self.core.node()?.fail(hash).await {
+            // The node knows nothing of it: there is nothing to give back.
+            Ok(()) | Err(LightningError::Refused { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// A payment that was set aside goes back to its sender, and is then written off.
+    pub(super) async fn give_back(&self, id: InvoiceId, hash: PaymentHash) -> Result<(), Error> {
+        self.fail(hash).await?;
+        self.happen(id, &Fact::Returned).await
     }
 
     /// Money arrived: book it where it belongs, or in suspense.
     pub(crate) async fn received(&self, hash: PaymentHash, amount_msat: i64) -> Result<(), Error> {
-        let booked = self
-            .core
-            .settle(|| async move {
-                let now_ms = self.core.clock.now_ms();
-                let id = self.core.new_id(TransferId::from_parts)?;
-                let invoice = self.by_hash(hash).await?;
-                match rules::arrival(hash, invoice.as_ref().map(|invoice| &invoice.value)) {
-                    Arrival::Known => Ok(None),
-                    Arrival::Accepted => match invoice {
-                        Some(invoice) => {
-                            let surplus = self.core.new_id(TransferId::from_parts)?;
-                            rules::received(&invoice, amount_msat, id, surplus, now_ms)
-                        }
-                        None => Ok(None),
-                    },
-                    Arrival::Unmatched { claim: name } => {
-                        let by = id.to_string();
-                        let mut steps = vec![
-                            Step::Claim { name, by },
-                            emit("payment.unmatched", hash.to_string(), &amount_msat)?,
-                        ];
-                        steps.extend(treasury::suspend(id, amount_msat, hash, now_ms)?);
-                        Ok(Some(steps))
-                    }
+        let core = &self.core;
+        let booked = core.settle(|| async move {
+            let invoice = self.by_hash(hash).await?;
+            let arrival = rules::arrival(hash, invoice.as_ref().map(|invoice| &invoice.value));
+            match (arrival, invoice) {
+                (Arrival::Unmatched { claim }, _) => self.unmatched(hash, amount_msat, claim),
+                (Arrival::Accepted, Some(invoice)) => {
+                    let fact = Fact::Arrived {
+                        reference: hash.to_string(),
+                        amount_msat,
+                    };
+                    let moment = moment(core, &invoice.value).await;
+                    let outcome = rules::transition(&invoice.value, &fact, moment);
+                    let new_id = || core.new_id(TransferId::from_parts);
+                    let (_, batch) = decide(core, &invoice, outcome, None, &new_id).await?;
+                    Ok(Some(batch))
                 }
-            })
-            .await;
-        match booked {
+                _ => Ok(None),
+            }
+        });
+        match booked.await {
             // Told a second time.
             Err(Error::Ledger(Refusal::AlreadyClaimed { .. })) => Ok(()),
             other => other.map(drop),
         }
     }
 
+    fn unmatched(
+        &self,
+        hash: PaymentHash,
+        amount_msat: i64,
+        claim: String,
+    ) -> Result<Option<Vec<Step>>, Error> {
+        let id = self.core.new_id(TransferId::from_parts)?;
+        let now_ms = self.core.clock.now_ms();
+        let mut batch = vec![
+            Step::Claim {
+                name: claim,
+                by: id.to_string(),
+            },
+            emit("payment.unmatched", hash.to_string(), &amount_msat)?,
+        ];
+        batch.extend(treasury::suspend(id, amount_msat, hash, now_ms)?);
+        Ok(Some(batch))
+    }
+
     /// The job that ends an invoice's time.
     pub(crate) async fn expire(&self, id: InvoiceId) -> Result<(), Error> {
-        self.core
-            .settle(|| async move {
-                let now_ms = self.core.clock.now_ms();
-                match self.load(id).await? {
-                    Some(invoice) => rules::expire(&invoice, now_ms).map(Some),
-                    None => Ok(Some(vec![Step::Done {
-                        kind: EXPIRE_JOB,
-                        object: id.to_string(),
-                    }])),
-                }
-            })
+        self.time_over(id, EXPIRE_JOB, |invoice| invoice.expires_at_ms)
             .await
-            .map(drop)
     }
 
-    /// The job that asks what became of a payment that is being taken.
+    /// The job that ends the time in which an invoice's payments are followed.
+    pub(crate) async fn stop_monitoring(&self, id: InvoiceId) -> Result<(), Error> {
+        self.time_over(id, MONITOR_JOB, Invoice::monitored_until_ms)
+            .await
+    }
+
+    async fn time_over(
+        &self,
+        id: InvoiceId,
+        kind: &'static str,
+        when: fn(&Invoice) -> i64,
+    ) -> Result<(), Error> {
+        let core = &self.core;
+        let decided = core.settle(|| async move {
+            let done = Step::Done {
+                kind,
+                object: id.to_string(),
+            };
+            let Some(invoice) = self.load(id).await? else {
+                return Ok(Some(vec![done]));
+            };
+            let now_ms = core.clock.now_ms();
+            let due_at_ms = when(&invoice.value);
+            if now_ms < due_at_ms {
+                return Ok(Some(vec![steps::later(kind, &invoice.value, due_at_ms)]));
+            }
+            let moment = Moment {
+                now_ms,
+                rate_moved_per_mille: None,
+            };
+            let outcome = rules::transition(&invoice.value, &Fact::TimeOver, moment);
+            let new_id = || core.new_id(TransferId::from_parts);
+            let (_, mut batch) = decide(core, &invoice, outcome, None, &new_id).await?;
+            batch.push(done);
+            Ok(Some(batch))
+        });
+        decided.await.map(drop)
+    }
+
+    /// The job that asks what became of payments that are being taken or set aside.
     pub(crate) async fn check(&self, id: InvoiceId) -> Result<(), Error> {
+        let (kind, object) = (CHECK_JOB, id.to_string());
+        let done = Step::Done { kind, object };
         let Some(invoice) = self.load(id).await?.map(|invoice| invoice.value) else {
-            let (kind, object) = (CHECK_JOB, id.to_string());
-            let done = Step::Done { kind, object };
             return self.core.commit(vec![done]).await.map(drop);
         };
-        if invoice.state == InvoiceState::Processing {
-            self.core.node()?;
-            let at_ms = self.core.ask_again_at(invoice.created_at_ms);
-            let later = rules::check_later(&invoice, at_ms);
-            self.core.commit(vec![later]).await?;
-            return self.take_again(&invoice).await;
+        if !invoice.payments.iter().any(|payment| payment.waits()) {
+            return self.core.commit(vec![done]).await.map(drop);
         }
-        let done = rules::check_no_more(&invoice);
-        self.core.commit(vec![done]).await.map(drop)
+        self.core.node()?;
+        let at_ms = self.core.ask_again_at(invoice.created_at_ms);
+        let later = steps::later(CHECK_JOB, &invoice, at_ms);
+        self.core.commit(vec![later]).await?;
+        self.take_again(&invoice).await
     }
 
-    /// Claims a payment once more, or books it if the node has it.
+    /// Claims payments once more, or books them if the node has them; those that were set aside go
+    /// back when their deadline comes near.
     async fn take_again(&self, invoice: &Invoice) -> Result<(), Error> {
-        if self.book_if_arrived(invoice).await? {
+        self.book_if_arrived(invoice).await?;
+        let Some(invoice) = self.load(invoice.id).await?.map(|found| found.value) else {
             return Ok(());
+        };
+        for payment in &invoice.payments {
+            let Some(hash) = payment.lightning_hash() else {
+                continue;
+            };
+            match payment.state {
+                InvoicePaymentState::Pending => {
+                    let preimage = self.preimage_of(&invoice, hash);
+                    let node = self.core.node()?;
+                    node.claim(hash, preimage, payment.amount_msat).await?;
+                }
+                InvoicePaymentState::Authorized => {
+                    self.look_at_deadline(&invoice, payment.claim_deadline_height)
+                        .await?;
+                }
+                InvoicePaymentState::Returning => self.give_back(invoice.id, hash).await?,
+                InvoicePaymentState::Settled | InvoicePaymentState::Void => {}
+            }
         }
-        let preimage = self.core.secrets.preimage(invoice.id);
-        let (node, hash) = (self.core.node()?, invoice.payment_hash);
-        Ok(node.claim(hash, preimage, invoice.amount_msat).await?)
+        Ok(())
     }
 
-    /// Books a payment that the node's record says has arrived. True when it does.
-    pub(super) async fn book_if_arrived(&self, invoice: &Invoice) -> Result<bool, Error> {
-        let hash = invoice.payment_hash;
-        let record = self.core.node()?.payment(hash).await?;
-        let arrived = record.filter(|record| {
-            let inbound = record.direction == PaymentDirection::Inbound;
-            inbound && record.state == PaymentState::Succeeded
-        });
-        match arrived.map(|record| record.amount_msat) {
-            Some(Some(amount_msat)) => self.received(hash, amount_msat).await.map(|()| true),
+    /// Books payments that the node's record says have arrived.
+    pub(super) async fn book_if_arrived(&self, invoice: &Invoice) -> Result<(), Error> {
+        for payment in invoice.payments.iter().filter(|payment| payment.waits()) {
+            let Some(hash) = payment.lightning_hash() else {
+                continue;
+            };
+            let record = self.core.node()?.payment(hash).await?;
+            let arrived = record.filter(|record| {
+                let inbound = record.direction == PaymentDirection::Inbound;
+                inbound && record.state == PaymentState::Succeeded
+            });
             // Without an amount in the record, the event that waits in the queue has it.
-            Some(None) => Ok(true),
-            None => Ok(false),
+            if let Some(Some(amount_msat)) = arrived.map(|record| record.amount_msat) {
+                self.received(hash, amount_msat).await?;
+            }
         }
+        Ok(())
     }
 
-    /// After a start: payments that were being taken are taken again. Events that wait in the
+    /// After a start: payments that were being taken are taken again; a part of one that waits for
+    /// the rest has its job. Events that wait in the
     /// node's queue say the same; whichever comes second changes nothing. One that cannot be
     /// dealt with does not keep the others waiting; its job stays and tries again.
     pub(crate) async fn reconcile(&self) -> Result<Option<Error>, Error> {
@@ -195,7 +348,7 @@ impl Invoices {
             after = Some(last.clone());
             for (_, invoice) in page {
                 let taken = match invoice {
-                    Ok(invoice) => self.take_again(&invoice).await,
+                    Ok(invoice) => self.take_again(&invoice.upgraded()).await,
                     Err(unreadable) => Err(unreadable),
                 };
                 problem = taken.err().or(problem);

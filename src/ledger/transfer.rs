@@ -34,6 +34,12 @@ stored_by_name! {
         TopUp = "top_up",
         /// The money on a card that was taken over from another issuer.
         CardImport = "card_import",
+        /// A contribution to a merchant.
+        Contribution = "contribution",
+        /// An invoice of the operator's own that was paid.
+        OperatorReceipt = "operator_receipt",
+        /// What was paid beyond what an invoice asked for.
+        Surplus = "surplus",
         /// A sale that was paid with a card.
         Charge = "charge",
         /// Bitcoin set aside for points.

@@ -30,6 +30,15 @@ pub enum LightningError {
         /// What the node said.
         reason: String,
     },
+    /// What the peers could send us now is less than what is asked for.
+    /// `lightning.no_inbound_capacity`, retryable: a channel may be opened, or a peer come back.
+    #[error("the channels can take in {available_msat} msat, and {asked_msat} msat are asked for")]
+    NoInboundCapacity {
+        /// What is asked for.
+        asked_msat: i64,
+        /// What the channels that can be used now could take in.
+        available_msat: i64,
+    },
     /// The node could not be built or started. `lightning.start_failed`, retryable.
     #[error("the node did not start: {reason}")]
     StartFailed {
@@ -74,6 +83,7 @@ impl LightningError {
             Self::BadInvoice { .. } => "lightning.bad_invoice",
             Self::WrongNetwork { .. } => "lightning.wrong_network",
             Self::Refused { .. } => "lightning.refused",
+            Self::NoInboundCapacity { .. } => "lightning.no_inbound_capacity",
             Self::HeldElsewhere { .. } => "lightning.held_elsewhere",
             Self::Displaced { .. } => "lightning.displaced",
             Self::StaleState { .. } => "lightning.stale_state",
@@ -88,6 +98,7 @@ impl LightningError {
             self,
             Self::NotRunning
                 | Self::StartFailed { .. }
+                | Self::NoInboundCapacity { .. }
                 | Self::HeldElsewhere { .. }
                 | Self::Unknown { .. }
         )

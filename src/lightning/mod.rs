@@ -42,8 +42,8 @@ pub trait LightningNode: Send + Sync {
 
     /// The BOLT11 text of an invoice under a payment hash of the engine's.
     ///
-    /// Nothing is said of inbound capacity: an invoice can be made although no channel could
-    /// carry the payment yet.
+    /// The node does not look whether a channel could carry the payment: whoever asks does, by
+    /// [`balances`](Self::balances).
     async fn create_invoice(&self, request: InvoiceRequest) -> Result<String, LightningError>;
 
     /// Reveals the preimage and takes the incoming payment. Repeated, or with nothing to claim,
@@ -76,6 +76,12 @@ pub trait LightningNode: Send + Sync {
 
     /// What the node holds right now.
     async fn balances(&self) -> Result<NodeBalances, LightningError>;
+
+    /// The height of the best block that the node knows; `None` of one that cannot tell, and then a
+    /// payment that is set aside goes back by the node's own rules.
+    async fn best_block_height(&self) -> Result<Option<u32>, LightningError> {
+        Ok(None)
+    }
 
     /// Waits for the oldest event that has not been acknowledged. The same event is returned
     /// again, after a restart too, until [`acknowledge`](Self::acknowledge) is called. There is

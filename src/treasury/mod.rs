@@ -18,8 +18,8 @@ use crate::ledger::{Account, NewTransfer, Step, TransferKind};
 use crate::money::Price;
 
 pub use error::TreasuryError;
-pub(crate) use suspense::suspend;
 pub use suspense::{AssignSuspense, SuspenseItem, SuspenseTarget};
+pub(crate) use suspense::{suspend, suspend_on_chain, withdraw};
 
 /// Where the operator's money lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

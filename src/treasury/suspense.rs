@@ -5,8 +5,11 @@ use serde::{Deserialize, Serialize};
 use super::{Treasury, TreasuryError};
 use crate::Error;
 use crate::access::Credential;
-use crate::core::{Answer, Decision, Executed, IdempotencyKey, Loaded, check_text, emit, put};
+use crate::core::{
+    Answer, Core, Decision, Executed, IdempotencyKey, Loaded, check_text, emit, put,
+};
 use crate::ids::{CardId, MerchantId, TransferId};
+use crate::invoices::Outpoint;
 use crate::ledger::{Account, NewTransfer, Step, TransferKind};
 use crate::lightning::PaymentHash;
 
@@ -17,14 +20,21 @@ const SUSPENSE: &str = "suspense";
 pub struct SuspenseItem {
     /// The transfer that put it there.
     pub id: TransferId,
-    /// The payment it came by, or went by.
-    pub payment_hash: PaymentHash,
+    /// The Lightning payment it came by, or went by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payment_hash: Option<PaymentHash>,
+    /// The output on chain that it came by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outpoint: Option<Outpoint>,
     /// What arrived and matches nothing; below zero what left and matches nothing.
     pub amount_msat: i64,
     /// Since when, milliseconds since the epoch.
     pub since_ms: i64,
     /// Whose it turned out to be; `None` while it waits.
     pub assigned_to: Option<SuspenseTarget>,
+    /// The chain took it away again: there is nothing to assign.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub withdrawn: bool,
     /// How that is known, as whoever assigned it says.
     pub reason: Option<String>,
 }
@@ -77,23 +87,70 @@ pub(crate) fn suspend(
     payment_hash: PaymentHash,
     since_ms: i64,
 ) -> Result<[Step; 2], Error> {
+    suspend_by(
+        id,
+        amount_msat,
+        (Some(payment_hash), None),
+        Account::node_channels(),
+        since_ms,
+    )
+}
+
+/// The steps that put an amount in suspense that arrived on chain.
+pub(crate) fn suspend_on_chain(
+    id: TransferId,
+    amount_msat: i64,
+    outpoint: Outpoint,
+    since_ms: i64,
+) -> Result<[Step; 2], Error> {
+    let wallet = Account::node_onchain();
+    suspend_by(id, amount_msat, (None, Some(outpoint)), wallet, since_ms)
+}
+
+fn suspend_by(
+    id: TransferId,
+    amount_msat: i64,
+    (payment_hash, outpoint): (Option<PaymentHash>, Option<Outpoint>),
+    mirror: Account,
+    since_ms: i64,
+) -> Result<[Step; 2], Error> {
     let item = SuspenseItem {
         id,
         payment_hash,
+        outpoint,
         amount_msat,
         since_ms,
         assigned_to: None,
+        withdrawn: false,
         reason: None,
     };
-    let (node, suspense) = (Account::node_channels(), Account::suspense());
+    let reference = match (payment_hash, outpoint) {
+        (Some(hash), _) => hash.to_string(),
+        (None, Some(outpoint)) => outpoint.to_string(),
+        (None, None) => id.to_string(),
+    };
     let transfer = moved(
         id,
-        (node, suspense),
+        (mirror, Account::suspense()),
         amount_msat,
         TransferKind::Unmatched,
-        payment_hash.to_string(),
+        reference,
     );
     Ok([transfer, write(&item, 0)?])
+}
+
+/// The step that ends the waiting of an amount whose transfer is undone in the same commit; none
+/// where it waits no more.
+pub(crate) async fn withdraw(core: &Core, item: TransferId) -> Result<Option<Step>, Error> {
+    let found: Option<Loaded<SuspenseItem>> = core.load(SUSPENSE, &item.to_string()).await?;
+    let Some(found) = found.filter(|found| found.value.assigned_to.is_none()) else {
+        return Ok(None);
+    };
+    let after = SuspenseItem {
+        withdrawn: true,
+        ..found.value
+    };
+    write(&after, found.version).map(Some)
 }
 
 /// A positive amount goes from the first account to the second, a negative one back.
@@ -121,7 +178,9 @@ fn moved(
 }
 
 fn write(item: &SuspenseItem, read_version: i64) -> Result<Step, Error> {
-    let state = if item.assigned_to.is_some() {
+    let state = if item.withdrawn {
+        "withdrawn"
+    } else if item.assigned_to.is_some() {
         "assigned"
     } else {
         "open"
@@ -192,7 +251,7 @@ impl Treasury {
         let found: Option<Loaded<SuspenseItem>> =
             self.core.load(SUSPENSE, &item.to_string()).await?;
         let found = found.ok_or(TreasuryError::SuspenseNotFound { item })?;
-        if found.value.assigned_to.is_some() {
+        if found.value.assigned_to.is_some() || found.value.withdrawn {
             return Err(TreasuryError::SuspenseAssigned { item }.into());
         }
         let owner = match command.to {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use flashkit::access::Credential;
 use flashkit::cards::{ActivateCard, CardLimits, IssueCard, TopUpCard};
 use flashkit::ids::{CardId, MerchantId, ProgramId};
-use flashkit::invoices::{CreateInvoice, Invoice, InvoicePurpose, InvoiceState};
+use flashkit::invoices::{CreateInvoice, Invoice, InvoiceOptions, InvoicePurpose, InvoiceState};
 use flashkit::lightning::LightningNode;
 use flashkit::lightning::simulated::{SimulatedNetwork, SimulatedNode};
 use flashkit::money::{Currency, Price};
@@ -233,9 +233,10 @@ pub async fn sale(engine: &Engine, merchant: &Merchant, name: &str, price: Price
         purpose: InvoicePurpose::Sale {
             merchant: merchant.id,
         },
-        price,
+        price: Some(price),
         description: "Two patties and a coco bread".to_owned(),
         expiry_seconds: 600,
+        options: InvoiceOptions::default(),
     };
     engine
         .invoices()

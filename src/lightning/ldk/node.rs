@@ -571,6 +571,11 @@ impl LightningNode for LdkNode {
             .await
     }
 
+    async fn best_block_height(&self) -> Result<Option<u32>, LightningError> {
+        self.call(|node| Some(node.status().current_best_block.height))
+            .await
+    }
+
     async fn next_event(&self) -> Result<LightningEvent, LightningError> {
         let moved = self.shared.moved.listen();
         let running = self.shared.running();

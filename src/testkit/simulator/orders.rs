@@ -9,7 +9,7 @@ use super::world::World;
 use crate::access::Credential;
 use crate::cards::{ActivateCard, ChargeCard, FreezeCard, IssueCard, RenewHolder, SetCardLimits};
 use crate::ids::{CardId, MerchantId, TransferId};
-use crate::invoices::{CreateInvoice, GiveUpInvoice, InvoicePurpose};
+use crate::invoices::{CreateInvoice, GiveUpInvoice, InvoiceOptions, InvoicePurpose};
 use crate::ledger::Account;
 use crate::lightning::{PaymentState, Preimage};
 use crate::money::Price;
@@ -278,19 +278,17 @@ impl World {
             };
             InvoicePurpose::Sale { merchant }
         };
-        let owner = match purpose {
-            InvoicePurpose::TopUp { card } => Account::card_balance(card),
-            InvoicePurpose::Sale { merchant } => Account::merchant_payable(merchant),
-        };
+        let owner = purpose.account();
         let amount_msat = self.random.between(1_000, 9_000) * 1_000;
         let name = self.name();
         self.model.ask(&name, Asked::Invoice { owner, amount_msat });
         let command = CreateInvoice {
             key: key(&name)?,
             purpose,
-            price: Price::Bitcoin { amount_msat },
+            price: Some(Price::Bitcoin { amount_msat }),
             description: name.clone(),
             expiry_seconds: u32::try_from(self.random.between(60, 7_200)).unwrap_or(60),
+            options: InvoiceOptions::default(),
         };
         order(name, by, Request::Invoice(command))
     }

@@ -1,0 +1,112 @@
+//! Payments on chain: what the chain's watcher tells, put to the invoices.
+
+use super::facts::{OnChainFact, OnChainPlace};
+use super::model::{Custody, Invoice};
+use super::rules::{self, Fact, Move, Outcome, Verdict};
+use super::taking::{decide, moment};
+use super::{INVOICES, Invoices};
+use crate::Error;
+use crate::access::Credential;
+use crate::core::{Loaded, emit};
+use crate::ids::TransferId;
+use crate::ledger::{Refusal, Step};
+use crate::money::Price;
+use crate::treasury;
+
+impl Invoices {
+    /// Tells what is true now of an output to an address of an invoice, for a host that watches
+    /// the chain itself. Told twice, or in any order, it comes to the same. True when the address
+    /// is an invoice's; money at any other waits in suspense once it has a block. Issuer only.
+    ///
+    /// # Errors
+    /// `access.*`, `money.not_positive`, `money.above_cap`.
+    pub async fn observe_on_chain(
+        &self,
+        credential: &Credential,
+        address: &str,
+        fact: &OnChainFact,
+    ) -> Result<bool, Error> {
+        self.core.authenticate(credential).await?.require_issuer()?;
+        let amount_msat = fact.amount_sat.saturating_mul(1_000);
+        Price::Bitcoin { amount_msat }.validate()?;
+        let (invoices, address, fact) = (self.clone(), address.to_owned(), fact.clone());
+        self.core
+            .detached(async move { invoices.seen_on_chain(&address, &fact).await })
+            .await
+    }
+
+    /// What is true now of an output to an address. Told twice, or in any order, it comes to the
+    /// same; true when the address is an invoice's. Money at an address of ours that is no
+    /// invoice's, or of more payments than an invoice has, waits in suspense once it has a block.
+    pub(crate) async fn seen_on_chain(
+        &self,
+        address: &str,
+        fact: &OnChainFact,
+    ) -> Result<bool, Error> {
+        let core = &self.core;
+        let found = self.by_address(address).await?;
+        let mine = found.is_some();
+        let decided = core.settle(|| async move {
+            let Some(invoice) = self.by_address(address).await? else {
+                return self.unmatched_on_chain(fact);
+            };
+            let moment = moment(core, &invoice.value).await;
+            let outcome = rules::transition(&invoice.value, &Fact::OnChain(fact), moment);
+            if matches!(outcome.verdict, Verdict::Refused(_)) {
+                let custody = invoice.value.on_chain.as_ref().map(|rail| rail.custody);
+                if custody == Some(Custody::Merchant) {
+                    return Ok(None);
+                }
+                return self.unmatched_on_chain(fact);
+            }
+            let withdrawn = self.withdrawn(&invoice.value, &outcome).await?;
+            let new_id = || core.new_id(TransferId::from_parts);
+            let (_, mut batch) = decide(core, &invoice, outcome, None, &new_id).await?;
+            batch.extend(withdrawn);
+            Ok((!batch.is_empty()).then_some(batch))
+        });
+        match decided.await {
+            // Told a second time, and not an invoice's.
+            Err(Error::Ledger(Refusal::AlreadyClaimed { .. })) => Ok(mine),
+            other => other.map(|_| mine),
+        }
+    }
+
+    async fn by_address(&self, address: &str) -> Result<Option<Loaded<Invoice>>, Error> {
+        let found = self.core.find(INVOICES, "address", address).await?;
+        Ok(found.map(super::upgraded))
+    }
+
+    /// Suspense of what the chain took away is nobody's to assign any more.
+    async fn withdrawn(&self, before: &Invoice, outcome: &Outcome) -> Result<Vec<Step>, Error> {
+        let mut steps = Vec::new();
+        for moved in &outcome.moves {
+            if let Move::Undo(at, _) = moved
+                && let Some(item) = before.payments[*at].transfers.surplus
+            {
+                steps.extend(treasury::withdraw(&self.core, item).await?);
+            }
+        }
+        Ok(steps)
+    }
+
+    fn unmatched_on_chain(&self, fact: &OnChainFact) -> Result<Option<Vec<Step>>, Error> {
+        let OnChainPlace::Block { .. } = fact.place else {
+            return Ok(None);
+        };
+        let core = &self.core;
+        let amount_msat = fact.amount_sat.saturating_mul(1_000);
+        let id = core.new_id(TransferId::from_parts)?;
+        let mut batch = vec![
+            Step::Claim {
+                name: rules::claim_name(super::Rail::OnChain, &fact.outpoint.to_string()),
+                by: id.to_string(),
+            },
+            emit("payment.unmatched", fact.outpoint.to_string(), &amount_msat)?,
+        ];
+        let now_ms = core.clock.now_ms();
+        let suspended = treasury::suspend_on_chain(id, amount_msat, fact.outpoint, now_ms)?;
+        batch.extend(suspended);
+        Ok(Some(batch))
+    }
+}

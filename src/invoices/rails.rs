@@ -1,0 +1,198 @@
+//! The rails of an invoice: made when they are asked for, and again for the rest.
+
+use super::model::{Custody, Invoice, InvoiceState, LightningRail, OnChainRail, UnavailableRail};
+use super::options::GivenAddress;
+use super::payment::Rail;
+use super::{INVOICES, InvoiceError, Invoices, RAIL_JOB, steps};
+use crate::Error;
+use crate::core::Loaded;
+use crate::ids::InvoiceId;
+use crate::ledger::Step;
+use crate::lightning::{InvoiceRequest, LightningError, PaymentHash, Preimage};
+
+/// An output of less than this is not relayed (Bitcoin Core, P2PKH at 3 sat a byte).
+const DUST_SAT: i64 = 546;
+/// More texts than anybody pays the rest by.
+const MAX_LIGHTNING_RAILS: usize = 100;
+/// A text that can be paid for less long than this is not made any more.
+const SHORTEST_SECONDS: i64 = 10;
+
+impl Invoices {
+    /// Makes the rails that were asked for. One that cannot be made says why, as long as there is
+    /// another.
+    pub(super) async fn make_rails(
+        &self,
+        invoice: &mut Invoice,
+        expiry_seconds: u32,
+    ) -> Result<(), Error> {
+        let wanted = invoice.options.wanted_rails().to_vec();
+        let mut first = None;
+        for rail in &wanted {
+            let made = match rail {
+                Rail::Lightning => self.make_lightning(invoice, expiry_seconds).await,
+                Rail::OnChain => self.make_on_chain(invoice).await,
+                // Its payment hash is all that a payment by book needs.
+                Rail::Book => Ok(()),
+                Rail::Bolt12 => Err(InvoiceError::RailUnknown { rail: Rail::Bolt12 }.into()),
+            };
+            match made {
+                Ok(()) => {}
+                Err(error @ (Error::Store(_) | Error::Entropy(_))) => return Err(error),
+                Err(error) => {
+                    invoice.unavailable.push(UnavailableRail {
+                        rail: *rail,
+                        code: error.code().to_owned(),
+                        detail: error.detail(),
+                    });
+                    first = first.or(Some(error));
+                }
+            }
+        }
+        match first {
+            Some(error) if invoice.unavailable.len() == wanted.len() => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    async fn make_lightning(
+        &self,
+        invoice: &mut Invoice,
+        expiry_seconds: u32,
+    ) -> Result<(), Error> {
+        let rail = self.lightning_rail(invoice, expiry_seconds).await?;
+        invoice.bolt11.clone_from(&rail.bolt11);
+        invoice.lightning.push(rail);
+        Ok(())
+    }
+
+    /// A BOLT11 text for what is due, under a payment hash of its own.
+    async fn lightning_rail(
+        &self,
+        invoice: &Invoice,
+        expiry_seconds: u32,
+    ) -> Result<LightningRail, Error> {
+        let node = self.core.node()?;
+        let amount_msat = (!invoice.is_open_amount()).then(|| invoice.due_msat());
+        if let Some(asked_msat) = amount_msat {
+            let available_msat = node.balances().await?.inbound_capacity_msat;
+            if asked_msat > available_msat {
+                return Err(LightningError::NoInboundCapacity {
+                    asked_msat,
+                    available_msat,
+                }
+                .into());
+            }
+        }
+        let at = invoice.lightning.len();
+        let payment_hash = self.core.secrets.preimage_at(invoice.id, at).payment_hash();
+        let request = InvoiceRequest {
+            payment_hash,
+            amount_msat,
+            description: invoice.description.clone(),
+            expiry_seconds,
+        };
+        let bolt11 = node.create_invoice(request).await?;
+        Ok(LightningRail {
+            payment_hash,
+            bolt11,
+            amount_msat,
+        })
+    }
+
+    async fn make_on_chain(&self, invoice: &mut Invoice) -> Result<(), Error> {
+        let open = invoice.is_open_amount();
+        let amount_sat = invoice.due_msat().saturating_add(999) / 1_000;
+        if !open && amount_sat < DUST_SAT {
+            let least_sat = DUST_SAT;
+            return Err(InvoiceError::Dust {
+                amount_sat,
+                least_sat,
+            }
+            .into());
+        }
+        let (address, custody) = self.new_address(invoice).await?;
+        invoice.on_chain = Some(OnChainRail {
+            address,
+            custody,
+            amount_sat: (!open).then_some(amount_sat),
+        });
+        Ok(())
+    }
+
+    /// A fresh address for an invoice, from the wallet that its merchant chose.
+    async fn new_address(&self, invoice: &Invoice) -> Result<(String, Custody), Error> {
+        match &invoice.options.address {
+            Some(GivenAddress { address, custody }) => Ok((address.clone(), *custody)),
+            None => Err(InvoiceError::RailUnknown {
+                rail: Rail::OnChain,
+            }
+            .into()),
+        }
+    }
+
+    /// The secret of one of an invoice's payment hashes.
+    pub(super) fn preimage_of(&self, invoice: &Invoice, hash: PaymentHash) -> Preimage {
+        let is_it = |rail: &LightningRail| rail.payment_hash == hash;
+        let at = invoice.lightning.iter().position(is_it).unwrap_or(0);
+        self.core.secrets.preimage_at(invoice.id, at)
+    }
+
+    /// The job that asks for the rest by a new text, after a part was paid.
+    pub(crate) async fn renew_rail(&self, id: InvoiceId) -> Result<(), Error> {
+        let invoice = self.load(id).await?;
+        let renewed = match &invoice {
+            Some(invoice) => self.rest_of(&invoice.value).await?,
+            None => None,
+        };
+        let done = Step::Done {
+            kind: RAIL_JOB,
+            object: id.to_string(),
+        };
+        let (Some(Loaded { version, value }), Some(rail)) = (&invoice, renewed) else {
+            return self.core.commit(vec![done]).await.map(drop);
+        };
+        let mut after = value.clone();
+        after.bolt11.clone_from(&rail.bolt11);
+        after.lightning.push(rail);
+        let before = Loaded {
+            version: *version,
+            value: value.clone(),
+        };
+        let mut batch = steps::write(&before, &mut after, "invoice.updated")?.to_vec();
+        batch.push(done);
+        match self.core.commit(batch).await {
+            // What it was made for has changed: the job is still there, and looks again.
+            Err(Error::Ledger(refusal)) if refusal.should_decide_again() => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
+    async fn rest_of(&self, invoice: &Invoice) -> Result<Option<LightningRail>, Error> {
+        let left_ms = invoice.expires_at_ms - self.core.clock.now_ms();
+        let wanted = invoice.state == InvoiceState::New
+            && !invoice.lightning.is_empty()
+            && invoice.payable_rail().is_none()
+            && invoice.lightning.len() < MAX_LIGHTNING_RAILS
+            && left_ms >= SHORTEST_SECONDS * 1_000;
+        if !wanted {
+            return Ok(None);
+        }
+        let expiry_seconds = u32::try_from(left_ms / 1_000).unwrap_or(u32::MAX);
+        match self.lightning_rail(invoice, expiry_seconds).await {
+            Ok(rail) => Ok(Some(rail)),
+            // The other rails go on.
+            Err(Error::Lightning(LightningError::NoInboundCapacity { .. })) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The invoice that a payment hash is of.
+    pub(super) async fn by_hash(
+        &self,
+        hash: PaymentHash,
+    ) -> Result<Option<Loaded<Invoice>>, Error> {
+        let key = hash.to_string();
+        let found = self.core.find(INVOICES, "payment_hash", &key).await?;
+        Ok(found.map(super::upgraded))
+    }
+}

@@ -1,0 +1,184 @@
+//! Where an invoice stands, worked out from its payments.
+
+use super::model::{Invoice, InvoiceState, LightningRail};
+use super::options::{PaymentRules, SurplusTo};
+use super::payment::{InvoicePayment, InvoicePaymentState, MarkedAs, Rail};
+use crate::ledger::Account;
+
+/// What of a payment counts towards what is due. A payment of whole sats, of an amount that is
+/// not, cannot be exact: the part of a sat is no surplus.
+pub(super) fn share(due_msat: i64, amount_msat: i64) -> i64 {
+    let more_msat = amount_msat.saturating_sub(due_msat);
+    let is_rounding = more_msat < 1_000 && amount_msat % 1_000 == 0 && due_msat > 0;
+    if more_msat <= 0 || is_rounding {
+        amount_msat
+    } else {
+        due_msat
+    }
+}
+
+impl InvoicePayment {
+    /// It was taken over Lightning, and the money is not here yet.
+    pub(super) fn is_being_claimed(&self) -> bool {
+        self.rail != Rail::OnChain && self.state == InvoicePaymentState::Pending
+    }
+
+    /// What counts of it is decided, whatever becomes of others.
+    fn is_fixed(&self) -> bool {
+        self.is_live() && (self.rail != Rail::OnChain || self.state == InvoicePaymentState::Settled)
+    }
+}
+
+/// Those of an invoice for which nothing was said.
+static NO_RULES: PaymentRules = PaymentRules::NONE;
+
+impl Invoice {
+    /// What is done with a payment that is not what was asked for.
+    pub fn rules(&self) -> &PaymentRules {
+        self.options.rules.as_ref().unwrap_or(&NO_RULES)
+    }
+
+    pub(super) fn position(&self, reference: &str) -> Option<usize> {
+        let is_it = |payment: &InvoicePayment| payment.reference == reference;
+        self.payments.iter().position(is_it)
+    }
+
+    pub(super) fn payment(&self, reference: &str) -> Option<&InvoicePayment> {
+        self.position(reference).map(|at| &self.payments[at])
+    }
+
+    fn fixed_msat(&self, but: Option<usize>) -> i64 {
+        let fixed = self
+            .payments
+            .iter()
+            .enumerate()
+            .filter(|(at, payment)| payment.is_fixed() && Some(*at) != but);
+        fixed.fold(0, |sum, (_, payment)| {
+            sum.saturating_add(payment.counted_msat)
+        })
+    }
+
+    /// What counts of a payment that is confirmed now: first come is not first served, since an
+    /// earlier one may be the one that it replaced.
+    pub(super) fn share_settled(&mut self, at: usize) {
+        let due_msat = self.amount_msat.saturating_sub(self.fixed_msat(Some(at)));
+        let open = self.is_open_amount();
+        let payment = &mut self.payments[at];
+        payment.counted_msat = match (payment.suspended, open) {
+            (true, _) => 0,
+            (false, true) => payment.amount_msat,
+            (false, false) => share(due_msat.max(0), payment.amount_msat),
+        };
+    }
+
+    /// What counts of the payments that wait for confirmations, in the order they came.
+    pub(super) fn share_pending(&mut self) {
+        let open = self.is_open_amount();
+        let mut due_msat = self.amount_msat.saturating_sub(self.fixed_msat(None));
+        for payment in &mut self.payments {
+            if payment.rail != Rail::OnChain || payment.state == InvoicePaymentState::Settled {
+                continue;
+            }
+            payment.counted_msat = match payment.state {
+                InvoicePaymentState::Pending if payment.suspended => 0,
+                InvoicePaymentState::Pending if open => payment.amount_msat,
+                InvoicePaymentState::Pending => share(due_msat.max(0), payment.amount_msat),
+                _ => 0,
+            };
+            due_msat = due_msat.saturating_sub(payment.counted_msat);
+        }
+    }
+
+    /// Works out where the invoice stands, and what stands out about it.
+    pub(super) fn stand(&mut self, now_ms: i64) {
+        let sum = |of: &dyn Fn(&InvoicePayment) -> i64| {
+            let live = self.payments.iter().filter(|payment| payment.is_live());
+            live.fold(0_i64, |sum, payment| sum.saturating_add(of(payment)))
+        };
+        let settled = |payment: &InvoicePayment| match payment.state {
+            InvoicePaymentState::Settled => payment.counted_msat,
+            _ => 0,
+        };
+        let (counted_msat, received_msat) = (sum(&|payment| payment.counted_msat), sum(&settled));
+        let surplus = |payment: &InvoicePayment| match payment.late && payment.suspended {
+            true => 0,
+            false => payment.surplus_msat(),
+        };
+        let late = |payment: &InvoicePayment| match payment.late {
+            true => payment.amount_msat,
+            false => 0,
+        };
+        let (overpaid_msat, late_msat) = (sum(&surplus), sum(&late));
+        let refund_due = |payment: &InvoicePayment| match payment.state {
+            InvoicePaymentState::Settled if !payment.suspended => payment.surplus_msat(),
+            _ => 0,
+        };
+        let refund_due_msat = sum(&refund_due);
+        let missing_msat = self.amount_msat.saturating_sub(counted_msat).max(0);
+        self.received_msat = received_msat;
+        self.refund_due_msat = match self.rules().surplus {
+            Some(SurplusTo::Refund) => refund_due_msat,
+            _ => 0,
+        };
+        self.flags.overpaid_msat = overpaid_msat;
+        self.flags.late_msat = late_msat;
+        self.flags.underpaid_msat = if counted_msat > 0 { missing_msat } else { 0 };
+        self.state = self.standing(counted_msat, now_ms);
+    }
+
+    fn standing(&self, counted_msat: i64, now_ms: i64) -> InvoiceState {
+        if let Some(mark) = &self.flags.marked {
+            return match mark.as_state {
+                MarkedAs::Settled => InvoiceState::Settled,
+                MarkedAs::Invalid | MarkedAs::Cancelled | MarkedAs::GivenUp => {
+                    InvoiceState::Invalid
+                }
+            };
+        }
+        let allowance_msat = self.rules().allowance_msat(self.amount_msat);
+        let enough_msat = self.amount_msat.saturating_sub(allowance_msat).max(1);
+        let waits = |payment: &&InvoicePayment| {
+            payment.is_live() && payment.state != InvoicePaymentState::Settled
+        };
+        let mut waiting = self.payments.iter().filter(waits).peekable();
+        // Where whoever pays chooses, nobody can say before the last has come whether it is all.
+        let all_here = !self.is_open_amount() || waiting.peek().is_none();
+        if self.received_msat >= enough_msat && all_here {
+            return InvoiceState::Settled;
+        }
+        if self.payments.iter().any(|payment| payment.short_msat > 0) {
+            return InvoiceState::Invalid;
+        }
+        if counted_msat >= enough_msat {
+            let on_chain = waiting.any(|payment| payment.rail == Rail::OnChain);
+            return if on_chain && now_ms >= self.monitored_until_ms() {
+                InvoiceState::Invalid
+            } else {
+                InvoiceState::Processing
+            };
+        }
+        if now_ms >= self.expires_at_ms {
+            InvoiceState::Expired
+        } else {
+            InvoiceState::New
+        }
+    }
+
+    /// The account that surplus goes to.
+    pub(super) fn surplus_account(&self) -> Account {
+        match self.rules().surplus {
+            Some(SurplusTo::Tip | SurplusTo::Refund) => self.purpose.account(),
+            Some(SurplusTo::Card { card }) => Account::card_balance(card),
+            None => Account::suspense(),
+        }
+    }
+
+    /// The BOLT11 text that asks for exactly what is due, if it can still be paid.
+    pub(super) fn payable_rail(&self) -> Option<&LightningRail> {
+        let due_msat = (!self.is_open_amount()).then(|| self.due_msat());
+        self.lightning
+            .last()
+            .filter(|rail| rail.amount_msat == due_msat)
+            .filter(|rail| self.payment(&rail.payment_hash.to_string()).is_none())
+    }
+}

@@ -1,0 +1,377 @@
+//! From what a fact comes to, to the steps of a batch.
+
+use super::model::{Custody, Invoice, InvoiceState};
+use super::options::SurplusTo;
+use super::payment::{InvoicePayment, InvoicePaymentState, MarkedAs, PaymentEntries, Rail};
+use super::rules::{Move, Outcome, claim_name, state_key};
+use super::{CHECK_JOB, EXPIRE_JOB, INVOICES, MONITOR_JOB, RAIL_JOB, search};
+use crate::Error;
+use crate::core::{Loaded, emit, put};
+use crate::ids::TransferId;
+use crate::ledger::{
+    Account, DueJob, NewHold, NewReversal, NewTransfer, Shortfall, Step, TransferKind,
+};
+use crate::treasury::{suspend, suspend_on_chain};
+
+/// What the steps need beside the outcome.
+pub(super) struct Context<'a> {
+    pub(super) new_id: &'a dyn Fn() -> Result<TransferId, Error>,
+    pub(super) now_ms: i64,
+    /// When the node is asked about a payment that is being taken.
+    pub(super) check_at_ms: i64,
+    /// The most that a card may come to.
+    pub(super) credit_ceiling: Option<i64>,
+    /// Whose account a payment by book comes from.
+    pub(super) payer: Option<Account>,
+}
+
+/// The keys under which an invoice is found.
+pub(super) fn index_keys(invoice: &Invoice) -> Vec<(&'static str, String)> {
+    let mut keys = vec![
+        ("payment_hash", invoice.payment_hash.to_string()),
+        ("owner", invoice.purpose.owner_id()),
+        ("state", state_key(invoice.state).to_owned()),
+    ];
+    let later = invoice.lightning.iter().map(|rail| rail.payment_hash);
+    for hash in later.filter(|hash| *hash != invoice.payment_hash) {
+        keys.push(("payment_hash", hash.to_string()));
+    }
+    if let Some(rail) = &invoice.on_chain {
+        keys.push(("address", rail.address.clone()));
+    }
+    keys.extend(search::keys(invoice));
+    keys
+}
+
+/// The steps that make an invoice.
+pub(super) fn create(invoice: &Invoice) -> Result<Vec<Step>, Error> {
+    let id = invoice.id.to_string();
+    let mut steps = vec![
+        put(INVOICES, id.clone(), 0, invoice, index_keys(invoice))?,
+        emit("invoice.created", id, invoice)?,
+        later(EXPIRE_JOB, invoice, invoice.expires_at_ms),
+    ];
+    if let Some(rail) = &invoice.on_chain {
+        // Never used for another.
+        steps.push(Step::Claim {
+            name: format!("address/{}", rail.address),
+            by: invoice.id.to_string(),
+        });
+        steps.push(later(MONITOR_JOB, invoice, invoice.monitored_until_ms()));
+    }
+    Ok(steps)
+}
+
+/// The step that has something done with an invoice at a time.
+pub(super) fn later(kind: &'static str, invoice: &Invoice, due_at_ms: i64) -> Step {
+    Step::Due(DueJob {
+        kind: kind.to_owned(),
+        object: invoice.id.to_string(),
+        due_at_ms,
+    })
+}
+
+/// The step that ends it.
+pub(super) fn no_more(kind: &'static str, invoice: &Invoice) -> Step {
+    Step::Done {
+        kind,
+        object: invoice.id.to_string(),
+    }
+}
+
+/// The steps that write an invoice with its event.
+pub(super) fn write(
+    before: &Loaded<Invoice>,
+    after: &mut Invoice,
+    event: &'static str,
+) -> Result<[Step; 2], Error> {
+    after.sequence = before.value.sequence.saturating_add(1);
+    let (id, version) = (after.id.to_string(), before.version);
+    Ok([
+        put(INVOICES, id.clone(), version, after, index_keys(after))?,
+        emit(event, id, after)?,
+    ])
+}
+
+/// The steps of an outcome, and the invoice as they write it; no steps where nothing changes.
+pub(super) fn steps(
+    invoice: &Loaded<Invoice>,
+    outcome: Outcome,
+    context: &Context<'_>,
+) -> Result<(Invoice, Vec<Step>), Error> {
+    let Outcome {
+        mut after, moves, ..
+    } = outcome;
+    let before = &invoice.value;
+    if after == *before && moves.is_empty() {
+        return Ok((after, Vec::new()));
+    }
+    let mut moved = Vec::new();
+    for step in moves {
+        carry_out(step, &mut after, context, &mut moved)?;
+    }
+    let event = event(before, &after);
+    // Written first: whoever lost a race is to read again, and not to find the hold gone.
+    let mut steps = write(invoice, &mut after, event)?.to_vec();
+    steps.extend(moved);
+    steps.extend(jobs(before, &after, context));
+    Ok((after, steps))
+}
+
+fn event(before: &Invoice, after: &Invoice) -> &'static str {
+    let mark = |invoice: &Invoice| invoice.flags.marked.as_ref().map(|mark| mark.at_ms);
+    if mark(before) != mark(after) {
+        return match after.flags.marked.as_ref().map(|mark| mark.as_state) {
+            Some(MarkedAs::GivenUp) => "invoice.given_up",
+            Some(MarkedAs::Cancelled) => "invoice.cancelled",
+            _ => "invoice.marked",
+        };
+    }
+    if after.flags.reorged_msat > before.flags.reorged_msat {
+        return "invoice.reorged";
+    }
+    if after.flags.refunded_msat > before.flags.refunded_msat {
+        return "invoice.refunded";
+    }
+    if after.state == before.state {
+        return "invoice.updated";
+    }
+    let authorized = after.payments.iter().any(is_authorized);
+    match after.state {
+        InvoiceState::New => "invoice.reopened",
+        InvoiceState::Processing if authorized => "invoice.authorized",
+        InvoiceState::Processing => "invoice.processing",
+        InvoiceState::Settled => "invoice.settled",
+        InvoiceState::Expired => "invoice.expired",
+        InvoiceState::Invalid => "invoice.invalid",
+    }
+}
+
+fn is_authorized(payment: &InvoicePayment) -> bool {
+    payment.state == InvoicePaymentState::Authorized
+}
+
+/// What is to be asked of the node, and when.
+fn jobs(before: &Invoice, after: &Invoice, context: &Context<'_>) -> Vec<Step> {
+    let waits = |invoice: &Invoice| invoice.payments.iter().any(InvoicePayment::waits);
+    let mut jobs = Vec::new();
+    match (waits(before), waits(after)) {
+        (false, true) => jobs.push(later(CHECK_JOB, after, context.check_at_ms)),
+        (true, false) => jobs.push(no_more(CHECK_JOB, after)),
+        _ => {}
+    }
+    if after.state == InvoiceState::Settled && after.on_chain.is_none() {
+        jobs.push(no_more(EXPIRE_JOB, after));
+    }
+    let wants_rest = after.state == InvoiceState::New && !after.lightning.is_empty();
+    if wants_rest && after.payable_rail().is_none() {
+        jobs.push(later(RAIL_JOB, after, context.now_ms));
+    }
+    jobs
+}
+
+/// Where the money of a payment comes from, for the books; `None` where it was never in them.
+fn source(invoice: &Invoice, rail: Rail, context: &Context<'_>) -> Option<Account> {
+    match rail {
+        Rail::Lightning | Rail::Bolt12 => Some(Account::node_channels()),
+        Rail::OnChain => {
+            let custody = invoice.on_chain.as_ref().map(|rail| rail.custody);
+            (custody != Some(Custody::Merchant)).then(Account::node_onchain)
+        }
+        Rail::Book => context.payer,
+    }
+}
+
+fn carry_out(
+    step: Move,
+    after: &mut Invoice,
+    context: &Context<'_>,
+    steps: &mut Vec<Step>,
+) -> Result<(), Error> {
+    match step {
+        Move::Claim(at) => steps.push(Step::Claim {
+            name: claim_name(after.payments[at].rail, &after.payments[at].reference),
+            by: after.id.to_string(),
+        }),
+        Move::Hold(at) => {
+            let parts = parts(after, at, context)?;
+            after.payments[at].holds = parts.entries;
+            // No timeout: only what became of the claim can end it.
+            steps.extend(parts.transfers.into_iter().map(|transfer| {
+                Step::Hold(NewHold {
+                    transfer,
+                    expires_at_ms: None,
+                    usage: Vec::new(),
+                })
+            }));
+        }
+        Move::Capture(at) => capture(after, at, context, steps)?,
+        Move::Release(at) => {
+            let PaymentEntries { counted, surplus } = std::mem::take(&mut after.payments[at].holds);
+            let holds = [counted, surplus].into_iter().flatten();
+            steps.extend(holds.map(|hold| Step::Release { hold }));
+        }
+        Move::Book(at) => book(after, at, context, steps)?,
+        Move::Undo(at, booked) => undo(after, at, booked, context, steps)?,
+        Move::Suspend(at, amount_msat) => {
+            if let Ok(hash) = after.payments[at].reference.parse() {
+                let id = (context.new_id)()?;
+                steps.extend(suspend(id, amount_msat, hash, context.now_ms)?);
+            }
+        }
+    }
+    Ok(())
+}
+
+struct Parts {
+    entries: PaymentEntries,
+    transfers: Vec<NewTransfer>,
+}
+
+/// The transfers of a payment: what counts of it to whoever the invoice is of, and the surplus to
+/// where the rules say.
+fn parts(invoice: &Invoice, at: usize, context: &Context<'_>) -> Result<Parts, Error> {
+    let payment = &invoice.payments[at];
+    let (mut entries, mut transfers) = (PaymentEntries::default(), Vec::new());
+    let Some(debit) = source(invoice, payment.rail, context) else {
+        return Ok(Parts { entries, transfers });
+    };
+    let mut transfer = |credit: Account, amount: i64, kind: TransferKind| {
+        let id = (context.new_id)()?;
+        let is_card = credit == invoice.purpose.account();
+        transfers.push(NewTransfer {
+            id,
+            debit,
+            credit,
+            amount,
+            kind,
+            reference: invoice.id.to_string(),
+            credit_ceiling: context.credit_ceiling.filter(|_| is_card),
+        });
+        Ok::<_, Error>(id)
+    };
+    if payment.counted_msat > 0 {
+        let (credit, kind) = (invoice.purpose.account(), invoice.purpose.transfer_kind());
+        entries.counted = Some(transfer(credit, payment.counted_msat, kind)?);
+    }
+    let surplus_msat = payment.surplus_msat();
+    let credit = invoice.surplus_account();
+    if surplus_msat > 0 && credit != Account::suspense() && !payment.suspended {
+        entries.surplus = Some(transfer(credit, surplus_msat, TransferKind::Surplus)?);
+    }
+    Ok(Parts { entries, transfers })
+}
+
+fn capture(
+    after: &mut Invoice,
+    at: usize,
+    context: &Context<'_>,
+    steps: &mut Vec<Step>,
+) -> Result<(), Error> {
+    let PaymentEntries { counted, surplus } = std::mem::take(&mut after.payments[at].holds);
+    let payment = &after.payments[at];
+    let amounts = [
+        (counted, payment.counted_msat),
+        (surplus, payment.surplus_msat()),
+    ];
+    let mut entries = [None, None];
+    for (entry, (hold, amount)) in entries.iter_mut().zip(amounts) {
+        let Some(hold) = hold else { continue };
+        if amount <= 0 {
+            steps.push(Step::Release { hold });
+            continue;
+        }
+        let id = (context.new_id)()?;
+        *entry = Some(id);
+        steps.push(Step::Capture {
+            hold,
+            id,
+            amount,
+            release_rest: true,
+        });
+    }
+    let [counted, surplus] = entries;
+    after.payments[at].transfers = PaymentEntries { counted, surplus };
+    Ok(())
+}
+
+fn book(
+    after: &mut Invoice,
+    at: usize,
+    context: &Context<'_>,
+    steps: &mut Vec<Step>,
+) -> Result<(), Error> {
+    let Parts {
+        mut entries,
+        transfers,
+    } = parts(after, at, context)?;
+    steps.extend(transfers.into_iter().map(Step::Transfer));
+    let payment = &after.payments[at];
+    let surplus_msat = payment.surplus_msat();
+    let is_ours = source(after, payment.rail, context).is_some();
+    // Where no rule takes it, a person has to; what is in a merchant's own wallet is the
+    // merchant's to give back.
+    if surplus_msat > 0
+        && entries.surplus.is_none()
+        && is_ours
+        && let Ok(outpoint) = payment.reference.parse()
+    {
+        let id = (context.new_id)()?;
+        steps.extend(suspend_on_chain(
+            id,
+            surplus_msat,
+            outpoint,
+            context.now_ms,
+        )?);
+        steps.push(emit(
+            "payment.unmatched",
+            payment.reference.clone(),
+            &surplus_msat,
+        )?);
+        entries.surplus = Some(id);
+    }
+    after.payments[at].transfers = entries;
+    Ok(())
+}
+
+/// What the chain took away is taken back as far as its owner still has it; the rest is owed.
+fn undo(
+    after: &mut Invoice,
+    at: usize,
+    booked: [i64; 2],
+    context: &Context<'_>,
+    steps: &mut Vec<Step>,
+) -> Result<(), Error> {
+    let PaymentEntries { counted, surplus } = std::mem::take(&mut after.payments[at].transfers);
+    let owner = after.purpose.receivable();
+    let surplus_owner = match after.rules().surplus {
+        _ if after.payments[at].suspended => None,
+        Some(SurplusTo::Card { card }) => Some(Account::card_receivable(card)),
+        Some(SurplusTo::Tip | SurplusTo::Refund) => owner,
+        None => None,
+    };
+    let undone = [
+        (counted, booked[0], owner),
+        (surplus, booked[1], surplus_owner),
+    ];
+    for (of, amount, receivable) in undone {
+        let (Some(of), true) = (of, amount > 0) else {
+            continue;
+        };
+        let shortfall = match receivable {
+            Some(receivable) => Some(Shortfall {
+                id: (context.new_id)()?,
+                receivable,
+            }),
+            None => None,
+        };
+        steps.push(Step::Reverse(NewReversal {
+            id: (context.new_id)()?,
+            of,
+            amount,
+            shortfall,
+            usage: Vec::new(),
+        }));
+    }
+    Ok(())
+}
