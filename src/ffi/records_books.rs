@@ -49,6 +49,8 @@ transfer_kinds! {
     OperatorReceipt,
     /// What was paid beyond what an invoice asked for.
     Surplus,
+    /// The money on a card that was taken over from another issuer.
+    CardImport,
     /// A sale that was paid with a card.
     Charge,
     /// Bitcoin set aside for points.
