@@ -83,6 +83,10 @@ async fn do_job(
                 .tell_low_balance(job.object.parse().map_err(|_| unreadable())?)
                 .await
         }
+        cards::EXPIRE_CARD_JOB | cards::BREAKAGE_JOB | cards::AUTO_TOP_UP_JOB => {
+            let card = job.object.parse().map_err(|_| unreadable())?;
+            cards.look_after(&job.kind, card).await
+        }
         invoices::EXPIRE_JOB => {
             invoices
                 .expire(job.object.parse().map_err(|_| unreadable())?)

@@ -8,12 +8,14 @@ use std::sync::Arc;
 
 use flashkit::access::Credential;
 use flashkit::cards::{
-    ActivateCard, AuthorizeCard, CaptureCharge, CardCounter, CardLimits, CardProgramTerms,
-    CardStatementQuery, ChargeCard, CreateCardImport, CreateCardProgram, CutOver, ExistingChip,
-    FreezeCard, ImportIssuerKey, ImportedCard, IssueCard, IssueCards, LossBearer, OfflineBook,
-    OfflineKey, OfflineTerms, RefundCharge, ReleaseCharge, RenewHolder, RotateIssuerKey,
-    SetCardLimits, SetCardPin, SetOfflineTerms, StoppedCard, SyncCounters, TopUpCard,
-    UnlockCardPin, UpdateCardProgram,
+    ActivateCard, AddFamilyCard, AuthorizeCard, AutoTopUp, BearerUnit, CaptureCharge, CardCounter,
+    CardLimits, CardProgramTerms, CardStatementQuery, ChargeCard, CreateCardImport,
+    CreateCardProgram, CutOver, ExistingChip, FreezeCard, ImportIssuerKey, ImportedCard, IssueCard,
+    IssueCards, IssueVirtualCard, LossBearer, MakeRecoveryCode, OfflineBook, OfflineKey,
+    OfflineTerms, RecoverHolder, RefundCharge, RegisterBearerCard, ReleaseCharge, RenewHolder,
+    ReplaceCard, ReportLost, RetireCard, RetireTo, RotateIssuerKey, SetAutoTopUp, SetCardExpiry,
+    SetCardLimits, SetCardNote, SetCardPin, SetOfflineTerms, StoppedCard, SyncCounters, TopUpCard,
+    TopUpSource, TopUpWanted, UnlockCardCode, UnlockCardPin, UpdateCardProgram, WipeCard,
 };
 use flashkit::ids::{CredentialId, MerchantId};
 use flashkit::invoices::{
@@ -103,6 +105,168 @@ async fn offline_records(
             .await
             .unwrap(),
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_command_of_a_cards_life() {
+    let shop = shop::simulated(Arc::new(MemoryStore::new(Arc::new(SystemClock)))).await;
+    let (engine, issuer) = (&shop.engine, shop.engine.issuer());
+    let cards = engine.cards();
+    let merchant = shop::merchant(engine, "Cookshop").await;
+    let held = shop::card(engine, shop::UID, CardLimits::default()).await;
+    let (card, holder) = (held.id, held.holder);
+    let blank = async |uid: &str| {
+        let command = IssueCard {
+            key: key(uid),
+            uid: uid.to_owned(),
+            existing_chip: None,
+            limits: CardLimits::default(),
+            program: None,
+        };
+        let id = cards.issue(&issuer, command).await.unwrap().id;
+        let keys = cards.programming_keys(&issuer, uid).await.unwrap();
+        let mut chip = flashkit::testkit::virtual_card::VirtualCard::program(uid, &keys).unwrap();
+        (id, chip.tap())
+    };
+    let command = SetCardExpiry {
+        key: key("expiry"),
+        card,
+        expires_at_ms: None,
+    };
+    check(&command);
+    // What is not there is not written: cards of before read and write as they did.
+    let answer = cards.set_expiry(&issuer, command).await.unwrap();
+    let value = check_answer(&answer);
+    for field in [
+        "kind",
+        "expires_at_ms",
+        "replaced_by",
+        "replacements",
+        "family_of",
+    ] {
+        assert!(value["value"].get(field).is_none(), "{field}");
+    }
+    let command = MakeRecoveryCode {
+        key: key("code"),
+        card,
+    };
+    check(&command);
+    let code = cards.make_recovery_code(&holder, command).await.unwrap();
+    check_answer(&code);
+    let command = RecoverHolder {
+        key: key("recover"),
+        code: code.code.clone(),
+    };
+    check(&command);
+    let recovered = cards.recover(command).await.unwrap();
+    check_answer(&recovered);
+    let holder = recovered.holder.clone();
+    let command = SetCardNote {
+        key: key("note"),
+        card,
+        note: Some("mine".to_owned()),
+    };
+    check(&command);
+    check_answer(&cards.set_note(&holder, command).await.unwrap());
+    check_answer(&cards.note(&holder, card).await.unwrap());
+    let command = AddFamilyCard {
+        key: key("family"),
+        main: card,
+        tap: blank("04a39493cc0001").await.1,
+        limits: CardLimits::default(),
+    };
+    check(&command);
+    check_answer(&cards.add_to_family(&holder, command).await.unwrap());
+    check_answer(&cards.family(&holder, card).await.unwrap());
+    let command = SetAutoTopUp {
+        key: key("auto"),
+        card,
+        rule: Some(AutoTopUp {
+            below_msat: 1,
+            to_msat: 2,
+            times_per_day: 1,
+            from: TopUpSource::Outside,
+        }),
+        source: Some(holder.clone()),
+    };
+    check(&command);
+    check_answer(&cards.set_auto_top_up(&holder, command).await.unwrap());
+    check(&TopUpWanted {
+        card,
+        amount_msat: 2,
+        balance_msat: 0,
+    });
+    let command = ReportLost {
+        key: key("lost"),
+        card,
+    };
+    check(&command);
+    check_answer(&cards.report_lost(&holder, command).await.unwrap());
+    let (new, tap) = blank("04a39493cc0002").await;
+    let command = ReplaceCard {
+        key: key("replace"),
+        card,
+        tap,
+    };
+    check(&command);
+    let replaced = cards.replace(&holder, command).await.unwrap();
+    check_answer(&replaced);
+    let command = WipeCard {
+        key: key("wipe"),
+        card,
+    };
+    check(&command);
+    let wiped = cards.wipe(&issuer, command).await.unwrap();
+    assert_eq!(check_answer(&wiped)["value"]["state"], json!("wiped"));
+    let to = RetireTo::Merchant {
+        merchant: merchant.id,
+    };
+    let command = RetireCard {
+        key: key("retire"),
+        card: new,
+        to,
+    };
+    check(&command);
+    // Its family spends its balance.
+    let refused = cards.retire(&replaced.holder, command).await.unwrap_err();
+    assert_eq!(refused.code(), "card.has_family");
+    let command = IssueVirtualCard {
+        key: key("virtual"),
+        limits: CardLimits::default(),
+        expires_at_ms: None,
+    };
+    check(&command);
+    let virtual_card = cards.issue_virtual(&issuer, command).await.unwrap();
+    check_answer(&virtual_card);
+    let command = ActivateCard {
+        key: key("activate-virtual"),
+        card: virtual_card.id,
+    };
+    let by = cards
+        .activate(&issuer, command)
+        .await
+        .unwrap()
+        .holder
+        .clone();
+    check_answer(&cards.virtual_details(&by, virtual_card.id).await.unwrap());
+    let command = UnlockCardCode {
+        key: key("unlock-code"),
+        card: virtual_card.id,
+    };
+    check(&command);
+    check_answer(&cards.unlock_code(&by, command).await.unwrap());
+    let command = RegisterBearerCard {
+        key: key("bearer"),
+        public_key: format!("02{}", "5a".repeat(32)),
+        unit: BearerUnit::Sat,
+    };
+    check(&command);
+    let bearer = cards.register_bearer(&issuer, command).await.unwrap();
+    assert_eq!(
+        check_answer(&bearer)["value"]["kind"]["kind"],
+        json!("bearer")
+    );
+    check_answer(&cards.list_beside(&issuer, true, None, 10).await.unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -11,8 +11,12 @@ use std::any::Any;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
-use flashkit::cards::{CardLimits, Charge, ChargeCard, FreezeCard};
+use flashkit::cards::{
+    CardLimits, Charge, ChargeCard, FreezeCard, IssueCard, ReplaceCard, RetireCard, RetireTo,
+    TopUpCard,
+};
 use flashkit::ids::{BatchId, ProgramId, TransferId};
+use flashkit::invoices::InvoiceState;
 use flashkit::ledger::{Account, Batch, NewHold, NewTransfer, Refusal, Step, TransferKind};
 use flashkit::ports::{BoxFuture, Clock, SystemClock};
 use flashkit::rewards::RedeemPoints;
@@ -423,6 +427,130 @@ async fn a_block_and_charges_have_one_order(scene: Scene) {
     scene.stop("a block").await;
 }
 
+fn blank_card(engine: &Engine, number: usize) -> BoxFuture<'static, VirtualCard> {
+    let (cards, issuer) = (engine.cards(), engine.issuer());
+    let uid = format!("04a39493dd{number:04x}");
+    Box::pin(async move {
+        let command = IssueCard {
+            key: key(&format!("issue/{uid}")),
+            uid: uid.clone(),
+            existing_chip: None,
+            limits: CardLimits::default(),
+            program: None,
+        };
+        cards.issue(&issuer, command).await.unwrap();
+        let keys = cards.programming_keys(&issuer, &uid).await.unwrap();
+        VirtualCard::program(&uid, &keys).unwrap()
+    })
+}
+
+/// A replacement among sixty-three charges: what was before it came off the old card, what was
+/// after it was refused, and all that was left is on the new one, in one posting.
+async fn a_replacement_and_charges_have_one_order(scene: Scene) {
+    let mut card = scene.card(CardLimits::default(), 100 * PRICE).await;
+    let (tills, mut left, mut refused) = (Arc::new(scene.tills().await), 100, 0);
+    for round in 0..4 {
+        let mut blank = blank_card(scene.engine(), round).await;
+        let (replace_at, tap) = (round * 16, blank.tap());
+        let replaced = Arc::new(Mutex::new(None));
+        let tasks = (0..TASKS).map(|task| {
+            let (engine, tills) = (scene.engine_of(task), tills.clone());
+            let (own, name) = (card.chip.tap(), format!("{round}/{task}"));
+            let (holder, id, tap) = (card.holder.clone(), card.id, tap.clone());
+            let replaced = replaced.clone();
+            async move {
+                if task != replace_at {
+                    let charged = charge(&engine, &tills[task], &name, own).await;
+                    return charged.map(|_| "charged");
+                }
+                let command = ReplaceCard {
+                    key: key(&name),
+                    card: id,
+                    tap,
+                };
+                let answer = engine.cards().replace(&holder, command).await?;
+                *replaced.lock().unwrap() = Some(answer.value);
+                Ok("replaced")
+            }
+        });
+        let answers = settle_all(tasks.collect::<Vec<_>>()).await;
+        let count = |what| answers.iter().filter(|answer| **answer == Ok(what)).count();
+        assert_eq!(count("replaced"), 1, "round {round}: {answers:?}");
+        for error in answers.iter().filter_map(|answer| answer.as_ref().err()) {
+            let lawful = ["card.not_active", "card.tap_replayed"];
+            assert!(lawful.contains(&error.code()), "round {round}: {error}");
+            refused += 1;
+        }
+        let charged = i128::try_from(count("charged")).unwrap();
+        left -= charged;
+        let new = replaced.lock().unwrap().take().unwrap();
+        let on = |card| scene.available(Account::card_balance(card));
+        assert_eq!(on(card.id).await, 0, "round {round}");
+        let sats = i128::from(PRICE * SAT);
+        assert_eq!(on(new.card.id).await, left * sats, "round {round}");
+        card = HeldCard {
+            id: new.card.id,
+            holder: new.holder.clone(),
+            chip: blank,
+        };
+    }
+    println!("{} charged, {refused} refused, 4 replacements", 100 - left);
+    scene.stop("a replacement").await;
+}
+
+/// A retirement while the same card is topped up by many: each payment is the card's before, and
+/// so went on with the rest, or went back to whoever sent it.
+async fn a_retirement_and_top_ups_have_one_order(scene: Scene) {
+    let card = scene.card(CardLimits::default(), 100).await;
+    let other = shop::card(scene.engine(), "04a39493dd7777", CardLimits::default()).await;
+    let mut invoices = Vec::new();
+    for number in 0..12 {
+        let command = TopUpCard {
+            key: key(&format!("top-up/{number}")),
+            card: card.id,
+            price: sat(10),
+        };
+        let invoice = scene.engine().cards().top_up(&card.holder, command).await;
+        invoices.push(invoice.unwrap().value);
+    }
+    let tasks = invoices.iter().enumerate().map(|(number, invoice)| {
+        let (engine, customer) = (scene.engine().clone(), scene.customer.clone());
+        let (holder, from, to) = (card.holder.clone(), card.id, other.id);
+        let bolt11 = invoice.bolt11.clone();
+        async move {
+            let paid = customer.pay(&bolt11).await.is_ok();
+            if number == 5 {
+                let command = RetireCard {
+                    key: key("retire"),
+                    card: from,
+                    to: RetireTo::Card { card: to },
+                };
+                engine.cards().retire(&holder, command).await.unwrap();
+            }
+            paid
+        }
+    });
+    settle_all(tasks.collect::<Vec<_>>()).await;
+    let mut booked = 0;
+    for invoice in invoices {
+        let (engine, id) = (scene.engine().clone(), invoice.id);
+        let state = || async {
+            let found = engine.invoices().get(&engine.issuer(), id).await;
+            found.unwrap().state
+        };
+        support::until("the payment is taken", || async {
+            state().await != InvoiceState::Processing
+        })
+        .await;
+        booked += i128::from(state().await == InvoiceState::Settled);
+    }
+    let on = |card| scene.available(Account::card_balance(card));
+    assert_eq!(on(card.id).await, 0);
+    assert_eq!(on(other.id).await, (100 + 10 * booked) * i128::from(SAT));
+    println!("{booked} of 12 top-ups were in time");
+    scene.stop("a retirement").await;
+}
+
 async fn last_event(store: &dyn Store) -> i64 {
     let mut last = 0;
     loop {
@@ -460,4 +588,6 @@ on_all_stores!(
     points_are_spent_once,
     one_budget_is_never_overdrawn,
     a_block_and_charges_have_one_order,
+    a_replacement_and_charges_have_one_order,
+    a_retirement_and_top_ups_have_one_order,
 );

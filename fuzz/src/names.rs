@@ -1,10 +1,11 @@
-//! Ids, accounts, keys and tokens: every name that a caller gives.
+//! Ids, accounts, keys, tokens, printed codes and card numbers: every name that a caller gives.
 
 use std::fmt::Display;
 use std::str::FromStr;
 
 use flashkit::IdempotencyKey;
 use flashkit::access::Credential;
+use flashkit::cards::{CardNumber, RecoveryCode, VirtualTap};
 use flashkit::ids::{CardId, InvoiceId, MerchantId, PayoutId, TransferId};
 use flashkit::ledger::{Account, AccountKind, ChainHash};
 use flashkit::lightning::PaymentHash;
@@ -26,6 +27,14 @@ pub fn run(data: &[u8]) -> bool {
         same_again::<ChainHash>(text),
         same_again::<PaymentHash>(text),
         same_again::<IdempotencyKey>(text),
+        same_again::<CardNumber>(text),
+        text.parse::<RecoveryCode>().is_ok_and(|code| {
+            let again = code.reveal().parse::<RecoveryCode>();
+            again.is_ok_and(|again| again == code)
+        }),
+        text.split_once(':').is_some_and(|(number, code)| {
+            VirtualTap::new(number, code).is_ok_and(|tap| tap.to_string().ends_with(code))
+        }),
         text.parse::<AccountKind>().is_ok(),
         text.parse::<Credential>().is_ok_and(|token| {
             let again = token.reveal().parse::<Credential>();

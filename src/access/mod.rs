@@ -39,6 +39,11 @@ pub enum Role {
         /// The card.
         card: CardId,
     },
+    /// A printed code: gets the credential of the card's holder back, once.
+    Recovery {
+        /// The card.
+        card: CardId,
+    },
 }
 
 /// A credential as it is kept. The token itself is not: it is derived from the master secret.
@@ -94,6 +99,22 @@ impl Core {
             role: value.role,
             guard,
         })
+    }
+
+    /// As [`admit`](Self::admit), one that was revoked as well: what it did before still has its
+    /// answer. That it was revoked is then for the command to see.
+    pub(crate) async fn admit_even_revoked(&self, id: CredentialId) -> Result<Caller, Error> {
+        let found: Loaded<CredentialRecord> = self
+            .load(CREDENTIALS, &id.to_string())
+            .await?
+            .ok_or(AccessError::Unknown)?;
+        let guard = Step::Require {
+            collection: CREDENTIALS,
+            id: id.to_string(),
+            version: found.version,
+        };
+        let role = found.value.role;
+        Ok(Caller { id, role, guard })
     }
 
     /// A credential that was not revoked.

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::CardError;
 use super::boltcard::TapError;
+use super::life::LifeError;
 use crate::Error;
 
 /// How many from one source within [`WINDOW_MS`]; the next tap waits for its end.
@@ -49,21 +50,30 @@ impl BadTaps {
 
     /// Refuses any tap from a source that too many forged ones came from.
     pub(super) fn admit(&self, source: &str, now_ms: i64) -> Result<(), CardError> {
-        let Some(bad) = self.sources().get(&name(source)).copied() else {
-            return Ok(());
-        };
-        let retry_after_ms = bad.lasts_ms(now_ms);
-        if bad.count < MAX_BAD || retry_after_ms <= 0 {
-            return Ok(());
+        match self.wait_ms(source, now_ms) {
+            Some(retry_after_ms) => Err(CardError::TooManyBadTaps { retry_after_ms }),
+            None => Ok(()),
         }
-        Err(CardError::TooManyBadTaps { retry_after_ms })
+    }
+
+    /// How long a source has to wait that too many bad ones came from.
+    pub(super) fn wait_ms(&self, source: &str, now_ms: i64) -> Option<i64> {
+        let bad = self.sources().get(&name(source)).copied()?;
+        let wait_ms = bad.lasts_ms(now_ms);
+        (bad.count >= MAX_BAD && wait_ms > 0).then_some(wait_ms)
     }
 
     /// Counts what came of a tap, where its signature was wrong.
     pub(super) fn count_if_bad<T>(&self, source: &str, now_ms: i64, tap: &Result<T, Error>) {
-        if !matches!(tap, Err(Error::Card(CardError::Tap(TapError::WrongMac)))) {
-            return;
+        use CardError::{Life, Tap};
+
+        if let Err(Error::Card(Tap(TapError::WrongMac) | Life(LifeError::WrongCode { .. }))) = tap {
+            self.count(source, now_ms);
         }
+    }
+
+    /// Counts a bad one.
+    pub(super) fn count(&self, source: &str, now_ms: i64) {
         let mut sources = self.sources();
         let source = name(source);
         if sources.len() >= MAX_SOURCES && !sources.contains_key(&source) {

@@ -5,7 +5,7 @@
 use super::charge_model::{
     CaptureCharge, Charge, ChargeRecord, ChargeState, RefundCharge, ReleaseCharge,
 };
-use super::{CHARGES, CardError, Cards, charge_rules, load, low_balance, programs};
+use super::{CHARGES, CardError, Cards, charge_rules, life, load, low_balance, programs};
 use crate::Error;
 use crate::access::Credential;
 use crate::core::{Answer, Decision, Executed, Loaded};
@@ -61,7 +61,8 @@ impl Cards {
             command.amount_msat,
             programs::shared_reward(program.as_ref()),
         );
-        let reward = rewards::accrual(core, &merchant.value, shared, card, amount_msat).await?;
+        let line = tapped.line();
+        let reward = rewards::accrual(core, &merchant.value, shared, line, amount_msat).await?;
         let transfer = core.new_id(TransferId::from_parts)?;
         let mut after = before.value.clone();
         after.charge.state = ChargeState::Captured;
@@ -80,6 +81,7 @@ impl Cards {
             &after.charge,
             core.clock.now_ms(),
         ));
+        steps.extend(life::onward_from_hold(core, hold).await?);
         if let Some(reward) = reward {
             steps.extend(reward.steps(&after.charge.id.to_string()));
         }
@@ -110,7 +112,8 @@ impl Cards {
                 let decide = || async {
                     let before = cards.load_charge(command.charge).await?;
                     let hold = charge_rules::open_hold(&before.value, core.commit_time_ms())?;
-                    let (answer, steps) = charge_rules::release(&before, hold)?;
+                    let (answer, mut steps) = charge_rules::release(&before, hold)?;
+                    steps.extend(life::onward_from_hold(core, hold).await?);
                     Ok(Decision { steps, answer })
                 };
                 let executed: Executed<Charge> = core
@@ -173,7 +176,7 @@ impl Cards {
             (Some(program), Some(posting)) => {
                 let sale = RewardedSale {
                     program,
-                    card: charge.card,
+                    card: load(core, charge.card).await?.value.line(),
                     posting,
                     standing_msat: charge.amount_msat - charge.refunded_msat - amount_msat,
                     standing_points: charge.points - charge.points_taken_back,
@@ -183,7 +186,8 @@ impl Cards {
             _ => (Clawback::default(), Vec::new()),
         };
         let id = core.new_id(TransferId::from_parts)?;
-        let (answer, steps) = charge_rules::refund(&before, amount_msat, of, id, back)?;
+        let (answer, mut steps) = charge_rules::refund(&before, amount_msat, of, id, back)?;
+        steps.extend(life::onward_from(core, of).await?);
         Ok(Decision { steps, answer })
     }
 
@@ -239,15 +243,21 @@ impl Cards {
         let decide = || async {
             let now_ms = self.core.clock.now_ms();
             let before = self.load_charge(id).await?;
-            let hold = match before.value.posting.as_ref().and_then(|found| found.hold) {
-                Some(hold) => self.core.store.hold(hold).await?,
-                None => None,
+            let id = before.value.posting.as_ref().and_then(|found| found.hold);
+            let (hold, onward) = match id {
+                Some(id) => (
+                    self.core.store.hold(id).await?,
+                    life::onward_from_hold(&self.core, id).await?,
+                ),
+                None => (None, Vec::new()),
             };
             // Whoever needed the money may have given it back already.
             let open = hold
                 .filter(|state| state.remaining > 0)
                 .map(|state| state.hold.transfer.id);
-            charge_rules::expire(&before, open, now_ms).map(Some)
+            let mut steps = charge_rules::expire(&before, open, now_ms)?;
+            steps.extend(onward);
+            Ok(Some(steps))
         };
         match self.core.settle(decide).await {
             // It was given back since it was looked at.

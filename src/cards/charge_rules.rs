@@ -30,11 +30,11 @@ fn tell(kind: &'static str, charge: &Charge) -> Result<Step, Error> {
     emit(kind, charge.card.to_string(), charge)
 }
 
-/// The money of a charge, from the card to the merchant.
-fn money(charge: &Charge, id: TransferId) -> NewTransfer {
+/// The money of a charge, from the card's account to the merchant.
+fn money(charge: &Charge, from: Account, id: TransferId) -> NewTransfer {
     NewTransfer {
         id,
-        debit: Account::card_balance(charge.card),
+        debit: from,
         credit: Account::merchant_payable(charge.merchant),
         amount: charge.amount_msat,
         kind: TransferKind::Charge,
@@ -56,10 +56,14 @@ fn no_more_job(charge: &Charge) -> Step {
 
 /// The steps of a charge that is paid at once. Those that use the tap up come before them, and the
 /// reward's own after them.
-pub(super) fn pay(charge: &Charge, posting: ChargePosting) -> Result<Vec<Step>, Error> {
+pub(super) fn pay(
+    charge: &Charge,
+    from: Account,
+    posting: ChargePosting,
+) -> Result<Vec<Step>, Error> {
     let mut steps = Vec::new();
     if let Some(transfer) = posting.transfer {
-        steps.push(Step::Transfer(money(charge, transfer)));
+        steps.push(Step::Transfer(money(charge, from, transfer)));
     }
     let record = ChargeRecord {
         charge: charge.clone(),
@@ -73,11 +77,12 @@ pub(super) fn pay(charge: &Charge, posting: ChargePosting) -> Result<Vec<Step>, 
 /// The steps of an authorisation, after those that use the tap up.
 pub(super) fn authorize(
     charge: &Charge,
+    from: Account,
     hold: TransferId,
     usage: Vec<UsageWindow>,
 ) -> Result<Vec<Step>, Error> {
     let mut steps = vec![Step::Hold(NewHold {
-        transfer: money(charge, hold),
+        transfer: money(charge, from, hold),
         expires_at_ms: charge.expires_at_ms,
         usage: usage.clone(),
     })];

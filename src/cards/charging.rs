@@ -2,6 +2,7 @@
 
 use super::boltcard::{BoltcardKeys, KeyDerivation, Opened, RingKey, TapError, TapUrl};
 use super::charge_model::{AuthorizeCard, Charge, ChargeCard, ChargePosting, ChargeState};
+use super::life::{self, VirtualTap};
 use super::model::Card;
 use super::pin::{self, Pin};
 use super::programs::{self, CardProgram, CardProgramTerms};
@@ -134,7 +135,7 @@ impl Cards {
         let sale = self
             .sale(caller, &command.tap, &command.price, command.pin.as_ref())
             .await?;
-        let (card, amount_msat) = (sale.card.value.id, sale.amount_msat);
+        let (card, amount_msat) = (sale.card.value.line(), sale.amount_msat);
         let merchant = &sale.merchant.value;
         let shared = programs::shared_reward(sale.program.as_ref());
         let reward = rewards::accrual(core, merchant, shared, card, amount_msat).await?;
@@ -157,12 +158,14 @@ impl Cards {
             amount_msat,
             limits,
         )?;
-        steps.extend(charge_rules::pay(&charge, posting)?);
+        let from = sale.card.value.balance_account();
+        steps.extend(charge_rules::pay(&charge, from, posting)?);
         steps.extend(low_balance::look(
             &sale.card.value,
             &charge,
             core.clock.now_ms(),
         ));
+        steps.extend(life::look_for_top_up(&sale.card.value, core.clock.now_ms()));
         steps.extend(sale.guards);
         if let Some(reward) = reward {
             steps.extend(reward.steps(&charge.id.to_string()));
@@ -241,7 +244,9 @@ impl Cards {
             sale.amount_msat,
             limits,
         )?;
-        steps.extend(charge_rules::authorize(&charge, hold, usage)?);
+        let from = sale.card.value.balance_account();
+        steps.extend(charge_rules::authorize(&charge, from, hold, usage)?);
+        steps.extend(life::look_for_top_up(&sale.card.value, core.clock.now_ms()));
         steps.extend(sale.guards);
         Ok(Decision {
             steps,
@@ -261,7 +266,7 @@ impl Cards {
         let till = caller.id.to_string();
         let source = self.source.as_deref().unwrap_or(&till);
         let tap = self.verify_from(Some(source), tap).await?;
-        rules::require_active(&tap.card.value)?;
+        rules::require_active(&tap.card.value, core.commit_time_ms())?;
         let mut guards = vec![taps::guard(core, &tap).await?];
         let merchant = settlement::load_merchant(core, caller.require_till()?).await?;
         if let Some(program) = &tap.program {
@@ -307,6 +312,12 @@ impl Cards {
 
     /// Finds the card of a tap and checks the chip's signature.
     async fn verify(&self, tap: &str) -> Result<VerifiedTap, Error> {
+        if let Some(tap) = VirtualTap::parse(tap) {
+            return self.verify_virtual(&tap?).await;
+        }
+        if let Some(public_key) = life::bearer(tap) {
+            return Err(self.refuse_bearer(public_key).await);
+        }
         let tap = TapUrl::parse(tap).map_err(CardError::from)?;
         let verified = self.verify_with_ring(&tap).await;
         let unknown = CardError::Tap(TapError::NotOurs);

@@ -2,6 +2,7 @@
 
 use super::boltcard::{IssuerKeyId, TapError};
 use super::charge_model::ChargeState;
+use super::life::LifeError;
 use super::model::CardState;
 use super::offline::OfflineError;
 use crate::ids::{CardId, CardImportId, CardProgramId, ChargeId, MerchantId};
@@ -16,13 +17,17 @@ pub enum CardError {
     /// The tap does not verify; the codes are the tap's own.
     #[error(transparent)]
     Tap(#[from] TapError),
+    /// A step of its life; the codes are [`LifeError`]'s own.
+    #[error(transparent)]
+    Life(#[from] LifeError),
     /// What a till took offline; the codes are its own.
     #[error(transparent)]
     Offline(#[from] OfflineError),
     /// No such card. `card.not_found`.
     #[error("there is no such card")]
     NotFound,
-    /// The card is not in use. `card.frozen` when it was stopped, else `card.not_active`.
+    /// The card is not in use. `card.frozen` when it was stopped, `card.lost`, `card.expired`, else
+    /// `card.not_active`.
     #[error("the card {card} is not in use: {state:?}")]
     NotActive {
         /// The card.
@@ -257,6 +262,7 @@ impl CardError {
     /// True when the same call may succeed later.
     pub fn is_retryable(&self) -> bool {
         match self {
+            Self::Life(error) => error.is_retryable(),
             Self::Offline(error) => error.is_retryable(),
             other => matches!(other, Self::TooManyBadTaps { .. }),
         }
@@ -266,12 +272,21 @@ impl CardError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Tap(error) => error.code(),
+            Self::Life(error) => error.code(),
             Self::Offline(error) => error.code(),
             Self::NotFound => "card.not_found",
             Self::NotActive {
                 state: CardState::Frozen,
                 ..
             } => "card.frozen",
+            Self::NotActive {
+                state: CardState::Lost,
+                ..
+            } => "card.lost",
+            Self::NotActive {
+                state: CardState::Expired,
+                ..
+            } => "card.expired",
             Self::NotActive { .. } => "card.not_active",
             Self::TapReplayed { .. } => "card.tap_replayed",
             Self::TooManyBadTaps { .. } => "card.too_many_bad_taps",

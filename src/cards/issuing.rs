@@ -10,7 +10,7 @@ use crate::core::{Answer, CommandError, Decision, Executed, Loaded, emit};
 use crate::ids::{CardId, CardProgramId};
 use crate::ledger::Step;
 
-const FIRST_VERSION: u32 = 1;
+pub(super) const FIRST_VERSION: u32 = 1;
 /// So many cards are issued in one commit, and so many keys told in one answer.
 const MAX_BATCH: usize = 500;
 
@@ -43,7 +43,7 @@ impl Cards {
                     let existing = command.existing_chip.as_ref();
                     let named = existing.and_then(|chip| chip.issuer_key);
                     let (making, mut steps) = cards.making(named, command.program).await?;
-                    let (answer, own) = cards.make(&making, &command.uid, &command)?;
+                    let (answer, own) = cards.make(&making, &command.uid, &command).await?;
                     steps.extend(own);
                     Ok(Decision { steps, answer })
                 };
@@ -84,7 +84,7 @@ impl Cards {
                             limits: command.limits.clone(),
                             program: command.program,
                         };
-                        let (card, own) = cards.make(&making, uid, &single)?;
+                        let (card, own) = cards.make(&making, uid, &single).await?;
                         steps.extend(own);
                         answer.push(card);
                     }
@@ -129,7 +129,7 @@ impl Cards {
     }
 
     /// A new card and its steps.
-    fn make(
+    async fn make(
         &self,
         making: &Making,
         uid: &str,
@@ -145,24 +145,21 @@ impl Cards {
             None => command.limits.clone(),
         };
         let existing: Option<&ExistingChip> = command.existing_chip.as_ref();
+        let chip = hex::encode(key.card_id_hash(&uid));
+        let (version, claim) = self.next_version(&chip, existing).await?;
         let card = Card {
-            id: self.core.new_id(CardId::from_parts)?,
-            chip: hex::encode(key.card_id_hash(&uid)),
-            version: existing.map_or(FIRST_VERSION, |chip| chip.version),
+            chip,
+            version,
             pull_payment_id: existing.and_then(|chip| chip.pull_payment_id.clone()),
-            state: CardState::Issued,
             limits,
-            zone_before: None,
-            stopped_at_ms: None,
             created_at_ms: self.core.clock.now_ms(),
-            holder: None,
             program: command.program,
             issuer_key: Some(issuer_key),
-            import: None,
+            ..Card::blank(self.core.new_id(CardId::from_parts)?)
         };
         let mut steps = vec![
             Step::Claim {
-                name: format!("chip/{}", card.chip),
+                name: claim,
                 by: card.id.to_string(),
             },
             rules::write(&card, 0)?,
@@ -217,10 +214,15 @@ impl Cards {
             }
             .into());
         }
-        let keys = self.keys(&card.value, &uid)?;
+        Ok(self.told(&card.value, &uid)?)
+    }
+
+    /// The keys of a card, to be told.
+    pub(super) fn told(&self, card: &Card, uid: &[u8; 7]) -> Result<ProgrammingKeys, CardError> {
+        let keys = self.keys(card, uid)?;
         Ok(ProgrammingKeys {
             lnurlw: format!("lnurlw://{}", self.core.settings.tap_url),
-            version: card.value.version,
+            version: card.version,
             k0: keys.k0.to_hex(),
             k1: keys.k1.to_hex(),
             k2: keys.k2.to_hex(),

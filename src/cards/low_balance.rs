@@ -10,7 +10,7 @@ use super::{Cards, charge_rules, load};
 use crate::Error;
 use crate::core::emit;
 use crate::ids::ChargeId;
-use crate::ledger::{Account, DueJob, Refusal, Step};
+use crate::ledger::{DueJob, Refusal, Step};
 
 /// The job that looks what a charge has left on its card.
 pub(crate) const LOW_BALANCE_JOB: &str = "card.low_balance";
@@ -67,7 +67,7 @@ impl Cards {
         let Some(threshold_msat) = card.limits.low_balance_msat else {
             return Ok(None);
         };
-        let balance_msat = paid.balance_after(&Account::card_balance(card.id));
+        let balance_msat = paid.balance_after(&card.balance_account());
         if !crossed(balance_msat, paid.amount, threshold_msat) {
             return Ok(None);
         }

@@ -32,7 +32,7 @@ use crate::access::Credential;
 use crate::core::{Answer, Core, Loaded};
 use crate::ids::CardId;
 use crate::invoices::{CreateInvoice, Invoice, InvoiceOptions, InvoicePurpose, Invoices};
-use crate::ledger::{Account, Balance, Step, TransferRow};
+use crate::ledger::{Balance, Step, TransferRow};
 
 pub use charge_model::{
     AuthorizeCard, CaptureCharge, Charge, ChargeCard, ChargeState, RefundCharge, ReleaseCharge,
@@ -45,6 +45,17 @@ pub use imports::{
 };
 pub(crate) use issuer_keys::IssuerKeys;
 pub use issuer_keys::{ImportIssuerKey, IssuerKeyInfo, IssuerKeyOrigin, RotateIssuerKey};
+use issuing::FIRST_VERSION;
+pub(crate) use life::{
+    AUTO_TOP_UP_JOB, BREAKAGE_JOB, EXPIRE_CARD_JOB, account_now, current, onward, onward_to_hold,
+};
+pub use life::{
+    AddFamilyCard, AutoTopUp, BearerUnit, CardKind, CardNoteSet, CardNumber, IssueVirtualCard,
+    LifeError, MakeRecoveryCode, RecoverHolder, Recovered, Recovery, RecoveryCode, RecoveryNumber,
+    RegisterBearerCard, ReplaceCard, ReportLost, RetireCard, RetireTo, SetAutoTopUp, SetCardExpiry,
+    SetCardNote, TopUpSource, TopUpWanted, UnlockCardCode, VirtualCardDetails, VirtualTap,
+    WipeCard,
+};
 pub(crate) use low_balance::LOW_BALANCE_JOB;
 pub use model::{
     ActivateCard, Activation, Card, CardLimits, CardSnapshot, CardState, ExistingChip, FreezeCard,
@@ -79,6 +90,7 @@ pub struct Cards {
     issuer_keys: Arc<IssuerKeys>,
     pins: pin::PinLanes,
     bad_taps: bad_taps::BadTaps,
+    bad_codes: bad_taps::BadTaps,
     source: Option<Arc<str>>,
 }
 
@@ -90,6 +102,7 @@ impl Cards {
             issuer_keys,
             pins,
             bad_taps: bad_taps::BadTaps::default(),
+            bad_codes: bad_taps::BadTaps::default(),
             source: None,
         }
     }
@@ -147,7 +160,11 @@ impl Cards {
     /// `card.tap_*`, `card.too_many_bad_taps`, `card.not_found`.
     pub async fn peek(&self, tap: &str) -> Result<Answer<CardSnapshot>, Error> {
         let as_of_ms = self.core.clock.now_ms();
-        let tap = self.verify_from(self.source.as_deref(), tap).await?;
+        let text = tap;
+        let tap = match self.verify_from(self.source.as_deref(), tap).await {
+            Err(error) => return Err(self.count_if_wrong_code(text, error).await?),
+            tap => tap?,
+        };
         taps::require_unused(&self.core, &tap).await?;
         taps::see(&self.core, &tap).await?;
         let value = self.snapshot_of(tap.card.value).await?;
@@ -173,10 +190,11 @@ impl Cards {
     }
 
     /// What moved on a card, newest first, before the position `before`; at most `limit` (1 to
-    /// 1,000). Its holder, or the issuer.
+    /// 1,000). Its holder or that of a card that came in its place, or the issuer. A family card
+    /// shows what moved on the balance that it spends.
     ///
     /// # Errors
-    /// `access.*`.
+    /// `card.not_found`, `access.*`.
     pub async fn history(
         &self,
         credential: &Credential,
@@ -185,15 +203,15 @@ impl Cards {
         limit: usize,
     ) -> Result<Answer<Vec<TransferRow>>, Error> {
         let caller = self.core.authenticate(credential).await?;
-        caller.require_issuer_or_holder(card)?;
+        self.require_reader(&caller, card).await?;
         let as_of_ms = self.core.clock.now_ms();
-        let account = Account::card_balance(card);
+        let account = load(&self.core, card).await?.value.balance_account();
         let value = self.core.store.transfers(&account, before, limit).await?;
         Ok(Answer { as_of_ms, value })
     }
 
     async fn snapshot_of(&self, card: Card) -> Result<CardSnapshot, Error> {
-        let account = Account::card_balance(card.id);
+        let account = card.balance_account();
         let side = account.kind().side();
         let balance: Balance = self.core.balance(&account).await?;
         let mut usage = Vec::new();
@@ -210,6 +228,7 @@ impl Cards {
         Ok(CardSnapshot {
             card: card.id,
             state: card.state,
+            kind: card.kind,
             balance_msat: i64::try_from(balance.available(side)).unwrap_or(i64::MAX),
             pending_msat: balance.incoming(side),
             limits: card.limits,
@@ -234,7 +253,7 @@ pub(crate) async fn load(core: &Core, card: CardId) -> Result<Loaded<Card>, Erro
 /// The card, if it can be used.
 pub(crate) async fn load_active(core: &Core, card: CardId) -> Result<Loaded<Card>, Error> {
     let card = load(core, card).await?;
-    rules::require_active(&card.value)?;
+    rules::require_active(&card.value, core.commit_time_ms())?;
     Ok(card)
 }
 

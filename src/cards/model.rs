@@ -3,10 +3,11 @@
 use serde::{Deserialize, Serialize};
 
 use super::boltcard::IssuerKeyId;
+use super::life::{AutoTopUp, CardKind, RecoveryNumber, RetireTo};
 use crate::access::Credential;
 use crate::core::IdempotencyKey;
 use crate::ids::{CardId, CardImportId, CardProgramId, ChargeId, CredentialId};
-use crate::ledger::TransferRow;
+use crate::ledger::{Account, TransferRow};
 use crate::money::Price;
 
 /// What a card may do; `None` is no limit.
@@ -159,6 +160,16 @@ pub enum CardState {
     Active,
     /// Stopped by its holder or the issuer.
     Frozen,
+    /// Lost, and never used again; its money waits for a replacement.
+    Lost,
+    /// Its time is over; its money waits for a replacement.
+    Expired,
+    /// Another card came in its place, and has its money.
+    Replaced,
+    /// Ended; its money was given somewhere else.
+    Retired,
+    /// Its chip was reset, and can be issued as a new card.
+    Wiped,
 }
 
 /// The time zone that a card had before.
@@ -206,6 +217,87 @@ pub struct Card {
     /// The import that it came over with from another issuer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub import: Option<CardImportId>,
+    /// What it is.
+    #[serde(default, skip_serializing_if = "CardKind::is_bolt_card")]
+    pub kind: CardKind,
+    /// From when on it cannot be used, milliseconds since the epoch; `None` for never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at_ms: Option<i64>,
+    /// The card that came in its place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaced_by: Option<CardId>,
+    /// The card in whose place it came.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaces: Option<CardId>,
+    /// The first card of those that came in each other's place, where it is another one: points
+    /// and what is used of the limits are counted under it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first: Option<CardId>,
+    /// How many cards were before it in its place.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub replacements: u32,
+    /// The main card of its family, whose balance it spends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub family_of: Option<CardId>,
+    /// Where its money went when it was retired, and where goes what still comes to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retired_to: Option<RetireTo>,
+    /// How it is filled up when it runs low.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auto_top_up: Option<AutoTopUp>,
+    /// Which recovery code of its holder is good.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recovery: Option<RecoveryNumber>,
+}
+
+#[allow(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde gives it a reference"
+)]
+fn is_zero(count: &u32) -> bool {
+    *count == 0
+}
+
+impl Card {
+    /// The account that the card spends from and is topped up to. Nothing else says so.
+    pub fn balance_account(&self) -> Account {
+        Account::card_balance(self.family_of.unwrap_or(self.id))
+    }
+
+    /// A card that nothing is known of but its id.
+    pub(super) fn blank(id: CardId) -> Self {
+        Self {
+            id,
+            chip: String::new(),
+            version: 0,
+            pull_payment_id: None,
+            state: CardState::Issued,
+            limits: CardLimits::default(),
+            zone_before: None,
+            stopped_at_ms: None,
+            created_at_ms: 0,
+            holder: None,
+            program: None,
+            issuer_key: None,
+            import: None,
+            kind: CardKind::BoltCard,
+            expires_at_ms: None,
+            replaced_by: None,
+            replaces: None,
+            first: None,
+            replacements: 0,
+            family_of: None,
+            retired_to: None,
+            auto_top_up: None,
+            recovery: None,
+        }
+    }
+
+    /// The id under which points and what is used of its limits are counted: that of the first
+    /// card of those that came in each other's place.
+    pub fn line(&self) -> CardId {
+        self.first.unwrap_or(self.id)
+    }
 }
 
 /// What a card programmer needs to write a chip. Secret; answered to the issuer alone, and only
@@ -295,7 +387,11 @@ pub struct CardSnapshot {
     pub card: CardId,
     /// How it stands.
     pub state: CardState,
-    /// What it can spend.
+    /// What it is.
+    #[serde(default, skip_serializing_if = "CardKind::is_bolt_card")]
+    pub kind: CardKind,
+    /// What it can spend. Nothing of a card that carries its money itself: that is the chip's to
+    /// say.
     pub balance_msat: i64,
     /// Money on its way to the card, not yet spendable.
     pub pending_msat: i64,

@@ -16,6 +16,7 @@ use zeroize::Zeroizing;
 
 use super::boltcard::TapUrl;
 use super::charging::VerifiedTap;
+use super::life::{LifeError, VirtualTap};
 use super::programs::{self, PinRules};
 use super::{CardError, Cards, load, taps};
 use crate::Error;
@@ -152,6 +153,14 @@ fn write(card: CardId, read_version: i64, record: &PinRecord) -> Result<Step, Er
     put(PINS, card.to_string(), read_version, record, Vec::new())
 }
 
+/// The step that gives the card `to`, which has none, the PIN of the card `from`.
+pub(super) async fn carry(core: &Core, from: CardId, to: CardId) -> Result<Option<Step>, Error> {
+    match load_pin(core, from).await? {
+        Some(found) => write(to, 0, &found.value).map(Some),
+        None => Ok(None),
+    }
+}
+
 async fn load_pin(core: &Core, card: CardId) -> Result<Option<Loaded<PinRecord>>, Error> {
     core.load(PINS, &card.to_string()).await
 }
@@ -277,8 +286,12 @@ pub(super) async fn check(
 }
 
 impl Cards {
-    /// Waits until nobody else has a PIN of the tapped card checked; not where none is given.
+    /// Waits until nobody else has a PIN of the tapped card checked, or a virtual card's code; not
+    /// where neither is given.
     pub(super) async fn pin_turn(&self, tap: &str, pin: Option<&Pin>) -> Option<Turn> {
+        if let Some(Ok(tap)) = VirtualTap::parse(tap) {
+            return Some(self.pins.take(tap.last_digit()).await);
+        }
         pin?;
         let tap = TapUrl::parse(tap).ok()?;
         let issuer_keys = self.issuer_keys.state();
@@ -293,8 +306,12 @@ impl Cards {
         attempt: &str,
         outcome: Result<T, Error>,
     ) -> Result<T, Error> {
-        let Err(Error::Card(CardError::WrongPin { card, .. })) = outcome else {
-            return outcome;
+        let card = match outcome {
+            Err(Error::Card(CardError::WrongPin { card, .. })) => card,
+            Err(Error::Card(CardError::Life(LifeError::WrongCode { card, .. }))) => {
+                return Err(self.count_wrong_code(card, attempt).await?);
+            }
+            outcome => return outcome,
         };
         let core = &self.core;
         let attempt = &core.secrets.blind(attempt);

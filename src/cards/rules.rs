@@ -4,6 +4,7 @@ use jiff::tz::TimeZone;
 
 use super::CARDS;
 use super::error::CardError;
+use super::life::{CardKind, LifeError};
 use super::model::{Card, CardLimits, CardState, ExistingChip, LimitKind, ZoneBefore};
 use crate::Error;
 use crate::core::{CommandError, Loaded, check_text, put};
@@ -58,7 +59,23 @@ pub(super) fn begin_counting(card: &Card, used: Option<u32>) -> Vec<Step> {
 pub(super) const BY_IMPORT: &str = "import";
 
 pub(super) fn index_keys(card: &Card) -> Vec<(&'static str, String)> {
-    let mut keys = vec![("chip", card.chip.clone())];
+    use CardState::{Replaced, Retired, Wiped};
+
+    let mut keys = vec![("any_chip", card.chip.clone())];
+    // A chip that was reset can be another card.
+    if card.state != Wiped {
+        keys.push(("chip", card.chip.clone()));
+    }
+    if let Some(main) = card.family_of
+        && !matches!(card.state, Replaced | Retired | Wiped)
+    {
+        keys.push(("family", main.to_string()));
+    }
+    match card.kind {
+        CardKind::BoltCard => {}
+        CardKind::Virtual => keys.push(("kind", "virtual".to_owned())),
+        CardKind::Bearer { .. } => keys.push(("kind", "bearer".to_owned())),
+    }
     keys.extend(card.import.map(|import| (BY_IMPORT, import.to_string())));
     keys
 }
@@ -158,7 +175,7 @@ pub(super) fn usage_limits(card: &Card, at_ms: i64) -> Result<Vec<UsageLimit>, C
     ] {
         let Some(limit) = *limit else { continue };
         let (subject, period) = counted_as(kind);
-        let subject = format!("{}/{subject}", card.id);
+        let subject = format!("{}/{subject}", card.line());
         let window = zone(card)
             .window(subject, period, at_ms)
             .map_err(|_| CardError::UnknownTimeZone)?;
@@ -190,7 +207,7 @@ pub(super) fn count_usage(limits: Vec<UsageLimit>, amount_msat: i64) -> impl Ite
     })
 }
 
-fn zone(card: &Card) -> CalendarZone<'_> {
+pub(super) fn zone(card: &Card) -> CalendarZone<'_> {
     let before = card.zone_before.as_ref();
     CalendarZone {
         name: &card.limits.time_zone,
@@ -256,14 +273,31 @@ pub(super) fn use_tap(
     }
     let mut steps = vec![
         super::guard(card),
-        Step::Advance {
-            counter: counter_name(&card.value),
-            to: counter,
-        },
+        advance(&card.value, counter),
         claim_tap(&card.value, counter, by),
     ];
+    // The commit is what must not come too late.
+    if let Some(end_ms) = card.value.expires_at_ms {
+        steps.push(Step::Use {
+            window: UsageWindow {
+                subject: format!("{}/valid", card.value.id),
+                start_ms: 0,
+                end_ms,
+            },
+            amount: 1,
+            limit: i64::MAX,
+        });
+    }
     steps.extend(count_usage(limits, amount_msat));
     Ok(steps)
+}
+
+/// The step that uses a tap up.
+pub(super) fn advance(card: &Card, counter: i64) -> Step {
+    Step::Advance {
+        counter: counter_name(card),
+        to: counter,
+    }
 }
 
 /// The windows in which an amount is counted. A tap stays counted, whatever becomes of the money.
@@ -320,8 +354,25 @@ fn limit_exceeded(subject: &str, limit: i64, used: i64) -> CardError {
     }
 }
 
-/// A card that can be used.
-pub(super) fn require_active(card: &Card) -> Result<(), CardError> {
+/// A card whose time is not over.
+pub(super) fn require_not_expired(card: &Card, at_ms: i64) -> Result<(), LifeError> {
+    match card.expires_at_ms {
+        Some(expired_at_ms) if expired_at_ms <= at_ms => Err(LifeError::Expired {
+            card: card.id,
+            expired_at_ms,
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// A card that can be used, and whose money is in these books.
+pub(super) fn require_active(card: &Card, at_ms: i64) -> Result<(), CardError> {
+    if !card.kind.is_in_books() {
+        return Err(LifeError::Bearer { card: card.id }.into());
+    }
+    if matches!(card.state, CardState::Active | CardState::Frozen) {
+        require_not_expired(card, at_ms)?;
+    }
     match card.state {
         CardState::Active => Ok(()),
         state => Err(CardError::NotActive {

@@ -85,7 +85,7 @@ impl Cards {
         let caller = self.core.authenticate(credential).await?;
         caller.require_issuer_or_holder(card)?;
         let as_of_ms = self.core.clock.now_ms();
-        let zone = load(&self.core, card).await?.value.limits.time_zone;
-        Ok((Account::card_balance(card), zone, as_of_ms))
+        let card = load(&self.core, card).await?.value;
+        Ok((card.balance_account(), card.limits.time_zone, as_of_ms))
     }
 }

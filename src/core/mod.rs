@@ -49,6 +49,10 @@ pub struct Settings {
     /// by default.
     #[serde(default = "two_minutes_in_ms")]
     pub tap_valid_ms: i64,
+    /// How long after a card expired its money becomes the operator's, in milliseconds, if nobody
+    /// had it replaced or retired; `None` for never, which is the default.
+    #[serde(default)]
+    pub breakage_after_ms: Option<i64>,
 }
 
 fn two_minutes_in_ms() -> i64 {
@@ -69,6 +73,7 @@ impl Default for Settings {
             keep_answers_ms: None,
             authorization_ms: a_day_in_ms(),
             tap_valid_ms: two_minutes_in_ms(),
+            breakage_after_ms: None,
         }
     }
 }

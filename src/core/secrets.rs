@@ -10,7 +10,7 @@ use hkdf::Hkdf;
 use sha2::Sha256;
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::ids::{CredentialId, InvoiceId};
+use crate::ids::{CardId, CredentialId, InvoiceId};
 use crate::lightning::Preimage;
 
 /// 32 random bytes that the host keeps where the system keeps secrets. Whoever has them has the
@@ -104,6 +104,32 @@ impl Secrets {
     /// its hash alone could be tried out.
     pub(crate) fn pin_key(&self) -> Zeroizing<[u8; 32]> {
         self.0.derive(&[b"flashkit/card-pin/1"])
+    }
+
+    /// The bytes of a printed recovery code of a card.
+    pub(crate) fn recovery_code(&self, card: CardId, number: u32) -> Zeroizing<[u8; 10]> {
+        let (id, number) = (card.to_string(), number.to_be_bytes());
+        self.0
+            .derive(&[b"flashkit/recovery-code/1/", id.as_bytes(), &number])
+    }
+
+    /// What a recovery code is known by: who has the books alone cannot tell whether a code is
+    /// right.
+    pub(crate) fn recovery_hash(&self, code: &str) -> Zeroizing<[u8; 10]> {
+        self.0
+            .derive(&[b"flashkit/recovery-hash/1/", code.as_bytes()])
+    }
+
+    /// What the number of a virtual card is made of.
+    pub(crate) fn card_number(&self, card: CardId) -> Zeroizing<[u8; 8]> {
+        let id = card.to_string();
+        self.0.derive(&[b"flashkit/card-number/1/", id.as_bytes()])
+    }
+
+    /// The key of the rotating code of a virtual card.
+    pub(crate) fn virtual_code(&self, card: CardId) -> Zeroizing<[u8; 32]> {
+        let id = card.to_string();
+        self.0.derive(&[b"flashkit/virtual-code/1/", id.as_bytes()])
     }
 
     /// What stands in the place of something short and secret, a PIN, where two of it are only

@@ -71,6 +71,14 @@ transfer_kinds! {
     Unmatched,
     /// Money that matched nothing, given to whom it belongs.
     Assigned,
+    /// All that was on a card, to the one that came in its place.
+    Replacement,
+    /// All that was on a card, where it was asked for when the card was retired.
+    Retirement,
+    /// All that was on a card that expired long ago.
+    Breakage,
+    /// A card that was filled up from another one.
+    AutoTopUp,
     /// A tap that was taken offline and that its card could not pay.
     OfflineLoss,
     /// Another transfer undone.

@@ -210,6 +210,16 @@ pub enum CardState {
     Active,
     /// Stopped by its holder or the issuer.
     Frozen,
+    /// Lost, and never used again; its money waits for a replacement.
+    Lost,
+    /// Its time is over; its money waits for a replacement.
+    Expired,
+    /// Another card came in its place, and has its money.
+    Replaced,
+    /// Ended; its money was given somewhere else.
+    Retired,
+    /// Its chip was reset, and can be issued as a new card.
+    Wiped,
 }
 
 impl From<cards::CardState> for CardState {
@@ -218,6 +228,11 @@ impl From<cards::CardState> for CardState {
             cards::CardState::Issued => Self::Issued,
             cards::CardState::Active => Self::Active,
             cards::CardState::Frozen => Self::Frozen,
+            cards::CardState::Lost => Self::Lost,
+            cards::CardState::Expired => Self::Expired,
+            cards::CardState::Replaced => Self::Replaced,
+            cards::CardState::Retired => Self::Retired,
+            cards::CardState::Wiped => Self::Wiped,
         }
     }
 }

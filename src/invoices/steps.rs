@@ -19,6 +19,10 @@ pub(super) struct Context<'a> {
     pub(super) now_ms: i64,
     /// When the node is asked about a payment that is being taken.
     pub(super) check_at_ms: i64,
+    /// The account that what counts goes to.
+    pub(super) credit: Account,
+    /// The account that a surplus goes to.
+    pub(super) surplus: Account,
     /// The most that a card may come to.
     pub(super) credit_ceiling: Option<i64>,
     /// Whose account a payment by book comes from.
@@ -238,7 +242,7 @@ fn parts(invoice: &Invoice, at: usize, context: &Context<'_>) -> Result<Parts, E
     };
     let mut transfer = |credit: Account, amount: i64, kind: TransferKind| {
         let id = (context.new_id)()?;
-        let is_card = credit == invoice.purpose.account();
+        let is_card = credit == context.credit;
         transfers.push(NewTransfer {
             id,
             debit,
@@ -251,11 +255,11 @@ fn parts(invoice: &Invoice, at: usize, context: &Context<'_>) -> Result<Parts, E
         Ok::<_, Error>(id)
     };
     if payment.counted_msat > 0 {
-        let (credit, kind) = (invoice.purpose.account(), invoice.purpose.transfer_kind());
+        let (credit, kind) = (context.credit, invoice.purpose.transfer_kind());
         entries.counted = Some(transfer(credit, payment.counted_msat, kind)?);
     }
     let surplus_msat = payment.surplus_msat();
-    let credit = invoice.surplus_account();
+    let credit = context.surplus;
     if surplus_msat > 0 && credit != Account::suspense() && !payment.suspended {
         entries.surplus = Some(transfer(credit, surplus_msat, TransferKind::Surplus)?);
     }

@@ -60,10 +60,12 @@ pub(super) async fn decide(
             .moves
             .iter()
             .any(|step| matches!(step, rules::Move::Hold(_)));
-    let (mut credit_ceiling, mut guards) = (None, Vec::new());
+    let (mut credit_ceiling, mut guards, mut onward) = (None, Vec::new(), Vec::new());
     // What has arrived on chain is booked, whatever the card is by now.
     if takes && refusable {
         if let InvoicePurpose::TopUp { card } = invoice.value.purpose {
+            // What is paid to a card that was replaced goes to the one in its place.
+            let card = cards::current(core, card).await?.value.id;
             let card: Loaded<Card> = cards::load_active(core, card).await?;
             let (most, held) = cards::programs::ceiling_msat(core, &card.value).await?;
             credit_ceiling = most;
@@ -71,11 +73,27 @@ pub(super) async fn decide(
             guards.push(cards::guard(&card));
         }
         if let Some(SurplusTo::Card { card }) = invoice.value.rules().surplus {
+            let card = cards::current(core, card).await?.value.id;
             guards.push(cards::guard(&cards::load_active(core, card).await?));
         }
     }
+    let credit = cards::account_now(core, invoice.value.purpose.account()).await?;
+    let surplus = cards::account_now(core, invoice.value.surplus_account()).await?;
+    // What comes to a card that went out of use meanwhile goes on from there.
+    for at in captured(&outcome) {
+        let holds = &invoice.value.payments[at].holds;
+        for hold in [holds.counted, holds.surplus].into_iter().flatten() {
+            onward.extend(cards::onward_to_hold(core, hold).await?);
+        }
+    }
+    if takes {
+        onward.extend(cards::onward(core, credit).await?);
+        onward.extend(cards::onward(core, surplus).await?);
+    }
     let context = Context {
         new_id,
+        credit,
+        surplus,
         now_ms,
         check_at_ms: core.ask_again_at(now_ms),
         credit_ceiling,
@@ -83,7 +101,18 @@ pub(super) async fn decide(
     };
     let (after, mut batch) = steps::steps(invoice, outcome, &context)?;
     batch.extend(guards);
+    batch.extend(onward);
     Ok((after, batch))
+}
+
+/// The payments that were being taken and have arrived.
+fn captured(outcome: &Outcome) -> Vec<usize> {
+    let moves = outcome.moves.iter();
+    let at = moves.filter_map(|step| match step {
+        rules::Move::Capture(at) => Some(*at),
+        _ => None,
+    });
+    at.collect()
 }
 
 impl Invoices {

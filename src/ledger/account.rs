@@ -70,6 +70,11 @@ impl Account {
         Self::operator(AccountKind::FeeIncome, Asset::Btc)
     }
 
+    /// Money of cards that nobody asked for.
+    pub fn breakage() -> Self {
+        Self::operator(AccountKind::Breakage, Asset::Btc)
+    }
+
     /// Fees paid for routes.
     pub fn routing_fees() -> Self {
         Self::operator(AccountKind::RoutingFees, Asset::Btc)

@@ -102,6 +102,8 @@ chart! {
     PointsBalance = "points_balance", Credit, Card, Some(0);
     /// What the operator earned by fees.
     FeeIncome = "fee_income", Credit, Operator, Some(0);
+    /// What was on cards that expired long ago and that nobody asked for.
+    Breakage = "breakage", Credit, Operator, Some(0);
     /// What the operator paid for routes.
     RoutingFees = "routing_fees", Debit, Operator, None;
     /// What the operator lost by taps that its tills took offline and that their cards could not

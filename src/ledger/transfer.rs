@@ -60,6 +60,14 @@ stored_by_name! {
         Unmatched = "unmatched",
         /// Money that matched nothing, given to whom it belongs.
         Assigned = "assigned",
+        /// All that was on a card, to the one that came in its place.
+        Replacement = "replacement",
+        /// All that was on a card, where it was asked for when the card was retired.
+        Retirement = "retirement",
+        /// All that was on a card that expired long ago.
+        Breakage = "breakage",
+        /// A card that was filled up from another one.
+        AutoTopUp = "auto_top_up",
         /// A tap that was taken offline and that its card could not pay.
         OfflineLoss = "offline_loss",
         /// Another transfer undone, in whole or in part.

@@ -112,7 +112,7 @@ impl Rewards {
     /// The points on a card. Its holder, the issuer, or any till.
     ///
     /// # Errors
-    /// `reward.program_not_found`, `access.*`.
+    /// `reward.program_not_found`, `card.not_found`, `access.*`.
     pub async fn points(
         &self,
         credential: &Credential,
@@ -125,7 +125,8 @@ impl Rewards {
         }
         let as_of_ms = self.core.clock.now_ms();
         let program = load(&self.core, program).await?.value;
-        let account = Account::points_balance(card, program.id);
+        let line = cards::load(&self.core, card).await?.value.line();
+        let account = Account::points_balance(line, program.id);
         let balance = self.core.balance(&account).await?;
         let points = i64::try_from(balance.available(account.kind().side()))
             .map_err(|_| MoneyError::Overflow)?;
@@ -190,7 +191,9 @@ impl Rewards {
         let mut steps = vec![cards::guard(&card), guard(&program)];
         let (ceiling, held) = cards::programs::ceiling_msat(core, &card.value).await?;
         steps.extend(held);
-        steps.extend(rules::redeem(&redemption, points, money, ceiling)?);
+        let to = (card.value.balance_account(), ceiling);
+        let points_of = card.value.line();
+        steps.extend(rules::redeem(&redemption, points, money, points_of, to)?);
         Ok(Decision {
             steps,
             answer: redemption,

@@ -139,14 +139,15 @@ pub(super) fn redeem(
     redemption: &Redemption,
     points_id: TransferId,
     money_id: TransferId,
-    card_ceiling: Option<i64>,
+    points_of: CardId,
+    (card_balance, card_ceiling): (Account, Option<i64>),
 ) -> Result<Vec<Step>, Error> {
     let Redemption { card, program, .. } = *redemption;
     let reference = redemption.id.to_string();
     Ok(vec![
         Step::Transfer(NewTransfer {
             id: points_id,
-            debit: Account::points_balance(card, program),
+            debit: Account::points_balance(points_of, program),
             credit: Account::points_issued(program),
             amount: redemption.points,
             kind: TransferKind::PointsRedemption,
@@ -156,7 +157,7 @@ pub(super) fn redeem(
         Step::Transfer(NewTransfer {
             id: money_id,
             debit: Account::reward_fund(program),
-            credit: Account::card_balance(card),
+            credit: card_balance,
             amount: redemption.amount_msat,
             kind: TransferKind::RedemptionCredit,
             reference,

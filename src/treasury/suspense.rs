@@ -57,16 +57,6 @@ pub enum SuspenseTarget {
     Operator,
 }
 
-impl SuspenseTarget {
-    fn account(self) -> Account {
-        match self {
-            Self::Card { card } => Account::card_balance(card),
-            Self::Merchant { merchant } => Account::merchant_payable(merchant),
-            Self::Operator => Account::operator_capital(),
-        }
-    }
-}
-
 /// Assigns an amount in suspense.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AssignSuspense {
@@ -243,6 +233,22 @@ impl Treasury {
             .await
     }
 
+    /// The account of whoever an amount belongs to, and what holds of them in the commit.
+    async fn target(&self, to: SuspenseTarget) -> Result<(Option<Step>, Account), Error> {
+        Ok(match to {
+            SuspenseTarget::Card { card } => {
+                let card = crate::cards::current(&self.core, card).await?;
+                let account = card.value.balance_account();
+                (Some(crate::cards::guard(&card)), account)
+            }
+            SuspenseTarget::Merchant { merchant } => (
+                Some(crate::settlement::guard_merchant(&self.core, merchant).await?),
+                Account::merchant_payable(merchant),
+            ),
+            SuspenseTarget::Operator => (None, Account::operator_capital()),
+        })
+    }
+
     async fn decide_assign(
         &self,
         command: &AssignSuspense,
@@ -254,15 +260,7 @@ impl Treasury {
         if found.value.assigned_to.is_some() || found.value.withdrawn {
             return Err(TreasuryError::SuspenseAssigned { item }.into());
         }
-        let owner = match command.to {
-            SuspenseTarget::Card { card } => Some(crate::cards::guard(
-                &crate::cards::load(&self.core, card).await?,
-            )),
-            SuspenseTarget::Merchant { merchant } => {
-                Some(crate::settlement::guard_merchant(&self.core, merchant).await?)
-            }
-            SuspenseTarget::Operator => None,
-        };
+        let (owner, account) = self.target(command.to).await?;
         let after = SuspenseItem {
             assigned_to: Some(command.to),
             reason: Some(command.reason.clone()),
@@ -270,13 +268,16 @@ impl Treasury {
         };
         let transfer = moved(
             self.core.new_id(TransferId::from_parts)?,
-            (Account::suspense(), command.to.account()),
+            (Account::suspense(), account),
             after.amount_msat,
             TransferKind::Assigned,
             item.to_string(),
         );
         let mut steps = vec![transfer, write(&after, found.version)?];
         steps.extend(owner);
+        if after.amount_msat > 0 {
+            steps.extend(crate::cards::onward(&self.core, account).await?);
+        }
         steps.push(emit("suspense.assigned", item.to_string(), &after)?);
         Ok(Decision {
             steps,

@@ -23,7 +23,7 @@ use flashkit::IdempotencyKey;
 
 /// An idempotency key.
 pub fn key(text: &str) -> IdempotencyKey {
-    text.parse().unwrap()
+    text.replace(' ', "-").parse().unwrap()
 }
 
 /// Asks again until the answer is yes. Fails the test after half a minute.

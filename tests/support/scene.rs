@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use flashkit::access::Credential;
 use flashkit::cards::{AuthorizeCard, CardLimits, Charge, ChargeCard, Pin};
 use flashkit::ledger::Account;
 use flashkit::store::sqlite::SqliteStore;
@@ -129,8 +130,13 @@ impl Scene {
 
     /// What the card can spend, in sats.
     pub async fn balance(&self) -> i64 {
+        self.balance_by(&self.card.holder).await
+    }
+
+    /// What the card can spend, in sats, as somebody is told.
+    pub async fn balance_by(&self, credential: &Credential) -> i64 {
         let cards = self.engine().cards();
-        let card = cards.get(&self.card.holder, self.card.id).await.unwrap();
+        let card = cards.get(credential, self.card.id).await.unwrap();
         assert_eq!(card.balance_msat % SAT, 0);
         card.balance_msat / SAT
     }

@@ -16,7 +16,9 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::life::{look_then, valid_from};
 use super::model::{Card, CardState};
+use super::programs::CardProgram;
 use super::{CARDS, CardError, Cards, programs, rules as card_rules};
 use crate::Error;
 use crate::access::{Credential, Role};
@@ -278,12 +280,17 @@ impl CardImports {
     ) -> Result<Decision<ImportReport>, Error> {
         let import = load(&self.core, import).await?;
         let (mut after, mut steps) = (import.value.clone(), Vec::new());
+        let program = match after.program {
+            Some(program) => Some(programs::load(&self.core, program).await?),
+            None => None,
+        };
+        steps.extend(program.as_ref().map(programs::guard));
         let mut report = ImportReport::default();
         for (offset, (row, chip)) in piece.rows.iter().zip(piece.chips).enumerate() {
             let place = piece.first + offset;
             match self.free(chip).await? {
                 Ok(chip) => {
-                    steps.extend(self.take_over(&import.value, row, chip)?);
+                    steps.extend(self.take_over(&import.value, program.as_ref(), row, chip)?);
                     after.cards += 1;
                     after.balance_msat = after.balance_msat.saturating_add(row.balance_msat);
                     report.count(place, row, Ok(()));
@@ -304,26 +311,26 @@ impl CardImports {
     fn take_over(
         &self,
         import: &CardImport,
+        program: Option<&Loaded<CardProgram>>,
         row: &ImportedCard,
         chip: String,
     ) -> Result<Vec<Step>, Error> {
         let core = &self.core;
         let holder = core.new_id(CredentialId::from_parts)?;
         let card = Card {
-            id: core.new_id(CardId::from_parts)?,
             chip,
             version: row.version,
             pull_payment_id: row.pull_payment_id.clone(),
             state: CardState::Active,
             limits: import.limits.clone(),
-            zone_before: None,
-            stopped_at_ms: None,
             created_at_ms: core.clock.now_ms(),
             holder: Some(holder),
             program: import.program,
             issuer_key: Some(import.issuer_key),
             import: Some(import.id),
+            ..Card::blank(core.new_id(CardId::from_parts)?)
         };
+        let card = valid_from(card, program, core.commit_time_ms());
         let mut steps = vec![
             Step::Claim {
                 name: chip_claim(&card.chip),
@@ -332,6 +339,7 @@ impl CardImports {
             card_rules::write(&card, 0)?,
             core.new_credential(holder, Role::Holder { card: card.id }, "holder")?,
         ];
+        steps.extend(look_then(&card));
         let used = Some(row.counter).filter(|used| *used > 0);
         steps.extend(card_rules::begin_counting(&card, used));
         if row.balance_msat > 0 {

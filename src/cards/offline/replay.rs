@@ -6,7 +6,7 @@ use super::{OfflineError, TAPS, TILLS, Terms, TillKey, TillKeys, envelope, load_
 use crate::access::{AccessError, Credential, Role};
 use crate::cards::charge_model::{Charge, ChargePosting, ChargeState};
 use crate::cards::charging::VerifiedTap;
-use crate::cards::{CardError, Cards, charge_rules, guard, low_balance, programs, rules};
+use crate::cards::{CardError, Cards, charge_rules, guard, life, low_balance, programs, rules};
 use crate::core::{Answer, Caller, Loaded};
 use crate::ids::{ChargeId, CredentialId, MerchantId, TransferId};
 use crate::ledger::Step;
@@ -176,7 +176,10 @@ impl Cards {
         let till = replay.till.to_string();
         let tapped = match self.verify_from(Some(&till), &tap.tap).await {
             Ok(tapped) => tapped,
-            Err(Error::Card(error @ (CardError::Tap(_) | CardError::NotFound))) => {
+            // A virtual card's code is too old by now, whoever took it.
+            Err(Error::Card(
+                error @ (CardError::Tap(_) | CardError::NotFound | CardError::Life(_)),
+            )) => {
                 let decided = self.decide_breach(waiting, tap, error.code(), Vec::new());
                 *was_verified = Some(error);
                 return decided;
@@ -305,7 +308,7 @@ impl Cards {
         let (core, card) = (&self.core, &tapped.card.value);
         let amount_msat = outcome.paid_msat;
         let shared = programs::shared_reward(tapped.program.as_ref());
-        let reward = rewards::accrual(core, merchant, shared, card.id, amount_msat).await?;
+        let reward = rewards::accrual(core, merchant, shared, card.line(), amount_msat).await?;
         let charge = Charge {
             id: core.new_id(ChargeId::from_parts)?,
             card: card.id,
@@ -334,8 +337,9 @@ impl Cards {
             ..ChargePosting::default()
         };
         let mut steps: Vec<Step> = rules::count_usage(limits, amount_msat).collect();
-        steps.extend(charge_rules::pay(&charge, posting)?);
+        steps.extend(charge_rules::pay(&charge, card.balance_account(), posting)?);
         steps.extend(low_balance::look(card, &charge, core.clock.now_ms()));
+        steps.extend(life::look_for_top_up(card, core.clock.now_ms()));
         if let Some(reward) = reward {
             steps.extend(reward.steps(&charge.id.to_string()));
         }

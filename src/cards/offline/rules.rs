@@ -221,10 +221,13 @@ fn in_window(program: &CardProgram, tap: &OfflineTap, at_ms: i64) -> Result<(), 
 }
 
 fn stopped(card: &Card, tap: &OfflineTap, terms: OfflineTerms) -> Option<CardError> {
-    let error = rules::require_active(card).err()?;
-    let was_frozen_after = card.state == CardState::Frozen
-        && card.stopped_at_ms.is_some_and(|at_ms| tap.at_ms < at_ms);
-    (terms.stopped_card == StoppedCard::Loss || !was_frozen_after).then_some(error)
+    let error = rules::require_active(card, tap.at_ms).err()?;
+    let is_stopped = matches!(
+        card.state,
+        CardState::Frozen | CardState::Lost | CardState::Expired
+    );
+    let was_stopped_after = is_stopped && card.stopped_at_ms.is_some_and(|at_ms| tap.at_ms < at_ms);
+    (terms.stopped_card == StoppedCard::Loss || !was_stopped_after).then_some(error)
 }
 
 /// With the charge that the tap has paid already: the same tap at the same till, for the same

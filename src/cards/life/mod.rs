@@ -1,13 +1,53 @@
-//! The life of a card: handed over, frozen, its holder's credential renewed.
+//! The life of a card: handed over, frozen, lost, replaced, expired, wiped, retired; and whose it
+//! is at any time.
+
+mod auto_top_up;
+mod check_digit;
+mod ending;
+mod error;
+mod expiry;
+mod family;
+mod model;
+mod note;
+mod onward;
+mod presented;
+mod recovery;
+mod virtual_card;
+mod wiping;
 
 use super::model::{
     ActivateCard, Activation, Card, CardState, FreezeCard, RenewHolder, SetCardLimits,
 };
-use super::{CardError, Cards, load, rules};
+use super::{CardError, Cards, load, programs, rules};
 use crate::Error;
 use crate::access::{Credential, Role};
 use crate::core::{Answer, Decision, Executed, emit};
 use crate::ids::CredentialId;
+
+pub use error::LifeError;
+pub(in crate::cards) use expiry::{look_then, valid_from};
+pub use model::{
+    AddFamilyCard, AutoTopUp, BearerUnit, CardKind, CardNoteSet, IssueVirtualCard,
+    MakeRecoveryCode, RecoverHolder, Recovered, Recovery, RecoveryNumber, RegisterBearerCard,
+    ReplaceCard, ReportLost, RetireCard, RetireTo, SetAutoTopUp, SetCardExpiry, SetCardNote,
+    TopUpSource, TopUpWanted, UnlockCardCode, WipeCard,
+};
+pub(crate) use onward::{
+    account_now, current, onward, onward_from, onward_from_hold, onward_to_hold,
+};
+pub use presented::{CardNumber, VirtualTap};
+pub use recovery::RecoveryCode;
+pub use virtual_card::VirtualCardDetails;
+
+pub(super) use auto_top_up::look as look_for_top_up;
+pub(super) use presented::bearer;
+
+/// The job that tells that a card has expired.
+pub(crate) const EXPIRE_CARD_JOB: &str = "card.expire";
+/// The job that gives the operator what nobody asked for.
+pub(crate) const BREAKAGE_JOB: &str = "card.breakage";
+/// The job that fills a card up.
+pub(crate) const AUTO_TOP_UP_JOB: &str = "card.auto_top_up";
 
 impl Cards {
     /// Hands a card over: it can be used from now on, and its holder gets a credential. Issuer
@@ -61,17 +101,23 @@ impl Cards {
             .into());
         }
         let holder = self.core.new_id(CredentialId::from_parts)?;
+        let program = programs::of(&self.core, &card.value).await?;
+        let at_ms = self.core.commit_time_ms();
+        rules::require_not_expired(&card.value, at_ms)?;
         let after = Card {
             state: CardState::Active,
             holder: Some(holder),
             ..card.value
         };
+        let after = expiry::valid_from(after, program.as_ref(), at_ms);
         let role = Role::Holder { card: after.id };
-        let steps = vec![
+        let mut steps = vec![
             rules::write(&after, card.version)?,
             self.core.new_credential(holder, role, "holder")?,
             emit("card.activated", after.id.to_string(), &after)?,
         ];
+        steps.extend(program.as_ref().map(programs::guard));
+        steps.extend(expiry::look_then(&after));
         Ok(Decision {
             steps,
             answer: after,
@@ -132,7 +178,7 @@ impl Cards {
         })
     }
 
-    /// Sets what a card may do. Its holder alone.
+    /// Sets what a card may do. Its holder alone; of a family card the main card's.
     ///
     /// # Errors
     /// `card.not_found`, `card.unknown_time_zone`, `card.zone_changed_lately`,
@@ -146,7 +192,7 @@ impl Cards {
         self.core
             .detached(async move {
                 let caller = cards.core.authenticate(&credential).await?;
-                caller.require_holder(command.card)?;
+                cards.require_owner(&caller, command.card).await?;
                 rules::check_limits(&command.limits)?;
                 let decide = || async {
                     let card = load(&cards.core, command.card).await?;
@@ -170,7 +216,7 @@ impl Cards {
             .await
     }
 
-    /// Stops a card at once. Its holder, or the issuer.
+    /// Stops a card at once. Its holder, of a family card the main card's as well, or the issuer.
     ///
     /// # Errors
     /// `card.not_found`, `card.not_active`, `card.frozen` when it is already, `access.*`.
@@ -184,7 +230,7 @@ impl Cards {
             .await
     }
 
-    /// Lets a frozen card be used again. Its holder alone.
+    /// Lets a frozen card be used again. Its holder alone; of a family card the main card's.
     ///
     /// # Errors
     /// `card.not_found`, `card.not_active`, `access.*`.
@@ -219,8 +265,8 @@ impl Cards {
             .detached(async move {
                 let caller = cards.core.authenticate(&credential).await?;
                 match to {
-                    CardState::Frozen => caller.require_issuer_or_holder(command.card)?,
-                    _ => caller.require_holder(command.card)?,
+                    CardState::Frozen => cards.require_stopper(&caller, command.card).await?,
+                    _ => cards.require_owner(&caller, command.card).await?,
                 }
                 let decide = || async {
                     let card = load(&cards.core, command.card).await?;

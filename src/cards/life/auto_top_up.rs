@@ -1,0 +1,259 @@
+//! Cards that are filled up when they run low.
+//!
+//! As with the low-balance event, what a charge leaves is known once it is committed: the charge
+//! sets a job, which reads the balance and fills it up in a commit of its own. The rule's record
+//! is written by that commit, so that of two instances with the same job one decides again.
+
+use serde::{Deserialize, Serialize};
+
+use super::model::{AutoTopUp, SetAutoTopUp, TopUpSource, TopUpWanted};
+use super::onward::current;
+use super::{AUTO_TOP_UP_JOB, ending::due};
+use crate::Error;
+use crate::access::Credential;
+use crate::cards::{Card, Cards, guard, load, load_active, programs, rules};
+use crate::core::{Answer, CommandError, Core, Decision, Executed, Loaded, emit, put};
+use crate::ids::{CardId, TransferId};
+use crate::ledger::{CalendarPeriod, NewTransfer, Refusal, Step, TransferKind, UsageWindow};
+use crate::money::MAX_MSAT;
+
+const TOP_UPS: &str = "card_auto_top_up";
+
+/// How often a card was filled up.
+#[derive(Default, Serialize, Deserialize)]
+struct TopUps {
+    times: u64,
+}
+
+/// What is to be done about a card that runs low.
+struct Wanted {
+    card: Loaded<Card>,
+    rule: AutoTopUp,
+    balance_msat: i64,
+    amount_msat: i64,
+    ceiling_msat: i64,
+}
+
+/// The job that looks whether a card runs low: its own, and the main card's of its family.
+pub(in crate::cards) fn look(card: &Card, at_ms: i64) -> Vec<Step> {
+    let mut steps = Vec::new();
+    if card.auto_top_up.is_some() {
+        steps.push(due(AUTO_TOP_UP_JOB, card.id, at_ms));
+    }
+    steps.extend(card.family_of.map(|main| due(AUTO_TOP_UP_JOB, main, at_ms)));
+    steps
+}
+
+fn check(rule: &AutoTopUp) -> Result<(), CommandError> {
+    let amounts = 1..=MAX_MSAT;
+    if !amounts.contains(&rule.below_msat) || !amounts.contains(&rule.to_msat) {
+        let (field, bounds) = ("below_msat", "1 msat to 21 million bitcoin");
+        return Err(CommandError::OutOfBounds { field, bounds });
+    }
+    if rule.to_msat < rule.below_msat {
+        let (field, bounds) = ("to_msat", "not less than below_msat");
+        return Err(CommandError::OutOfBounds { field, bounds });
+    }
+    if !(1..=100).contains(&rule.times_per_day) {
+        let (field, bounds) = ("times_per_day", "1 to 100");
+        return Err(CommandError::OutOfBounds { field, bounds });
+    }
+    Ok(())
+}
+
+fn window(card: &Card, at_ms: i64) -> Result<UsageWindow, Error> {
+    let subject = format!("{}/auto_top_up/day", card.id);
+    rules::zone(card)
+        .window(subject, CalendarPeriod::Day, at_ms)
+        .map_err(|_| crate::cards::CardError::UnknownTimeZone.into())
+}
+
+impl Cards {
+    /// Sets how a card is filled up when it runs low, or that it is not. Its holder, of a family
+    /// card the main card's; where the money comes from another card, with the credential of
+    /// whoever holds that one.
+    ///
+    /// # Errors
+    /// `card.not_found`, `card.not_active`, `command.out_of_bounds`, `command.*`, `access.*`.
+    pub async fn set_auto_top_up(
+        &self,
+        credential: &Credential,
+        command: SetAutoTopUp,
+    ) -> Result<Answer<Card>, Error> {
+        let (cards, credential) = (self.clone(), credential.clone());
+        self.core
+            .detached(async move {
+                let core = &cards.core;
+                let caller = core.authenticate(&credential).await?;
+                cards.require_owner(&caller, command.card).await?;
+                let mut agreed = None;
+                if let Some(rule) = &command.rule {
+                    check(rule)?;
+                    if let TopUpSource::Card { card } = rule.from {
+                        let by = command.source.as_ref().unwrap_or(&credential);
+                        let by = core.authenticate(by).await?;
+                        cards.require_owner(&by, card).await?;
+                        agreed = Some(by.guard);
+                    }
+                }
+                let (cards, command, agreed) = (&cards, &command, &agreed);
+                let decide = || async move {
+                    let card = load_active(core, command.card).await?;
+                    let mut steps: Vec<Step> = agreed.clone().into_iter().collect();
+                    steps.extend(cards.check_source(&card.value, command.rule).await?);
+                    let answer = Card {
+                        auto_top_up: command.rule,
+                        ..card.value
+                    };
+                    steps.push(rules::write(&answer, card.version)?);
+                    steps.extend(look(&answer, core.clock.now_ms()));
+                    steps.push(emit(
+                        "card.auto_top_up_set",
+                        answer.id.to_string(),
+                        &answer,
+                    )?);
+                    Ok(Decision { steps, answer })
+                };
+                let operation = "cards.set_auto_top_up";
+                let executed: Executed<Card> = core
+                    .execute(&caller, operation, &command.key, command, decide)
+                    .await?;
+                Ok(executed.answer)
+            })
+            .await
+    }
+
+    /// Another card with a balance of its own, of the same kind of money.
+    async fn check_source(
+        &self,
+        card: &Card,
+        rule: Option<AutoTopUp>,
+    ) -> Result<Option<Step>, Error> {
+        let Some(TopUpSource::Card { card: source }) = rule.map(|rule| rule.from) else {
+            return Ok(None);
+        };
+        let source = load_active(&self.core, source).await?;
+        let (from, to) = (source.value.balance_account(), card.balance_account());
+        if from == to || from.asset() != to.asset() {
+            let (field, bounds) = ("from", "another card with the same kind of money");
+            return Err(CommandError::OutOfBounds { field, bounds }.into());
+        }
+        Ok(Some(guard(&source)))
+    }
+
+    /// The job that fills a card up.
+    pub(super) async fn fill_up(&self, id: CardId) -> Result<(), Error> {
+        let filled = self.core.settle(|| self.decide_fill(id)).await;
+        match filled {
+            // As often as it may be in a day.
+            Err(Error::Ledger(Refusal::UsageExceeded { .. })) => {
+                let done = Step::Done {
+                    kind: AUTO_TOP_UP_JOB,
+                    object: id.to_string(),
+                };
+                self.core.commit(vec![done]).await.map(drop)
+            }
+            filled => filled.map(drop),
+        }
+    }
+
+    async fn decide_fill(&self, id: CardId) -> Result<Option<Vec<Step>>, Error> {
+        let core = &self.core;
+        let mut steps = vec![Step::Done {
+            kind: AUTO_TOP_UP_JOB,
+            object: id.to_string(),
+        }];
+        let Some(wanted) = self.runs_low(id, &mut steps).await? else {
+            return Ok(Some(steps));
+        };
+        let record: Option<Loaded<TopUps>> = core.load(TOP_UPS, &id.to_string()).await?;
+        let (version, times) = record.map_or((0, 0), |found| (found.version, found.value.times));
+        let record = TopUps {
+            times: times.saturating_add(1),
+        };
+        steps.push(put(TOP_UPS, id.to_string(), version, &record, Vec::new())?);
+        steps.push(guard(&wanted.card));
+        steps.push(Step::Use {
+            window: window(&wanted.card.value, core.commit_time_ms())?,
+            amount: 1,
+            limit: wanted.rule.times_per_day,
+        });
+        let told = TopUpWanted {
+            card: id,
+            amount_msat: wanted.amount_msat,
+            balance_msat: wanted.balance_msat,
+        };
+        match wanted.rule.from {
+            TopUpSource::Outside => {
+                steps.push(emit("card.top_up_wanted", id.to_string(), &told)?);
+            }
+            TopUpSource::Card { card } => match self.draw_on(card, &wanted).await? {
+                Some(drawn) => {
+                    steps.extend(drawn);
+                    steps.push(emit("card.topped_up", id.to_string(), &told)?);
+                }
+                None => steps.push(emit("card.top_up_failed", id.to_string(), &told)?),
+            },
+        }
+        Ok(Some(steps))
+    }
+
+    /// What a card needs, if it is in use, has a rule and runs low.
+    async fn runs_low(&self, id: CardId, steps: &mut Vec<Step>) -> Result<Option<Wanted>, Error> {
+        let core = &self.core;
+        let card = load(core, id).await?;
+        let Some(rule) = card.value.auto_top_up else {
+            return Ok(None);
+        };
+        if rules::require_active(&card.value, core.commit_time_ms()).is_err() {
+            return Ok(None);
+        }
+        let account = card.value.balance_account();
+        let balance = core.balance(&account).await?;
+        let available = balance.available(account.kind().side());
+        let balance_msat = i64::try_from(available).unwrap_or(i64::MAX);
+        if balance_msat >= rule.below_msat {
+            return Ok(None);
+        }
+        let (most, held) = programs::ceiling_msat(core, &card.value).await?;
+        steps.extend(held);
+        let ceiling_msat = most.map_or(rule.to_msat, |most| most.min(rule.to_msat));
+        let amount_msat = ceiling_msat.saturating_sub(balance_msat);
+        Ok((amount_msat > 0).then_some(Wanted {
+            card,
+            rule,
+            balance_msat,
+            amount_msat,
+            ceiling_msat,
+        }))
+    }
+
+    /// The steps that take what is wanted from another card; `None` when it is out of use or has
+    /// not enough.
+    async fn draw_on(&self, source: CardId, wanted: &Wanted) -> Result<Option<Vec<Step>>, Error> {
+        let core: &Core = &self.core;
+        let source = current(core, source).await?;
+        if rules::require_active(&source.value, core.commit_time_ms()).is_err() {
+            return Ok(None);
+        }
+        let from = source.value.balance_account();
+        let to = wanted.card.value.balance_account();
+        let balance = core.balance(&from).await?;
+        let has = balance.available(from.kind().side());
+        if from == to || has < i128::from(wanted.amount_msat) {
+            return Ok(None);
+        }
+        // Should the source be spent at the same moment, what is left of it; should the card be
+        // filled at the same moment, what it then lacks.
+        let transfer = Step::TransferUpTo(NewTransfer {
+            id: core.new_id(TransferId::from_parts)?,
+            debit: from,
+            credit: to,
+            amount: wanted.amount_msat,
+            kind: TransferKind::AutoTopUp,
+            reference: wanted.card.value.id.to_string(),
+            credit_ceiling: Some(wanted.ceiling_msat),
+        });
+        Ok(Some(vec![guard(&source), transfer]))
+    }
+}

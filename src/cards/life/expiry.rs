@@ -1,0 +1,184 @@
+//! Cards that can be used until a time, and what becomes of the money on them afterwards.
+//!
+//! Whether a card has expired is decided by the time of the commit; the job only tells it.
+
+use super::ending::due;
+use super::model::{RetireTo, SetCardExpiry};
+use super::onward::all_of;
+use super::{AUTO_TOP_UP_JOB, BREAKAGE_JOB, EXPIRE_CARD_JOB, family};
+use crate::Error;
+use crate::access::Credential;
+use crate::cards::programs::CardProgram;
+use crate::cards::{Card, CardError, CardState, Cards, load, rules};
+use crate::core::{Answer, CommandError, Decision, Executed, Loaded, emit};
+use crate::ids::{CardId, TransferId};
+use crate::ledger::{Account, Step, TransferKind};
+
+/// The card, valid from now on for as long as its program says.
+pub(in crate::cards) fn valid_from(
+    card: Card,
+    program: Option<&Loaded<CardProgram>>,
+    at_ms: i64,
+) -> Card {
+    let valid_for_ms = program.and_then(|program| program.value.terms.valid_for_ms);
+    let expires_at_ms = match valid_for_ms {
+        Some(valid_for_ms) => Some(at_ms.saturating_add(valid_for_ms)),
+        None => card.expires_at_ms,
+    };
+    Card {
+        expires_at_ms,
+        ..card
+    }
+}
+
+/// The job that tells that a card has expired.
+pub(in crate::cards) fn look_then(card: &Card) -> Option<Step> {
+    let at_ms = card.expires_at_ms?;
+    Some(due(EXPIRE_CARD_JOB, card.id, at_ms))
+}
+
+impl Cards {
+    /// Sets until when a card can be used, while it has not expired. Issuer only.
+    ///
+    /// # Errors
+    /// `card.not_found`, `card.expired`, `card.not_active` when it is out of use,
+    /// `command.out_of_bounds` when the time is over already, `command.*`, `access.*`.
+    pub async fn set_expiry(
+        &self,
+        credential: &Credential,
+        command: SetCardExpiry,
+    ) -> Result<Answer<Card>, Error> {
+        let (cards, credential) = (self.clone(), credential.clone());
+        self.core
+            .detached(async move {
+                let caller = cards.core.authenticate(&credential).await?;
+                caller.require_issuer()?;
+                let operation = "cards.set_expiry";
+                let executed: Executed<Card> = cards
+                    .core
+                    .execute(&caller, operation, &command.key, &command, || {
+                        cards.decide_expiry(&command)
+                    })
+                    .await?;
+                Ok(executed.answer)
+            })
+            .await
+    }
+
+    async fn decide_expiry(&self, command: &SetCardExpiry) -> Result<Decision<Card>, Error> {
+        use CardState::{Active, Frozen, Issued};
+
+        let card = load(&self.core, command.card).await?;
+        let (id, state, at_ms) = (card.value.id, card.value.state, self.core.commit_time_ms());
+        rules::require_not_expired(&card.value, at_ms)?;
+        if !matches!(state, Issued | Active | Frozen) {
+            return Err(CardError::NotActive { card: id, state }.into());
+        }
+        if command
+            .expires_at_ms
+            .is_some_and(|until_ms| until_ms <= at_ms)
+        {
+            let (field, bounds) = ("expires_at_ms", "later than now");
+            return Err(CommandError::OutOfBounds { field, bounds }.into());
+        }
+        let answer = Card {
+            expires_at_ms: command.expires_at_ms,
+            ..card.value
+        };
+        let job = look_then(&answer).unwrap_or(Step::Done {
+            kind: EXPIRE_CARD_JOB,
+            object: id.to_string(),
+        });
+        let steps = vec![
+            rules::write(&answer, card.version)?,
+            job,
+            emit("card.expiry_set", id.to_string(), &answer)?,
+        ];
+        Ok(Decision { steps, answer })
+    }
+
+    /// Does what is due with a card.
+    pub(crate) async fn look_after(&self, job: &str, card: CardId) -> Result<(), Error> {
+        match job {
+            EXPIRE_CARD_JOB => self.tell_expired(card).await,
+            BREAKAGE_JOB => self.break_card(card).await,
+            AUTO_TOP_UP_JOB => self.fill_up(card).await,
+            _ => Ok(()),
+        }
+    }
+
+    async fn tell_expired(&self, id: CardId) -> Result<(), Error> {
+        let core = &self.core;
+        core.settle(|| async move {
+            let card = load(core, id).await?;
+            let done = Step::Done {
+                kind: EXPIRE_CARD_JOB,
+                object: id.to_string(),
+            };
+            let Some(at_ms) = card.value.expires_at_ms else {
+                return Ok(Some(vec![done]));
+            };
+            if core.commit_time_ms() < at_ms {
+                return Ok(Some(vec![due(EXPIRE_CARD_JOB, id, at_ms)]));
+            }
+            let state = match card.value.state {
+                CardState::Issued | CardState::Active | CardState::Frozen => CardState::Expired,
+                // It stays lost, and its money waits no longer than that of another one.
+                CardState::Lost => CardState::Lost,
+                _ => return Ok(Some(vec![done])),
+            };
+            let after = Card {
+                state,
+                stopped_at_ms: card.value.stopped_at_ms.or(Some(at_ms)),
+                ..card.value
+            };
+            let mut steps = vec![
+                done,
+                rules::write(&after, card.version)?,
+                emit("card.expired", id.to_string(), &after)?,
+            ];
+            if let Some(wait_ms) = core.settings.breakage_after_ms {
+                steps.push(due(BREAKAGE_JOB, id, at_ms.saturating_add(wait_ms)));
+            }
+            Ok(Some(steps))
+        })
+        .await
+        .map(drop)
+    }
+
+    /// The money of a card that expired long ago and that nobody asked for becomes the
+    /// operator's, where the operator has set so.
+    async fn break_card(&self, id: CardId) -> Result<(), Error> {
+        let core = &self.core;
+        core.settle(|| async move {
+            let card = load(core, id).await?;
+            let mut steps = vec![Step::Done {
+                kind: BREAKAGE_JOB,
+                object: id.to_string(),
+            }];
+            let (Some(wait_ms), Some(expired_at_ms)) =
+                (core.settings.breakage_after_ms, card.value.expires_at_ms)
+            else {
+                return Ok(Some(steps));
+            };
+            let at_ms = expired_at_ms.saturating_add(wait_ms);
+            if core.commit_time_ms() < at_ms {
+                return Ok(Some(vec![due(BREAKAGE_JOB, id, at_ms)]));
+            }
+            let out = matches!(card.value.state, CardState::Expired | CardState::Lost);
+            // Others still spend it, or it is not its own.
+            let shared =
+                card.value.family_of.is_some() || !family::members(core, id).await?.is_empty();
+            if !out || shared {
+                return Ok(Some(steps));
+            }
+            self.retired(&card, RetireTo::Breakage, &mut steps).await?;
+            let transfer = core.new_id(TransferId::from_parts)?;
+            let (from, kind) = (card.value.balance_account(), TransferKind::Breakage);
+            steps.push(all_of(from, Account::breakage(), transfer, kind, id));
+            Ok(Some(steps))
+        })
+        .await
+        .map(drop)
+    }
+}

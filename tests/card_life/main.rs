@@ -1,0 +1,10 @@
+//! The life of a card: lost, replaced, expired, wiped, retired; its family, its holder's recovery
+//! code, its virtual and bearer kin; and who may do what.
+
+mod hands;
+mod model;
+mod private;
+mod story;
+#[path = "../support/mod.rs"]
+mod support;
+mod who;
