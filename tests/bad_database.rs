@@ -336,6 +336,47 @@ async fn a_folder_that_cannot_be_written() {
     assert!(!missing.file.exists());
 }
 
+/// What a user is told who may read the books and not write them. A superuser may write anything,
+/// so that another process asks, as nobody.
+#[cfg(unix)]
+#[tokio::test]
+async fn a_file_that_cannot_be_written() {
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+    use std::os::unix::process::CommandExt as _;
+
+    let books = Books::closed().await;
+    let folder = books.file.parent().unwrap();
+    let mode = |path: &Path, mode| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let program = folder.join("another-user");
+    fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    mode(&program, 0o755);
+    let is_superuser = fs::metadata(&books.file).unwrap().uid() == 0;
+    let ask = |file_mode, folder_mode| {
+        drop(fs::remove_file(books.beside(".lock")));
+        mode(&books.file, file_mode);
+        mode(folder, folder_mode);
+        let mut command = Command::new(&program);
+        command.args(["--exact", "second_process", "--nocapture"]);
+        command.env(SECOND, &books.file);
+        if is_superuser {
+            command.uid(65_534).gid(65_534);
+        }
+        let output = command.output().unwrap();
+        mode(folder, 0o777);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{text}");
+        let answer = text.lines().find_map(|line| line.strip_prefix("answer: "));
+        answer.unwrap().to_owned()
+    };
+    let before = books.hash();
+    assert_eq!(ask(0o444, 0o777), "store.read_only");
+    assert_eq!(ask(0o666, 0o555), "store.read_only");
+    assert_eq!(books.hash(), before);
+    assert_eq!(ask(0o666, 0o777), "opened");
+}
+
 #[tokio::test]
 async fn a_closed_store_changes_nothing() {
     let books = Books::closed().await;

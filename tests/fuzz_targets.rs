@@ -15,7 +15,7 @@ fn runs(name: &str) -> u64 {
     let wanted = std::env::var("FLASHKIT_FUZZ_RUNS").map(|text| text.parse().unwrap());
     wanted.unwrap_or(match name {
         "stored_records" => 3_000,
-        "bolt11" | "chip_answers" | "commands" => 10_000,
+        "bolt11" | "chip_answers" | "commands" | "import_stream" => 10_000,
         _ => 30_000,
     })
 }
@@ -161,6 +161,7 @@ targets!(
     bolt11,
     chip_answers,
     commands,
+    import_stream,
     money,
     names,
     postgres_config,

@@ -276,6 +276,92 @@ async fn picture(store: &dyn Store) -> Vec<String> {
     seen
 }
 
+/// While one instance writes alone it knows the rows, and a group is one round trip. What another
+/// has written meanwhile is seen under the lock: the group is decided again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_is_one_round_trip_while_nobody_else_writes() {
+    let Some(bench) = Bench::new() else { return };
+    let proxy = Proxy::to(bench.cluster.port).await;
+    let (store, other) = (bench.through(proxy.port).await, bench.store().await);
+    let pay = |from: u64, amount| {
+        let claim = claim(&format!("sale {}", number()));
+        batch(vec![
+            transfer(card(from), merchant(1), amount),
+            claim,
+            event("paid"),
+        ])
+    };
+    for account in [card(1), card(2)] {
+        store
+            .commit(batch(vec![fund(account, 1_000)]))
+            .await
+            .unwrap();
+    }
+    // The first that finds the head where it was left learns that nobody else is there.
+    store.commit(pay(1, 10)).await.unwrap();
+    store.commit(pay(2, 10)).await.unwrap();
+    proxy.take_round_trips();
+    for sale in 0..6 {
+        store.commit(pay(1 + sale % 2, 10)).await.unwrap();
+    }
+    assert_eq!(proxy.take_round_trips(), [1; 6]);
+
+    // Another instance takes what is on the card. What was known of it would let the next sale pass.
+    other.commit(pay(1, 950)).await.unwrap();
+    let refused = store.commit(pay(1, 20)).await.unwrap_err();
+    let expected = Refusal::InsufficientFunds {
+        step: 0,
+        account: card(1),
+        available: 10,
+        needed: 20,
+    };
+    assert_eq!(refused, CommitError::Refused(expected));
+    assert_eq!(proxy.take_round_trips(), [1], "the one that was refuted");
+    for _ in 0..3 {
+        store.commit(pay(2, 10)).await.unwrap();
+    }
+    assert_eq!(proxy.take_round_trips(), [2, 1, 1]);
+
+    // A refusal is of now, whatever was known: money has come from elsewhere.
+    store.commit(pay(1, 20)).await.unwrap_err();
+    other.commit(batch(vec![fund(card(1), 100)])).await.unwrap();
+    store.commit(pay(1, 20)).await.unwrap();
+    assert_eq!(available(&other, card(1)).await, 90);
+    assert_eq!(available(&other, merchant(1)).await, 1_080);
+}
+
+/// Batches of every kind, one at a time, by one instance or the other: whether they were decided
+/// upon what the instance knows or upon what it has loaded, they come to the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_known_comes_to_what_is_loaded() {
+    let Some(bench) = Bench::new() else { return };
+    let proxy = Proxy::to(bench.cluster.port).await;
+    let stores = [bench.through(proxy.port).await, bench.store().await];
+    let model = MemoryStore::new(bench.clock.clone());
+    let mut steps = Steps::new(31, NOW_MS);
+    for turn in 0..400 {
+        steps.now_ms += 3;
+        bench.clock.set(steps.now_ms);
+        // Mostly the first, so that it is alone for a while.
+        let store = &stores[usize::from(turn % 12 == 11)];
+        let batch = steps.batch();
+        let answer = store.commit(batch.clone()).await;
+        assert_eq!(
+            answer,
+            model.commit(batch.clone()).await,
+            "{turn} {batch:?}"
+        );
+    }
+    assert_eq!(picture(&stores[0]).await, picture(&model).await);
+    let round_trips = proxy.take_round_trips();
+    let one = round_trips.iter().filter(|trips| **trips == 1).count();
+    println!(
+        "{one} of {} transactions in one round trip",
+        round_trips.len()
+    );
+    assert!(one >= 20 && one < round_trips.len());
+}
+
 /// A group is applied in memory and written table by table: the same batches one by one, in a
 /// store that does neither, must come to the same.
 #[tokio::test(flavor = "multi_thread")]

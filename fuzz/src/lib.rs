@@ -8,6 +8,7 @@
 pub mod bolt11;
 pub mod chip_answers;
 pub mod commands;
+pub mod import_stream;
 pub mod money;
 pub mod names;
 #[cfg(feature = "postgres")]
@@ -25,6 +26,7 @@ pub const TARGETS: &[Target] = &[
     ("bolt11", bolt11::run),
     ("chip_answers", chip_answers::run),
     ("commands", commands::run),
+    ("import_stream", import_stream::run),
     ("money", money::run),
     ("names", names::run),
     #[cfg(feature = "postgres")]

@@ -16,12 +16,18 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use event_listener::Event;
 use futures_channel::oneshot;
 
 use super::{CommitError, StoreError};
 use crate::ledger::{self, Batch, Commit, Rows};
+
+/// How long a writer waits for further tasks: a small part of what a flush takes.
+const PAUSE: Duration = Duration::from_micros(40);
+/// How often at most, while more and more arrive.
+const MOST_PAUSES: usize = 16;
 
 /// Which queue a task waits in. Node writes go first, and a full queue of batches does not
 /// block them.
@@ -64,6 +70,10 @@ struct Lanes<T> {
     node: VecDeque<T>,
     batches: VecDeque<T>,
     closing: bool,
+    /// How many tasks the last group had.
+    last_group: usize,
+    /// The taker sleeps until it is told of a task.
+    is_waiting: bool,
 }
 
 /// What is done in one atomic change.
@@ -110,6 +120,8 @@ impl<T: Waiting> Queue<T> {
                 node: VecDeque::new(),
                 batches: VecDeque::new(),
                 closing: false,
+                last_group: 0,
+                is_waiting: false,
             }),
             changed: Condvar::new(),
             arrived: Event::new(),
@@ -143,8 +155,12 @@ impl<T: Waiting> Queue<T> {
             }
         } else {
             queue.push_back(task);
+            let is_waiting = std::mem::take(&mut lanes.is_waiting);
             drop(lanes);
-            self.notify();
+            if is_waiting {
+                self.changed.notify_all();
+            }
+            self.arrived.notify(usize::MAX);
             return;
         };
         drop(lanes);
@@ -175,17 +191,41 @@ impl<T: Waiting> Queue<T> {
     pub fn take(&self) -> Option<Group<T>> {
         let mut lanes = self.lock();
         loop {
+            if !lanes.batches.is_empty() && lanes.last_group > 1 {
+                lanes = self.gather(lanes);
+            }
             if let Some(group) = self.group(&mut lanes) {
                 return Some(group);
             }
             if lanes.closing {
                 return None;
             }
+            lanes.is_waiting = true;
             lanes = self
                 .changed
                 .wait(lanes)
                 .unwrap_or_else(PoisonError::into_inner);
         }
+    }
+
+    /// Waits until no more tasks arrive, for a moment at most. Those who were answered together
+    /// come again together, and without this the first of them would have a flush for itself while
+    /// all others wait for the next. A caller who is alone never waits here, nor does the node.
+    fn gather<'a>(&'a self, mut lanes: MutexGuard<'a, Lanes<T>>) -> MutexGuard<'a, Lanes<T>> {
+        for _ in 0..MOST_PAUSES {
+            let before = lanes.batches.len();
+            let is_full = before >= self.bounds.group;
+            if is_full || lanes.closing || !lanes.node.is_empty() {
+                break;
+            }
+            drop(lanes);
+            std::thread::sleep(PAUSE);
+            lanes = self.lock();
+            if lanes.batches.len() == before {
+                break;
+            }
+        }
+        lanes
     }
 
     /// As [`take`](Self::take), for a writer without a thread of its own: with nothing to take,
@@ -210,6 +250,7 @@ impl<T: Waiting> Queue<T> {
         let mut tasks: Vec<_> = lanes.node.drain(..from_node).collect();
         let from_batches = lanes.batches.len().min(self.bounds.group - from_node);
         tasks.extend(lanes.batches.drain(..from_batches));
+        lanes.last_group = tasks.len();
         Some(Group {
             tasks,
             has_node_writes: from_node > 0,

@@ -1,9 +1,12 @@
-//! The writer of the books: all that waits is one transaction, in two round trips.
+//! The writer of the books: all that waits is one transaction.
+//!
+//! The batches are applied in memory, one after another, each upon those before it. While this
+//! instance [knows](super::known) the rows and nobody else writes, a group is one round trip: begin,
+//! lock the head, check what was taken for known, write what [`Group::decide`] made of the batches,
+//! commit. Otherwise it is two:
 //!
 //! 1. Begin, lock the head, and load every row that the batches name.
-//! 2. Write what [`Group::decide`] made of them, and commit.
-//!
-//! In between, the batches are applied in memory, one after another, each upon those before it.
+//! 2. Write, and commit.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,10 +14,12 @@ use std::time::Duration;
 use deadpool_postgres::{ClientWrapper, Pool};
 use futures_channel::oneshot;
 use tokio_postgres::Row;
+use tokio_postgres::error::SqlState;
 
 use super::connection::{
-    Failed, after_commit, connect_writer, in_one_round_trip, not_done, plain, prepared,
+    Failed, Param, after_commit, connect_writer, in_one_round_trip, not_done, plain, prepared,
 };
+use super::known::{GUARD, Known};
 use super::queue::Taker;
 use super::schema::SCHEMA_VERSION;
 use super::snapshot::{Keys, LOAD, Snapshot};
@@ -53,6 +58,7 @@ pub(super) struct GroupWriter {
     /// For how long a group is tried while the database cannot be reached or does not answer.
     pub(super) patience: Duration,
     pub(super) connection: Option<ClientWrapper>,
+    pub(super) known: Known,
     /// Set from when a commit is sent until it is answered.
     pub(super) is_committing: bool,
 }
@@ -142,8 +148,10 @@ impl GroupWriter {
             Some(connection) if !connection.is_closed() => connection,
             _ => connect_writer(&self.pool).await?,
         };
-        // Whatever fails on the way takes the connection with it, and so its transaction.
-        let answers = self.transact(&connection, batches).await?;
+        // Whatever fails on the way takes the connection with it, and so its transaction. What is
+        // known is put back by whoever knows how it ended.
+        let known = std::mem::take(&mut self.known);
+        let answers = self.transact(&connection, batches, known).await?;
         self.connection = Some(connection);
         Ok(answers)
     }
@@ -152,6 +160,7 @@ impl GroupWriter {
         &mut self,
         connection: &ClientWrapper,
         batches: &[Batch],
+        mut known: Known,
     ) -> Result<Vec<Answer>, Failed> {
         let mut keys = Keys {
             due_until_ms: self.clock.now_ms().saturating_add(LOOK_AHEAD_MS),
@@ -159,6 +168,11 @@ impl GroupWriter {
         };
         for batch in batches {
             keys.add_batch(batch);
+        }
+        let at_once = self.at_once(connection, batches, &keys, &mut known).await?;
+        if let Some(answers) = at_once {
+            self.known = known;
+            return Ok(answers);
         }
         let mut snapshot = Snapshot::default();
         let head = begin(connection, &keys, &mut snapshot).await?;
@@ -183,34 +197,92 @@ impl GroupWriter {
             }
             let end = if has_replays { "COMMIT" } else { "ROLLBACK" };
             connection.batch_execute(end).await.map_err(not_done)?;
-            return Ok(answers);
+            known.loaded(&head, snapshot);
+        } else {
+            let written = statements(&changes, &snapshot, &head, at_ms)?;
+            self.write(connection, None, &written.statements).await?;
+            known.loaded(&head, snapshot);
+            known.written(&changes, &written);
         }
-        let statements = statements(&changes, &snapshot, &head, at_ms)?;
-        self.write(connection, &statements).await?;
+        self.known = known;
         Ok(answers)
     }
 
+    /// The whole group in one round trip, upon what is known. `None` when it must be loaded: what
+    /// was guessed is not so, or nothing was changed, and what a refusal says must be so now.
+    async fn at_once(
+        &mut self,
+        connection: &ClientWrapper,
+        batches: &[Batch],
+        keys: &Keys,
+        known: &mut Known,
+    ) -> Result<Option<Vec<Answer>>, Failed> {
+        let Some(guess) = known.guess(batches, keys) else {
+            return Ok(None);
+        };
+        // Nobody has committed since, which the guard makes sure of.
+        let at_ms = self.clock.now_ms().max(guess.head.last_commit_ms);
+        let decided = decide(batches, guess.head, guess.rows, at_ms);
+        let Some((answers, changes)) = decided.ok().filter(|(_, changes)| !changes.is_empty())
+        else {
+            known.forget_guesses();
+            return Ok(None);
+        };
+        let written = statements(&changes, guess.rows, guess.head, at_ms)?;
+        let guard = guess.params(keys);
+        if self
+            .write(connection, Some(&guard), &written.statements)
+            .await?
+        {
+            known.written(&changes, &written);
+            return Ok(Some(answers));
+        }
+        known.forget();
+        Ok(None)
+    }
+
+    /// Writes and commits, within the transaction that was begun or, given values for [`GUARD`],
+    /// in one of its own. False when the guard was not kept, and nothing was done.
     async fn write(
         &mut self,
         connection: &ClientWrapper,
+        guard: Option<&Vec<Param>>,
         statements: &[Statement],
-    ) -> Result<(), Failed> {
+    ) -> Result<bool, Failed> {
+        let prepare = async |sql| connection.prepare_cached(sql).await.map_err(not_done);
         let mut sent = Vec::new();
+        if let Some(params) = guard {
+            let (lock, check) = (prepare(LOCK_HEAD).await?, prepare(GUARD).await?);
+            sent.push(plain(connection, BEGIN));
+            sent.push(prepared(connection, lock, &[]));
+            // A statement of its own: what it sees is what there is once the lock was given.
+            sent.push(prepared(connection, check, params));
+        }
         for statement in statements {
-            let sql = connection
-                .prepare_cached(statement.sql)
-                .await
-                .map_err(not_done)?;
+            let sql = prepare(statement.sql).await?;
             sent.push(prepared(connection, sql, &statement.params));
         }
         sent.push(plain(connection, "COMMIT"));
         self.is_committing = true;
         // What was not sent in full has no commit at its end.
         let answers = in_one_round_trip(sent).await.map_err(not_done);
-        let outcome = answers.and_then(outcome);
         self.is_committing = false;
-        outcome
+        let answers = answers?;
+        let kept = guard.is_none() || answers.get(2).is_none_or(|check| !is_refuted(check));
+        if kept {
+            outcome(answers)?;
+        }
+        Ok(kept)
     }
+}
+
+const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
+
+/// Whether [`GUARD`] found something else than it was told. The commit that was sent behind it
+/// then ends the transaction without anything done.
+fn is_refuted(check: &Result<Vec<Row>, tokio_postgres::Error>) -> bool {
+    let code = check.as_ref().err().and_then(tokio_postgres::Error::code);
+    code == Some(&SqlState::DIVISION_BY_ZERO)
 }
 
 /// Whether the transaction was committed. Its last statement is the commit, which does nothing
@@ -242,10 +314,7 @@ async fn begin(
     let load = connection.prepare_cached(LOAD).await.map_err(not_done)?;
     let params = keys.params();
     let sent = vec![
-        plain(
-            connection,
-            "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE",
-        ),
+        plain(connection, BEGIN),
         prepared(connection, lock, &[]),
         // A statement of its own: what it sees is what there is once the lock was given.
         prepared(connection, load, &params),

@@ -1,7 +1,7 @@
 //! A store in a PostgreSQL database, which several engines may share.
 //!
-//! What waits in one instance is one transaction, in two round trips. Each begins by
-//! locking one row, the head, which gives out commit times and the positions of commits, transfers
+//! What waits in one instance is one transaction: in one round trip while no other instance writes,
+//! and in two otherwise. Each begins by locking one row, the head, which gives out commit times and the positions of commits, transfers
 //! and events. So the groups of all instances are done one after another: every guard is checked
 //! against all commits before it, times and positions grow in the order of the commits, and
 //! nobody can see a position while an earlier one is still open. An instance that stops in the
@@ -13,6 +13,7 @@
 mod config;
 mod connection;
 mod group;
+mod known;
 mod moving;
 mod node_state;
 mod queue;
@@ -36,6 +37,7 @@ use tokio_postgres::Row;
 
 use self::connection::{Failed, Param, connect, not_done};
 use self::group::{CommitTask, GroupWriter};
+use self::known::Known;
 use self::node_state::{NodeTask, NodeWriter};
 use self::queue::{Queue, Stopped, Taker};
 use self::watch::Watch;
@@ -141,6 +143,7 @@ impl PostgresStore {
             health: shared.health.clone(),
             patience: config.patience,
             connection: None,
+            known: Known::default(),
             is_committing: false,
         };
         drop(shared.runtime.spawn(writer.run()));

@@ -8,9 +8,14 @@ use event_listener::Event;
 
 use crate::store::StoreError;
 
+/// How often the others are let run first, while more and more arrive.
+const MOST_PAUSES: usize = 16;
+
 struct Waiting<T> {
     tasks: VecDeque<T>,
     closing: bool,
+    /// How many were taken last.
+    last_taken: usize,
 }
 
 /// A bounded queue with one taker.
@@ -26,6 +31,7 @@ impl<T> Queue<T> {
             waiting: Mutex::new(Waiting {
                 tasks: VecDeque::new(),
                 closing: false,
+                last_taken: 0,
             }),
             changed: Event::new(),
             most,
@@ -64,14 +70,33 @@ impl<T> Queue<T> {
         drop(tasks);
     }
 
+    /// Lets those who were answered together come again together: the first of them would have a
+    /// transaction for itself, and all others wait for the next. Whoever is alone never waits.
+    async fn gather(&self, most: usize) {
+        let mut before = 0;
+        for _ in 0..MOST_PAUSES {
+            {
+                let waiting = self.lock();
+                let arrived = waiting.tasks.len();
+                if waiting.last_taken < 2 || arrived == before || arrived >= most {
+                    return;
+                }
+                before = arrived;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
     /// Waits for work, and takes at most `most` of it; `None` once the queue is closed and empty.
     pub(super) async fn take(&self, most: usize) -> Option<Vec<T>> {
         loop {
             let changed = self.changed.listen();
+            self.gather(most).await;
             {
                 let mut waiting = self.lock();
                 if !waiting.tasks.is_empty() {
                     let most = waiting.tasks.len().min(most);
+                    waiting.last_taken = most;
                     return Some(waiting.tasks.drain(..most).collect());
                 }
                 if waiting.closing {

@@ -111,6 +111,16 @@ impl Keys {
             && self.usage.is_empty()
     }
 
+    /// What is looked for and must not be there, in a group that was not loaded.
+    pub(super) fn fresh_params(&self) -> [Param; 4] {
+        [
+            texts(&self.batches),
+            texts(&self.scopes),
+            texts(&self.transfers),
+            texts(&self.claims),
+        ]
+    }
+
     /// The values of [`LOAD`].
     pub(super) fn params(&self) -> Vec<Param> {
         let (collections, ids): (Vec<String>, Vec<String>) = self.documents.iter().cloned().unzip();
@@ -328,6 +338,47 @@ impl Snapshot {
                 .insert(account, Some(AccountRow { id, balance }));
         }
         Ok(())
+    }
+
+    /// Takes what can be there only once as not there yet.
+    pub(super) fn note_fresh(&mut self, keys: &Keys) {
+        absent(&mut self.commits, &keys.batches);
+        absent(&mut self.commands, &keys.scopes);
+        absent(&mut self.transfers, &keys.transfers);
+        absent(&mut self.holds, &keys.transfers);
+        absent(&mut self.claims, &keys.claims);
+    }
+
+    /// Keeps of a group what a later one may need: the rows that change. What can be there only
+    /// once is new in every group, and which holds have ended depends on the time.
+    pub(super) fn forget_fresh(&mut self) {
+        self.commits.clear();
+        self.commands.clear();
+        self.transfers.clear();
+        self.reversed.clear();
+        self.holds.clear();
+        self.claims.clear();
+        self.due.clear();
+    }
+
+    /// Adds rows of the same moment.
+    pub(super) fn absorb(&mut self, rows: Self) {
+        self.forget_fresh();
+        self.accounts.extend(rows.accounts);
+        self.documents.extend(rows.documents);
+        self.counters.extend(rows.counters);
+        self.usage.extend(rows.usage);
+    }
+
+    /// How many rows there are of the kind with most.
+    pub(super) fn largest(&self) -> usize {
+        let kept = [
+            self.accounts.len(),
+            self.documents.len(),
+            self.counters.len(),
+            self.usage.len(),
+        ];
+        kept.into_iter().max().unwrap_or(0)
     }
 
     /// What was asked for and not found is not there.

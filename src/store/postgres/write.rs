@@ -11,7 +11,7 @@ use crate::ledger::{Account, Balance, ChainHash, ChainHead, Changes, Commit};
 use crate::store::StoreError;
 
 /// The row that gives out positions, as it was when it was locked.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Head {
     pub(super) schema_version: i64,
     pub(super) last_commit_ms: i64,
@@ -58,6 +58,22 @@ impl Head {
         })
     }
 
+    /// The columns in the order of [`LOCK_HEAD`].
+    pub(super) fn params(&self) -> Vec<Param> {
+        vec![
+            Box::new(self.schema_version),
+            Box::new(self.last_commit_ms),
+            Box::new(self.commit_position),
+            Box::new(self.transfer_position),
+            Box::new(self.hold_change_position),
+            Box::new(self.event_position),
+            Box::new(self.account_id),
+            Box::new(self.chain_sequence),
+            Box::new(self.chain_hash.as_bytes().to_vec()),
+            Box::new(self.chain_writer.clone()),
+        ]
+    }
+
     /// The end of the chain before this group.
     pub(super) fn chain(&self) -> ChainHead {
         ChainHead {
@@ -74,13 +90,23 @@ pub(super) struct Statement {
     pub(super) params: Vec<Param>,
 }
 
-/// The statements of a group, in the order in which they must be done.
+/// A group as it is to be written.
+pub(super) struct Written {
+    /// In the order in which they must be done.
+    pub(super) statements: Vec<Statement>,
+    /// What the head will be.
+    pub(super) head: Head,
+    /// The ids of the accounts that change.
+    pub(super) accounts: HashMap<Account, i64>,
+}
+
+/// The statements of a group.
 pub(super) fn statements(
     changes: &Changes,
     snapshot: &Snapshot,
     head: &Head,
     at_ms: i64,
-) -> Result<Vec<Statement>, StoreError> {
+) -> Result<Written, StoreError> {
     let mut writing = Writing {
         head: head.clone(),
         statements: Vec::new(),
@@ -95,7 +121,12 @@ pub(super) fn statements(
     writing.due(changes);
     writing.commits(changes);
     writing.head(at_ms);
-    Ok(writing.statements)
+    let Writing { head, statements } = writing;
+    Ok(Written {
+        statements,
+        head,
+        accounts: ids,
+    })
 }
 
 struct Writing {
@@ -358,6 +389,7 @@ impl Writing {
     }
 
     fn head(&mut self, at_ms: i64) {
+        self.head.last_commit_ms = at_ms;
         let head = self.head.clone();
         self.add(&[()], MOVE_HEAD, || {
             vec![

@@ -27,7 +27,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use event_listener::Event;
-use rusqlite::{Connection, ErrorCode, OpenFlags, params};
+use rusqlite::{Connection, ErrorCode, MAIN_DB, OpenFlags, params};
 
 use self::cache::Cache;
 use self::known::Known;
@@ -203,6 +203,11 @@ fn spawn(
 fn connect(file: &Path, more: OpenFlags) -> Result<Connection, StoreError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | more;
     let connection = Connection::open_with_flags(file, flags).map_err(sql_error)?;
+    // SQLite opens a file all the same that it may only read, and never tries again to write.
+    if connection.is_readonly(MAIN_DB).map_err(sql_error)? {
+        let reason = format!("{} may not be written", file.display());
+        return Err(StoreError::ReadOnly { reason });
+    }
     connection
         .busy_timeout(Duration::from_secs(5))
         .map_err(sql_error)?;

@@ -1,7 +1,7 @@
 //! A way to the server that fails at a chosen moment.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -26,6 +26,7 @@ pub struct Proxy {
     pub port: u16,
     fault: Arc<AtomicU8>,
     fired: Arc<AtomicUsize>,
+    round_trips: Arc<Mutex<Vec<usize>>>,
 }
 
 impl Proxy {
@@ -35,6 +36,7 @@ impl Proxy {
             port: listener.local_addr().unwrap().port(),
             fault: Arc::default(),
             fired: Arc::default(),
+            round_trips: Arc::default(),
         };
         let serving = proxy.clone();
         drop(tokio::spawn(async move {
@@ -54,6 +56,12 @@ impl Proxy {
         self.fired.load(Ordering::SeqCst)
     }
 
+    /// How often the server was waited for in each transaction that has been ended with a commit
+    /// since the last call. Of transactions whose statements fit in one packet.
+    pub fn take_round_trips(&self) -> Vec<usize> {
+        std::mem::take(&mut *self.round_trips.lock().unwrap())
+    }
+
     /// True once, if this is the fault that is set.
     fn happens(&self, fault: Fault) -> bool {
         let (set, none) = (fault as u8, Fault::None as u8);
@@ -70,18 +78,31 @@ impl Proxy {
         let server = TcpStream::connect(("127.0.0.1", server)).await.unwrap();
         let (from_client, to_client) = client.into_split();
         let (from_server, to_server) = server.into_split();
-        let there = self.clone();
+        let (there, answered) = (self.clone(), AtomicBool::new(false));
         tokio::select! {
-            () = there.requests(from_client, to_server) => {}
-            () = self.answers(from_server, to_client) => {}
+            () = there.requests(from_client, to_server, &answered) => {}
+            () = self.answers(from_server, to_client, &answered) => {}
         }
     }
 
-    async fn requests(self, mut from: OwnedReadHalf, mut to: OwnedWriteHalf) {
+    async fn requests(
+        self,
+        mut from: OwnedReadHalf,
+        mut to: OwnedWriteHalf,
+        answered: &AtomicBool,
+    ) {
         let mut bytes = vec![0; 1 << 16];
+        let mut round_trips = 0;
         while let Ok(length @ 1..) = from.read(&mut bytes).await {
             let bytes = &bytes[..length];
             let commits = has(bytes, b"COMMIT\0");
+            round_trips += usize::from(answered.swap(false, Ordering::SeqCst));
+            if has(bytes, b"BEGIN") {
+                round_trips = 1;
+            }
+            if commits {
+                self.round_trips.lock().unwrap().push(round_trips);
+            }
             if commits && self.happens(Fault::LoseRequest) {
                 return;
             }
@@ -94,10 +115,11 @@ impl Proxy {
         }
     }
 
-    async fn answers(self, mut from: OwnedReadHalf, mut to: OwnedWriteHalf) {
+    async fn answers(self, mut from: OwnedReadHalf, mut to: OwnedWriteHalf, answered: &AtomicBool) {
         let mut bytes = vec![0; 1 << 16];
         while let Ok(length @ 1..) = from.read(&mut bytes).await {
             let bytes = &bytes[..length];
+            answered.store(true, Ordering::SeqCst);
             if has(bytes, b"COMMIT\0") && self.happens(Fault::LoseAnswer) {
                 return;
             }
