@@ -14,8 +14,10 @@ use crate::Error;
 use crate::access::{Credential, HostKeys};
 use crate::cards::boltcard::IssuerKey;
 use crate::cards::{Cards, IssuerKeys};
+use crate::chain::ChainSource;
 use crate::core::{Core, MasterSecret, NodeStatus, Secrets, Settings, Turns, emit};
 use crate::events::Events;
+use crate::exchange::Exchange;
 use crate::health::{Health, Trouble};
 use crate::invoices::Invoices;
 use crate::jobs::{self, JobsRun};
@@ -29,6 +31,8 @@ use crate::rewards::Rewards;
 use crate::settlement::Settlement;
 use crate::store::{Store, StoreError};
 use crate::treasury::Treasury;
+#[cfg(feature = "chain")]
+use crate::wallets::Wallets;
 
 /// How often due jobs are looked for.
 const JOBS_EVERY: Duration = Duration::from_millis(500);
@@ -44,6 +48,7 @@ pub struct EngineBuilder {
     lightning: Option<Arc<dyn LightningNode>>,
     lightning_elsewhere: bool,
     network: String,
+    chain: Option<Arc<dyn ChainSource>>,
     rates: Arc<dyn RateSource>,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
@@ -70,6 +75,13 @@ impl EngineBuilder {
     /// `regtest`.
     pub fn network(mut self, network: &str) -> Self {
         network.clone_into(&mut self.network);
+        self
+    }
+
+    /// Where the chain is read, for wallets and payments on chain. Without one, addresses are
+    /// given out and nothing is seen to arrive.
+    pub fn chain(mut self, source: Arc<dyn ChainSource>) -> Self {
+        self.chain = Some(source);
         self
     }
 
@@ -136,6 +148,7 @@ impl EngineBuilder {
             lightning_elsewhere: self.lightning_elsewhere,
             node_status: Mutex::default(),
             network: self.network,
+            chain: self.chain,
             rates: self.rates,
             clock: self.clock,
             entropy: self.entropy,
@@ -199,6 +212,7 @@ impl Engine {
             lightning: None,
             lightning_elsewhere: false,
             network: "bitcoin".to_owned(),
+            chain: None,
             rates: Arc::new(FixedRates::new()),
             clock: Arc::new(SystemClock),
             entropy: Arc::new(SystemEntropy),
@@ -217,6 +231,12 @@ impl Engine {
         self.cards.clone()
     }
 
+    /// Wallets on chain.
+    #[cfg(feature = "chain")]
+    pub fn wallets(&self) -> Wallets {
+        Wallets::new(self.core.clone(), self.invoices.clone())
+    }
+
     /// Reward points.
     pub fn rewards(&self) -> Rewards {
         Rewards::new(self.core.clone())
@@ -225,6 +245,11 @@ impl Engine {
     /// Merchants and payouts.
     pub fn settlement(&self) -> Settlement {
         self.settlement.clone()
+    }
+
+    /// The operator's own money.
+    pub fn exchange(&self) -> Exchange {
+        Exchange::new(self.core.clone())
     }
 
     /// The operator's own money.

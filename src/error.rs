@@ -15,6 +15,8 @@ use crate::rewards::RewardError;
 use crate::settlement::SettlementError;
 use crate::store::{CommitError, StoreError};
 use crate::treasury::TreasuryError;
+#[cfg(feature = "chain")]
+use crate::wallets::WalletError;
 
 /// Whatever went wrong, as its module's own error. The text (`Display`) is for people;
 /// [`code`](Self::code) is stable and for programs.
@@ -60,6 +62,10 @@ pub enum Error {
     /// The operator's own money, or what waits in suspense.
     #[error(transparent)]
     Treasury(#[from] TreasuryError),
+    /// A wallet on chain, or a spend of one.
+    #[cfg(feature = "chain")]
+    #[error(transparent)]
+    Wallet(#[from] WalletError),
     /// A report.
     #[error(transparent)]
     Report(#[from] ReportError),
@@ -86,6 +92,8 @@ impl Error {
             Self::Reward(error) => error.code(),
             Self::Settlement(error) => error.code(),
             Self::Treasury(error) => error.code(),
+            #[cfg(feature = "chain")]
+            Self::Wallet(error) => error.code(),
             Self::Report(error) => error.code(),
             Self::Entropy(_) => "entropy.failed",
         }

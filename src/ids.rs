@@ -99,6 +99,10 @@ entity_ids! {
     BatchId = "bat";
     /// Points that were redeemed.
     RedemptionId = "red";
+    /// A wallet on chain.
+    WalletId = "wal";
+    /// A spend of a wallet.
+    SpendId = "spd";
     /// Capital that the operator moved.
     CapitalId = "cap";
 }

@@ -1,7 +1,10 @@
 //! Work that waits for its time: picked up under a lease, so that a crash only delays it.
 
+use std::sync::Arc;
+
 use crate::Error;
 use crate::cards::{self, Cards};
+use crate::chain;
 use crate::core::Core;
 use crate::invoices::{self, Invoices};
 use crate::ledger::{DueJob, Step};
@@ -21,6 +24,9 @@ const NODE_JOBS: &[&str] = &[
     settlement::CHECK_JOB,
 ];
 
+/// What only an instance with a source for the chain can do.
+const CHAIN_JOBS: &[&str] = &[chain::WATCH_JOB, chain::BROADCAST_JOB];
+
 /// What was done.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct JobsRun {
@@ -32,7 +38,7 @@ pub struct JobsRun {
 
 /// Does what is due now.
 pub(crate) async fn run_due(
-    core: &Core,
+    core: &Arc<Core>,
     cards: &Cards,
     invoices: &Invoices,
     settlement: &Settlement,
@@ -43,13 +49,20 @@ pub(crate) async fn run_due(
         let before_ms = now_ms.saturating_sub(keep_ms);
         core.store.forget_answers(before_ms, MAX_FORGOTTEN).await?;
     }
-    let except = if core.node_is_away() { NODE_JOBS } else { &[] };
+    let mut except = Vec::new();
+    if core.node_is_away() {
+        except.extend(NODE_JOBS);
+    }
+    // An instance that cannot ask the chain leaves it to one that can.
+    if core.chain.is_none() || cfg!(not(feature = "chain")) {
+        except.extend(CHAIN_JOBS);
+    }
     let leased = core
         .store
-        .lease_due(now_ms, lease_until_ms, except, MAX_JOBS);
+        .lease_due(now_ms, lease_until_ms, &except, MAX_JOBS);
     let mut run = JobsRun::default();
     for job in leased.await? {
-        match do_job(&job, cards, invoices, settlement).await {
+        match do_job(core, &job, cards, invoices, settlement).await {
             Ok(()) => run.done += 1,
             // The node was lost in between: whoever has it now gets the job at once.
             Err(Error::Lightning(LightningError::NotRunning)) if core.node_is_away() => {
@@ -64,6 +77,7 @@ pub(crate) async fn run_due(
 }
 
 async fn do_job(
+    core: &Arc<Core>,
     job: &DueJob,
     cards: &Cards,
     invoices: &Invoices,
@@ -72,6 +86,8 @@ async fn do_job(
     let unreadable = || crate::store::StoreError::Corrupt {
         reason: format!("no job {} {}", job.kind, job.object),
     };
+    #[cfg(not(feature = "chain"))]
+    let _ = core;
     match job.kind.as_str() {
         cards::EXPIRE_JOB => {
             cards
@@ -112,6 +128,19 @@ async fn do_job(
                 .check(job.object.parse().map_err(|_| unreadable())?)
                 .await
         }
+        #[cfg(feature = "chain")]
+        chain::WATCH_JOB => wallets_of(core, invoices).watch().await,
+        #[cfg(feature = "chain")]
+        chain::BROADCAST_JOB => {
+            wallets_of(core, invoices)
+                .broadcast(job.object.parse().map_err(|_| unreadable())?)
+                .await
+        }
         _ => Err(unreadable().into()),
     }
+}
+
+#[cfg(feature = "chain")]
+fn wallets_of(core: &Arc<Core>, invoices: &Invoices) -> crate::wallets::Wallets {
+    crate::wallets::Wallets::new(core.clone(), invoices.clone())
 }

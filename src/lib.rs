@@ -10,6 +10,7 @@ mod core;
 mod engine;
 mod error;
 pub mod events;
+pub mod exchange;
 #[cfg(feature = "ffi")]
 pub mod ffi;
 mod health;
@@ -28,6 +29,8 @@ pub mod store;
 #[cfg(feature = "testkit")]
 pub mod testkit;
 pub mod treasury;
+#[cfg(feature = "chain")]
+pub mod wallets;
 
 #[cfg(feature = "ffi")]
 #[doc(hidden)]

@@ -306,7 +306,7 @@ async fn texts_and_numbers_out_of_bounds() {
         ..CardLimits::default()
     };
     let negative = CardLimits {
-        per_tap_msat: Some(-1),
+        per_tap: Some(-1),
         ..CardLimits::default()
     };
     for (command, expected) in [

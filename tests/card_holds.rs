@@ -8,8 +8,8 @@ use std::time::Duration;
 use flashkit::Engine;
 use flashkit::access::Credential;
 use flashkit::cards::{
-    CaptureCharge, CardLimits, Charge, ChargeCard, ChargeState, FreezeCard, RefundCharge,
-    ReleaseCharge,
+    CaptureCharge, CardLimits, Charge, ChargeAmount, ChargeCard, ChargeState, FreezeCard,
+    RefundCharge, ReleaseCharge,
 };
 use flashkit::ids::{BatchId, CardId, ChargeId, MerchantId, ProgramId};
 use flashkit::ledger::{Account, Batch, NewDocument, Step};
@@ -95,7 +95,9 @@ async fn capture(
     let command = CaptureCharge {
         key: key(name),
         charge,
-        amount_msat: sats * SAT,
+        amount: ChargeAmount::Bitcoin {
+            amount_msat: sats * SAT,
+        },
     };
     told(engine.cards().capture(by, command).await)
 }
@@ -118,14 +120,16 @@ async fn refund(
     let command = RefundCharge {
         key: key(name),
         charge,
-        amount_msat: sats * SAT,
+        amount: ChargeAmount::Bitcoin {
+            amount_msat: sats * SAT,
+        },
     };
     told(engine.cards().refund(by, command).await)
 }
 
 fn a_day(sats: i64) -> CardLimits {
     CardLimits {
-        per_day_msat: Some(sats * SAT),
+        per_day: Some(sats * SAT),
         ..CardLimits::default()
     }
 }
@@ -402,7 +406,7 @@ async fn small_refunds_withhold_as_much_as_a_large_one(is_sqlite: bool) {
         let command = RefundCharge {
             key: key(name),
             charge: charge.id,
-            amount_msat,
+            amount: ChargeAmount::Bitcoin { amount_msat },
         };
         let cards = scene.engine().cards();
         let refunded = cards.refund(&scene.merchant.till, command).await.unwrap();

@@ -83,9 +83,9 @@ const OVER: Result<(), &str> = Err("card.limit_exceeded");
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn days_weeks_and_months_end_where_the_card_is_used() {
     let limits = CardLimits {
-        per_day_msat: Some(100 * SAT),
-        per_week_msat: Some(250 * SAT),
-        per_month_msat: Some(300 * SAT),
+        per_day: Some(100 * SAT),
+        per_week: Some(250 * SAT),
+        per_month: Some(300 * SAT),
         ..in_jamaica()
     };
     // A Sunday evening: the week ends at midnight in Kingston, five hours after the one of UTC.
@@ -131,7 +131,7 @@ async fn so_many_taps_an_hour_and_no_more() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_card_that_moves_gets_no_day_twice() {
     let limits = CardLimits {
-        per_day_msat: Some(100 * SAT),
+        per_day: Some(100 * SAT),
         ..in_jamaica()
     };
     let mut scene = scene("2026-11-23T16:00:00Z", limits.clone()).await;
@@ -179,7 +179,7 @@ async fn limits_are_the_holders_and_checked() {
         (
             "week",
             CardLimits {
-                per_week_msat: Some(0),
+                per_week: Some(0),
                 ..in_jamaica()
             },
             "command.out_of_bounds",
@@ -187,7 +187,7 @@ async fn limits_are_the_holders_and_checked() {
         (
             "month",
             CardLimits {
-                per_month_msat: Some(-1),
+                per_month: Some(-1),
                 ..in_jamaica()
             },
             "command.out_of_bounds",
@@ -204,7 +204,7 @@ async fn limits_are_the_holders_and_checked() {
         assert_eq!(scene.set(name, limits).await, Err(code), "{name}");
     }
     let per_tap = CardLimits {
-        per_tap_msat: Some(5 * SAT),
+        per_tap: Some(5 * SAT),
         ..in_jamaica()
     };
     assert_eq!(scene.set("tap", per_tap).await, Ok(()));

@@ -32,7 +32,7 @@ on_both_stores! {
 
 async fn a_look_shows_the_card_and_moves_nothing(is_sqlite: bool) {
     let limits = CardLimits {
-        per_day_msat: Some(30_000 * SAT),
+        per_day: Some(30_000 * SAT),
         taps_per_hour: Some(40),
         ..CardLimits::default()
     };

@@ -22,7 +22,7 @@ const RIGHT: &str = "73018426";
 /// Above 1,000 sats the PIN is asked for.
 async fn scene(is_sqlite: bool) -> Scene {
     let limits = CardLimits {
-        pin_above_msat: Some(1_000 * SAT),
+        pin_above: Some(1_000 * SAT),
         ..CardLimits::default()
     };
     Scene::new(is_sqlite, limits).await

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use flashkit::Error;
 use flashkit::cards::{
-    CaptureCharge, CardError, CardLimits, ChargeCard, LowBalance, RefundCharge, SetCardLimits,
+    CaptureCharge, CardError, CardLimits, ChargeAmount, ChargeCard, LowBalance, RefundCharge,
+    SetCardLimits,
 };
 use support::scene::{Scene, on_both_stores, told};
 use support::shop::{self, SAT, sat};
@@ -130,7 +131,7 @@ async fn a_holder_is_told_when_a_charge_crosses_the_threshold(is_sqlite: bool) {
         key: key(name),
         card: scene.card.id,
         limits: CardLimits {
-            low_balance_msat: threshold,
+            low_balance: threshold,
             ..CardLimits::default()
         },
     };
@@ -150,8 +151,9 @@ async fn a_holder_is_told_when_a_charge_crosses_the_threshold(is_sqlite: bool) {
     let below = |charge, sats| LowBalance {
         card,
         charge,
-        balance_msat: sats * SAT,
-        threshold_msat: 10_000 * SAT,
+        balance: sats * SAT,
+        threshold: 10_000 * SAT,
+        unit: flashkit::money::Asset::Btc,
     };
     let mut told = vec![below(crossing.id, 9_999)];
     assert_eq!(looked(&scene).await, told);
@@ -161,14 +163,16 @@ async fn a_holder_is_told_when_a_charge_crosses_the_threshold(is_sqlite: bool) {
     let command = RefundCharge {
         key: key("refund"),
         charge: crossing.id,
-        amount_msat: SAT,
+        amount: ChargeAmount::Bitcoin { amount_msat: SAT },
     };
     cards.refund(&scene.merchant.till, command).await.unwrap();
     let sale = scene.charge("up", 2_000).await.unwrap();
     let command = RefundCharge {
         key: key("up"),
         charge: sale.id,
-        amount_msat: 2_000 * SAT,
+        amount: ChargeAmount::Bitcoin {
+            amount_msat: 2_000 * SAT,
+        },
     };
     cards.refund(&scene.merchant.till, command).await.unwrap();
     shop::top_up(
@@ -184,7 +188,9 @@ async fn a_holder_is_told_when_a_charge_crosses_the_threshold(is_sqlite: bool) {
     let command = CaptureCharge {
         key: key("close"),
         charge: tab.id,
-        amount_msat: 6_000 * SAT,
+        amount: ChargeAmount::Bitcoin {
+            amount_msat: 6_000 * SAT,
+        },
     };
     cards.capture(&scene.merchant.till, command).await.unwrap();
     told.push(below(tab.id, 8_000));
@@ -197,7 +203,7 @@ async fn a_holder_is_told_when_a_charge_crosses_the_threshold(is_sqlite: bool) {
 
 async fn charges_at_once_cross_the_threshold_once(is_sqlite: bool) {
     let limits = CardLimits {
-        low_balance_msat: Some(45_500 * SAT),
+        low_balance: Some(45_500 * SAT),
         ..CardLimits::default()
     };
     let mut scene = Scene::new(is_sqlite, limits).await;
@@ -228,6 +234,6 @@ async fn charges_at_once_cross_the_threshold_once(is_sqlite: bool) {
     }
     let told = looked(&scene).await;
     assert_eq!(told.len(), 1, "{told:?}");
-    assert_eq!(told[0].balance_msat, 45_000 * SAT);
+    assert_eq!(told[0].balance, 45_000 * SAT);
     scene.stop("at once").await;
 }

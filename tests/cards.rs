@@ -137,7 +137,7 @@ async fn a_clock_that_jumped_ahead_and_back_stops_no_card() {
     } = shop::simulated_at(Arc::new(store.clone()), clock.clone()).await;
     let merchant = shop::merchant(&engine, "Cookshop").await;
     let limits = CardLimits {
-        per_day_msat: Some(3_000 * SAT),
+        per_day: Some(3_000 * SAT),
         ..CardLimits::default()
     };
     let mut card = shop::card(&engine, shop::UID, limits).await;
@@ -167,7 +167,7 @@ async fn many_taps_at_once_stay_within_the_days_limit() {
     let engine = &shop.engine;
     let merchant = shop::merchant(engine, "Cookshop").await;
     let limits = CardLimits {
-        per_day_msat: Some(10_000 * SAT),
+        per_day: Some(10_000 * SAT),
         ..CardLimits::default()
     };
     let mut card = shop::card(engine, shop::UID, limits).await;

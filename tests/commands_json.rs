@@ -9,7 +9,7 @@ use std::sync::Arc;
 use flashkit::access::Credential;
 use flashkit::cards::{
     ActivateCard, AddFamilyCard, AuthorizeCard, AutoTopUp, BearerUnit, CaptureCharge, CardCounter,
-    CardLimits, CardProgramTerms, CardStatementQuery, ChargeCard, CreateCardImport,
+    CardLimits, CardProgramTerms, CardStatementQuery, ChargeAmount, ChargeCard, CreateCardImport,
     CreateCardProgram, CutOver, ExistingChip, FreezeCard, ImportIssuerKey, ImportedCard, IssueCard,
     IssueCards, IssueVirtualCard, LossBearer, MakeRecoveryCode, OfflineBook, OfflineKey,
     OfflineTerms, RecoverHolder, RefundCharge, RegisterBearerCard, ReleaseCharge, RenewHolder,
@@ -17,6 +17,7 @@ use flashkit::cards::{
     SetCardLimits, SetCardNote, SetCardPin, SetOfflineTerms, StoppedCard, SyncCounters, TopUpCard,
     TopUpSource, TopUpWanted, UnlockCardCode, UnlockCardPin, UpdateCardProgram, WipeCard,
 };
+use flashkit::exchange::SetPositionCap;
 use flashkit::ids::{CredentialId, MerchantId};
 use flashkit::invoices::{
     CancelInvoice, CaptureInvoice, ConfirmationTier, CreateInvoice, GiveUpInvoice, InvoiceFilter,
@@ -24,6 +25,7 @@ use flashkit::invoices::{
     Outpoint, PaymentRules, SetInvoicePolicy, SurplusTo,
 };
 use flashkit::ledger::JournalProblem;
+use flashkit::money::Currency;
 use flashkit::ports::{Clock, SystemClock};
 use flashkit::reports::{ExportFormat, StatementPeriod};
 use flashkit::rewards::{CreateProgram, RedeemPoints};
@@ -518,10 +520,31 @@ async fn every_command_and_every_answer() {
     let command = RefundCharge {
         key: key("refund"),
         charge: charged.id,
-        amount_msat: 1_000,
+        amount: ChargeAmount::Bitcoin { amount_msat: 1_000 },
     };
     check(&command);
+    let old = r#"{"key":"refund","charge":"CHARGE","amount_msat":1000}"#;
+    let old = old.replace("CHARGE", &charged.id.to_string());
+    assert_eq!(serde_json::to_string(&command).unwrap(), old);
+    let jmd = Currency::from_code("JMD").unwrap();
+    check(&CaptureCharge {
+        key: key("capture"),
+        charge: charged.id,
+        amount: ChargeAmount::Fiat {
+            currency: jmd,
+            minor_units: 1_000,
+        },
+    });
     check_answer(&cards.refund(&credential, command).await.unwrap());
+    let command = SetPositionCap {
+        key: key("cap"),
+        currency: jmd,
+        max_open: 1_000_000,
+    };
+    check(&command);
+    let exchange = engine.exchange();
+    check_answer(&exchange.set_position_cap(&issuer, command).await.unwrap());
+    check_answer(&exchange.positions(&issuer, &[]).await.unwrap());
     let command = SetCardPin {
         key: key("pin"),
         card: card.id,
@@ -550,7 +573,7 @@ async fn every_command_and_every_answer() {
         let capture = CaptureCharge {
             key: key(name),
             charge: tab.id,
-            amount_msat: 1_000,
+            amount: ChargeAmount::Bitcoin { amount_msat: 1_000 },
         };
         let release = ReleaseCharge {
             key: key(name),
@@ -861,5 +884,81 @@ async fn invoice_commands(
             hash: "00".to_owned(),
             confirmations: 1,
         },
+    });
+}
+
+#[cfg(feature = "chain")]
+#[test]
+fn wallet_commands() {
+    use flashkit::ids::{SpendId, WalletId};
+    use flashkit::wallets::{
+        AddWallet, BumpSpend, CancelSpend, ImportLabels, NewAddress, PrepareSpend, SpendOutput,
+        SpendTarget, SubmitSpend, WalletOwner, WalletSource, XpubKind,
+    };
+
+    let wallet = WalletId::from_parts(1, [1; 10]);
+    let spend = SpendId::from_parts(1, [1; 10]);
+    let merchant = MerchantId::from_parts(1, [1; 10]);
+    for source in [
+        WalletSource::Node,
+        WalletSource::Xpub {
+            xpub: "xpub".to_owned(),
+            script: Some(XpubKind::Taproot),
+        },
+        WalletSource::Descriptor {
+            external: "wpkh".to_owned(),
+            change: None,
+        },
+    ] {
+        let value = check(&AddWallet {
+            key: key("wallet"),
+            owner: WalletOwner::Merchant { merchant },
+            name: "till".to_owned(),
+            source,
+            used_addresses: 0,
+            birthday_height: None,
+        });
+        assert!(value.get("birthday_height").is_none());
+    }
+    check(&NewAddress {
+        key: key("address"),
+        wallet,
+        label: "table 4".to_owned(),
+    });
+    let (address, amount_sat) = ("bcrt1".to_owned(), u64::MAX);
+    let outputs = vec![SpendOutput {
+        address: address.clone(),
+        amount_sat,
+    }];
+    for target in [
+        SpendTarget::Pay { outputs },
+        SpendTarget::Everything { address },
+    ] {
+        let value = check(&PrepareSpend {
+            key: key("spend"),
+            wallet,
+            target,
+            fee_sat_per_kvb: None,
+        });
+        assert!(value["target"]["kind"].is_string());
+    }
+    check(&BumpSpend {
+        key: key("bump"),
+        spend,
+        fee_sat_per_kvb: 1,
+    });
+    check(&SubmitSpend {
+        key: key("submit"),
+        spend,
+        psbt: Some("cHNidP8=".to_owned()),
+    });
+    check(&CancelSpend {
+        key: key("cancel"),
+        spend,
+    });
+    check(&ImportLabels {
+        key: key("labels"),
+        wallet,
+        lines: String::new(),
     });
 }

@@ -23,14 +23,14 @@ fn sat(amount: i64) -> Price {
 
 fn limits(per_day: i64) -> CardLimits {
     CardLimits {
-        per_tap_msat: None,
-        per_day_msat: Some(per_day * SAT),
-        per_week_msat: None,
-        per_month_msat: None,
+        per_tap: None,
+        per_day: Some(per_day * SAT),
+        per_week: None,
+        per_month: None,
         taps_per_hour: None,
-        pin_above_msat: Some(10_000 * SAT),
-        low_balance_msat: Some(45_000 * SAT),
-        max_balance_msat: None,
+        pin_above: Some(10_000 * SAT),
+        low_balance: Some(45_000 * SAT),
+        max_balance: None,
         time_zone: "Etc/UTC".into(),
     }
 }

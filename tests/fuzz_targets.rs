@@ -15,6 +15,7 @@ fn runs(name: &str) -> u64 {
     let wanted = std::env::var("FLASHKIT_FUZZ_RUNS").map(|text| text.parse().unwrap());
     wanted.unwrap_or(match name {
         "stored_records" => 3_000,
+        "wallet_texts" => 2_000,
         "bolt11" | "chip_answers" | "commands" | "import_stream" => 10_000,
         _ => 30_000,
     })
@@ -167,5 +168,6 @@ targets!(
     postgres_config,
     rate_answer,
     stored_records,
-    tap_url
+    tap_url,
+    wallet_texts
 );

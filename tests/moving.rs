@@ -64,7 +64,7 @@ async fn do_business(store: Arc<dyn Store>) {
     let merchant = shop::merchant(engine, "Cookshop").await;
     shop::program(engine, merchant.id).await;
     let limits = CardLimits {
-        per_day_msat: Some(40_000_000),
+        per_day: Some(40_000_000),
         ..CardLimits::default()
     };
     let mut card = shop::card(engine, shop::UID, limits).await;

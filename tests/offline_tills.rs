@@ -196,7 +196,9 @@ async fn what_was_taken_offline_is_paid_once(is_sqlite: bool) {
             flashkit::cards::RefundCharge {
                 key: key("refund"),
                 charge,
-                amount_msat: 200 * SAT,
+                amount: flashkit::cards::ChargeAmount::Bitcoin {
+                    amount_msat: 200 * SAT,
+                },
             },
         )
         .await;
@@ -369,9 +371,9 @@ async fn a_card_stopped_in_between_is_by_rule(is_sqlite: bool) {
 
 async fn a_cards_own_limits_hold_offline(is_sqlite: bool) {
     let limits = CardLimits {
-        per_tap_msat: Some(5_000 * SAT),
-        per_day_msat: Some(6_000 * SAT),
-        pin_above_msat: Some(4_000 * SAT),
+        per_tap: Some(5_000 * SAT),
+        per_day: Some(6_000 * SAT),
+        pin_above: Some(4_000 * SAT),
         ..CardLimits::default()
     };
     let mut scene = Scene::new(is_sqlite, limits).await;
@@ -654,6 +656,7 @@ async fn what_another_server_used_stays_used(is_sqlite: bool) {
             pull_payment_id: None,
             version: 3,
             counter: 10,
+            issuer_key: None,
         }),
         limits: CardLimits::default(),
         program: None,

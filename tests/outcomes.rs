@@ -348,7 +348,7 @@ async fn payments_that_do_not_fit_go_back() {
 async fn a_top_up_of_a_full_or_frozen_card_goes_back() {
     let set = set().await;
     let limits = CardLimits {
-        max_balance_msat: Some(60_000 * SAT),
+        max_balance: Some(60_000 * SAT),
         ..CardLimits::default()
     };
     let card = shop::card(&set.engine, shop::UID, limits).await;

@@ -218,7 +218,7 @@ async fn one_card_is_never_overspent(scene: Scene) {
 /// The card has money for all, and may spend thirty charges a day.
 async fn a_days_limit_is_never_exceeded(scene: Scene) {
     let limits = CardLimits {
-        per_day_msat: Some(30 * PRICE * SAT + 1),
+        per_day: Some(30 * PRICE * SAT + 1),
         time_zone: noon(),
         ..CardLimits::default()
     };

@@ -164,7 +164,7 @@ async fn issue(engine: Engine, number: usize) -> Done<(CardId, VirtualCard)> {
         uid: uid.clone(),
         existing_chip: None,
         limits: CardLimits {
-            per_day_msat: Some(FUNDS_MSAT),
+            per_day: Some(FUNDS_MSAT),
             ..CardLimits::default()
         },
         program: None,

@@ -377,7 +377,7 @@ impl Story {
             uid: UID.to_owned(),
             existing_chip: None,
             limits: CardLimits {
-                per_day_msat: Some(1_000_000_000),
+                per_day: Some(1_000_000_000),
                 time_zone: "America/Jamaica".to_owned(),
                 ..CardLimits::default()
             },

@@ -17,6 +17,8 @@ pub mod postgres_config;
 pub mod rate_answer;
 pub mod stored_records;
 pub mod tap_url;
+#[cfg(feature = "chain")]
+pub mod wallet_texts;
 
 /// A target: its name, which is that of its folder in `corpus`, and what it does.
 pub type Target = (&'static str, fn(&[u8]) -> bool);
@@ -35,4 +37,6 @@ pub const TARGETS: &[Target] = &[
     ("rate_answer", rate_answer::run),
     ("stored_records", stored_records::run),
     ("tap_url", tap_url::run),
+    #[cfg(feature = "chain")]
+    ("wallet_texts", wallet_texts::run),
 ];

@@ -3,12 +3,15 @@
 //! All of it goes by the charge's id and the merchant's credential: the customer may have left.
 
 use super::charge_model::{
-    CaptureCharge, Charge, ChargeRecord, ChargeState, RefundCharge, ReleaseCharge,
+    CaptureCharge, Charge, ChargePosting, ChargeRecord, ChargeState, RefundCharge, ReleaseCharge,
 };
+use super::charge_rules::RefundIds;
+use super::currency::{self, Back};
 use super::{CHARGES, CardError, Cards, charge_rules, life, load, low_balance, programs};
 use crate::Error;
 use crate::access::Credential;
 use crate::core::{Answer, Decision, Executed, Loaded};
+use crate::exchange::{self, Moves, RefundRate};
 use crate::ids::{ChargeId, MerchantId, TransferId};
 use crate::ledger::{Refusal, Step};
 use crate::rewards::{self, Clawback, RewardedSale};
@@ -52,28 +55,33 @@ impl Cards {
         let core = &self.core;
         let before = self.load_charge(command.charge).await?;
         let hold = charge_rules::open_hold(&before.value, core.commit_time_ms())?;
-        charge_rules::check_capture(&before.value.charge, command.amount_msat)?;
+        let part = currency::part_of(&before.value.charge, command.amount, true)?;
+        charge_rules::check_capture(part)?;
         let Charge { merchant, card, .. } = before.value.charge;
         let merchant = settlement::load_merchant(core, merchant).await?;
         let tapped = load(core, card).await?.value;
         let program = programs::of(core, &tapped).await?;
-        let (amount_msat, shared) = (
-            command.amount_msat,
-            programs::shared_reward(program.as_ref()),
-        );
-        let line = tapped.line();
+        let rules = programs::conversion(program.as_ref());
+        let rate = match currency::needs_rate(&before.value.charge) {
+            Some(unit) => Some(exchange::quote(core, unit, rules.charge_side).await?),
+            None => None,
+        };
+        let (amount_msat, conversion) = currency::captured(&before.value.charge, part, rate)?;
+        let (shared, line) = (programs::shared_reward(program.as_ref()), tapped.line());
         let reward = rewards::accrual(core, &merchant.value, shared, line, amount_msat).await?;
         let transfer = core.new_id(TransferId::from_parts)?;
         let mut after = before.value.clone();
         after.charge.state = ChargeState::Captured;
-        after.charge.amount_msat = command.amount_msat;
+        after.charge.amount_msat = amount_msat;
+        after.charge.conversion = conversion;
         after.charge.program = reward.as_ref().map(|reward| reward.program);
         after.charge.points = reward.as_ref().map_or(0, |reward| reward.points);
         let mut posting = after.posting.unwrap_or_default();
-        posting.transfer = Some(transfer);
         posting.reward = reward.as_ref().and_then(|reward| reward.posting);
+        posting.bitcoin = Some(core.new_id(TransferId::from_parts)?);
+        posting.spread = Some(core.new_id(TransferId::from_parts)?);
         after.posting = Some(posting);
-        let mut steps = charge_rules::capture(&before, &after, hold, transfer)?;
+        let mut steps = charge_rules::capture(&before, &mut after, hold, transfer)?;
         steps.push(settlement::guard(&merchant));
         steps.extend(program.as_ref().map(programs::guard));
         steps.extend(low_balance::look(
@@ -169,26 +177,60 @@ impl Cards {
     async fn decide_refund(&self, command: &RefundCharge) -> Result<Decision<Charge>, Error> {
         let core = &self.core;
         let before = self.load_charge(command.charge).await?;
-        let amount_msat = command.amount_msat;
-        let (of, posting) = charge_rules::refundable(&before.value, amount_msat)?;
         let charge = &before.value.charge;
-        let back = match (charge.program, posting.reward) {
+        let (asked, _) = currency::part_of(charge, command.amount, false)?;
+        let (of, posting) = charge_rules::refundable(&before.value, asked)?;
+        let (back, guards) = self.what_goes_back(charge, posting, asked).await?;
+        let points = match (charge.program, posting.reward) {
             (Some(program), Some(posting)) => {
                 let sale = RewardedSale {
                     program,
                     card: load(core, charge.card).await?.value.line(),
                     posting,
-                    standing_msat: charge.amount_msat - charge.refunded_msat - amount_msat,
+                    standing_msat: back.standing_msat,
                     standing_points: charge.points - charge.points_taken_back,
                 };
                 rewards::clawback(core, &sale).await?
             }
             _ => (Clawback::default(), Vec::new()),
         };
-        let id = core.new_id(TransferId::from_parts)?;
-        let (answer, mut steps) = charge_rules::refund(&before, amount_msat, of, id, back)?;
+        let ids = RefundIds {
+            on_card: core.new_id(TransferId::from_parts)?,
+            bitcoin: core.new_id(TransferId::from_parts)?,
+            spread: core.new_id(TransferId::from_parts)?,
+        };
+        let (answer, mut steps) = charge_rules::refund(&before, back, of, ids, points)?;
         steps.extend(life::onward_from(core, of).await?);
+        steps.extend(guards);
         Ok(Decision { steps, answer })
+    }
+
+    /// What goes back with a refund of `asked`, and what must hold after it: what goes back on a
+    /// card in a currency, the operator owes again.
+    async fn what_goes_back(
+        &self,
+        charge: &Charge,
+        posting: &ChargePosting,
+        asked: i64,
+    ) -> Result<(Back, Vec<Step>), Error> {
+        let core = &self.core;
+        let (mut rate, mut guards) = (None, Vec::new());
+        if let Some(conversion) = &charge.conversion {
+            let card = load(core, charge.card).await?.value;
+            let program = programs::of(core, &card).await?;
+            let rules = programs::conversion(program.as_ref());
+            let unit = conversion.currency;
+            if rules.refund_at == RefundRate::Now {
+                rate = Some(exchange::quote(core, unit, rules.charge_side).await?);
+            }
+            guards.extend(exchange::within_cap(core, unit, Moves::Down).await?);
+            guards.extend(program.as_ref().map(programs::guard));
+        }
+        let kept_msat = match posting.spread {
+            Some(_) => exchange::spread(charge.spread_quote(), charge.amount_msat)?,
+            None => 0,
+        };
+        Ok((currency::back(charge, asked, kept_msat, rate)?, guards))
     }
 
     /// A charge as it stands now. A till of its merchant, the card's holder, or the issuer.

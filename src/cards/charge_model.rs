@@ -4,9 +4,10 @@ use serde::{Deserialize, Serialize};
 
 use super::pin::Pin;
 use crate::core::IdempotencyKey;
+use crate::exchange::DriftBearer;
 use crate::ids::{CardId, ChargeId, CredentialId, MerchantId, ProgramId, TransferId};
 use crate::ledger::UsageWindow;
-use crate::money::{Price, Quote};
+use crate::money::{Asset, Currency, Price, Quote};
 use crate::rewards::RewardPosting;
 
 /// Pays a sale with a tapped card.
@@ -63,6 +64,56 @@ impl std::fmt::Debug for AuthorizeCard {
     }
 }
 
+/// How much of a charge. In JSON its fields stand beside the others of the command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum ChargeAmount {
+    /// In bitcoin.
+    Bitcoin {
+        /// How much.
+        amount_msat: i64,
+    },
+    /// In a currency.
+    Fiat {
+        /// Which.
+        currency: Currency,
+        /// How much, in its minor unit.
+        minor_units: i64,
+    },
+}
+
+impl ChargeAmount {
+    pub(super) fn asset(self) -> Asset {
+        match self {
+            Self::Bitcoin { .. } => Asset::Btc,
+            Self::Fiat { currency, .. } => Asset::Fiat(currency),
+        }
+    }
+
+    /// How much, in the unit of its asset.
+    pub(super) fn units(self) -> i64 {
+        match self {
+            Self::Bitcoin { amount_msat } => amount_msat,
+            Self::Fiat { minor_units, .. } => minor_units,
+        }
+    }
+}
+
+impl From<Price> for ChargeAmount {
+    fn from(price: Price) -> Self {
+        match price {
+            Price::Bitcoin { amount_msat } => Self::Bitcoin { amount_msat },
+            Price::Fiat {
+                currency,
+                minor_units,
+            } => Self::Fiat {
+                currency,
+                minor_units,
+            },
+        }
+    }
+}
+
 /// Takes what was authorised, or less of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CaptureCharge {
@@ -70,8 +121,10 @@ pub struct CaptureCharge {
     pub key: IdempotencyKey,
     /// The charge.
     pub charge: ChargeId,
-    /// How much of it; the rest is given back.
-    pub amount_msat: i64,
+    /// How much of it, in the unit of the card, or in what the price of a card in a currency is in;
+    /// the rest is given back.
+    #[serde(flatten)]
+    pub amount: ChargeAmount,
 }
 
 /// Gives back all that was authorised.
@@ -90,8 +143,10 @@ pub struct RefundCharge {
     pub key: IdempotencyKey,
     /// The charge.
     pub charge: ChargeId,
-    /// How much of it; all refunds of a charge together are never more than it.
-    pub amount_msat: i64,
+    /// How much of it, in the unit of the card; all refunds of a charge together are never more
+    /// than it.
+    #[serde(flatten)]
+    pub amount: ChargeAmount,
 }
 
 /// How a charge stands.
@@ -153,6 +208,66 @@ pub struct Charge {
     /// into money and withheld.
     #[serde(default)]
     pub points_taken_back: i64,
+    /// What the card pays, where its unit is a currency: `amount_msat` is then what the operator
+    /// pays for it to the merchant, its spread included.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conversion: Option<ChargeConversion>,
+}
+
+impl Charge {
+    /// What the card is in.
+    pub fn unit(&self) -> Asset {
+        let conversion = self.conversion.as_ref();
+        conversion.map_or(Asset::Btc, |conversion| Asset::Fiat(conversion.currency))
+    }
+
+    /// What the card pays, in its unit.
+    pub fn on_card(&self) -> i64 {
+        let conversion = self.conversion.as_ref();
+        conversion.map_or(self.amount_msat, |conversion| conversion.amount)
+    }
+
+    /// What is set aside of the card's money, in its unit.
+    pub(super) fn set_aside(&self) -> i64 {
+        let conversion = self.conversion.as_ref();
+        let set_aside = conversion.and_then(|conversion| conversion.set_aside);
+        set_aside.unwrap_or(self.on_card())
+    }
+
+    /// The quote that the operator's spread is in, where there is one.
+    pub(super) fn spread_quote(&self) -> Option<&Quote> {
+        let of_card = self.conversion.as_ref().map(|conversion| &conversion.quote);
+        self.quote.as_ref().or(of_card)
+    }
+}
+
+/// What a card in a currency pays for a charge: two transfers in one commit, from the card to the
+/// operator in its currency, and from the operator to the merchant in bitcoin.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChargeConversion {
+    /// The card's currency.
+    pub currency: Currency,
+    /// What the card pays, in its minor unit: what it was told while it is authorised, what it
+    /// paid once it is captured, and nothing of one that was released or expired.
+    pub amount: i64,
+    /// What was set aside, with the margin of the card's program; `None` for one that was paid at
+    /// once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub set_aside: Option<i64>,
+    /// What of `amount` was refunded.
+    #[serde(default)]
+    pub refunded: i64,
+    /// Who bears what the rate moves until the capture, as the program said when it was authorised.
+    #[serde(default)]
+    pub drift: DriftBearer,
+    /// The rate between bitcoin and the card's currency when it was charged or authorised.
+    pub quote: Quote,
+    /// The rate that the capture was settled at, where that was the one of then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settled_quote: Option<Quote>,
+    /// The rate of the last refund, where that was the one of then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refund_quote: Option<Quote>,
 }
 
 /// A charge as it is kept: with what in the books is behind it.
@@ -174,6 +289,12 @@ pub(super) struct ChargePosting {
     /// The payment, once it was captured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) transfer: Option<TransferId>,
+    /// What the merchant gets from the operator, where the card is in a currency.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) bitcoin: Option<TransferId>,
+    /// What the operator keeps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) spread: Option<TransferId>,
     /// The windows in which the amount was counted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) usage: Vec<UsageWindow>,

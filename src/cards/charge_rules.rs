@@ -1,16 +1,18 @@
 //! Pure decisions about charges: no I/O, no clock.
 
 use super::charge_model::{Charge, ChargePosting, ChargeRecord, ChargeState};
+use super::currency::Back;
 use super::error::CardError;
 use super::{CHARGES, rules};
 use crate::Error;
 use crate::core::{Loaded, emit, put};
+use crate::exchange::{self, share_down};
 use crate::ids::TransferId;
 use crate::ledger::{
     Account, AccountKind, DueJob, NewHold, NewReversal, NewTransfer, Refusal, Step, TransferKind,
     UsageWindow,
 };
-use crate::money::MoneyError;
+use crate::money::{Asset, MoneyError};
 use crate::rewards::Clawback;
 
 /// The job that ends an authorisation which nobody captured.
@@ -30,17 +32,52 @@ fn tell(kind: &'static str, charge: &Charge) -> Result<Step, Error> {
     emit(kind, charge.card.to_string(), charge)
 }
 
-/// The money of a charge, from the card's account to the merchant.
-fn money(charge: &Charge, from: Account, id: TransferId) -> NewTransfer {
+/// What the card pays: in bitcoin to the merchant, in a currency to the operator.
+fn money(charge: &Charge, from: Account, id: TransferId, amount: i64) -> NewTransfer {
+    let credit = match charge.unit() {
+        Asset::Btc => Account::merchant_payable(charge.merchant),
+        unit => Account::exchange(unit),
+    };
     NewTransfer {
         id,
         debit: from,
-        credit: Account::merchant_payable(charge.merchant),
-        amount: charge.amount_msat,
+        credit,
+        amount,
         kind: TransferKind::Charge,
         reference: charge.id.to_string(),
         credit_ceiling: None,
     }
+}
+
+/// What comes after the card has paid, in the same commit: where that was in a currency the
+/// operator pays the merchant, and what the operator keeps of it is booked.
+fn after_money(charge: &Charge, posting: &mut ChargePosting) -> Result<Vec<Step>, Error> {
+    let payable = Account::merchant_payable(charge.merchant);
+    let reference = charge.id.to_string();
+    let mut steps = Vec::new();
+    if charge.conversion.is_none() {
+        posting.bitcoin = None;
+    }
+    if let Some(id) = posting.bitcoin {
+        steps.push(Step::Transfer(NewTransfer {
+            id,
+            debit: Account::exchange(Asset::Btc),
+            credit: payable,
+            amount: charge.amount_msat,
+            kind: TransferKind::Charge,
+            reference: reference.clone(),
+            credit_ceiling: None,
+        }));
+    }
+    let kept_msat = exchange::spread(charge.spread_quote(), charge.amount_msat)?;
+    let spread = posting
+        .spread
+        .and_then(|id| exchange::take_spread(payable, kept_msat, id, &reference));
+    if spread.is_none() {
+        posting.spread = None;
+    }
+    steps.extend(spread);
+    Ok(steps)
 }
 
 fn expire_job(charge: &Charge) -> (String, String) {
@@ -59,11 +96,13 @@ fn no_more_job(charge: &Charge) -> Step {
 pub(super) fn pay(
     charge: &Charge,
     from: Account,
-    posting: ChargePosting,
+    mut posting: ChargePosting,
 ) -> Result<Vec<Step>, Error> {
     let mut steps = Vec::new();
     if let Some(transfer) = posting.transfer {
-        steps.push(Step::Transfer(money(charge, from, transfer)));
+        let paid = money(charge, from, transfer, charge.on_card());
+        steps.push(Step::Transfer(paid));
+        steps.extend(after_money(charge, &mut posting)?);
     }
     let record = ChargeRecord {
         charge: charge.clone(),
@@ -82,7 +121,7 @@ pub(super) fn authorize(
     usage: Vec<UsageWindow>,
 ) -> Result<Vec<Step>, Error> {
     let mut steps = vec![Step::Hold(NewHold {
-        transfer: money(charge, from, hold),
+        transfer: money(charge, from, hold, charge.set_aside()),
         expires_at_ms: charge.expires_at_ms,
         usage: usage.clone(),
     })];
@@ -128,15 +167,12 @@ pub(super) fn open_hold(record: &ChargeRecord, at_ms: i64) -> Result<TransferId,
     }
 }
 
-/// Checks what is to be captured of what is set aside.
-pub(super) fn check_capture(charge: &Charge, amount_msat: i64) -> Result<(), Error> {
-    positive(amount_msat)?;
-    if amount_msat > charge.amount_msat {
-        return Err(CardError::CaptureExceedsHold {
-            held_msat: charge.amount_msat,
-            asked_msat: amount_msat,
-        }
-        .into());
+/// Checks what is to be captured of what was asked for.
+pub(super) fn check_capture((part, whole): (i64, i64)) -> Result<(), Error> {
+    positive(part)?;
+    if part > whole {
+        let (held, asked) = (whole, part);
+        return Err(CardError::CaptureExceedsHold { held, asked }.into());
     }
     Ok(())
 }
@@ -152,21 +188,27 @@ pub(super) fn positive(amount_msat: i64) -> Result<(), MoneyError> {
 /// hold ends, so that whoever loses a race reads it again.
 pub(super) fn capture(
     before: &Loaded<ChargeRecord>,
-    after: &ChargeRecord,
+    after: &mut ChargeRecord,
     hold: TransferId,
     transfer: TransferId,
 ) -> Result<Vec<Step>, Error> {
-    Ok(vec![
+    let mut posting = after.posting.take().unwrap_or_default();
+    posting.transfer = Some(transfer);
+    let paid = after_money(&after.charge, &mut posting)?;
+    after.posting = Some(posting);
+    let mut steps = vec![
         write(after, before.version)?,
         Step::Capture {
             hold,
             id: transfer,
-            amount: after.charge.amount_msat,
+            amount: after.charge.on_card(),
             release_rest: true,
         },
-        no_more_job(&after.charge),
-        tell("card.captured", &after.charge)?,
-    ])
+    ];
+    steps.extend(paid);
+    steps.push(no_more_job(&after.charge));
+    steps.push(tell("card.captured", &after.charge)?);
+    Ok(steps)
 }
 
 /// What is left of a charge whose money was given back.
@@ -174,6 +216,9 @@ fn ended(before: &ChargeRecord, state: ChargeState) -> ChargeRecord {
     let mut after = before.clone();
     after.charge.state = state;
     after.charge.amount_msat = 0;
+    if let Some(conversion) = &mut after.charge.conversion {
+        conversion.amount = 0;
+    }
     after
 }
 
@@ -239,24 +284,24 @@ pub(super) fn shown(record: ChargeRecord, at_ms: i64) -> Charge {
     record.charge
 }
 
-/// The payment behind a charge of which `amount_msat` is to be refunded.
+/// The payment behind a charge of which `asked` is to be refunded, in the unit of the card.
 pub(super) fn refundable(
     record: &ChargeRecord,
-    amount_msat: i64,
+    asked: i64,
 ) -> Result<(TransferId, &ChargePosting), Error> {
-    positive(amount_msat)?;
+    positive(asked)?;
     let charge = &record.charge;
     let (id, state) = (charge.id, charge.state);
     if state != ChargeState::Captured {
         return Err(CardError::ChargeNotCaptured { charge: id, state }.into());
     }
-    let standing_msat = charge.amount_msat.saturating_sub(charge.refunded_msat);
-    if amount_msat > standing_msat {
-        return Err(CardError::RefundExceedsCharge {
-            standing_msat,
-            asked_msat: amount_msat,
-        }
-        .into());
+    let refunded = match &charge.conversion {
+        Some(conversion) => conversion.refunded,
+        None => charge.refunded_msat,
+    };
+    let standing = charge.on_card().saturating_sub(refunded);
+    if asked > standing {
+        return Err(CardError::RefundExceedsCharge { standing, asked }.into());
     }
     let posting = record.posting.as_ref();
     let found = posting.and_then(|posting| Some((posting.transfer?, posting)));
@@ -269,12 +314,13 @@ pub(super) fn refundable(
 /// small refund: what is too much is withheld from the next one.
 pub(super) fn refund(
     before: &Loaded<ChargeRecord>,
-    amount_msat: i64,
+    back: Back,
     of: TransferId,
-    id: TransferId,
-    (clawback, back): (Clawback, Vec<Step>),
+    ids: RefundIds,
+    (clawback, points): (Clawback, Vec<Step>),
 ) -> Result<(Charge, Vec<Step>), Error> {
     let mut after = before.value.clone();
+    let amount_msat = back.amount_msat;
     let mut posting = after.posting.unwrap_or_default();
     let owed_msat = posting
         .to_withhold_msat
@@ -282,30 +328,84 @@ pub(super) fn refund(
     let withheld_msat = owed_msat.min(amount_msat);
     posting.to_withhold_msat = owed_msat - withheld_msat;
     let usage = posting.usage.clone();
-    after.posting = Some(posting);
     let paid_msat = amount_msat.saturating_sub(withheld_msat);
+    let withheld = share_down(back.on_card, withheld_msat, amount_msat)?;
+    let merchant = merchant_back(&after.charge, &posting, &back, paid_msat, ids);
+    after.posting = Some(posting);
     after.charge.refunded_msat += amount_msat;
     after.charge.withheld_msat += withheld_msat;
     after.charge.points_taken_back += clawback.points;
+    if let Some(conversion) = &mut after.charge.conversion {
+        conversion.refunded += back.on_card;
+        conversion.refund_quote = back.quote;
+    }
     let mut steps = vec![write(&after, before.version)?];
-    steps.extend(back);
-    if withheld_msat > 0 {
+    steps.extend(points);
+    steps.extend(merchant);
+    if withheld > 0 {
         steps.extend(usage.iter().map(|window| Step::Unuse {
             window: window.clone(),
-            amount: withheld_msat,
+            amount: withheld,
         }));
     }
-    if paid_msat > 0 {
+    if back.on_card > withheld {
         steps.push(Step::Reverse(NewReversal {
-            id,
+            id: ids.on_card,
             of,
-            amount: paid_msat,
+            amount: back.on_card - withheld,
             shortfall: None,
             usage,
         }));
     }
     steps.push(tell("card.refunded", &after.charge)?);
     Ok((after.charge, steps))
+}
+
+/// New ids for the transfers of a refund.
+#[derive(Clone, Copy)]
+pub(super) struct RefundIds {
+    pub(super) on_card: TransferId,
+    pub(super) bitcoin: TransferId,
+    pub(super) spread: TransferId,
+}
+
+/// What the merchant gets back of the operator's spread, and what it gives the operator for what
+/// goes back on a card in a currency. Of one in bitcoin the card has it from the merchant itself.
+fn merchant_back(
+    charge: &Charge,
+    posting: &ChargePosting,
+    back: &Back,
+    paid_msat: i64,
+    ids: RefundIds,
+) -> Vec<Step> {
+    let reversal = |id, of, amount| {
+        Step::Reverse(NewReversal {
+            id,
+            of,
+            amount,
+            shortfall: None,
+            usage: Vec::new(),
+        })
+    };
+    let mut steps = Vec::new();
+    if let Some(of) = posting.spread.filter(|_| back.spread_msat > 0) {
+        steps.push(reversal(ids.spread, of, back.spread_msat));
+    }
+    if let Some(of) = posting.bitcoin.filter(|_| paid_msat > 0) {
+        steps.push(match back.quote {
+            None => reversal(ids.bitcoin, of, paid_msat),
+            Some(_) => Step::Transfer(NewTransfer {
+                id: ids.bitcoin,
+                debit: Account::merchant_payable(charge.merchant),
+                credit: Account::exchange(Asset::Btc),
+                amount: paid_msat,
+                kind: TransferKind::Refund,
+                reference: charge.id.to_string(),
+                credit_ceiling: None,
+            }),
+        });
+    }
+    steps
 }
 
 /// What a refusal of the ledger means for a charge that was authorised.

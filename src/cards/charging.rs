@@ -2,6 +2,7 @@
 
 use super::boltcard::{BoltcardKeys, KeyDerivation, Opened, RingKey, TapError, TapUrl};
 use super::charge_model::{AuthorizeCard, Charge, ChargeCard, ChargePosting, ChargeState};
+use super::currency::{self, Due};
 use super::life::{self, VirtualTap};
 use super::model::Card;
 use super::pin::{self, Pin};
@@ -10,10 +11,10 @@ use super::{CARDS, CardError, Cards, charge_rules, low_balance, rules, taps};
 use crate::Error;
 use crate::access::Credential;
 use crate::core::{Answer, Caller, Core, Decision, Executed, IdempotencyKey, Loaded, check_text};
+use crate::exchange::{self, Moves};
 use crate::ids::{ChargeId, TransferId};
 use crate::ledger::Step;
-use crate::money::{Price, Quote};
-use crate::rates::price_in_msat;
+use crate::money::Price;
 use crate::settlement::Merchant;
 use crate::{rewards, settlement};
 
@@ -40,8 +41,7 @@ struct Sale {
     /// What holds in the commit besides.
     guards: Vec<Step>,
     merchant: Loaded<Merchant>,
-    amount_msat: i64,
-    quote: Option<Quote>,
+    due: Due,
 }
 
 impl Sale {
@@ -60,16 +60,17 @@ impl Sale {
             till: caller.id,
             state: ChargeState::Captured,
             price: *price,
-            amount_msat: self.amount_msat,
+            amount_msat: self.due.amount_msat,
             authorized_msat: None,
             expires_at_ms: None,
             refunded_msat: 0,
             withheld_msat: 0,
-            quote: self.quote.clone(),
+            quote: self.due.quote.clone(),
             reference: reference.to_owned(),
             program: None,
             points: 0,
             points_taken_back: 0,
+            conversion: self.due.conversion.clone(),
         })
     }
 }
@@ -135,7 +136,7 @@ impl Cards {
         let sale = self
             .sale(caller, &command.tap, &command.price, command.pin.as_ref())
             .await?;
-        let (card, amount_msat) = (sale.card.value.line(), sale.amount_msat);
+        let (card, amount_msat) = (sale.card.value.line(), sale.due.amount_msat);
         let merchant = &sale.merchant.value;
         let shared = programs::shared_reward(sale.program.as_ref());
         let reward = rewards::accrual(core, merchant, shared, card, amount_msat).await?;
@@ -148,6 +149,8 @@ impl Cards {
         let posting = ChargePosting {
             transfer: Some(core.new_id(TransferId::from_parts)?),
             usage: rules::amount_windows(&limits),
+            bitcoin: Some(core.new_id(TransferId::from_parts)?),
+            spread: Some(core.new_id(TransferId::from_parts)?),
             reward: reward.as_ref().and_then(|reward| reward.posting),
             ..ChargePosting::default()
         };
@@ -155,7 +158,7 @@ impl Cards {
             &sale.card,
             sale.counter,
             charge.id.to_string(),
-            amount_msat,
+            charge.on_card(),
             limits,
         )?;
         let from = sale.card.value.balance_account();
@@ -228,12 +231,17 @@ impl Cards {
         let own_ms = terms.and_then(|terms| terms.authorization_ms);
         let authorization_ms = own_ms.unwrap_or(core.settings.authorization_ms);
         let expires_at_ms = at_ms.saturating_add(authorization_ms);
-        let charge = Charge {
+        let mut charge = Charge {
             state: ChargeState::Authorized,
-            authorized_msat: Some(sale.amount_msat),
+            authorized_msat: Some(sale.due.amount_msat),
             expires_at_ms: Some(expires_at_ms),
             ..sale.charge(core, caller, &command.price, &command.reference)?
         };
+        if let Some(conversion) = &mut charge.conversion {
+            let rules = programs::conversion(sale.program.as_ref());
+            let set_aside = currency::set_aside(conversion, &command.price, &rules)?;
+            conversion.set_aside = Some(set_aside);
+        }
         let limits = rules::usage_limits(&sale.card.value, at_ms)?;
         let usage = rules::amount_windows(&limits);
         let hold = core.new_id(TransferId::from_parts)?;
@@ -241,7 +249,7 @@ impl Cards {
             &sale.card,
             sale.counter,
             charge.id.to_string(),
-            sale.amount_msat,
+            charge.set_aside(),
             limits,
         )?;
         let from = sale.card.value.balance_account();
@@ -273,11 +281,14 @@ impl Cards {
             program.value.check_merchant(&merchant.value)?;
             guards.push(programs::guard(program));
         }
-        let now_ms = core.clock.now_ms();
-        let (amount_msat, quote) =
-            price_in_msat(core.rates.as_ref(), price, core.settings.rates, now_ms).await?;
-        guards.extend(pin::check(core, &tap, amount_msat, pin).await?);
+        let rules = programs::conversion(tap.program.as_ref());
+        let due = currency::due(core, &tap.card.value, &rules, price).await?;
+        guards.extend(pin::check(core, &tap, due.on_card(), pin).await?);
         guards.push(settlement::guard(&merchant));
+        if let Some(conversion) = &due.conversion {
+            let unit = conversion.currency;
+            guards.extend(exchange::within_cap(core, unit, Moves::Up).await?);
+        }
         let VerifiedTap {
             card,
             program,
@@ -289,8 +300,7 @@ impl Cards {
             counter,
             guards,
             merchant,
-            amount_msat,
-            quote,
+            due,
         })
     }
 

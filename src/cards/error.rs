@@ -65,22 +65,22 @@ pub enum CardError {
         retry_after_ms: i64,
     },
     /// Not enough on the card. `card.insufficient_funds`.
-    #[error("the card has {available_msat} msat to spend, {needed_msat} msat is needed")]
+    #[error("the card has {available} to spend, {needed} is needed")]
     InsufficientFunds {
-        /// What it can spend.
-        available_msat: i64,
+        /// What it can spend, in the card's unit.
+        available: i64,
         /// What was asked.
-        needed_msat: i64,
+        needed: i64,
     },
     /// A limit of the card. `card.limit_exceeded`.
-    #[error("the card's limit {limit} is {limit_msat} msat, {used_msat} msat of it is used")]
+    #[error("the card's limit {limit} is {allowed}, {used} of it is used")]
     LimitExceeded {
         /// `per_tap`, `per_day`, `per_week` or `per_month`.
         limit: &'static str,
-        /// The limit.
-        limit_msat: i64,
+        /// The limit, in the card's unit.
+        allowed: i64,
         /// What was used of it before.
-        used_msat: i64,
+        used: i64,
     },
     /// A card for this chip was made before. `card.already_issued`.
     #[error("this chip has a card already: {card}")]
@@ -188,12 +188,12 @@ pub enum CardError {
         expired_at_ms: i64,
     },
     /// More was to be captured than was authorised. `card.capture_exceeds_hold`.
-    #[error("{held_msat} msat was authorised, {asked_msat} msat was to be captured")]
+    #[error("{held} was authorised, {asked} was to be captured")]
     CaptureExceedsHold {
         /// What was authorised.
-        held_msat: i64,
+        held: i64,
         /// What was asked.
-        asked_msat: i64,
+        asked: i64,
     },
     /// The charge was not paid, so that nothing of it can be refunded.
     /// `card.charge_not_captured`.
@@ -205,12 +205,12 @@ pub enum CardError {
         state: ChargeState,
     },
     /// More was to be refunded than is left of the charge. `card.refund_exceeds_charge`.
-    #[error("{standing_msat} msat of the charge can be refunded, {asked_msat} msat was asked")]
+    #[error("{standing} of the charge can be refunded, {asked} was asked")]
     RefundExceedsCharge {
         /// What was not refunded yet.
-        standing_msat: i64,
+        standing: i64,
         /// What was asked.
-        asked_msat: i64,
+        asked: i64,
     },
     /// The merchant's money here does not suffice for the refund. `card.refund_not_covered`.
     #[error("the merchant has {available_msat} msat here, the refund needs {needed_msat} msat")]
@@ -227,14 +227,22 @@ pub enum CardError {
         /// Which.
         charge: ChargeId,
     },
+    /// The amount is not in the unit of the card. `card.unit_mismatch`.
+    #[error("the card {card} is in {unit}")]
+    UnitMismatch {
+        /// The card.
+        card: CardId,
+        /// What it is in.
+        unit: Asset,
+    },
     /// A PIN is 4 to 8 digits. `card.bad_pin`.
     #[error("a PIN is 4 to 8 digits")]
     BadPin,
     /// The amount needs the card's PIN, and none was given. `card.pin_required`.
-    #[error("above {above_msat} msat the card asks for its PIN")]
+    #[error("above {above} the card asks for its PIN")]
     PinRequired {
         /// What can be spent without.
-        above_msat: i64,
+        above: i64,
     },
     /// A PIN was given or is needed, and the card has none. `card.pin_not_set`.
     #[error("the card {card} has no PIN")]
@@ -316,6 +324,7 @@ impl CardError {
             Self::RefundExceedsCharge { .. } => "card.refund_exceeds_charge",
             Self::RefundNotCovered { .. } => "card.refund_not_covered",
             Self::ChargeNotRefundable { .. } => "card.charge_not_refundable",
+            Self::UnitMismatch { .. } => "card.unit_mismatch",
             Self::BadPin => "card.bad_pin",
             Self::PinRequired { .. } => "card.pin_required",
             Self::PinNotSet { .. } => "card.pin_not_set",

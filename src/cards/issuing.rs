@@ -9,6 +9,7 @@ use crate::access::Credential;
 use crate::core::{Answer, CommandError, Decision, Executed, Loaded, emit};
 use crate::ids::{CardId, CardProgramId};
 use crate::ledger::Step;
+use crate::money::Asset;
 
 pub(super) const FIRST_VERSION: u32 = 1;
 /// So many cards are issued in one commit, and so many keys told in one answer.
@@ -154,6 +155,10 @@ impl Cards {
             limits,
             created_at_ms: self.core.clock.now_ms(),
             program: command.program,
+            unit: making
+                .program
+                .as_ref()
+                .map_or(Asset::Btc, |program| program.value.terms.unit),
             issuer_key: Some(issuer_key),
             ..Card::blank(self.core.new_id(CardId::from_parts)?)
         };

@@ -17,7 +17,7 @@ pub(crate) const LOW_BALANCE_JOB: &str = "card.low_balance";
 
 /// The job, of a card whose holder wants to be told.
 pub(super) fn look(card: &Card, charge: &Charge, at_ms: i64) -> Option<Step> {
-    card.limits.low_balance_msat.map(|_| {
+    card.limits.low_balance.map(|_| {
         Step::Due(DueJob {
             kind: LOW_BALANCE_JOB.to_owned(),
             object: charge.id.to_string(),
@@ -64,18 +64,19 @@ impl Cards {
             return Ok(None);
         };
         let card = load(&self.core, record.charge.card).await?.value;
-        let Some(threshold_msat) = card.limits.low_balance_msat else {
+        let Some(threshold) = card.limits.low_balance else {
             return Ok(None);
         };
-        let balance_msat = paid.balance_after(&card.balance_account());
-        if !crossed(balance_msat, paid.amount, threshold_msat) {
+        let balance = paid.balance_after(&card.balance_account());
+        if !crossed(balance, paid.amount, threshold) {
             return Ok(None);
         }
         Ok(Some(LowBalance {
             card: card.id,
             charge: id,
-            balance_msat,
-            threshold_msat,
+            unit: card.unit,
+            balance,
+            threshold,
         }))
     }
 }

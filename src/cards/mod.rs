@@ -9,6 +9,7 @@ mod charge_life;
 mod charge_model;
 mod charge_rules;
 mod charging;
+mod currency;
 mod error;
 mod imports;
 mod issuer_keys;
@@ -30,14 +31,18 @@ use std::sync::Arc;
 use crate::Error;
 use crate::access::Credential;
 use crate::core::{Answer, Core, Loaded};
+use crate::exchange;
 use crate::ids::CardId;
 use crate::invoices::{CreateInvoice, Invoice, InvoiceOptions, InvoicePurpose, Invoices};
 use crate::ledger::{Balance, Step, TransferRow};
+use crate::money::{Asset, Currency, Quote, Rounding};
 
 pub use charge_model::{
-    AuthorizeCard, CaptureCharge, Charge, ChargeCard, ChargeState, RefundCharge, ReleaseCharge,
+    AuthorizeCard, CaptureCharge, Charge, ChargeAmount, ChargeCard, ChargeConversion, ChargeState,
+    RefundCharge, ReleaseCharge,
 };
 pub(crate) use charge_rules::EXPIRE_JOB;
+pub(crate) use currency::top_up as top_up_in_currency;
 pub use error::CardError;
 pub use imports::{
     CardCounter, CardImport, CardImports, CounterReport, CreateCardImport, CutOver, ExportedCard,
@@ -58,9 +63,9 @@ pub use life::{
 };
 pub(crate) use low_balance::LOW_BALANCE_JOB;
 pub use model::{
-    ActivateCard, Activation, Card, CardLimits, CardSnapshot, CardState, ExistingChip, FreezeCard,
-    IssueCard, IssueCards, LimitKind, LimitUsage, LowBalance, ProgrammingKeys, RenewHolder,
-    SetCardLimits, TopUpCard, ZoneBefore,
+    ActivateCard, Activation, Card, CardLimits, CardSnapshot, CardState, CurrencyBalance,
+    ExistingChip, FreezeCard, IssueCard, IssueCards, LimitKind, LimitUsage, LowBalance,
+    ProgrammingKeys, RenewHolder, SetCardLimits, TopUpCard, ZoneBefore,
 };
 
 pub use programmer::{program_link, reset_link};
@@ -129,10 +134,12 @@ impl Cards {
         CardPrograms::new(self.core.clone())
     }
 
-    /// An invoice whose payment goes on the card: see [`Invoices::create`].
+    /// An invoice whose payment goes on the card: see [`Invoices::create`]. For a card in a currency
+    /// the price is in it, and goes on the card exactly; the rate holds for as long as the invoice
+    /// can be paid.
     ///
     /// # Errors
-    /// As for [`Invoices::create`].
+    /// `card.unit_mismatch`, and as for [`Invoices::create`].
     pub async fn top_up(
         &self,
         credential: &Credential,
@@ -210,6 +217,22 @@ impl Cards {
         Ok(Answer { as_of_ms, value })
     }
 
+    /// What is on a card in a currency, with what it is worth where there is a fresh rate.
+    async fn worth(&self, currency: Currency, balance: i64, pending: i64) -> CurrencyBalance {
+        let quote = exchange::quote(&self.core, currency, None).await.ok();
+        let value = |quote: &Quote| {
+            let rate = quote.rate;
+            rate.fiat_to_msat(currency, balance, Rounding::Down).ok()
+        };
+        CurrencyBalance {
+            currency,
+            balance,
+            pending,
+            value_msat: quote.as_ref().and_then(value),
+            quote,
+        }
+    }
+
     async fn snapshot_of(&self, card: Card) -> Result<CardSnapshot, Error> {
         let account = card.balance_account();
         let side = account.kind().side();
@@ -225,12 +248,22 @@ impl Cards {
         }
         let history = self.core.store.transfers(&account, None, SNAPSHOT_HISTORY);
         let history = history.await?;
+        let (balance, pending) = (
+            i64::try_from(balance.available(side)).unwrap_or(i64::MAX),
+            balance.incoming(side),
+        );
+        let money = match card.unit {
+            Asset::Fiat(currency) => Some(self.worth(currency, balance, pending).await),
+            _ => None,
+        };
+        let in_msat = |amount| if money.is_none() { amount } else { 0 };
         Ok(CardSnapshot {
             card: card.id,
             state: card.state,
             kind: card.kind,
-            balance_msat: i64::try_from(balance.available(side)).unwrap_or(i64::MAX),
-            pending_msat: balance.incoming(side),
+            balance_msat: in_msat(balance),
+            pending_msat: in_msat(pending),
+            money,
             limits: card.limits,
             usage,
             history,
@@ -255,6 +288,17 @@ pub(crate) async fn load_active(core: &Core, card: CardId) -> Result<Loaded<Card
     let card = load(core, card).await?;
     rules::require_active(&card.value, core.commit_time_ms())?;
     Ok(card)
+}
+
+/// A card that money in bitcoin can go on as it is.
+pub(crate) fn require_bitcoin(card: &Card) -> Result<(), CardError> {
+    match card.unit {
+        Asset::Btc => Ok(()),
+        unit => Err(CardError::UnitMismatch {
+            card: card.id,
+            unit,
+        }),
+    }
 }
 
 /// Holds in the commit: the card is as it was read.

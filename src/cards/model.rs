@@ -8,33 +8,53 @@ use crate::access::Credential;
 use crate::core::IdempotencyKey;
 use crate::ids::{CardId, CardImportId, CardProgramId, ChargeId, CredentialId};
 use crate::ledger::{Account, TransferRow};
-use crate::money::Price;
+use crate::money::{Asset, Currency, Price, Quote};
 
-/// What a card may do; `None` is no limit.
+/// What a card may do; `None` is no limit. Amounts are in the card's unit: msat, or the minor unit
+/// of its currency.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CardLimits {
     /// The most that one tap may spend.
-    pub per_tap_msat: Option<i64>,
+    #[serde(alias = "per_tap_msat")]
+    pub per_tap: Option<i64>,
     /// The most that one calendar day may spend.
-    pub per_day_msat: Option<i64>,
+    #[serde(alias = "per_day_msat")]
+    pub per_day: Option<i64>,
     /// The most that one calendar week may spend, from Monday.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub per_week_msat: Option<i64>,
+    #[serde(
+        default,
+        alias = "per_week_msat",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub per_week: Option<i64>,
     /// The most that one calendar month may spend.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub per_month_msat: Option<i64>,
+    #[serde(
+        default,
+        alias = "per_month_msat",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub per_month: Option<i64>,
     /// How often the card may pay within one full hour of UTC.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub taps_per_hour: Option<i64>,
     /// What one tap may spend without the card's PIN; 0 asks for it always.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pin_above_msat: Option<i64>,
+    #[serde(
+        default,
+        alias = "pin_above_msat",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub pin_above: Option<i64>,
     /// Not a limit: when a charge brings the card below it, its holder is told, by the event
     /// `card.low_balance`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub low_balance_msat: Option<i64>,
+    #[serde(
+        default,
+        alias = "low_balance_msat",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub low_balance: Option<i64>,
     /// The most that may be on the card; a top-up above it goes back to its sender.
-    pub max_balance_msat: Option<i64>,
+    #[serde(alias = "max_balance_msat")]
+    pub max_balance: Option<i64>,
     /// Where the day begins: an IANA name, `America/Jamaica`.
     pub time_zone: String,
 }
@@ -42,14 +62,14 @@ pub struct CardLimits {
 impl Default for CardLimits {
     fn default() -> Self {
         Self {
-            per_tap_msat: None,
-            per_day_msat: None,
-            per_week_msat: None,
-            per_month_msat: None,
+            per_tap: None,
+            per_day: None,
+            per_week: None,
+            per_month: None,
             taps_per_hour: None,
-            pin_above_msat: None,
-            low_balance_msat: None,
-            max_balance_msat: None,
+            pin_above: None,
+            low_balance: None,
+            max_balance: None,
             time_zone: "UTC".to_owned(),
         }
     }
@@ -146,7 +166,8 @@ pub struct TopUpCard {
     pub key: IdempotencyKey,
     /// The card.
     pub card: CardId,
-    /// What is to be paid.
+    /// What is to be paid. For a card in a currency it is in that currency, and goes on the card
+    /// exactly.
     pub price: Price,
 }
 
@@ -217,6 +238,10 @@ pub struct Card {
     /// The import that it came over with from another issuer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub import: Option<CardImportId>,
+    /// What its balance and its limits are in: bitcoin, or a currency. Its program says so when it
+    /// is issued, and it never changes.
+    #[serde(default = "bitcoin", skip_serializing_if = "is_bitcoin")]
+    pub unit: Asset,
     /// What it is.
     #[serde(default, skip_serializing_if = "CardKind::is_bolt_card")]
     pub kind: CardKind,
@@ -250,6 +275,18 @@ pub struct Card {
     pub recovery: Option<RecoveryNumber>,
 }
 
+fn bitcoin() -> Asset {
+    Asset::Btc
+}
+
+#[allow(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde gives it a reference"
+)]
+fn is_bitcoin(unit: &Asset) -> bool {
+    *unit == Asset::Btc
+}
+
 #[allow(
     clippy::trivially_copy_pass_by_ref,
     reason = "serde gives it a reference"
@@ -261,7 +298,7 @@ fn is_zero(count: &u32) -> bool {
 impl Card {
     /// The account that the card spends from and is topped up to. Nothing else says so.
     pub fn balance_account(&self) -> Account {
-        Account::card_balance(self.family_of.unwrap_or(self.id))
+        Account::card_balance_in(self.family_of.unwrap_or(self.id), self.unit)
     }
 
     /// A card that nothing is known of but its id.
@@ -290,6 +327,7 @@ impl Card {
             retired_to: None,
             auto_top_up: None,
             recovery: None,
+            unit: Asset::Btc,
         }
     }
 
@@ -342,11 +380,11 @@ pub struct Activation {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LimitKind {
-    /// [`CardLimits::per_day_msat`].
+    /// [`CardLimits::per_day`].
     PerDay,
-    /// [`CardLimits::per_week_msat`].
+    /// [`CardLimits::per_week`].
     PerWeek,
-    /// [`CardLimits::per_month_msat`].
+    /// [`CardLimits::per_month`].
     PerMonth,
     /// [`CardLimits::taps_per_hour`].
     TapsPerHour,
@@ -374,10 +412,30 @@ pub struct LowBalance {
     pub card: CardId,
     /// The charge.
     pub charge: ChargeId,
+    /// What the card is in.
+    #[serde(default = "bitcoin", skip_serializing_if = "is_bitcoin")]
+    pub unit: Asset,
     /// What was on the card after it, what is set aside included.
-    pub balance_msat: i64,
-    /// The threshold, [`CardLimits::low_balance_msat`].
-    pub threshold_msat: i64,
+    #[serde(alias = "balance_msat")]
+    pub balance: i64,
+    /// The threshold, [`CardLimits::low_balance`].
+    #[serde(alias = "threshold_msat")]
+    pub threshold: i64,
+}
+
+/// What is on a card whose unit is a currency.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CurrencyBalance {
+    /// Which.
+    pub currency: Currency,
+    /// What it can spend, in the currency's minor unit.
+    pub balance: i64,
+    /// Money on its way to the card, not yet spendable.
+    pub pending: i64,
+    /// What `balance` is worth in bitcoin, rounded down; `None` where there is no fresh rate.
+    pub value_msat: Option<i64>,
+    /// The rate of that.
+    pub quote: Option<Quote>,
 }
 
 /// What a tap shows without using it up.
@@ -390,11 +448,14 @@ pub struct CardSnapshot {
     /// What it is.
     #[serde(default, skip_serializing_if = "CardKind::is_bolt_card")]
     pub kind: CardKind,
-    /// What it can spend. Nothing of a card that carries its money itself: that is the chip's to
-    /// say.
+    /// What it can spend, where its unit is bitcoin; 0 of a card in a currency, see `money`.
+    /// Nothing of a card that carries its money itself: that is the chip's to say.
     pub balance_msat: i64,
-    /// Money on its way to the card, not yet spendable.
+    /// Money on its way to the card, not yet spendable; 0 of a card in a currency, see `money`.
     pub pending_msat: i64,
+    /// What is on a card whose unit is a currency; `None` of one in bitcoin.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub money: Option<CurrencyBalance>,
     /// What it may do.
     pub limits: CardLimits,
     /// What is used of those limits that count within a day, a week, a month or an hour.

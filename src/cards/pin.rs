@@ -232,16 +232,16 @@ async fn is_right(core: &Core, pin: Pin, hash: String) -> Result<bool, Error> {
 pub(super) async fn check(
     core: &Core,
     tap: &VerifiedTap,
-    amount_msat: i64,
+    amount: i64,
     pin: Option<&Pin>,
 ) -> Result<Option<Step>, Error> {
     let card = &tap.card.value;
-    let own = card.limits.pin_above_msat;
-    let above_msat = match &tap.program {
-        Some(program) => program.value.pin_above_msat(own),
+    let own = card.limits.pin_above;
+    let above = match &tap.program {
+        Some(program) => program.value.pin_above(own),
         None => own,
     };
-    let needed = above_msat.filter(|above_msat| amount_msat > *above_msat);
+    let needed = above.filter(|above| amount > *above);
     if needed.is_none() && pin.is_none() {
         return Ok(None);
     }
@@ -252,9 +252,9 @@ pub(super) async fn check(
     let Loaded { version, value } = found.ok_or(CardError::PinNotSet { card })?;
     let pin = match (pin, needed) {
         (Some(pin), _) => pin,
-        (None, above_msat) => {
-            let above_msat = above_msat.unwrap_or(0);
-            return Err(CardError::PinRequired { above_msat }.into());
+        (None, above) => {
+            let above = above.unwrap_or(0);
+            return Err(CardError::PinRequired { above }.into());
         }
     };
     let attempts_left = match tap.terms() {

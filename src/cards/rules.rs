@@ -94,15 +94,15 @@ pub(super) fn write(card: &Card, read_version: i64) -> Result<Step, Error> {
 /// Limits that make sense: positive amounts and a time zone that exists.
 pub(super) fn check_limits(limits: &CardLimits) -> Result<(), Error> {
     for (field, limit) in [
-        ("per_tap_msat", limits.per_tap_msat),
-        ("per_day_msat", limits.per_day_msat),
-        ("per_week_msat", limits.per_week_msat),
-        ("per_month_msat", limits.per_month_msat),
-        ("low_balance_msat", limits.low_balance_msat),
-        ("max_balance_msat", limits.max_balance_msat),
+        ("per_tap", limits.per_tap),
+        ("per_day", limits.per_day),
+        ("per_week", limits.per_week),
+        ("per_month", limits.per_month),
+        ("low_balance", limits.low_balance),
+        ("max_balance", limits.max_balance),
     ] {
         if limit.is_some_and(|limit| limit <= 0 || limit > crate::money::MAX_MSAT) {
-            let bounds = "1 msat to 21 million bitcoin";
+            let bounds = "1 to 2,100,000,000,000,000,000";
             return Err(CommandError::OutOfBounds { field, bounds }.into());
         }
     }
@@ -115,10 +115,10 @@ pub(super) fn check_limits(limits: &CardLimits) -> Result<(), Error> {
     }
     let amounts = 0..=crate::money::MAX_MSAT;
     if limits
-        .pin_above_msat
+        .pin_above
         .is_some_and(|above| !amounts.contains(&above))
     {
-        let (field, bounds) = ("pin_above_msat", "0 to 21 million bitcoin");
+        let (field, bounds) = ("pin_above", "0 to 2,100,000,000,000,000,000");
         return Err(CommandError::OutOfBounds { field, bounds }.into());
     }
     TimeZone::get(&limits.time_zone).map_err(|_| CardError::UnknownTimeZone)?;
@@ -160,17 +160,17 @@ pub(super) struct UsageLimit {
 /// The limits that a card has, with their windows at `at_ms`.
 pub(super) fn usage_limits(card: &Card, at_ms: i64) -> Result<Vec<UsageLimit>, CardError> {
     let CardLimits {
-        per_day_msat,
-        per_week_msat,
-        per_month_msat,
+        per_day,
+        per_week,
+        per_month,
         taps_per_hour,
         ..
     } = &card.limits;
     let mut found = Vec::new();
     for (kind, limit) in [
-        (LimitKind::PerDay, per_day_msat),
-        (LimitKind::PerWeek, per_week_msat),
-        (LimitKind::PerMonth, per_month_msat),
+        (LimitKind::PerDay, per_day),
+        (LimitKind::PerWeek, per_week),
+        (LimitKind::PerMonth, per_month),
         (LimitKind::TapsPerHour, taps_per_hour),
     ] {
         let Some(limit) = *limit else { continue };
@@ -198,10 +198,10 @@ fn counted_as(kind: LimitKind) -> (&'static str, CalendarPeriod) {
     }
 }
 
-/// The steps that count `amount_msat` towards the limits.
-pub(super) fn count_usage(limits: Vec<UsageLimit>, amount_msat: i64) -> impl Iterator<Item = Step> {
+/// The steps that count `amount` towards the limits.
+pub(super) fn count_usage(limits: Vec<UsageLimit>, amount: i64) -> impl Iterator<Item = Step> {
     limits.into_iter().map(move |limit| Step::Use {
-        amount: if limit.counts_taps { 1 } else { amount_msat },
+        amount: if limit.counts_taps { 1 } else { amount },
         window: limit.window,
         limit: limit.limit,
     })
@@ -259,16 +259,16 @@ pub(super) fn use_tap(
     card: &Loaded<Card>,
     counter: i64,
     by: String,
-    amount_msat: i64,
+    amount: i64,
     limits: Vec<UsageLimit>,
 ) -> Result<Vec<Step>, CardError> {
-    if let Some(limit_msat) = card.value.limits.per_tap_msat
-        && amount_msat > limit_msat
+    if let Some(allowed) = card.value.limits.per_tap
+        && amount > allowed
     {
         return Err(CardError::LimitExceeded {
             limit: "per_tap",
-            limit_msat,
-            used_msat: 0,
+            allowed,
+            used: 0,
         });
     }
     let mut steps = vec![
@@ -288,7 +288,7 @@ pub(super) fn use_tap(
             limit: i64::MAX,
         });
     }
-    steps.extend(count_usage(limits, amount_msat));
+    steps.extend(count_usage(limits, amount));
     Ok(steps)
 }
 
@@ -308,6 +308,7 @@ pub(super) fn amount_windows(limits: &[UsageLimit]) -> Vec<UsageWindow> {
 
 /// What a refusal of the ledger means for a card.
 pub(super) fn refused(error: Error) -> Error {
+    let error = crate::exchange::refused(error);
     let Error::Ledger(refusal) = error else {
         return error;
     };
@@ -322,11 +323,9 @@ pub(super) fn refused(error: Error) -> Error {
             available,
             needed,
             ..
-        } if account.kind() == AccountKind::CardBalance => CardError::InsufficientFunds {
-            available_msat: available,
-            needed_msat: needed,
+        } if account.kind() == AccountKind::CardBalance => {
+            CardError::InsufficientFunds { available, needed }.into()
         }
-        .into(),
         Refusal::UsageExceeded {
             subject,
             limit,
@@ -340,17 +339,17 @@ pub(super) fn refused(error: Error) -> Error {
 }
 
 fn limit_exceeded(subject: &str, limit: i64, used: i64) -> CardError {
-    let (limit_msat, used_msat) = (limit, used);
+    let allowed = limit;
     let limit = match subject.split_once('/').map(|(_, what)| what) {
-        Some("taps/hour") => return CardError::TooManyTaps { limit: limit_msat },
+        Some("taps/hour") => return CardError::TooManyTaps { limit: allowed },
         Some("spent/week") => "per_week",
         Some("spent/month") => "per_month",
         _ => "per_day",
     };
     CardError::LimitExceeded {
         limit,
-        limit_msat,
-        used_msat,
+        allowed,
+        used,
     }
 }
 

@@ -7,6 +7,9 @@ pub enum ChainError {
     /// The engine was built without a source. `chain.not_configured`.
     #[error("the engine has no source for the chain")]
     NotConfigured,
+    /// Neither the merchant nor the operator has a wallet to be paid in. `chain.no_wallet`.
+    #[error("there is no wallet to be paid in")]
+    NoWallet,
     /// The server cannot be reached, or answers too late. `chain.unreachable`, retryable.
     #[error("the chain's server cannot be reached: {reason}")]
     Unreachable {
@@ -46,6 +49,7 @@ impl ChainError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::NotConfigured => "chain.not_configured",
+            Self::NoWallet => "chain.no_wallet",
             Self::Unreachable { .. } => "chain.unreachable",
             Self::BadAnswer { .. } => "chain.bad_answer",
             Self::Moved => "chain.moved",

@@ -31,6 +31,10 @@ pub use esplora::Esplora;
 pub use facts::{Fact, Rival, Standing, confirmations, judge, standing};
 pub use types::{BlockId, FeeRates, KnownTransaction, MerkleBranch, SeenTransaction, View, Watch};
 
+/// The job that looks at the chain, and the one that broadcasts a spend.
+pub(crate) const WATCH_JOB: &str = "chain.watch";
+pub(crate) const BROADCAST_JOB: &str = "chain.broadcast";
+
 /// Where the engine reads the chain and hands transactions in.
 ///
 /// # Contract

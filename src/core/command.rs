@@ -320,8 +320,27 @@ fn executed<A: DeserializeOwned>(
     })
 }
 
+/// Fields that had another name when commands were first kept: `(now, then)`, and the colon tells a
+/// name from a text that looks like one. A command that was sent before an update and is sent again
+/// after it is the same command.
+const RENAMED: &[(&str, &str)] = &[
+    ("\"per_tap\":", "\"per_tap_msat\":"),
+    ("\"per_day\":", "\"per_day_msat\":"),
+    ("\"per_week\":", "\"per_week_msat\":"),
+    ("\"per_month\":", "\"per_month_msat\":"),
+    ("\"pin_above\":", "\"pin_above_msat\":"),
+    ("\"low_balance\":", "\"low_balance_msat\":"),
+    ("\"max_balance\":", "\"max_balance_msat\":"),
+];
+
 fn fingerprint(command: &impl Serialize) -> Result<String, Error> {
-    let text = serde_json::to_vec(command).map_err(unreadable)?;
+    let mut text = serde_json::to_string(command).map_err(unreadable)?;
+    // Limits of a card are always whole, so that the first of them says whether there are any.
+    if RENAMED.first().is_some_and(|(now, _)| text.contains(now)) {
+        for (now, then) in RENAMED {
+            text = text.replace(now, then);
+        }
+    }
     Ok(hex::encode(Sha256::digest(text)))
 }
 

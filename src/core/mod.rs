@@ -19,6 +19,7 @@ pub(crate) use secrets::Secrets;
 pub(crate) use turns::{Turn, Turns};
 
 use crate::Error;
+use crate::chain::{ChainError, ChainSource};
 use crate::ids::{BatchId, CredentialId};
 use crate::ledger::{Account, Balance, Batch, Commit, Refusal, Step};
 use crate::lightning::{LightningError, LightningNode};
@@ -49,10 +50,17 @@ pub struct Settings {
     /// by default.
     #[serde(default = "two_minutes_in_ms")]
     pub tap_valid_ms: i64,
+    /// How often the chain is looked at, in milliseconds; every ten seconds by default.
+    #[serde(default = "ten_seconds_in_ms")]
+    pub chain_poll_ms: i64,
     /// How long after a card expired its money becomes the operator's, in milliseconds, if nobody
     /// had it replaced or retired; `None` for never, which is the default.
     #[serde(default)]
     pub breakage_after_ms: Option<i64>,
+}
+
+fn ten_seconds_in_ms() -> i64 {
+    10_000
 }
 
 fn two_minutes_in_ms() -> i64 {
@@ -73,6 +81,7 @@ impl Default for Settings {
             keep_answers_ms: None,
             authorization_ms: a_day_in_ms(),
             tap_valid_ms: two_minutes_in_ms(),
+            chain_poll_ms: ten_seconds_in_ms(),
             breakage_after_ms: None,
         }
     }
@@ -106,6 +115,7 @@ pub(crate) struct Core {
     pub(crate) lightning_elsewhere: bool,
     pub(crate) node_status: Mutex<NodeStatus>,
     pub(crate) network: String,
+    pub(crate) chain: Option<Arc<dyn ChainSource>>,
     pub(crate) rates: Arc<dyn RateSource>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) entropy: Arc<dyn Entropy>,
@@ -127,6 +137,14 @@ const MAX_SUBMISSIONS: usize = 5;
 impl Core {
     pub(crate) fn node(&self) -> Result<&Arc<dyn LightningNode>, LightningError> {
         self.lightning.as_ref().ok_or(LightningError::NoNode)
+    }
+
+    #[cfg_attr(
+        not(feature = "chain"),
+        allow(dead_code, reason = "only wallets ask it")
+    )]
+    pub(crate) fn chain(&self) -> Result<&Arc<dyn ChainSource>, ChainError> {
+        self.chain.as_ref().ok_or(ChainError::NotConfigured)
     }
 
     pub(crate) fn node_status(&self) -> NodeStatus {

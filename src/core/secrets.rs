@@ -72,6 +72,12 @@ impl Secrets {
         Self(master)
     }
 
+    /// The node's seed, of which the wallet on chain has an account of its own.
+    #[cfg(feature = "chain")]
+    pub(crate) fn node_entropy(&self) -> Zeroizing<[u8; 64]> {
+        self.0.node_entropy()
+    }
+
     pub(crate) fn preimage(&self, invoice: InvoiceId) -> Preimage {
         let id = invoice.to_string();
         Preimage::new(*self.0.derive(&[b"flashkit/preimage/1/", id.as_bytes()]))

@@ -81,6 +81,10 @@ transfer_kinds! {
     AutoTopUp,
     /// A tap that was taken offline and that its card could not pay.
     OfflineLoss,
+    /// What the operator keeps of a conversion.
+    Spread,
+    /// Money of a charge that goes back at another rate than it came.
+    Refund,
     /// Another transfer undone.
     Reversal,
 }

@@ -4,34 +4,35 @@ use super::{FlashError, Price, Transfer};
 use crate::Answer;
 use crate::cards;
 
-/// What a card may do; what is absent is no limit.
+/// What a card may do; what is absent is no limit. Amounts are in the card's unit: msat, or the
+/// minor unit of its currency.
 #[derive(Debug, Clone, PartialEq, Eq, uniffi::Record)]
 pub struct CardLimits {
     /// The most that one tap may spend.
     #[uniffi(default = None)]
-    pub per_tap_msat: Option<i64>,
+    pub per_tap: Option<i64>,
     /// The most that one calendar day may spend.
     #[uniffi(default = None)]
-    pub per_day_msat: Option<i64>,
+    pub per_day: Option<i64>,
     /// The most that one calendar week may spend, from Monday.
     #[uniffi(default = None)]
-    pub per_week_msat: Option<i64>,
+    pub per_week: Option<i64>,
     /// The most that one calendar month may spend.
     #[uniffi(default = None)]
-    pub per_month_msat: Option<i64>,
+    pub per_month: Option<i64>,
     /// How often the card may pay within one full hour of UTC.
     #[uniffi(default = None)]
     pub taps_per_hour: Option<i64>,
     /// What one tap may spend without the card's PIN; 0 asks for it always.
     #[uniffi(default = None)]
-    pub pin_above_msat: Option<i64>,
+    pub pin_above: Option<i64>,
     /// Not a limit: when a charge brings the card below it, its holder is told, by the event
     /// `card.low_balance`.
     #[uniffi(default = None)]
-    pub low_balance_msat: Option<i64>,
+    pub low_balance: Option<i64>,
     /// The most that may be on the card; a top-up above it goes back to its sender.
     #[uniffi(default = None)]
-    pub max_balance_msat: Option<i64>,
+    pub max_balance: Option<i64>,
     /// Where the day begins: an IANA name, `America/Jamaica`.
     #[uniffi(default = "UTC")]
     pub time_zone: String,
@@ -40,14 +41,14 @@ pub struct CardLimits {
 impl From<CardLimits> for cards::CardLimits {
     fn from(limits: CardLimits) -> Self {
         Self {
-            per_tap_msat: limits.per_tap_msat,
-            per_day_msat: limits.per_day_msat,
-            per_week_msat: limits.per_week_msat,
-            per_month_msat: limits.per_month_msat,
+            per_tap: limits.per_tap,
+            per_day: limits.per_day,
+            per_week: limits.per_week,
+            per_month: limits.per_month,
             taps_per_hour: limits.taps_per_hour,
-            pin_above_msat: limits.pin_above_msat,
-            low_balance_msat: limits.low_balance_msat,
-            max_balance_msat: limits.max_balance_msat,
+            pin_above: limits.pin_above,
+            low_balance: limits.low_balance,
+            max_balance: limits.max_balance,
             time_zone: limits.time_zone,
         }
     }
@@ -56,14 +57,14 @@ impl From<CardLimits> for cards::CardLimits {
 impl From<cards::CardLimits> for CardLimits {
     fn from(limits: cards::CardLimits) -> Self {
         Self {
-            per_tap_msat: limits.per_tap_msat,
-            per_day_msat: limits.per_day_msat,
-            per_week_msat: limits.per_week_msat,
-            per_month_msat: limits.per_month_msat,
+            per_tap: limits.per_tap,
+            per_day: limits.per_day,
+            per_week: limits.per_week,
+            per_month: limits.per_month,
             taps_per_hour: limits.taps_per_hour,
-            pin_above_msat: limits.pin_above_msat,
-            low_balance_msat: limits.low_balance_msat,
-            max_balance_msat: limits.max_balance_msat,
+            pin_above: limits.pin_above,
+            low_balance: limits.low_balance,
+            max_balance: limits.max_balance,
             time_zone: limits.time_zone,
         }
     }

@@ -90,7 +90,9 @@ impl TryFrom<CaptureChargeRequest> for cards::CaptureCharge {
         Ok(Self {
             key: request.idempotency_key.parse()?,
             charge: request.charge_id.parse()?,
-            amount_msat: request.amount_msat,
+            amount: cards::ChargeAmount::Bitcoin {
+                amount_msat: request.amount_msat,
+            },
         })
     }
 }
@@ -133,7 +135,9 @@ impl TryFrom<RefundChargeRequest> for cards::RefundCharge {
         Ok(Self {
             key: request.idempotency_key.parse()?,
             charge: request.charge_id.parse()?,
-            amount_msat: request.amount_msat,
+            amount: cards::ChargeAmount::Bitcoin {
+                amount_msat: request.amount_msat,
+            },
         })
     }
 }

@@ -21,6 +21,16 @@ pub enum InvoiceError {
         /// Where it stands.
         state: InvoiceState,
     },
+    /// The invoice cannot be paid from an account of this engine, as it could not be over
+    /// Lightning: it is paid, its time is over, or the amount is another one.
+    /// `invoice.not_payable`.
+    #[error("the invoice {invoice} cannot be paid: {reason}")]
+    NotPayable {
+        /// Which.
+        invoice: InvoiceId,
+        /// Why.
+        reason: &'static str,
+    },
     /// The lines and the tip do not come to the price. `invoice.lines_do_not_add_up`.
     #[error("the lines come to {sum}, the price is {asked}")]
     LinesDoNotAddUp {
@@ -65,6 +75,7 @@ impl InvoiceError {
         match self {
             Self::NotFound { .. } => "invoice.not_found",
             Self::NotProcessing { .. } => "invoice.not_processing",
+            Self::NotPayable { .. } => "invoice.not_payable",
             Self::LinesDoNotAddUp { .. } => "invoice.lines_do_not_add_up",
             Self::RailUnknown { .. } => "invoice.rail_unavailable",
             Self::Dust { .. } => "chain.dust",

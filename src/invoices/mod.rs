@@ -5,6 +5,7 @@
 //! claims, and books it when the node says that it arrived. What is not taken goes back at no
 //! cost.
 
+mod by_book;
 mod by_hand;
 mod error;
 mod facts;
@@ -29,9 +30,11 @@ use crate::cards;
 use crate::core::{Answer, Caller, CommandError, Core, Decision, Executed, Loaded, check_text};
 use crate::ids::{InvoiceId, MerchantId};
 use crate::ledger::Step;
+use crate::money::Quote;
 use crate::rates::price_in_msat;
 use crate::settlement;
 
+pub(crate) use by_book::{own_invoice, pay_by_book, proof};
 pub use by_hand::{GiveUpInvoice, MarkInvoice};
 pub use error::InvoiceError;
 pub use facts::{OnChainFact, OnChainPlace, Outpoint, ParseOutpointError};
@@ -134,13 +137,7 @@ impl Invoices {
         let core = &self.core;
         let mut steps = self.guard_owner(command.purpose).await?;
         let now_ms = core.clock.now_ms();
-        let (amount_msat, quote) = match &command.price {
-            Some(price) => {
-                let (rates, policy) = (core.rates.as_ref(), core.settings.rates);
-                price_in_msat(rates, price, policy, now_ms).await?
-            }
-            None => (0, None),
-        };
+        let (amount_msat, quote) = self.priced(command).await?;
         let expiry_seconds = rules::expiry(command.expiry_seconds, quote.as_ref(), now_ms);
         let id = core.new_id(InvoiceId::from_parts)?;
         let mut options = command.options.clone();
@@ -171,12 +168,36 @@ impl Invoices {
             hold: None,
         };
         // Made before the commit: without one nobody learns of them, and they cannot be claimed.
-        self.make_rails(&mut invoice, expiry_seconds).await?;
+        steps.extend(self.make_rails(&mut invoice, expiry_seconds).await?);
         steps.extend(steps::create(&invoice)?);
         Ok(Decision {
             steps,
             answer: invoice,
         })
+    }
+
+    /// What the price comes to, at the rate of now. A card in a currency is paid for exactly and at
+    /// once: no rule that takes another amount, and no rail on which the rate runs away.
+    async fn priced(&self, command: &CreateInvoice) -> Result<(i64, Option<Quote>), Error> {
+        let (core, price) = (&self.core, command.price.as_ref());
+        if let InvoicePurpose::TopUp { card } = command.purpose
+            && let Some((amount_msat, quote)) = cards::top_up_in_currency(core, card, price).await?
+        {
+            let is_at_once = |rail: &Rail| matches!(rail, Rail::Lightning | Rail::Book);
+            if command.options.rules.is_some() || !command.options.rails.iter().all(is_at_once) {
+                let bounds = "lightning or book and no rules, for a card in a currency";
+                let field = "options";
+                return Err(CommandError::OutOfBounds { field, bounds }.into());
+            }
+            return Ok((amount_msat, Some(quote)));
+        }
+        match price {
+            Some(price) => {
+                let (rates, policy) = (core.rates.as_ref(), core.settings.rates);
+                price_in_msat(rates, price, policy, core.clock.now_ms()).await
+            }
+            None => Ok((0, None)),
+        }
     }
 
     /// Holds in the commit: whoever the invoice is of can be paid.

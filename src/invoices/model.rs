@@ -293,7 +293,7 @@ impl Invoice {
             let at_ms = self.created_at_ms;
             let holds = PaymentEntries {
                 counted: self.hold.take(),
-                surplus: None,
+                ..PaymentEntries::default()
             };
             self.payments.push(InvoicePayment {
                 counted_msat: amount_msat,

@@ -88,6 +88,12 @@ pub(crate) struct PaymentEntries {
     pub(crate) counted: Option<TransferId>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) surplus: Option<TransferId>,
+    /// What goes on a card in a currency.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) currency: Option<TransferId>,
+    /// What the operator keeps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) spread: Option<TransferId>,
 }
 
 impl PaymentEntries {

@@ -5,6 +5,7 @@ use super::options::GivenAddress;
 use super::payment::Rail;
 use super::{INVOICES, InvoiceError, Invoices, RAIL_JOB, steps};
 use crate::Error;
+use crate::chain::ChainError;
 use crate::core::Loaded;
 use crate::ids::InvoiceId;
 use crate::ledger::Step;
@@ -24,13 +25,13 @@ impl Invoices {
         &self,
         invoice: &mut Invoice,
         expiry_seconds: u32,
-    ) -> Result<(), Error> {
+    ) -> Result<Vec<Step>, Error> {
         let wanted = invoice.options.wanted_rails().to_vec();
-        let mut first = None;
+        let (mut first, mut steps) = (None, Vec::new());
         for rail in &wanted {
             let made = match rail {
                 Rail::Lightning => self.make_lightning(invoice, expiry_seconds).await,
-                Rail::OnChain => self.make_on_chain(invoice).await,
+                Rail::OnChain => self.make_on_chain(invoice, &mut steps).await,
                 // Its payment hash is all that a payment by book needs.
                 Rail::Book => Ok(()),
                 Rail::Bolt12 => Err(InvoiceError::RailUnknown { rail: Rail::Bolt12 }.into()),
@@ -50,7 +51,7 @@ impl Invoices {
         }
         match first {
             Some(error) if invoice.unavailable.len() == wanted.len() => Err(error),
-            _ => Ok(()),
+            _ => Ok(steps),
         }
     }
 
@@ -99,7 +100,11 @@ impl Invoices {
         })
     }
 
-    async fn make_on_chain(&self, invoice: &mut Invoice) -> Result<(), Error> {
+    async fn make_on_chain(
+        &self,
+        invoice: &mut Invoice,
+        steps: &mut Vec<Step>,
+    ) -> Result<(), Error> {
         let open = invoice.is_open_amount();
         let amount_sat = invoice.due_msat().saturating_add(999) / 1_000;
         if !open && amount_sat < DUST_SAT {
@@ -110,7 +115,7 @@ impl Invoices {
             }
             .into());
         }
-        let (address, custody) = self.new_address(invoice).await?;
+        let (address, custody) = self.new_address(invoice, steps).await?;
         invoice.on_chain = Some(OnChainRail {
             address,
             custody,
@@ -119,15 +124,34 @@ impl Invoices {
         Ok(())
     }
 
-    /// A fresh address for an invoice, from the wallet that its merchant chose.
-    async fn new_address(&self, invoice: &Invoice) -> Result<(String, Custody), Error> {
-        match &invoice.options.address {
-            Some(GivenAddress { address, custody }) => Ok((address.clone(), *custody)),
-            None => Err(InvoiceError::RailUnknown {
-                rail: Rail::OnChain,
-            }
-            .into()),
+    /// A fresh address for an invoice, from the newest wallet of its merchant, or else of the
+    /// operator, with the steps that give it out.
+    async fn new_address(
+        &self,
+        invoice: &Invoice,
+        steps: &mut Vec<Step>,
+    ) -> Result<(String, Custody), Error> {
+        if let Some(GivenAddress { address, custody }) = &invoice.options.address {
+            return Ok((address.clone(), *custody));
         }
+        #[cfg(feature = "chain")]
+        {
+            use crate::wallets::{WalletOwner, Wallets};
+            let wallets = Wallets::new(self.core.clone(), self.clone());
+            let (merchant, until_ms) = (invoice.purpose.merchant(), invoice.monitored_until_ms());
+            let given = wallets.address_for(invoice.id, merchant, until_ms).await?;
+            if let Some((address, owner, given_out)) = given {
+                steps.extend(given_out);
+                let custody = match owner {
+                    WalletOwner::Operator => Custody::Operator,
+                    WalletOwner::Merchant { .. } => Custody::Merchant,
+                };
+                return Ok((address.address, custody));
+            }
+        }
+        #[cfg(not(feature = "chain"))]
+        let _ = steps;
+        Err(ChainError::NoWallet.into())
     }
 
     /// The secret of one of an invoice's payment hashes.

@@ -1,16 +1,18 @@
 //! From what a fact comes to, to the steps of a batch.
 
-use super::model::{Custody, Invoice, InvoiceState};
+use super::model::{Custody, Invoice, InvoicePurpose, InvoiceState};
 use super::options::SurplusTo;
 use super::payment::{InvoicePayment, InvoicePaymentState, MarkedAs, PaymentEntries, Rail};
 use super::rules::{Move, Outcome, claim_name, state_key};
 use super::{CHECK_JOB, EXPIRE_JOB, INVOICES, MONITOR_JOB, RAIL_JOB, search};
 use crate::Error;
 use crate::core::{Loaded, emit, put};
+use crate::exchange;
 use crate::ids::TransferId;
 use crate::ledger::{
     Account, DueJob, NewHold, NewReversal, NewTransfer, Shortfall, Step, TransferKind,
 };
+use crate::money::{Asset, Price};
 use crate::treasury::{suspend, suspend_on_chain};
 
 /// What the steps need beside the outcome.
@@ -211,8 +213,9 @@ fn carry_out(
         }
         Move::Capture(at) => capture(after, at, context, steps)?,
         Move::Release(at) => {
-            let PaymentEntries { counted, surplus } = std::mem::take(&mut after.payments[at].holds);
-            let holds = [counted, surplus].into_iter().flatten();
+            let holds = std::mem::take(&mut after.payments[at].holds);
+            let holds = [holds.counted, holds.surplus, holds.currency];
+            let holds = holds.into_iter().flatten();
             steps.extend(holds.map(|hold| Step::Release { hold }));
         }
         Move::Book(at) => book(after, at, context, steps)?,
@@ -240,7 +243,7 @@ fn parts(invoice: &Invoice, at: usize, context: &Context<'_>) -> Result<Parts, E
     let Some(debit) = source(invoice, payment.rail, context) else {
         return Ok(Parts { entries, transfers });
     };
-    let mut transfer = |credit: Account, amount: i64, kind: TransferKind| {
+    let mut transfer = |debit: Account, credit: Account, amount: i64, kind: TransferKind| {
         let id = (context.new_id)()?;
         let is_card = credit == context.credit;
         transfers.push(NewTransfer {
@@ -255,13 +258,24 @@ fn parts(invoice: &Invoice, at: usize, context: &Context<'_>) -> Result<Parts, E
         Ok::<_, Error>(id)
     };
     if payment.counted_msat > 0 {
-        let (credit, kind) = (context.credit, invoice.purpose.transfer_kind());
-        entries.counted = Some(transfer(credit, payment.counted_msat, kind)?);
+        let (counted_msat, kind) = (payment.counted_msat, invoice.purpose.transfer_kind());
+        let own = context.credit;
+        match own.asset() {
+            Asset::Btc => entries.counted = Some(transfer(debit, own, counted_msat, kind)?),
+            // The operator takes the bitcoin, and puts the price on the card.
+            unit => {
+                let bitcoin = Account::exchange(Asset::Btc);
+                entries.counted = Some(transfer(debit, bitcoin, counted_msat, kind)?);
+                let amount = in_currency(invoice, counted_msat)?;
+                entries.currency = Some(transfer(Account::exchange(unit), own, amount, kind)?);
+            }
+        }
     }
     let surplus_msat = payment.surplus_msat();
     let credit = context.surplus;
     if surplus_msat > 0 && credit != Account::suspense() && !payment.suspended {
-        entries.surplus = Some(transfer(credit, surplus_msat, TransferKind::Surplus)?);
+        let surplus = transfer(debit, credit, surplus_msat, TransferKind::Surplus)?;
+        entries.surplus = Some(surplus);
     }
     Ok(Parts { entries, transfers })
 }
@@ -272,13 +286,18 @@ fn capture(
     context: &Context<'_>,
     steps: &mut Vec<Step>,
 ) -> Result<(), Error> {
-    let PaymentEntries { counted, surplus } = std::mem::take(&mut after.payments[at].holds);
+    let holds = std::mem::take(&mut after.payments[at].holds);
     let payment = &after.payments[at];
+    let on_card = match holds.currency {
+        Some(_) => in_currency(after, payment.counted_msat)?,
+        None => 0,
+    };
     let amounts = [
-        (counted, payment.counted_msat),
-        (surplus, payment.surplus_msat()),
+        (holds.counted, payment.counted_msat),
+        (holds.surplus, payment.surplus_msat()),
+        (holds.currency, on_card),
     ];
-    let mut entries = [None, None];
+    let mut entries = [None, None, None];
     for (entry, (hold, amount)) in entries.iter_mut().zip(amounts) {
         let Some(hold) = hold else { continue };
         if amount <= 0 {
@@ -294,8 +313,52 @@ fn capture(
             release_rest: true,
         });
     }
-    let [counted, surplus] = entries;
-    after.payments[at].transfers = PaymentEntries { counted, surplus };
+    let [counted, surplus, currency] = entries;
+    let mut entries = PaymentEntries {
+        counted,
+        surplus,
+        currency,
+        spread: None,
+    };
+    keep_spread(after, at, &mut entries, context, steps)?;
+    after.payments[at].transfers = entries;
+    Ok(())
+}
+
+/// What goes on a card in a currency for what counts of a payment: all of the price for all of it.
+fn in_currency(invoice: &Invoice, counted_msat: i64) -> Result<i64, Error> {
+    let Some(Price::Fiat { minor_units, .. }) = invoice.price else {
+        return Ok(0);
+    };
+    Ok(exchange::share_down(
+        minor_units,
+        counted_msat,
+        invoice.amount_msat,
+    )?)
+}
+
+/// Books what the operator keeps of what was just booked, where the quote says so. What is paid to
+/// the operator itself is all its own.
+fn keep_spread(
+    invoice: &Invoice,
+    at: usize,
+    entries: &mut PaymentEntries,
+    context: &Context<'_>,
+    steps: &mut Vec<Step>,
+) -> Result<(), Error> {
+    if entries.counted.is_none() || invoice.purpose == InvoicePurpose::Plain {
+        return Ok(());
+    }
+    let counted_msat = invoice.payments[at].counted_msat;
+    let kept_msat = exchange::spread(invoice.quote.as_ref(), counted_msat)?;
+    let from = match entries.currency {
+        Some(_) => Account::exchange(Asset::Btc),
+        None => context.credit,
+    };
+    let id = (context.new_id)()?;
+    let kept = exchange::take_spread(from, kept_msat, id, &invoice.id.to_string());
+    entries.spread = kept.as_ref().map(|_| id);
+    steps.extend(kept);
     Ok(())
 }
 
@@ -310,6 +373,7 @@ fn book(
         transfers,
     } = parts(after, at, context)?;
     steps.extend(transfers.into_iter().map(Step::Transfer));
+    keep_spread(after, at, &mut entries, context, steps)?;
     let payment = &after.payments[at];
     let surplus_msat = payment.surplus_msat();
     let is_ours = source(after, payment.rail, context).is_some();
@@ -346,7 +410,13 @@ fn undo(
     context: &Context<'_>,
     steps: &mut Vec<Step>,
 ) -> Result<(), Error> {
-    let PaymentEntries { counted, surplus } = std::mem::take(&mut after.payments[at].transfers);
+    let PaymentEntries {
+        counted,
+        surplus,
+        spread,
+        ..
+    } = std::mem::take(&mut after.payments[at].transfers);
+    let kept_msat = exchange::spread(after.quote.as_ref(), booked[0])?;
     let owner = after.purpose.receivable();
     let surplus_owner = match after.rules().surplus {
         _ if after.payments[at].suspended => None,
@@ -355,6 +425,8 @@ fn undo(
         None => None,
     };
     let undone = [
+        // First, so that its owner has it for what follows.
+        (spread, kept_msat, None),
         (counted, booked[0], owner),
         (surplus, booked[1], surplus_owner),
     ];

@@ -9,9 +9,11 @@ use super::{CHECK_JOB, EXPIRE_JOB, INVOICES, Invoices, MONITOR_JOB};
 use crate::Error;
 use crate::cards::{self, Card};
 use crate::core::{Core, Loaded, emit};
+use crate::exchange::{self, Moves};
 use crate::ids::{InvoiceId, TransferId};
 use crate::ledger::{Account, Refusal, Step};
 use crate::lightning::{LightningError, PaymentDirection, PaymentHash, PaymentState};
+use crate::money::Asset;
 use crate::rates::price_in_msat;
 use crate::treasury;
 
@@ -67,14 +69,19 @@ pub(super) async fn decide(
             // What is paid to a card that was replaced goes to the one in its place.
             let card = cards::current(core, card).await?.value.id;
             let card: Loaded<Card> = cards::load_active(core, card).await?;
-            let (most, held) = cards::programs::ceiling_msat(core, &card.value).await?;
+            let (most, held) = cards::programs::ceiling(core, &card.value).await?;
             credit_ceiling = most;
             guards.extend(held);
             guards.push(cards::guard(&card));
+            if let Asset::Fiat(unit) = card.value.unit {
+                guards.extend(exchange::within_cap(core, unit, Moves::Down).await?);
+            }
         }
         if let Some(SurplusTo::Card { card }) = invoice.value.rules().surplus {
             let card = cards::current(core, card).await?.value.id;
-            guards.push(cards::guard(&cards::load_active(core, card).await?));
+            let card = cards::load_active(core, card).await?;
+            cards::require_bitcoin(&card.value)?;
+            guards.push(cards::guard(&card));
         }
     }
     let credit = cards::account_now(core, invoice.value.purpose.account()).await?;
@@ -82,7 +89,10 @@ pub(super) async fn decide(
     // What comes to a card that went out of use meanwhile goes on from there.
     for at in captured(&outcome) {
         let holds = &invoice.value.payments[at].holds;
-        for hold in [holds.counted, holds.surplus].into_iter().flatten() {
+        for hold in [holds.counted, holds.surplus, holds.currency]
+            .into_iter()
+            .flatten()
+        {
             onward.extend(cards::onward_to_hold(core, hold).await?);
         }
     }

@@ -70,14 +70,24 @@ impl Account {
         Self::operator(AccountKind::FeeIncome, Asset::Btc)
     }
 
-    /// Money of cards that nobody asked for.
-    pub fn breakage() -> Self {
-        Self::operator(AccountKind::Breakage, Asset::Btc)
+    /// Money of cards in `unit` that nobody asked for.
+    pub fn breakage(unit: Asset) -> Self {
+        Self::operator(AccountKind::Breakage, unit)
     }
 
     /// Fees paid for routes.
     pub fn routing_fees() -> Self {
         Self::operator(AccountKind::RoutingFees, Asset::Btc)
+    }
+
+    /// Earned by spreads.
+    pub fn spread_income() -> Self {
+        Self::operator(AccountKind::SpreadIncome, Asset::Btc)
+    }
+
+    /// The operator's open position in an asset.
+    pub fn exchange(asset: Asset) -> Self {
+        Self::operator(AccountKind::Exchange, asset)
     }
 
     /// Money that matches nothing.
@@ -140,12 +150,17 @@ impl Account {
         }
     }
 
-    /// The money on a card.
+    /// The bitcoin on a card.
     pub fn card_balance(card: CardId) -> Self {
+        Self::card_balance_in(card, Asset::Btc)
+    }
+
+    /// The money on a card whose unit is `asset`.
+    pub fn card_balance_in(card: CardId, asset: Asset) -> Self {
         Self {
             kind: AccountKind::CardBalance,
             owner: Owner::Card(card),
-            asset: Asset::Btc,
+            asset,
         }
     }
 

@@ -121,6 +121,11 @@ impl<S: State> Books<'_, S> {
                 id,
                 version,
             } => self.require(collection, id, *version),
+            Step::Within {
+                account,
+                lowest,
+                highest,
+            } => self.within(account, *lowest, *highest),
             Step::Claim { name, by } => self.claim(name, by),
             Step::Advance { counter, to } => self.advance(counter, *to),
             Step::Use {

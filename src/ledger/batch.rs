@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::account::Account;
 use super::transfer::{NewHold, NewReversal, NewTransfer};
 use crate::ids::{BatchId, TransferId};
 
@@ -121,6 +122,15 @@ pub enum Step {
         id: String,
         /// The version.
         version: i64,
+    },
+    /// Guard only: where an account stands after the steps before this one, holds counted.
+    Within {
+        /// The account.
+        account: Account,
+        /// What it must keep, whatever is set aside is taken; `None` for no bound.
+        lowest: Option<i64>,
+        /// What it may come to at most, whatever is on its way arrives; `None` for no bound.
+        highest: Option<i64>,
     },
     /// Takes a name for ever. Guard: nobody has it.
     Claim {

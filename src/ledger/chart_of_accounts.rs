@@ -78,8 +78,8 @@ pub struct UnknownAccountKind;
 chart! {
     /// Control account: ours in the node's channels. Tied to the node by the audit.
     NodeChannels = "node_channels", Debit, Operator, None;
-    /// Control account: ours on chain in the node's wallet, closing channels included. Tied to
-    /// the node by the audit.
+    /// Control account: ours on chain in the node's wallet, closing channels included, and in the
+    /// operator's own wallets. Tied to both by the audit.
     NodeOnchain = "node_onchain", Debit, Operator, None;
     /// What the operator put into the node, and what channels and chain cost it.
     OperatorCapital = "operator_capital", Credit, Operator, None;
@@ -106,6 +106,11 @@ chart! {
     Breakage = "breakage", Credit, Operator, Some(0);
     /// What the operator paid for routes.
     RoutingFees = "routing_fees", Debit, Operator, None;
+    /// What the operator earned by the spread of conversions.
+    SpreadIncome = "spread_income", Credit, Operator, Some(0);
+    /// The operator's open position in an asset: what conversions brought of it, less what they
+    /// took. Below zero the operator owes it. How far it may go is said by whoever converts.
+    Exchange = "exchange", Credit, Operator, None;
     /// What the operator lost by taps that its tills took offline and that their cards could not
     /// pay.
     OfflineLoss = "offline_loss", Debit, Operator, None;

@@ -441,6 +441,28 @@ impl<S: State> Books<'_, S> {
         Ok(())
     }
 
+    /// Is the account where it must be after the steps before?
+    pub(super) fn within(
+        &mut self,
+        account: &Account,
+        lowest: Option<i64>,
+        highest: Option<i64>,
+    ) -> Done<S> {
+        let (balance, side) = (self.without_due_holds(account)?, account.kind().side());
+        let too_low = lowest.is_some_and(|lowest| balance.available(side) < i128::from(lowest));
+        let too_high = highest.is_some_and(|highest| balance.highest(side) > i128::from(highest));
+        if too_low || too_high {
+            return Err(Refusal::OutOfBounds {
+                step: self.step,
+                account: *account,
+                lowest,
+                highest,
+            }
+            .into());
+        }
+        Ok(())
+    }
+
     fn post(
         &mut self,
         id: TransferId,

@@ -76,6 +76,18 @@ pub enum Refusal {
         /// The most it may come to.
         ceiling: i64,
     },
+    /// The account would stand where it must not. `ledger.out_of_bounds`.
+    #[error("{account} would not stand between {lowest:?} and {highest:?}")]
+    OutOfBounds {
+        /// The place of the step.
+        step: usize,
+        /// The account.
+        account: Account,
+        /// What it must keep.
+        lowest: Option<i64>,
+        /// What it may come to.
+        highest: Option<i64>,
+    },
     /// A total would leave the range of an amount. `ledger.overflow`.
     #[error("{account} would overflow")]
     Overflow {
@@ -202,6 +214,7 @@ impl Refusal {
             Self::DuplicateId { .. } => "ledger.duplicate_id",
             Self::InsufficientFunds { .. } => "ledger.insufficient_funds",
             Self::CeilingReached { .. } => "ledger.ceiling_reached",
+            Self::OutOfBounds { .. } => "ledger.out_of_bounds",
             Self::Overflow { .. } => "ledger.overflow",
             Self::HoldNotOpen { .. } => "ledger.hold_not_open",
             Self::TransferNotFound { .. } => "ledger.transfer_not_found",
@@ -230,6 +243,7 @@ impl Refusal {
         "ledger.insufficient_funds",
         "ledger.ceiling_reached",
         "ledger.overflow",
+        "ledger.out_of_bounds",
         "ledger.conflict",
         "ledger.already_claimed",
         "ledger.counter_not_advanced",
@@ -247,6 +261,7 @@ impl Refusal {
             | Self::DuplicateId { step, .. }
             | Self::InsufficientFunds { step, .. }
             | Self::CeilingReached { step, .. }
+            | Self::OutOfBounds { step, .. }
             | Self::Overflow { step, .. }
             | Self::HoldNotOpen { step, .. }
             | Self::TransferNotFound { step, .. }
@@ -270,6 +285,7 @@ impl Refusal {
             Self::AccountsDoNotFit { debit, .. } => Some(*debit),
             Self::InsufficientFunds { account, .. }
             | Self::CeilingReached { account, .. }
+            | Self::OutOfBounds { account, .. }
             | Self::Overflow { account, .. }
             | Self::ReversalExceeded { account, .. }
             | Self::HoldExpired { account, .. }

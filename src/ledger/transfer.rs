@@ -60,6 +60,10 @@ stored_by_name! {
         Unmatched = "unmatched",
         /// Money that matched nothing, given to whom it belongs.
         Assigned = "assigned",
+        /// What the operator keeps of a conversion.
+        Spread = "spread",
+        /// Money of a charge that goes back at another rate than it came.
+        Refund = "refund",
         /// All that was on a card, to the one that came in its place.
         Replacement = "replacement",
         /// All that was on a card, where it was asked for when the card was retired.

@@ -43,7 +43,7 @@ impl Price {
 }
 
 /// Which side of the market a rate is of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum QuoteSide {
     /// What a buyer of bitcoin pays.

@@ -28,6 +28,21 @@ pub enum RateError {
         /// How old it may be.
         max_age_ms: i64,
     },
+    /// The source has no rate of that side of the market. `rate.other_side`.
+    #[error("the rate for {currency} is of another side of the market")]
+    OtherSide {
+        /// The currency.
+        currency: String,
+    },
+    /// The operator's open position in the currency would go beyond its cap.
+    /// `rate.position_cap_reached`.
+    #[error("the operator's position in {currency} may come to {max_open} at most")]
+    PositionCapReached {
+        /// The currency.
+        currency: String,
+        /// How far it may go either way, in the minor unit; 0 where none was set.
+        max_open: i64,
+    },
     /// The source did not answer. `rate.unavailable`, retryable.
     #[error("the source of rates did not answer: {reason}")]
     Unavailable {
@@ -98,6 +113,8 @@ impl RateError {
             Self::UnknownCurrency { .. } => "rate.unknown_currency",
             Self::UnknownPair { .. } => "rate.unknown_pair",
             Self::Stale { .. } => "rate.stale",
+            Self::OtherSide { .. } => "rate.other_side",
+            Self::PositionCapReached { .. } => "rate.position_cap_reached",
             Self::Unavailable { .. } => "rate.unavailable",
             Self::TimedOut { .. } => "rate.timed_out",
             Self::NoQuorum { .. } => "rate.no_quorum",

@@ -100,6 +100,22 @@ pub trait RateSource: Send + Sync {
             _ => Err(pair.unknown()),
         }
     }
+
+    /// The latest rate of one side of the market. A source of one side refuses the other
+    /// (`rate.other_side`).
+    async fn on_side(
+        &self,
+        currency: Currency,
+        side: QuoteSide,
+    ) -> Result<RateObservation, RateError> {
+        let seen = self.rate(currency).await?;
+        if seen.side == side {
+            return Ok(seen);
+        }
+        Err(RateError::OtherSide {
+            currency: currency.code().to_owned(),
+        })
+    }
 }
 
 /// How old a rate may be, and how long a price made from it holds.

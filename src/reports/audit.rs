@@ -19,7 +19,7 @@ pub struct Control {
     pub incoming_msat: i64,
     /// What is on hold and would lower it.
     pub outgoing_msat: i64,
-    /// What the node says.
+    /// What the node says; on chain with what the operator's wallets have.
     pub actual_msat: i64,
     /// The node's figure less the books'. Between `-outgoing_msat` and `incoming_msat` it can be
     /// explained by what is on its way; else a person should look.
@@ -86,16 +86,25 @@ impl Reports {
         let books = self.trial_balance(credential).await?;
         let node = self.core.node()?.balances().await?;
         let now_ms = books.as_of_ms;
+        #[cfg(feature = "chain")]
+        let (in_wallets_msat, waiting_msat) = self.core.operator_coins_msat().await?;
+        #[cfg(not(feature = "chain"))]
+        let (in_wallets_msat, waiting_msat) = (0_i64, 0_i64);
+        let wallets_msat = in_wallets_msat.saturating_add(waiting_msat);
         let mut controls = Vec::new();
-        for (account, actual_msat) in [
-            (Account::node_channels(), node.channels_msat),
+        let onchain_msat = node.onchain_msat.saturating_add(node.closing_msat);
+        for (account, actual_msat, waiting_msat) in [
+            (Account::node_channels(), node.channels_msat, 0),
             (
                 Account::node_onchain(),
-                node.onchain_msat.saturating_add(node.closing_msat),
+                onchain_msat.saturating_add(wallets_msat),
+                waiting_msat,
             ),
         ] {
             let balance = self.core.store.balance(&account).await?;
             let mut control = control(account, balance, actual_msat);
+            // What waits for a block is on hold at most.
+            control.incoming_msat = control.incoming_msat.max(waiting_msat);
             let differs = !control.is_explained();
             control.since_ms = self
                 .core

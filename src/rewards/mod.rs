@@ -13,15 +13,18 @@ use crate::Error;
 use crate::access::Credential;
 use crate::cards;
 use crate::core::{Answer, CommandError, Core, Decision, Executed, Loaded, check_text, emit, put};
+use crate::exchange::{self, Moves};
 use crate::ids::{CardId, ProgramId, RedemptionId, TransferId};
 use crate::ledger::{Account, Refusal, Step};
-use crate::money::MoneyError;
+use crate::money::{Asset, Currency, MoneyError, Rounding};
 use crate::settlement::{self, Merchant};
 
 pub use error::RewardError;
 pub(crate) use rules::{Clawback, RewardPosting};
 
-pub use model::{CreateProgram, PointsBalance, Program, RedeemPoints, Redemption};
+pub use model::{
+    CreateProgram, PointsBalance, Program, RedeemPoints, Redemption, RedemptionConversion,
+};
 
 const PROGRAMS: &str = "program";
 const MAX_BPS: u32 = 10_000;
@@ -177,26 +180,60 @@ impl Rewards {
         let core = &self.core;
         let card = cards::load_active(core, command.card).await?;
         let program = load(core, command.program).await?;
-        let redemption = Redemption {
+        let mut redemption = Redemption {
             id: core.new_id(RedemptionId::from_parts)?,
             card: command.card,
             program: command.program,
             points: command.points,
             amount_msat: rules::value_of(&program.value, command.points)?,
+            conversion: None,
         };
         let (points, money) = (
             core.new_id(TransferId::from_parts)?,
             core.new_id(TransferId::from_parts)?,
         );
         let mut steps = vec![cards::guard(&card), guard(&program)];
-        let (ceiling, held) = cards::programs::ceiling_msat(core, &card.value).await?;
+        let (ceiling, held) = cards::programs::ceiling(core, &card.value).await?;
         steps.extend(held);
-        let to = (card.value.balance_account(), ceiling);
         let points_of = card.value.line();
-        steps.extend(rules::redeem(&redemption, points, money, points_of, to)?);
+        let mut to = (card.value.balance_account(), ceiling);
+        if let Asset::Fiat(currency) = card.value.unit {
+            let conversion = self.converted(currency, redemption.amount_msat).await?;
+            let id = core.new_id(TransferId::from_parts)?;
+            let reference = redemption.id.to_string();
+            let paid = rules::pay_in_currency(&conversion, to, id, reference);
+            redemption.conversion = Some(conversion);
+            to = (Account::exchange(Asset::Btc), None);
+            steps.extend(rules::redeem(&redemption, points, money, points_of, to)?);
+            steps.push(paid);
+            steps.extend(exchange::within_cap(core, currency, Moves::Down).await?);
+        } else {
+            steps.extend(rules::redeem(&redemption, points, money, points_of, to)?);
+        }
         Ok(Decision {
             steps,
             answer: redemption,
+        })
+    }
+}
+
+impl Rewards {
+    /// What bitcoin comes to on a card in a currency now; rounded down.
+    async fn converted(
+        &self,
+        currency: Currency,
+        amount_msat: i64,
+    ) -> Result<RedemptionConversion, Error> {
+        let quote = exchange::quote(&self.core, currency, None).await?;
+        let rate = quote.rate;
+        let amount = rate.msat_to_fiat(currency, amount_msat, Rounding::Down)?;
+        if amount == 0 {
+            return Err(MoneyError::NotPositive { minor: amount }.into());
+        }
+        Ok(RedemptionConversion {
+            currency,
+            amount,
+            quote,
         })
     }
 }
@@ -215,7 +252,7 @@ fn check_program(command: &CreateProgram) -> Result<(), Error> {
 }
 
 fn refused(error: Error) -> Error {
-    match error {
+    match exchange::refused(error) {
         // The points are the first thing taken; the fund behind them always has their value.
         Error::Ledger(Refusal::InsufficientFunds {
             account,

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::core::IdempotencyKey;
 use crate::ids::{CardId, MerchantId, ProgramId, RedemptionId};
+use crate::money::{Currency, Quote};
 
 /// Makes a points program that a merchant pays for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,6 +64,20 @@ pub struct Redemption {
     pub points: i64,
     /// What they were worth, now on the card.
     pub amount_msat: i64,
+    /// What of a currency went on the card for that, where the card is in one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conversion: Option<RedemptionConversion>,
+}
+
+/// What went on a card in a currency for its points.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RedemptionConversion {
+    /// The card's currency.
+    pub currency: Currency,
+    /// How much, in its minor unit; rounded down.
+    pub amount: i64,
+    /// The rate.
+    pub quote: Quote,
 }
 
 /// The points on a card.

@@ -2,12 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::model::{Program, Redemption};
+use super::model::{Program, Redemption, RedemptionConversion};
 use crate::Error;
 use crate::core::{Loaded, emit};
 use crate::ids::{CardId, ProgramId, TransferId};
 use crate::ledger::{Account, NewReversal, NewTransfer, Step, TransferKind};
-use crate::money::MoneyError;
+use crate::money::{Asset, MoneyError};
 
 /// How many points a sale earns, rounded down to whole points.
 pub(crate) fn points_for(program: &Program, amount_msat: i64) -> Result<i64, MoneyError> {
@@ -132,6 +132,24 @@ impl Clawback {
         steps.push(undo(ids.funding, of.funding, self.at_hand_msat));
         steps
     }
+}
+
+/// The step that puts a currency on a card for what its points were worth.
+pub(super) fn pay_in_currency(
+    conversion: &RedemptionConversion,
+    (credit, credit_ceiling): (Account, Option<i64>),
+    id: TransferId,
+    reference: String,
+) -> Step {
+    Step::Transfer(NewTransfer {
+        id,
+        debit: Account::exchange(Asset::Fiat(conversion.currency)),
+        credit,
+        amount: conversion.amount,
+        kind: TransferKind::RedemptionCredit,
+        reference,
+        credit_ceiling,
+    })
 }
 
 /// The points come back, and what was set aside for them goes on the card.

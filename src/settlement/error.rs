@@ -64,8 +64,8 @@ pub enum SettlementError {
         /// The payout.
         by: String,
     },
-    /// The invoice is one of this engine's own. `settlement.own_invoice`.
-    #[error("the invoice is one of this engine's own")]
+    /// The invoice is the merchant's own, in this engine. `settlement.own_invoice`.
+    #[error("the invoice is for the merchant itself, in this engine")]
     OwnInvoice,
 }
 

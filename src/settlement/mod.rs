@@ -18,8 +18,9 @@ use crate::ledger::{Account, Step, TransferRow};
 pub use category::MerchantCategory;
 pub use error::SettlementError;
 pub use model::{
-    CreateMerchant, Merchant, MerchantBalance, PairTill, PairedTill, Payout, PayoutOutcome,
-    PayoutQuote, PayoutState, PayoutTerms, RequestPayout, ResolvePayout, RevokeTill, Till,
+    CreateMerchant, Merchant, MerchantBalance, PaidByBook, PairTill, PairedTill, Payout,
+    PayoutOutcome, PayoutQuote, PayoutState, PayoutTerms, RequestPayout, ResolvePayout, RevokeTill,
+    Till,
 };
 pub(crate) use payouts::{CHECK_JOB, PAYOUTS};
 

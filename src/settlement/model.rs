@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::MerchantCategory;
 use crate::access::Credential;
 use crate::core::IdempotencyKey;
-use crate::ids::{CredentialId, MerchantId, PayoutId, ProgramId, TransferId};
+use crate::ids::{CredentialId, InvoiceId, MerchantId, PayoutId, ProgramId, TransferId};
 use crate::lightning::PaymentHash;
 
 /// What a payout costs the merchant, and what its route may cost the operator.
@@ -224,10 +224,22 @@ pub struct Payout {
     pub reason: Option<String>,
     /// When it was asked for, milliseconds since the epoch.
     pub created_at_ms: i64,
+    /// For an invoice of this engine: it was paid in the books, at no fee, and nothing was sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by_book: Option<PaidByBook>,
     /// Its holds: what is sent, the operator's fee, the route.
     pub(crate) holds: PayoutHolds,
     /// How often the node was asked to send it.
     pub(crate) attempts: PayoutAttempts,
+}
+
+/// An invoice of this engine that was paid from an account of this engine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PaidByBook {
+    /// The invoice.
+    pub invoice: InvoiceId,
+    /// What proves that it was paid: 64 hex digits.
+    pub preimage: String,
 }
 
 /// How often the node was asked to send a payout: written down before each time.

@@ -4,7 +4,8 @@
 //! `sending` has the effect and its outcome.
 
 use super::model::{
-    Payout, PayoutAttempts, PayoutHolds, PayoutQuote, PayoutState, RequestPayout, ResolvePayout,
+    Merchant, PaidByBook, Payout, PayoutAttempts, PayoutHolds, PayoutQuote, PayoutState,
+    RequestPayout, ResolvePayout,
 };
 use super::sending::Attempt;
 use super::{Settlement, SettlementError, guard, load_merchant, rules};
@@ -13,7 +14,7 @@ use crate::access::Credential;
 use crate::core::{Answer, Decision, Executed, Loaded, check_text};
 use crate::ids::{MerchantId, PayoutId, TransferId};
 use crate::invoices::{self, Invoice};
-use crate::ledger::{AccountKind, Refusal};
+use crate::ledger::{Account, AccountKind, Refusal};
 use crate::lightning::{Bolt11Details, LightningError};
 use crate::money::Price;
 
@@ -46,14 +47,17 @@ impl Settlement {
         })
     }
 
-    /// Pays a merchant out to its own node. The answer says how the payout stands once the node
+    /// Pays a merchant out to its own node. An invoice of this engine is paid in the books instead,
+    /// at once and at no fee, by the rules of a Lightning payment. The answer says how the payout stands once the node
     /// was asked; the outcome follows as an event and in [`payout`](Self::payout). Where another
     /// instance has the node, the payout is `sending` and waits for it. Issuer only.
     ///
     /// # Errors
     /// `settlement.merchant_not_found`, `settlement.insufficient_balance`,
     /// `settlement.no_amount`, `settlement.invoice_expired`, `settlement.invoice_used`,
-    /// `settlement.own_invoice`, `lightning.bad_invoice`, `lightning.wrong_network`,
+    /// `settlement.own_invoice` when it is the merchant's own, `invoice.not_payable` and `card.*`
+    /// for another one of this engine, `ledger.ceiling_reached` when it is for a card that gets
+    /// too full, `lightning.bad_invoice`, `lightning.wrong_network`,
     /// `lightning.no_node`, `command.*`, `access.*`.
     pub async fn request_payout(
         &self,
@@ -97,9 +101,12 @@ impl Settlement {
         let merchant = load_merchant(core, command.merchant).await?;
         let invoice: Bolt11Details = command.bolt11.parse()?;
         let now_ms = core.clock.now_ms();
-        self.check_invoice(&invoice, now_ms).await?;
+        self.check_invoice(&invoice, now_ms)?;
         let amount_msat = invoice.amount_msat.ok_or(SettlementError::NoAmount)?;
         Price::Bitcoin { amount_msat }.validate()?;
+        if let Some(own) = invoices::own_invoice(core, invoice.payment_hash).await? {
+            return self.decide_by_book(command, &merchant, &invoice, own).await;
+        }
         let terms = merchant.value.terms;
         let fee_msat = rules::fee(&terms, amount_msat)?;
         let max_route_fee_msat = rules::max_route_fee(&terms, amount_msat)?;
@@ -116,6 +123,7 @@ impl Settlement {
             state: PayoutState::Sending,
             reason: None,
             created_at_ms: now_ms,
+            by_book: None,
             attempts: PayoutAttempts::default(),
             holds: PayoutHolds {
                 amount: new_hold()?,
@@ -137,7 +145,54 @@ impl Settlement {
         })
     }
 
-    async fn check_invoice(&self, invoice: &Bolt11Details, now_ms: i64) -> Result<(), Error> {
+    /// An invoice of this engine: the money moves in the books, and the payout is done. Neither a
+    /// route nor the operator is paid for it.
+    async fn decide_by_book(
+        &self,
+        command: &RequestPayout,
+        merchant: &Loaded<Merchant>,
+        asked: &Bolt11Details,
+        invoice: Loaded<Invoice>,
+    ) -> Result<Decision<Payout>, Error> {
+        let core = &self.core;
+        let payer = Account::merchant_payable(command.merchant);
+        if invoice.value.purpose.account() == payer {
+            return Err(SettlementError::OwnInvoice.into());
+        }
+        let transfer = core.new_id(TransferId::from_parts)?;
+        let payout = Payout {
+            id: core.new_id(PayoutId::from_parts)?,
+            merchant: command.merchant,
+            amount_msat: asked.amount_msat.unwrap_or(invoice.value.amount_msat),
+            fee_msat: 0,
+            max_route_fee_msat: 0,
+            route_fee_msat: Some(0),
+            payment_hash: asked.payment_hash,
+            bolt11: command.bolt11.clone(),
+            state: PayoutState::PaidOut,
+            reason: None,
+            created_at_ms: core.clock.now_ms(),
+            by_book: Some(PaidByBook {
+                invoice: invoice.value.id,
+                preimage: invoices::proof(core, &invoice.value, asked.payment_hash),
+            }),
+            attempts: PayoutAttempts::default(),
+            holds: PayoutHolds {
+                amount: transfer,
+                fee: None,
+                route: None,
+            },
+        };
+        let mut steps = vec![guard(merchant)];
+        steps.extend(invoices::pay_by_book(core, &invoice, asked, payer, transfer).await?);
+        steps.extend(rules::paid_by_book(&payout)?);
+        Ok(Decision {
+            steps,
+            answer: payout,
+        })
+    }
+
+    fn check_invoice(&self, invoice: &Bolt11Details, now_ms: i64) -> Result<(), Error> {
         let core = &self.core;
         if invoice.network != core.network {
             let (expected, found) = (core.network.clone(), invoice.network.clone());
@@ -147,13 +202,7 @@ impl Settlement {
             let expired_at_ms = invoice.expires_at_ms;
             return Err(SettlementError::InvoiceExpired { expired_at_ms }.into());
         }
-        let hash = invoice.payment_hash.to_string();
-        let own: Option<Loaded<Invoice>> =
-            core.find(invoices::INVOICES, "payment_hash", &hash).await?;
-        match own {
-            Some(_) => Err(SettlementError::OwnInvoice.into()),
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     /// A payout as it stands now. The issuer, or a till of the merchant.

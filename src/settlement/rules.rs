@@ -159,6 +159,16 @@ pub(super) fn intend(payout: &Payout, check_at_ms: i64) -> Result<Vec<Step>, Err
     Ok(steps)
 }
 
+/// A payout that was paid in the books: written as it is. The hash stays taken for ever.
+pub(super) fn paid_by_book(payout: &Payout) -> Result<Vec<Step>, Error> {
+    let mut steps = vec![Step::Claim {
+        name: payout_claim(payout),
+        by: payout.id.to_string(),
+    }];
+    steps.extend(write(payout, 0, "payout.paid_out")?);
+    Ok(steps)
+}
+
 /// What a failure that the node tells of means for the payout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum AfterFailure {

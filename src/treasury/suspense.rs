@@ -238,6 +238,7 @@ impl Treasury {
         Ok(match to {
             SuspenseTarget::Card { card } => {
                 let card = crate::cards::current(&self.core, card).await?;
+                crate::cards::require_bitcoin(&card.value)?;
                 let account = card.value.balance_account();
                 (Some(crate::cards::guard(&card)), account)
             }

@@ -291,7 +291,7 @@ impl World {
                     CaptureCharge {
                         key,
                         charge,
-                        amount_msat,
+                        amount: flashkit::cards::ChargeAmount::Bitcoin { amount_msat },
                     },
                 )
                 .await
@@ -320,7 +320,7 @@ impl World {
         let command = RefundCharge {
             key: key(name),
             charge,
-            amount_msat,
+            amount: flashkit::cards::ChargeAmount::Bitcoin { amount_msat },
         };
         let answer = self.engine.cards().refund(&self.shop.till, command).await;
         let done = answer.is_ok();

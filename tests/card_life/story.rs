@@ -121,7 +121,9 @@ async fn a_lost_card_is_replaced_and_its_money_is_there(is_sqlite: bool) {
     let command = CaptureCharge {
         key: key("capture"),
         charge: tab,
-        amount_msat: 1_500 * SAT,
+        amount: flashkit::cards::ChargeAmount::Bitcoin {
+            amount_msat: 1_500 * SAT,
+        },
     };
     cards.capture(&till, command).await.unwrap();
     assert_eq!(on_card(&*scene.store, new).await, 42_500);
@@ -134,7 +136,9 @@ async fn a_lost_card_is_replaced_and_its_money_is_there(is_sqlite: bool) {
     let command = RefundCharge {
         key: key("refund"),
         charge: paid,
-        amount_msat: 1_000 * SAT,
+        amount: flashkit::cards::ChargeAmount::Bitcoin {
+            amount_msat: 1_000 * SAT,
+        },
     };
     cards.refund(&till, command).await.unwrap();
     assert_eq!(on_card(&*scene.store, new).await, 48_500);
@@ -159,7 +163,7 @@ async fn a_lost_card_is_replaced_and_its_money_is_there(is_sqlite: bool) {
 
 async fn points_and_limits_go_along(is_sqlite: bool) {
     let limits = CardLimits {
-        per_day_msat: Some(10_000 * SAT),
+        per_day: Some(10_000 * SAT),
         ..CardLimits::default()
     };
     let mut scene = Scene::new(is_sqlite, limits).await;
@@ -202,7 +206,9 @@ async fn points_and_limits_go_along(is_sqlite: bool) {
     let command = RefundCharge {
         key: key("refund"),
         charge: earned.id,
-        amount_msat: 9_000 * SAT,
+        amount: flashkit::cards::ChargeAmount::Bitcoin {
+            amount_msat: 9_000 * SAT,
+        },
     };
     engine.cards().refund(till, command).await.unwrap();
     let points = engine
@@ -327,7 +333,7 @@ async fn what_nobody_asks_for_is_the_operators_by_rule_alone() {
         engine.run_due_jobs().await.unwrap();
         let (left, gone) = (
             on_card(&*store, card.id).await,
-            crate::hands::has(&*store, Account::breakage()).await,
+            crate::hands::has(&*store, Account::breakage(flashkit::money::Asset::Btc)).await,
         );
         match period {
             None => assert_eq!((left, gone), (10_000, 0)),
@@ -444,7 +450,7 @@ async fn a_card_is_retired_with_its_money_given_on(is_sqlite: bool) {
         scene.card.holder.clone(),
     );
     let limits = CardLimits {
-        max_balance_msat: Some(44_000 * SAT),
+        max_balance: Some(44_000 * SAT),
         ..CardLimits::default()
     };
     let small = shop::card(&engine, &uid(1), limits).await.id;
@@ -490,7 +496,7 @@ async fn a_family_spends_one_balance(is_sqlite: bool) {
     let till = scene.merchant.till.clone();
     let (child, mut chip) = blank(&engine, 1).await;
     let limits = CardLimits {
-        per_day_msat: Some(3_000 * SAT),
+        per_day: Some(3_000 * SAT),
         ..CardLimits::default()
     };
     let answer = add(&engine, &parent, "child", main, &chip.tap(), limits)
@@ -607,7 +613,7 @@ async fn a_family_spends_one_balance(is_sqlite: bool) {
 
 async fn a_card_is_filled_up_by_rule(is_sqlite: bool) {
     let limits = CardLimits {
-        max_balance_msat: Some(58_000 * SAT),
+        max_balance: Some(58_000 * SAT),
         ..CardLimits::default()
     };
     let mut scene = Scene::new(is_sqlite, limits).await;
@@ -783,7 +789,7 @@ async fn a_virtual_card_pays_by_its_code(is_sqlite: bool) {
     let command = IssueVirtualCard {
         key: key("virtual"),
         limits: CardLimits {
-            per_tap_msat: Some(500 * SAT),
+            per_tap: Some(500 * SAT),
             ..CardLimits::default()
         },
         expires_at_ms: Some(NOON + 86_400_000),

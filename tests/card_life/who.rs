@@ -244,7 +244,7 @@ async fn sell(engine: &Engine, by: &Credential, about: &About, call: &str, name:
                     CaptureCharge {
                         key,
                         charge,
-                        amount_msat: 1,
+                        amount: flashkit::cards::ChargeAmount::Bitcoin { amount_msat: 1 },
                     },
                 )
                 .await,
@@ -257,7 +257,7 @@ async fn sell(engine: &Engine, by: &Credential, about: &About, call: &str, name:
                     RefundCharge {
                         key,
                         charge,
-                        amount_msat: 1,
+                        amount: flashkit::cards::ChargeAmount::Bitcoin { amount_msat: 1 },
                     },
                 )
                 .await,

@@ -6,8 +6,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use flashkit::Engine;
 use flashkit::cards::{
-    ActivateCard, CardLimits, CardProgram, CardProgramTerms, ChargeCard, CreateCardProgram,
-    IssueCard, PinRules, SetCardLimits, SetCardPin, UpdateCardProgram,
+    ActivateCard, CardLimits, CardProgram, CardProgramTerms, ChargeAmount, ChargeCard,
+    CreateCardProgram, IssueCard, PinRules, SetCardLimits, SetCardPin, UpdateCardProgram,
 };
 use flashkit::ids::CardProgramId;
 use flashkit::money::{Asset, Currency};
@@ -239,7 +239,7 @@ async fn a_program_has_its_own_times(is_sqlite: bool) {
 async fn a_program_has_its_own_pin_rules(is_sqlite: bool) {
     let terms = CardProgramTerms {
         pin: PinRules {
-            above_msat: Some(1_000 * SAT),
+            above: Some(1_000 * SAT),
             max_wrong: 1,
         },
         ..CardProgramTerms::default()
@@ -264,7 +264,7 @@ async fn a_program_has_its_own_pin_rules(is_sqlite: bool) {
             key: key(&format!("limits/{above:?}/{sats}")),
             card: scene.card.id,
             limits: CardLimits {
-                pin_above_msat: above.map(|above| above * SAT),
+                pin_above: above.map(|above| above * SAT),
                 ..CardLimits::default()
             },
         };
@@ -310,7 +310,7 @@ async fn nothing_goes_on_a_card_above_its_programs_maximum(is_sqlite: bool) {
         key: key("much"),
         card: scene.card.id,
         limits: CardLimits {
-            max_balance_msat: Some(1_000_000 * SAT),
+            max_balance: Some(1_000_000 * SAT),
             ..CardLimits::default()
         },
     };
@@ -340,7 +340,7 @@ async fn a_program_has_its_own_points_and_limits(is_sqlite: bool) {
     let with_shared = CardProgramTerms {
         reward_program: Some(shared),
         limits: CardLimits {
-            per_tap_msat: Some(2_000 * SAT),
+            per_tap: Some(2_000 * SAT),
             ..CardLimits::default()
         },
         ..CardProgramTerms::default()
@@ -356,7 +356,9 @@ async fn a_program_has_its_own_points_and_limits(is_sqlite: bool) {
     let command = flashkit::cards::CaptureCharge {
         key: key("tab"),
         charge: tab.id,
-        amount_msat: 3_000 * SAT,
+        amount: ChargeAmount::Bitcoin {
+            amount_msat: 3_000 * SAT,
+        },
     };
     let captured = engine.cards().capture(&scene.merchant.till, command).await;
     assert_eq!(captured.unwrap().program, Some(shared));
@@ -379,7 +381,7 @@ async fn a_program_has_its_own_points_and_limits(is_sqlite: bool) {
         .unwrap()[0]
         .id;
     let own = CardLimits {
-        per_day_msat: Some(1),
+        per_day: Some(1),
         ..CardLimits::default()
     };
     let card = issue(&engine, "04000000000001", own.clone(), of).await;
@@ -392,7 +394,7 @@ async fn a_program_has_its_own_points_and_limits(is_sqlite: bool) {
         .unwrap()
         .limits
         .clone();
-    assert_eq!(limits.per_tap_msat, Some(2_000 * SAT));
+    assert_eq!(limits.per_tap, Some(2_000 * SAT));
     scene.stop("points").await;
 }
 
@@ -494,7 +496,7 @@ async fn programs_are_the_issuers_and_stay_in_their_bounds(is_sqlite: bool) {
             "above",
             CardProgramTerms {
                 pin: PinRules {
-                    above_msat: Some(-1),
+                    above: Some(-1),
                     ..PinRules::default()
                 },
                 ..own()

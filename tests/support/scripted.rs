@@ -1,7 +1,7 @@
 //! A node that misbehaves as told: on top of a simulated one, so the money is still counted.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -35,6 +35,8 @@ pub struct ScriptedNode {
     pub claimed: Arc<Mutex<Vec<i64>>>,
     /// A record of a payment that the simulated node knows nothing of.
     remembered: Arc<Mutex<Option<PaymentRecord>>>,
+    inbound_msat: Arc<AtomicI64>,
+    height: Arc<Mutex<Option<u32>>>,
 }
 
 impl ScriptedNode {
@@ -48,7 +50,19 @@ impl ScriptedNode {
             sent: Arc::default(),
             claimed: Arc::default(),
             remembered: Arc::default(),
+            inbound_msat: Arc::new(AtomicI64::new(i64::MAX)),
+            height: Arc::default(),
         }
+    }
+
+    /// What its peers could send it from now on.
+    pub fn set_inbound_msat(&self, inbound_msat: i64) {
+        self.inbound_msat.store(inbound_msat, Ordering::SeqCst);
+    }
+
+    /// The best block that it knows from now on.
+    pub fn set_height(&self, height: Option<u32>) {
+        *self.height.lock().unwrap() = height;
     }
 
     /// From now on the node has this record of a payment of its own.
@@ -149,7 +163,14 @@ impl LightningNode for ScriptedNode {
     }
 
     async fn balances(&self) -> Result<NodeBalances, LightningError> {
-        self.node.balances().await
+        Ok(NodeBalances {
+            inbound_capacity_msat: self.inbound_msat.load(Ordering::SeqCst),
+            ..self.node.balances().await?
+        })
+    }
+
+    async fn best_block_height(&self) -> Result<Option<u32>, LightningError> {
+        Ok(*self.height.lock().unwrap())
     }
 
     async fn next_event(&self) -> Result<LightningEvent, LightningError> {

@@ -1,5 +1,14 @@
 //! On-chain: sources, wallets, and what their scripts receive, on the chain in this process.
-//! `BITCOIND_EXE` runs what needs nothing but a [`TestChain`] on a real node as well.
 
+#[path = "../support/mod.rs"]
+#[allow(dead_code, reason = "shared by many tests")]
+mod support;
+
+mod bad_input;
+mod corpus;
 mod facts;
+mod invoices;
+mod receiving;
+mod scene;
 mod sources;
+mod spending;

@@ -61,7 +61,7 @@ test("Conflict", async () => {
 test("InsufficientFunds and Declined", async () => {
   const { kit, issuer, till, credential, sale } = await shop("declined.db");
   const card = await kit.issueCard(issuer, IssueCardRequest.create({
-    idempotencyKey: "issue", uid: UID, limits: CardLimits.create({ perTapMsat: 5_000n }),
+    idempotencyKey: "issue", uid: UID, limits: CardLimits.create({ perTap: 5_000n }),
   }));
   const chip = VirtualBoltCard.program(UID, await kit.programmingKeys(issuer, UID));
   const tap = chip.tap();

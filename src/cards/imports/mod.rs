@@ -346,7 +346,7 @@ impl CardImports {
             steps.push(Step::Transfer(NewTransfer {
                 id: core.new_id(TransferId::from_parts)?,
                 debit: Account::former_issuer(),
-                credit: Account::card_balance(card.id),
+                credit: card.balance_account(),
                 amount: row.balance_msat,
                 kind: TransferKind::CardImport,
                 reference: import.id.to_string(),
@@ -379,7 +379,7 @@ impl CardImports {
         let mut value = Vec::new();
         for card in listed.await? {
             let counter = core.store.counter(&card_rules::counter_name(&card)).await?;
-            let account = Account::card_balance(card.id);
+            let account = card.balance_account();
             let (balance, side) = (core.balance(&account).await?, account.kind().side());
             let (posted, available) = (balance.posted(side), balance.available(side));
             value.push(ExportedCard {

@@ -11,7 +11,7 @@ use super::onward::current;
 use super::{AUTO_TOP_UP_JOB, ending::due};
 use crate::Error;
 use crate::access::Credential;
-use crate::cards::{Card, Cards, guard, load, load_active, programs, rules};
+use crate::cards::{Card, Cards, guard, load, load_active, programs, require_bitcoin, rules};
 use crate::core::{Answer, CommandError, Core, Decision, Executed, Loaded, emit, put};
 use crate::ids::{CardId, TransferId};
 use crate::ledger::{CalendarPeriod, NewTransfer, Refusal, Step, TransferKind, UsageWindow};
@@ -99,6 +99,9 @@ impl Cards {
                 let (cards, command, agreed) = (&cards, &command, &agreed);
                 let decide = || async move {
                     let card = load_active(core, command.card).await?;
+                    if command.rule.is_some() {
+                        require_bitcoin(&card.value)?;
+                    }
                     let mut steps: Vec<Step> = agreed.clone().into_iter().collect();
                     steps.extend(cards.check_source(&card.value, command.rule).await?);
                     let answer = Card {
@@ -215,7 +218,7 @@ impl Cards {
         if balance_msat >= rule.below_msat {
             return Ok(None);
         }
-        let (most, held) = programs::ceiling_msat(core, &card.value).await?;
+        let (most, held) = programs::ceiling(core, &card.value).await?;
         steps.extend(held);
         let ceiling_msat = most.map_or(rule.to_msat, |most| most.min(rule.to_msat));
         let amount_msat = ceiling_msat.saturating_sub(balance_msat);

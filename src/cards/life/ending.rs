@@ -227,7 +227,7 @@ impl Cards {
             RetireTo::Card { card } => {
                 let other = current(core, card).await?;
                 let other = load_active(core, other.value.id).await?;
-                let (ceiling, held) = programs::ceiling_msat(core, &other.value).await?;
+                let (ceiling, held) = programs::ceiling(core, &other.value).await?;
                 steps.push(guard(&other));
                 steps.extend(held);
                 (other.value.balance_account(), ceiling)
@@ -241,6 +241,10 @@ impl Cards {
         if to == own && card.value.family_of.is_none() {
             let (field, bounds) = ("to", "another card");
             return Err(CommandError::OutOfBounds { field, bounds }.into());
+        }
+        if to.asset() != own.asset() {
+            let (card, unit) = (card.value.id, card.value.unit);
+            return Err(CardError::UnitMismatch { card, unit }.into());
         }
         let answer = self.retired(&card, command.to, &mut steps).await?;
         if card.value.family_of.is_none() {
@@ -301,6 +305,7 @@ fn replacement(old: &Card, blank: &Card, holder: CredentialId) -> Card {
         zone_before: old.zone_before.clone(),
         holder: Some(holder),
         program: old.program,
+        unit: old.unit,
         replaces: Some(old.id),
         first: Some(old.line()),
         replacements: old.replacements + 1,

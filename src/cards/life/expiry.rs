@@ -175,7 +175,13 @@ impl Cards {
             self.retired(&card, RetireTo::Breakage, &mut steps).await?;
             let transfer = core.new_id(TransferId::from_parts)?;
             let (from, kind) = (card.value.balance_account(), TransferKind::Breakage);
-            steps.push(all_of(from, Account::breakage(), transfer, kind, id));
+            steps.push(all_of(
+                from,
+                Account::breakage(card.value.unit),
+                transfer,
+                kind,
+                id,
+            ));
             Ok(Some(steps))
         })
         .await

@@ -147,6 +147,7 @@ impl Cards {
             holder: Some(holder),
             family_of: Some(main.value.id),
             program: main.value.program,
+            unit: main.value.unit,
             ..tap.card.value.clone()
         };
         let after = super::expiry::valid_from(after, program.as_ref(), core.commit_time_ms());

@@ -47,7 +47,7 @@ async fn destination(core: &Core, card: &Card) -> Result<Option<(Account, Option
                 return Ok(Some((Account::merchant_payable(merchant), guarded)));
             }
             (None, Some(RetireTo::Breakage)) => {
-                return Ok(Some((Account::breakage(), guarded)));
+                return Ok(Some((Account::breakage(card.unit), guarded)));
             }
             // Of a family, the money is the main card's.
             (None, None) => match at.family_of {

@@ -271,10 +271,9 @@ impl Cards {
         } else if let Some(available_msat) = learnt.available_msat
             && available_msat < tap.amount_msat
         {
-            let needed_msat = tap.amount_msat;
             let error = CardError::InsufficientFunds {
-                available_msat,
-                needed_msat,
+                available: available_msat,
+                needed: tap.amount_msat,
             };
             (paid_msat, not_paid) = (available_msat, Some((error, of_till.loss)));
         }
@@ -328,6 +327,7 @@ impl Cards {
             program: reward.as_ref().map(|reward| reward.program),
             points: reward.as_ref().map_or(0, |reward| reward.points),
             points_taken_back: 0,
+            conversion: None,
         };
         let limits = rules::usage_limits(card, core.commit_time_ms())?;
         let posting = ChargePosting {

@@ -14,6 +14,7 @@ use crate::cards::{CardError, CardProgram, rules};
 use crate::core::{CommandError, emit, put};
 use crate::ids::TransferId;
 use crate::ledger::{Account, NewTransfer, Refusal, Step, TransferKind, UsageWindow};
+use crate::money::Asset;
 use crate::money::MAX_MSAT;
 use crate::settlement::Merchant;
 
@@ -182,28 +183,33 @@ pub(super) fn may_pay(
         }
         return Err(not_paid);
     }
+    if card.unit != Asset::Btc {
+        // At which rate, nobody has said.
+        let (card, unit) = (card.id, card.unit);
+        return Err(by_rule(CardError::UnitMismatch { card, unit }));
+    }
     if let Some(program) = program {
         program.value.check_merchant(merchant).map_err(by_rule)?;
         in_window(&program.value, tap, at_ms).map_err(by_rule)?;
     }
     let amount_msat = tap.amount_msat;
-    let own = card.limits.pin_above_msat;
-    let pin_above_msat = match program {
-        Some(program) => program.value.pin_above_msat(own),
+    let own = card.limits.pin_above;
+    let pin_above = match program {
+        Some(program) => program.value.pin_above(own),
         None => own,
     };
-    if let Some(above_msat) = pin_above_msat
-        && amount_msat > above_msat
+    if let Some(above) = pin_above
+        && amount_msat > above
     {
-        return Err(by_rule(CardError::PinRequired { above_msat }));
+        return Err(by_rule(CardError::PinRequired { above }));
     }
-    if let Some(limit_msat) = card.limits.per_tap_msat
-        && amount_msat > limit_msat
+    if let Some(allowed) = card.limits.per_tap
+        && amount_msat > allowed
     {
         return Err(by_rule(CardError::LimitExceeded {
             limit: "per_tap",
-            limit_msat,
-            used_msat: 0,
+            allowed,
+            used: 0,
         }));
     }
     Ok(())
@@ -335,8 +341,8 @@ impl Learnt {
                 Ok(())
             }
             other => match rules::refused(other.into()) {
-                Error::Card(CardError::InsufficientFunds { available_msat, .. }) => {
-                    self.available_msat = Some(available_msat.max(0));
+                Error::Card(CardError::InsufficientFunds { available, .. }) => {
+                    self.available_msat = Some(available.max(0));
                     Ok(())
                 }
                 Error::Card(

@@ -14,6 +14,7 @@ use super::model::Card;
 use crate::Error;
 use crate::access::Credential;
 use crate::core::{Answer, Core, Decision, Executed, Loaded, emit, put};
+use crate::exchange::ConversionRules;
 use crate::ids::{CardProgramId, ProgramId};
 use crate::ledger::Step;
 
@@ -182,15 +183,21 @@ pub(crate) fn guard(program: &Loaded<CardProgram>) -> Step {
 
 /// The most that may be on a card, and what then holds in the commit: its program, if it is of
 /// one, is as it was read.
-pub(crate) async fn ceiling_msat(
+pub(crate) async fn ceiling(
     core: &Core,
     card: &Card,
 ) -> Result<(Option<i64>, Option<Step>), Error> {
-    let own = card.limits.max_balance_msat;
+    let own = card.limits.max_balance;
     Ok(match of(core, card).await? {
-        Some(program) => (program.value.ceiling_msat(own), Some(guard(&program))),
+        Some(program) => (program.value.ceiling(own), Some(guard(&program))),
         None => (own, None),
     })
+}
+
+/// How the cards are converted.
+pub(crate) fn conversion(program: Option<&Loaded<CardProgram>>) -> ConversionRules {
+    let terms = program.map(|program| program.value.terms.conversion);
+    terms.unwrap_or_default()
 }
 
 /// The points program whose points the cards earn in the place of a merchant's own.

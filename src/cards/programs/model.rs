@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cards::CardLimits;
 use crate::core::IdempotencyKey;
+use crate::exchange::ConversionRules;
 use crate::ids::{CardProgramId, MerchantId, ProgramId};
 use crate::money::Asset;
 use crate::settlement::MerchantCategory;
@@ -26,9 +27,10 @@ pub enum FeeBearer {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct PinRules {
-    /// What one tap may spend without the PIN, at most: whoever holds a card can set less
-    /// ([`CardLimits::pin_above_msat`]), not more. `None` leaves it to them.
-    pub above_msat: Option<i64>,
+    /// What one tap may spend without the PIN, at most, in the unit: whoever holds a card can set less
+    /// ([`CardLimits::pin_above`]), not more. `None` leaves it to them.
+    #[serde(alias = "above_msat")]
+    pub above: Option<i64>,
     /// How many wrong ones lock it: 1 to 10.
     pub max_wrong: u32,
 }
@@ -37,7 +39,7 @@ impl Default for PinRules {
     /// Left to the holder; three wrong ones.
     fn default() -> Self {
         Self {
-            above_msat: None,
+            above: None,
             max_wrong: 3,
         }
     }
@@ -77,6 +79,8 @@ pub struct CardProgramTerms {
     /// How long after a tap that a till took offline it can be booked, in milliseconds; `None`
     /// takes none.
     pub offline_window_ms: Option<i64>,
+    /// How a card in a currency is converted.
+    pub conversion: ConversionRules,
     /// How long what was authorised is set aside, in milliseconds: 1 minute to 31 days; `None` for
     /// [`Settings::authorization_ms`](crate::Settings::authorization_ms).
     pub authorization_ms: Option<i64>,
@@ -96,6 +100,7 @@ impl Default for CardProgramTerms {
             tap_valid_ms: None,
             pin: PinRules::default(),
             offline_window_ms: None,
+            conversion: ConversionRules::default(),
             authorization_ms: None,
         }
     }

@@ -40,12 +40,15 @@ pub(super) fn check(name: &str, terms: &CardProgramTerms) -> Result<(), Error> {
     }
     let (field, bounds) = ("max_balance_minor_units", "1 to 2,100,000,000,000,000,000");
     within(terms.max_balance_minor_units, 1, MAX_MSAT, field, bounds)?;
+    let margin = Some(i64::from(terms.conversion.hold_margin_bps));
+    let (field, bounds) = ("conversion.hold_margin_bps", "0 to 10,000");
+    within(margin, 0, 10_000, field, bounds)?;
     let (field, bounds) = ("valid_for_ms", "1 day to 100 years");
     within(terms.valid_for_ms, DAY_MS, LONGEST_MS, field, bounds)?;
     let (field, bounds) = ("tap_valid_ms", "1 second to 1 day");
     within(terms.tap_valid_ms, SECOND_MS, DAY_MS, field, bounds)?;
-    let (field, bounds) = ("pin.above_msat", "0 to 21 million bitcoin");
-    within(terms.pin.above_msat, 0, MAX_MSAT, field, bounds)?;
+    let (field, bounds) = ("pin.above", "0 to 2,100,000,000,000,000,000");
+    within(terms.pin.above, 0, MAX_MSAT, field, bounds)?;
     let (field, bounds) = ("pin.max_wrong", "1 to 10");
     within(Some(terms.pin.max_wrong.into()), 1, 10, field, bounds)?;
     let (field, bounds) = ("offline_window_ms", "1 minute to 31 days");
@@ -129,16 +132,13 @@ impl CardProgram {
     }
 
     /// The most that may be on a card, where its own limits say `own`.
-    pub(crate) fn ceiling_msat(&self, own: Option<i64>) -> Option<i64> {
-        let Asset::Btc = self.terms.unit else {
-            return own;
-        };
+    pub(crate) fn ceiling(&self, own: Option<i64>) -> Option<i64> {
         lower(own, self.terms.max_balance_minor_units)
     }
 
     /// From which amount on a card asks for its PIN, where its own limits say `own`.
-    pub(crate) fn pin_above_msat(&self, own: Option<i64>) -> Option<i64> {
-        lower(own, self.terms.pin.above_msat)
+    pub(crate) fn pin_above(&self, own: Option<i64>) -> Option<i64> {
+        lower(own, self.terms.pin.above)
     }
 }
 

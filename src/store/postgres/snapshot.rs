@@ -72,6 +72,10 @@ impl Keys {
                 self.documents
                     .insert(((*collection).to_owned(), id.clone()));
             }
+            Step::Within { account, .. } => {
+                self.accounts.insert(*account);
+                self.due.insert(*account, FIRST_DUE);
+            }
             Step::Claim { name, .. } => {
                 self.claims.insert(name.clone());
             }

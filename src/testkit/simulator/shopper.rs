@@ -185,10 +185,10 @@ impl Shop {
 /// The rules as the engine takes them.
 pub(super) fn limits(rules: CardRules) -> CardLimits {
     CardLimits {
-        per_tap_msat: Some(rules.per_tap_msat),
-        per_day_msat: Some(rules.per_day_msat),
+        per_tap: Some(rules.per_tap_msat),
+        per_day: Some(rules.per_day_msat),
         taps_per_hour: Some(rules.taps_per_hour),
-        max_balance_msat: Some(rules.max_balance_msat),
+        max_balance: Some(rules.max_balance_msat),
         ..CardLimits::default()
     }
 }

@@ -122,7 +122,7 @@ impl Model {
     /// The name of what was asked is in the one limit that no two have in common.
     fn rules_in(&mut self, body: &Value) -> Result<Asked, Wrong> {
         let limits = body.get("limits").unwrap_or(body);
-        let name = format!("limits/{}", number(limits, "max_balance_msat")?);
+        let name = format!("limits/{}", number(limits, "max_balance")?);
         self.take(&name)
     }
 

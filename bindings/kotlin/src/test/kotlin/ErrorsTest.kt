@@ -58,7 +58,7 @@ class ErrorsTest {
     }
 
     @Test fun insufficientFundsAndDeclined() = shop {
-        val card = kit.issueCard(issuer, IssueCardRequest("issue", UID, CardLimits(perTapMsat = 5_000))).id
+        val card = kit.issueCard(issuer, IssueCardRequest("issue", UID, CardLimits(perTap = 5_000))).id
         val tap = VirtualBoltCard.program(UID, kit.programmingKeys(issuer, UID)).tap()
         suspend fun charge(key: String, amount: Long) =
             kit.chargeCard(till.credential, ChargeCardRequest(key, tap, sat(amount), ""))

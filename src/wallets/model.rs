@@ -1,0 +1,402 @@
+//! The records of wallets, their addresses and their coins.
+
+use serde::{Deserialize, Serialize};
+
+use crate::chain::{BlockId, Standing};
+use crate::core::IdempotencyKey;
+use crate::ids::{InvoiceId, MerchantId, SpendId, TransferId, WalletId};
+
+/// Whose wallet it is, and so whose money arrives in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum WalletOwner {
+    /// The operator's: what arrives for a merchant or a card is owed to them.
+    Operator,
+    /// A merchant's own: what arrives is the merchant's at once, and never in the books.
+    Merchant {
+        /// Which.
+        merchant: MerchantId,
+    },
+}
+
+/// The kind of addresses of an extended public key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum XpubKind {
+    /// P2PKH (BIP 44).
+    Legacy,
+    /// P2SH-P2WPKH (BIP 49).
+    NestedSegwit,
+    /// P2WPKH (BIP 84).
+    SegwitV0,
+    /// P2TR (BIP 86).
+    Taproot,
+}
+
+/// Where a wallet's addresses come from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum WalletSource {
+    /// The node's seed, on an account of its own (BIP 84, account 21). The engine has its keys.
+    Node,
+    /// An extended public key: xpub, ypub, zpub or those of the test networks, with its origin
+    /// (`[fingerprint/84h/0h/0h]`) where a hardware wallet is to sign.
+    Xpub {
+        /// The key.
+        xpub: String,
+        /// The kind of its addresses, where the key's prefix does not say it; P2WPKH if neither
+        /// does.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        script: Option<XpubKind>,
+    },
+    /// A descriptor of public keys that ends in `/*`, of several signers as well.
+    Descriptor {
+        /// For what is received; with `/<0;1>/*` for change as well.
+        external: String,
+        /// For change; without one, change goes where everything goes.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        change: Option<String>,
+    },
+}
+
+/// Which of a wallet's addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Keychain {
+    /// Given to others, to be paid.
+    External,
+    /// For what is left of a spend.
+    Change,
+}
+
+/// Adds a wallet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AddWallet {
+    /// Made by the caller before the call.
+    pub key: IdempotencyKey,
+    /// Whose it is.
+    pub owner: WalletOwner,
+    /// What people call it; at most 100 characters.
+    pub name: String,
+    /// Where its addresses come from.
+    pub source: WalletSource,
+    /// How many addresses it has given out elsewhere, at most 1,000: they are watched as well,
+    /// and never given out again.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub used_addresses: u32,
+    /// The block from which on a source that reads blocks looks for what it received.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub birthday_height: Option<u32>,
+}
+
+/// A wallet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wallet {
+    /// Its id.
+    pub id: WalletId,
+    /// Whose it is.
+    pub owner: WalletOwner,
+    /// What people call it.
+    pub name: String,
+    /// True where the engine has its keys.
+    pub is_node: bool,
+    /// The descriptor of what is received, with its checksum.
+    pub external: String,
+    /// The descriptor of change.
+    pub change: String,
+    /// The number of the first address that was not given out.
+    pub next_external: u32,
+    /// The same of change.
+    pub next_change: u32,
+    /// When it was added, milliseconds since the epoch.
+    pub created_at_ms: i64,
+}
+
+/// Asks for an address.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewAddress {
+    /// Made by the caller before the call.
+    pub key: IdempotencyKey,
+    /// Of which wallet.
+    pub wallet: WalletId,
+    /// What it is for; at most 200 characters.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub label: String,
+}
+
+/// An address of a wallet. It is watched for ever.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WalletAddress {
+    /// The address.
+    pub address: String,
+    /// Its script, in hex.
+    pub script: String,
+    /// Of which wallet.
+    pub wallet: WalletId,
+    /// Which of its addresses.
+    pub keychain: Keychain,
+    /// Its number.
+    pub index: u32,
+    /// The invoice it was made for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub invoice: Option<InvoiceId>,
+    /// What people say of it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub label: String,
+    /// True once something was paid to it.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub is_used: bool,
+    /// It is looked at often until then, milliseconds since the epoch.
+    pub hot_until_ms: i64,
+}
+
+/// What spends a coin.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpentBy {
+    /// The transaction, in hex.
+    pub txid: String,
+    /// The block that has it; `None` while it waits in the mempool.
+    pub block: Option<BlockId>,
+}
+
+/// An output that pays to a wallet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Coin {
+    /// `txid:vout`.
+    pub outpoint: String,
+    /// The wallet.
+    pub wallet: WalletId,
+    /// The address.
+    pub address: String,
+    /// Its script, in hex.
+    pub script: String,
+    /// Which of the wallet's addresses.
+    pub keychain: Keychain,
+    /// The address's number.
+    pub index: u32,
+    /// What it is worth.
+    pub amount_sat: u64,
+    /// How its transaction stands.
+    #[serde(flatten)]
+    pub standing: Standing,
+    /// How many blocks confirm it, counted up to 100.
+    pub confirmations: u32,
+    /// Its transaction says that it may be replaced (BIP 125).
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub replaceable: bool,
+    /// What spends it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spent_by: Option<SpentBy>,
+    /// The spend that it is set aside for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reserved_by: Option<SpendId>,
+    /// What people say of it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub label: String,
+    /// When it was first seen, milliseconds since the epoch.
+    pub first_seen_ms: i64,
+}
+
+impl Coin {
+    /// True when it is there and nothing is known to spend it.
+    pub fn is_unspent(&self) -> bool {
+        self.spent_by.is_none() && !matches!(self.standing, Standing::Gone { .. })
+    }
+}
+
+/// What a wallet has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WalletBalance {
+    /// The wallet.
+    pub wallet: WalletId,
+    /// In blocks.
+    pub confirmed_sat: u64,
+    /// In the mempool.
+    pub waiting_sat: u64,
+    /// What of the two is set aside for spends.
+    pub reserved_sat: u64,
+    /// How many coins that is.
+    pub coins: usize,
+    /// The gap limit that a wallet needs to find all of it from its keys: one more than the
+    /// longest row of addresses before the last used one that received nothing. Most begin with
+    /// 20; set it to this, or to more.
+    pub gap_limit: u32,
+    /// The number of the last address that was given out and those before it, all counted.
+    pub addresses: u32,
+}
+
+/// Where a spend goes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum SpendTarget {
+    /// So much to each.
+    Pay {
+        /// To whom; at most 100.
+        outputs: Vec<SpendOutput>,
+    },
+    /// Everything that the wallet has, less the fee.
+    Everything {
+        /// Where to.
+        address: String,
+    },
+}
+
+/// An output of a spend.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpendOutput {
+    /// Where to.
+    pub address: String,
+    /// How much.
+    pub amount_sat: u64,
+}
+
+/// Prepares a spend: chooses coins, sets them aside, and makes the PSBT for its signers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PrepareSpend {
+    /// Made by the caller before the call.
+    pub key: IdempotencyKey,
+    /// The wallet.
+    pub wallet: WalletId,
+    /// Where to.
+    pub target: SpendTarget,
+    /// The fee, in satoshis for 1,000 virtual bytes; what the chain's server says for the next
+    /// hour where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fee_sat_per_kvb: Option<u64>,
+}
+
+/// Makes a spend again with a higher fee: the same coins to the same addresses.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BumpSpend {
+    /// Made by the caller before the call.
+    pub key: IdempotencyKey,
+    /// The spend, which was broadcast and is in no block.
+    pub spend: SpendId,
+    /// The new fee, in satoshis for 1,000 virtual bytes.
+    pub fee_sat_per_kvb: u64,
+}
+
+/// Gives a signed PSBT back: it is checked, kept, and broadcast.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SubmitSpend {
+    /// Made by the caller before the call.
+    pub key: IdempotencyKey,
+    /// The spend.
+    pub spend: SpendId,
+    /// The signed PSBT in base64. Left out for the node's wallet, whose keys the engine has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub psbt: Option<String>,
+}
+
+/// Gives up a spend that was not signed, or that the network does not take.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CancelSpend {
+    /// Made by the caller before the call.
+    pub key: IdempotencyKey,
+    /// The spend.
+    pub spend: SpendId,
+}
+
+/// How a spend stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SpendState {
+    /// Its coins are set aside, and its PSBT waits to be signed.
+    Prepared,
+    /// Signed and kept; it is being broadcast, as often as it takes.
+    Broadcasting,
+    /// The network has it.
+    Broadcast,
+    /// A block has it.
+    Confirmed,
+    /// The network does not take it. It can be submitted again, or cancelled.
+    Refused,
+    /// Something else spends its coins.
+    Replaced,
+    /// Given up before it was broadcast.
+    Cancelled,
+}
+
+/// A spend of a wallet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spend {
+    /// Its id.
+    pub id: SpendId,
+    /// The wallet.
+    pub wallet: WalletId,
+    /// How it stands.
+    pub state: SpendState,
+    /// What is to be signed: a PSBT (BIP 174) in base64.
+    pub psbt: String,
+    /// Where it goes, change left out.
+    pub outputs: Vec<SpendOutput>,
+    /// True where everything goes to the one output.
+    pub is_everything: bool,
+    /// What comes back to the wallet.
+    pub change_sat: u64,
+    /// The fee.
+    pub fee_sat: u64,
+    /// The fee that was asked for, in satoshis for 1,000 virtual bytes.
+    pub fee_sat_per_kvb: u64,
+    /// The coins it spends, `txid:vout`.
+    pub coins: Vec<String>,
+    /// The number of its change address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub change_index: Option<u32>,
+    /// The spend it takes the place of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaces: Option<SpendId>,
+    /// Its transaction's id, once it is signed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub txid: Option<String>,
+    /// Its transaction in hex, once it is signed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transaction: Option<String>,
+    /// Why the network does not take it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refusal: Option<String>,
+    /// The hold of what leaves the books by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold: Option<TransferId>,
+    /// When it was prepared, milliseconds since the epoch.
+    pub created_at_ms: i64,
+}
+
+/// Takes labels in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImportLabels {
+    /// Made by the caller before the call.
+    pub key: IdempotencyKey,
+    /// The wallet.
+    pub wallet: WalletId,
+    /// Records of BIP 329, one a line; at most 1,000.
+    pub lines: String,
+}
+
+/// Labels that were taken in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LabelsImported {
+    /// How many were the wallet's.
+    pub taken: usize,
+    /// How many are of addresses and coins that the wallet does not have, or of other kinds.
+    pub ignored: usize,
+}
+
+/// What one round over the scripts did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WatchRound {
+    /// How many scripts were looked at.
+    pub scripts: usize,
+    /// To how many coins something happened.
+    pub changed: usize,
+    /// False where blocks are left to be read: another round goes on.
+    pub is_complete: bool,
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+fn is_false(flag: &bool) -> bool {
+    !flag
+}

@@ -1,0 +1,302 @@
+//! Pure decisions about wallets: no I/O, no clock.
+
+use std::collections::BTreeMap;
+
+use bitcoin::{OutPoint, Transaction};
+
+use super::model::{Coin, Keychain, SpentBy, Wallet, WalletAddress, WalletBalance, WalletOwner};
+use super::{ADDRESSES, COINS, TRANSACTIONS, WALLETS, WalletError};
+use crate::Error;
+use crate::chain::{Fact, KnownTransaction, Standing, View, confirmations, judge, standing};
+use crate::core::{emit, put};
+use crate::ids::WalletId;
+use crate::ledger::Step;
+
+/// From so many confirmations on, a coin is looked at rarely.
+pub(super) const FINAL: u32 = 100;
+/// The last number of an address that is not hardened.
+const LAST_INDEX: u32 = 0x7fff_ffff;
+
+pub(super) fn owner_key(owner: WalletOwner) -> String {
+    match owner {
+        WalletOwner::Operator => "operator".to_owned(),
+        WalletOwner::Merchant { merchant } => merchant.to_string(),
+    }
+}
+
+/// Sorts a wallet's addresses by their numbers.
+pub(super) fn number_key(wallet: WalletId, keychain: Keychain, index: u32) -> String {
+    let chain = match keychain {
+        Keychain::External => 0,
+        Keychain::Change => 1,
+    };
+    format!("{wallet}/{chain}/{index:010}")
+}
+
+pub(super) fn write_wallet(wallet: &Wallet, read_version: i64) -> Result<Step, Error> {
+    let keys = vec![("owner", owner_key(wallet.owner))];
+    put(WALLETS, wallet.id.to_string(), read_version, wallet, keys)
+}
+
+pub(super) fn write_address(
+    address: &WalletAddress,
+    read_version: i64,
+    now_ms: i64,
+) -> Result<Step, Error> {
+    let heat = if address.hot_until_ms > now_ms {
+        "hot"
+    } else {
+        "cold"
+    };
+    let keys = vec![
+        (
+            "number",
+            number_key(address.wallet, address.keychain, address.index),
+        ),
+        ("watch", heat.to_owned()),
+        ("address", address.address.clone()),
+    ];
+    put(
+        ADDRESSES,
+        address.script.clone(),
+        read_version,
+        address,
+        keys,
+    )
+}
+
+pub(super) fn write_coin(coin: &Coin, read_version: i64) -> Result<Step, Error> {
+    let mut keys = vec![
+        ("script", coin.script.clone()),
+        (
+            "transaction",
+            coin.outpoint.split(':').next().unwrap_or("").to_owned(),
+        ),
+    ];
+    if coin.is_unspent() {
+        keys.push(("unspent", coin.wallet.to_string()));
+    }
+    if is_live(coin) {
+        keys.push(("live", "live".to_owned()));
+    }
+    put(COINS, coin.outpoint.clone(), read_version, coin, keys)
+}
+
+/// True while it must be given to a source that reads blocks.
+fn is_live(coin: &Coin) -> bool {
+    let spent = coin.spent_by.as_ref();
+    let is_settled = coin.confirmations >= FINAL && spent.is_some_and(|by| by.block.is_some());
+    !is_settled
+}
+
+pub(super) fn next_index(wallet: &Wallet, keychain: Keychain) -> u32 {
+    // One descriptor for both: its numbers are of one row.
+    match keychain {
+        Keychain::External => wallet.next_external,
+        Keychain::Change if wallet.external == wallet.change => wallet.next_external,
+        Keychain::Change => wallet.next_change,
+    }
+}
+
+/// The wallet once an address was given out.
+pub(super) fn after_giving_out(
+    wallet: &Wallet,
+    address: &WalletAddress,
+) -> Result<Wallet, WalletError> {
+    if address.index > LAST_INDEX {
+        return Err(WalletError::Exhausted);
+    }
+    let mut after = wallet.clone();
+    let next = address.index.saturating_add(1);
+    if address.keychain == Keychain::External || wallet.external == wallet.change {
+        after.next_external = next;
+    } else {
+        after.next_change = next;
+    }
+    Ok(after)
+}
+
+pub(super) fn count(balance: &mut WalletBalance, coin: &Coin) {
+    let sum = if coin.confirmations > 0 {
+        &mut balance.confirmed_sat
+    } else {
+        &mut balance.waiting_sat
+    };
+    *sum = sum.saturating_add(coin.amount_sat);
+    if coin.reserved_by.is_some() {
+        balance.reserved_sat = balance.reserved_sat.saturating_add(coin.amount_sat);
+    }
+    balance.coins += 1;
+}
+
+/// The longest row of addresses without a payment before one that has one.
+#[derive(Debug, Default)]
+pub(super) struct Gap {
+    row: u32,
+    longest: u32,
+}
+
+impl Gap {
+    pub(super) fn pass(&mut self, is_used: bool) {
+        if is_used {
+            self.longest = self.longest.max(self.row);
+            self.row = 0;
+        } else {
+            self.row = self.row.saturating_add(1);
+        }
+    }
+
+    pub(super) fn limit(&self) -> u32 {
+        self.longest.saturating_add(1)
+    }
+}
+
+/// A coin with what happened to it, and whether anything about it is to be written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Change {
+    pub(super) coin: Coin,
+    pub(super) facts: Vec<Fact>,
+    /// The transaction of a coin that was not known.
+    pub(super) new: Option<Transaction>,
+    /// What spends it is other than before.
+    pub(super) spent: bool,
+}
+
+/// What became of the coins of one address. `known` are its coins with their transactions.
+pub(super) fn observe(
+    address: &WalletAddress,
+    known: &[(Coin, KnownTransaction)],
+    view: &View,
+    now_ms: i64,
+) -> Vec<Change> {
+    let mut changes = Vec::new();
+    for (coin, transaction) in known {
+        let Some(now) = standing(transaction, view) else {
+            continue;
+        };
+        let facts = judge(Some(&coin.standing), &now);
+        let spent_by = spender(coin, view);
+        let after = Coin {
+            confirmations: depth(&now, view),
+            standing: now,
+            spent_by,
+            ..coin.clone()
+        };
+        if after != *coin {
+            changes.push(Change {
+                spent: after.spent_by != coin.spent_by,
+                coin: after,
+                facts,
+                new: None,
+            });
+        }
+    }
+    let mut found: BTreeMap<String, Change> = BTreeMap::new();
+    for seen in &view.seen {
+        let txid = seen.transaction.compute_txid();
+        for (vout, output) in (0u32..).zip(&seen.transaction.output) {
+            let outpoint = OutPoint { txid, vout }.to_string();
+            let is_ours = output.script_pubkey.to_hex_string() == address.script;
+            if !is_ours || known.iter().any(|(coin, _)| coin.outpoint == outpoint) {
+                continue;
+            }
+            let now = match seen.block {
+                Some(block) => Standing::Confirmed { block },
+                None => Standing::Waiting,
+            };
+            let mut coin = Coin {
+                outpoint: outpoint.clone(),
+                wallet: address.wallet,
+                address: address.address.clone(),
+                script: address.script.clone(),
+                keychain: address.keychain,
+                index: address.index,
+                amount_sat: output.value.to_sat(),
+                confirmations: depth(&now, view),
+                standing: now.clone(),
+                replaceable: seen.transaction.is_explicitly_rbf(),
+                spent_by: None,
+                reserved_by: None,
+                label: String::new(),
+                first_seen_ms: now_ms,
+            };
+            coin.spent_by = spender(&coin, view);
+            let change = Change {
+                spent: coin.spent_by.is_some(),
+                coin,
+                facts: judge(None, &now),
+                new: Some(seen.transaction.clone()),
+            };
+            found.insert(outpoint, change);
+        }
+    }
+    changes.extend(found.into_values());
+    changes
+}
+
+fn depth(standing: &Standing, view: &View) -> u32 {
+    confirmations(standing, view.tip).unwrap_or(0).min(FINAL)
+}
+
+/// What spends a coin by what is seen now. A source that reads blocks tells of a block once: what
+/// was in a block stays so until all blocks were read again without it, which is what happens
+/// when its block is no more (the cursor goes back).
+fn spender(coin: &Coin, view: &View) -> Option<SpentBy> {
+    let spends = view.seen.iter().filter(|seen| {
+        let mut inputs = seen.transaction.input.iter();
+        inputs.any(|input| input.previous_output.to_string() == coin.outpoint)
+    });
+    let seen = spends.max_by_key(|seen| seen.block.is_some());
+    if let Some(seen) = seen {
+        return Some(SpentBy {
+            txid: seen.transaction.compute_txid().to_string(),
+            block: seen.block,
+        });
+    }
+    let before = coin.spent_by.clone()?;
+    let there = view
+        .standing
+        .iter()
+        .find(|(txid, _)| txid.to_string() == before.txid);
+    match there {
+        Some((_, block)) => Some(SpentBy {
+            block: *block,
+            ..before
+        }),
+        None if view.is_complete() => None,
+        None => Some(before),
+    }
+}
+
+/// The steps that write down what happened to one coin.
+pub(super) fn write(change: &Change, read_version: i64) -> Result<Vec<Step>, Error> {
+    let coin = &change.coin;
+    let mut steps = vec![write_coin(coin, read_version)?];
+    for fact in &change.facts {
+        let kind = match fact {
+            Fact::Seen => "wallet.received",
+            Fact::Confirmed { .. } => "wallet.confirmed",
+            Fact::ReorgedOut { .. } => "wallet.reorged_out",
+            Fact::Returned => "wallet.returned",
+            Fact::Replaced { .. } => "wallet.replaced",
+            Fact::DoubleSpent { .. } => "wallet.double_spent",
+            Fact::Dropped => "wallet.dropped",
+        };
+        steps.push(emit(kind, coin.wallet.to_string(), coin)?);
+    }
+    if change.spent {
+        let kind = match coin.spent_by {
+            Some(_) => "wallet.spent",
+            None => "wallet.unspent",
+        };
+        steps.push(emit(kind, coin.wallet.to_string(), coin)?);
+    }
+    Ok(steps)
+}
+
+/// The step that keeps a transaction: what it spends tells of double spends, and signers want it.
+pub(super) fn keep(transaction: &Transaction, read_version: i64) -> Result<Step, Error> {
+    let hex = bitcoin::consensus::encode::serialize_hex(transaction);
+    let txid = transaction.compute_txid().to_string();
+    put(TRANSACTIONS, txid, read_version, &hex, Vec::new())
+}

@@ -1,0 +1,12 @@
+//! Cards in a currency: which rate holds, who bears what it moves, and how far the operator goes.
+#![cfg(feature = "sqlite")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod flows;
+mod model;
+mod races;
+mod top_ups;
+mod vectors;
+mod world;

@@ -1,0 +1,220 @@
+//! Invoices that are paid on chain, seen by our own watching of their addresses.
+
+use flashkit::ids::{InvoiceId, MerchantId};
+use flashkit::invoices::{
+    ConfirmationTier, CreateInvoice, Custody, Invoice, InvoiceOptions, InvoicePurpose,
+    InvoiceState, PaymentRules, Rail,
+};
+use flashkit::ledger::{Account, Side};
+use flashkit::wallets::{WalletOwner, WalletSource, XpubKind};
+
+use crate::scene::{Scene, Signer};
+use crate::sources::{Servers, servers};
+use crate::support::{key, shop};
+
+impl Scene {
+    async fn invoice(
+        &self,
+        name: &str,
+        merchant: MerchantId,
+        sats: i64,
+        confirmations: u32,
+    ) -> Invoice {
+        let tier = ConfirmationTier {
+            up_to_msat: i64::MAX,
+            confirmations,
+        };
+        let command = CreateInvoice {
+            key: key(name),
+            purpose: InvoicePurpose::Sale { merchant },
+            price: Some(shop::sat(sats)),
+            description: name.to_owned(),
+            expiry_seconds: 3_600,
+            options: InvoiceOptions {
+                rails: vec![Rail::OnChain],
+                rules: Some(PaymentRules {
+                    confirmations: vec![tier],
+                    ..PaymentRules::NONE
+                }),
+                ..InvoiceOptions::default()
+            },
+        };
+        self.engine
+            .invoices()
+            .create(&self.issuer, command)
+            .await
+            .unwrap()
+            .value
+    }
+
+    async fn now(&self, invoice: InvoiceId) -> Invoice {
+        self.engine
+            .invoices()
+            .get(&self.issuer, invoice)
+            .await
+            .unwrap()
+            .value
+    }
+
+    async fn posted(&self, account: Account, side: Side) -> i128 {
+        self.store.balance(&account).await.unwrap().posted(side)
+    }
+}
+
+fn address(invoice: &Invoice) -> String {
+    invoice.on_chain.as_ref().unwrap().address.clone()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sale_is_settled_by_its_confirmations_and_taken_back_by_a_reorg() {
+    for at in 0..3 {
+        let Servers {
+            chain,
+            sources,
+            esplora: _kept,
+            ..
+        } = &servers().await;
+        chain.mine(110).unwrap();
+        let scene = Scene::open(sources[at].1.clone()).await;
+        let merchant = scene.merchant().await;
+        scene
+            .wallet(WalletOwner::Operator, WalletSource::Node)
+            .await;
+        let first = scene.invoice("first", merchant, 80_000, 2).await;
+        let second = scene.invoice("second", merchant, 70_000, 0).await;
+        assert_ne!(address(&first), address(&second));
+        assert_eq!(first.on_chain.as_ref().unwrap().custody, Custody::Operator);
+        let text = first.bip21().unwrap();
+        assert_eq!(
+            text,
+            format!("bitcoin:{}?amount=0.00080000", address(&first))
+        );
+        let txid = chain.fund(&address(&first), 80_000).unwrap();
+        scene.look().await;
+        assert_eq!(scene.now(first.id).await.state, InvoiceState::Processing);
+        chain.mine(1).unwrap();
+        scene.look().await;
+        assert_eq!(scene.now(first.id).await.state, InvoiceState::Processing);
+        chain.mine(1).unwrap();
+        scene.look().await;
+        let settled = scene.now(first.id).await;
+        assert_eq!(
+            (settled.state, settled.received_msat),
+            (InvoiceState::Settled, 80_000_000)
+        );
+        let payable = Account::merchant_payable(merchant);
+        assert_eq!(scene.posted(payable, Side::Credit).await, 80_000_000);
+        assert_eq!(
+            scene.posted(Account::node_onchain(), Side::Debit).await,
+            80_000_000
+        );
+        // Three blocks are no more, and another transaction has its coins: the merchant is not
+        // owed what never came.
+        chain.mine(1).unwrap();
+        let mut rival = chain.transaction(&txid).unwrap().unwrap();
+        rival.output.remove(0);
+        chain
+            .replace(3, vec![vec![rival], vec![], vec![], vec![]])
+            .unwrap();
+        scene.look().await;
+        let gone = scene.now(first.id).await;
+        assert_eq!(gone.flags.reorged_msat, 80_000_000, "{gone:?}");
+        assert_ne!(gone.state, InvoiceState::Settled);
+        assert_eq!(scene.posted(payable, Side::Credit).await, 0);
+        assert_eq!(scene.posted(Account::node_onchain(), Side::Debit).await, 0);
+        // One with no confirmations needed is settled at once, unless it may be replaced.
+        let txid = chain.fund(&address(&second), 70_000).unwrap();
+        let replaceable = chain
+            .transaction(&txid)
+            .unwrap()
+            .unwrap()
+            .is_explicitly_rbf();
+        scene.look().await;
+        let settled = scene.now(second.id).await.state == InvoiceState::Settled;
+        assert_eq!(settled, !replaceable);
+        chain.mine(1).unwrap();
+        scene.look().await;
+        assert_eq!(scene.now(second.id).await.state, InvoiceState::Settled);
+        // A second payment to its address is nobody's yet: it waits for a person.
+        chain.fund(&address(&second), 11_000).unwrap();
+        chain.mine(1).unwrap();
+        scene.look().await;
+        let waits = scene
+            .engine
+            .treasury()
+            .suspense(&scene.issuer, None, 10)
+            .await
+            .unwrap();
+        assert_eq!(waits.value.len(), 1, "{waits:?}");
+        assert_eq!(waits.value[0].amount_msat, 11_000_000);
+        let on_chain = scene.posted(Account::node_onchain(), Side::Debit).await;
+        assert_eq!(on_chain, 81_000_000);
+        let said = scene
+            .engine
+            .wallets()
+            .list(&scene.issuer, WalletOwner::Operator, None, 10)
+            .await;
+        let wallet = said.unwrap().value[0].id;
+        let has = scene
+            .engine
+            .wallets()
+            .balance(&scene.issuer, wallet)
+            .await
+            .unwrap();
+        assert_eq!(i128::from(has.confirmed_sat) * 1_000, on_chain);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_merchants_own_wallet_makes_no_payable_and_none_is_a_refusal() {
+    let servers = servers().await;
+    servers.chain.mine(110).unwrap();
+    let scene = Scene::open(servers.sources[1].1.clone()).await;
+    let merchant = scene.merchant().await;
+    let command = CreateInvoice {
+        key: key("none"),
+        purpose: InvoicePurpose::Sale { merchant },
+        price: Some(shop::sat(5_000)),
+        description: String::new(),
+        expiry_seconds: 600,
+        options: InvoiceOptions {
+            rails: vec![Rail::OnChain],
+            ..InvoiceOptions::default()
+        },
+    };
+    let refused = scene
+        .engine
+        .invoices()
+        .create(&scene.issuer, command)
+        .await
+        .unwrap_err();
+    assert_eq!(refused.code(), "chain.no_wallet");
+    scene
+        .wallet(WalletOwner::Operator, WalletSource::Node)
+        .await;
+    let own = Signer::new(61).xpub(XpubKind::SegwitV0);
+    scene.wallet(WalletOwner::Merchant { merchant }, own).await;
+    let invoice = scene.invoice("own", merchant, 60_000, 1).await;
+    assert_eq!(
+        invoice.on_chain.as_ref().unwrap().custody,
+        Custody::Merchant
+    );
+    servers.chain.fund(&address(&invoice), 60_000).unwrap();
+    servers.chain.mine(1).unwrap();
+    // Nobody looked meanwhile: another engine finds it, over another source.
+    servers.chain.mine(20).unwrap();
+    let later = Scene::on(scene.store.clone(), servers.sources[0].1.clone()).await;
+    later.look().await;
+    let settled = later.now(invoice.id).await;
+    assert_eq!(
+        (settled.state, settled.received_msat),
+        (InvoiceState::Settled, 60_000_000)
+    );
+    for account in [
+        Account::merchant_payable(merchant),
+        Account::node_onchain(),
+        Account::suspense(),
+    ] {
+        assert_eq!(later.posted(account, Side::Credit).await, 0, "{account}");
+    }
+}
