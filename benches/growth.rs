@@ -39,8 +39,14 @@ const TIMES: usize = 50;
 const MOST_TENTHS: i64 = 13;
 
 /// What may be scanned: what a subquery with a limit has found, rows that stand in the statement
-/// itself, and the table of how often the books were moved.
-const SMALL: [&str; 3] = ["(subquery", "CONSTANT", "moves"];
+/// itself, the table of how often the books were moved, and what the tables are.
+const SMALL: [&str; 5] = [
+    "(subquery",
+    "CONSTANT",
+    "moves",
+    "sqlite_schema",
+    "pragma_table_info",
+];
 
 const OPERATIONS: [&str; 4] = [
     "charge of a card",
@@ -177,7 +183,13 @@ fn plans_are_well(file: &Path) -> Done<bool> {
         };
         asked += 1;
         let lines = plan.raw_query().mapped(|row| row.get::<_, String>(3));
-        for line in lines.collect::<Result<Vec<_>, _>>()? {
+        let lines = lines.collect::<Result<Vec<_>, _>>()?;
+        // The row at an end of a table, as every opening reads it: a scan that ends with its first
+        // step, since nothing is sorted and no row is left out.
+        if lines.len() == 1 && sql.ends_with(" LIMIT 1") && !sql.contains(" WHERE ") {
+            continue;
+        }
+        for line in lines {
             let what = line.strip_prefix("SCAN ");
             let is_small =
                 what.is_none_or(|what| SMALL.iter().any(|small| what.starts_with(small)));

@@ -429,7 +429,7 @@ async fn every_command_and_every_answer() {
         uid: shop::UID.to_owned(),
         existing_chip: Some(existing_chip),
         limits: CardLimits {
-            per_day_msat: Some(1_000_000_000),
+            per_day: Some(1_000_000_000),
             ..CardLimits::default()
         },
         program: Some(card_program.id),

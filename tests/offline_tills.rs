@@ -51,15 +51,10 @@ async fn set_terms(engine: &Engine, name: &str, merchant: MerchantId, terms: Off
         .unwrap();
 }
 
-fn id_of(credential: &Credential) -> CredentialId {
-    let text = credential.reveal().strip_prefix("flashkit_").unwrap();
-    text.rsplit_once('_').unwrap().0.parse().unwrap()
-}
-
 async fn till(engine: &Engine, merchant: &Merchant, number: u8, terms: OfflineTerms) -> Till {
     set_terms(engine, &format!("terms-{number}"), merchant.id, terms).await;
     let secret = OfflineKey::new([number; 32]).unwrap();
-    let id = id_of(&merchant.till);
+    let id = shop::id_of(&merchant.till);
     let command = secret.enroll(id, key("enroll")).unwrap();
     let cards = engine.cards();
     let enrolled = cards.enroll_offline_key(&merchant.till, command).await;
@@ -518,7 +513,7 @@ async fn forged_envelopes_change_nothing(is_sqlite: bool) {
     let by_holder = cards.replay_offline(&scene.card.holder, honest.clone());
     assert_eq!(told(by_holder.await).unwrap_err(), "access.not_allowed");
     let mut taken = honest.clone();
-    taken.till = id_of(&other.till);
+    taken.till = shop::id_of(&other.till);
     let taken = cards.replay_offline(&other.till, taken).await;
     assert_eq!(told(taken).unwrap_err(), "offline.bad_signature");
     let stranger = OfflineKey::new([9; 32]).unwrap();
@@ -599,7 +594,10 @@ async fn a_key_is_a_tills_own_and_can_be_replaced(is_sqlite: bool) {
     let theirs = till.key.enroll(till.id, key("theirs")).unwrap();
     let refused = cards.enroll_offline_key(&other.till, theirs).await;
     assert_eq!(told(refused).unwrap_err(), "offline.bad_signature");
-    let taken = till.key.enroll(id_of(&other.till), key("taken")).unwrap();
+    let taken = till
+        .key
+        .enroll(shop::id_of(&other.till), key("taken"))
+        .unwrap();
     let refused = cards.enroll_offline_key(&other.till, taken).await;
     assert_eq!(told(refused).unwrap_err(), "offline.key_taken");
     let garbled = EnrollOfflineKey {
@@ -784,6 +782,8 @@ enum Act {
     Offline(usize),
     /// Both tills take it.
     Both,
+    /// A till charges it, and the other one takes it.
+    OnlineAndOffline(usize),
     /// A till hands in what it has, and perhaps does not hear the answer.
     HandIn(usize, bool),
     /// An envelope that was handed in before comes again.
@@ -797,6 +797,7 @@ fn act() -> impl Strategy<Value = Act> {
         3 => (0_usize..2).prop_map(Act::Online),
         5 => (0_usize..2).prop_map(Act::Offline),
         1 => Just(Act::Both),
+        1 => (0_usize..2).prop_map(Act::OnlineAndOffline),
         3 => ((0_usize..2), any::<bool>()).prop_map(|(till, heard)| Act::HandIn(till, heard)),
         1 => any::<usize>().prop_map(Act::Again),
         1 => Just(Act::Lost),
@@ -848,8 +849,11 @@ async fn run_acts(acts: Vec<Act>) {
             of_tap.insert((at, taken.sequence), (counter, sats));
         };
         match act {
-            Act::Online(at) => {
+            Act::Online(at) | Act::OnlineAndOffline(at) => {
                 let tap = scene.card.chip.tap();
+                if matches!(act, Act::OnlineAndOffline(_)) {
+                    take(&mut tills, 1 - at, &tap);
+                }
                 let command = flashkit::cards::ChargeCard {
                     key: key(&format!("online-{number}")),
                     tap,

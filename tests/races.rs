@@ -9,17 +9,20 @@ mod support;
 
 use std::any::Any;
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use flashkit::cards::{
-    CardLimits, Charge, ChargeCard, FreezeCard, IssueCard, ReplaceCard, RetireCard, RetireTo,
-    TopUpCard,
+    AuthorizeCard, CaptureCharge, CardLimits, Charge, ChargeCard, ChargeState, FreezeCard,
+    IssueCard, LossBearer, OfflineBook, OfflineKey, OfflineState, OfflineTerms, RefundCharge,
+    ReplaceCard, RetireCard, RetireTo, SetOfflineTerms, StoppedCard, TopUpCard,
 };
 use flashkit::ids::{BatchId, ProgramId, TransferId};
 use flashkit::invoices::InvoiceState;
 use flashkit::ledger::{Account, Batch, NewHold, NewTransfer, Refusal, Step, TransferKind};
 use flashkit::ports::{BoxFuture, Clock, SystemClock};
 use flashkit::rewards::RedeemPoints;
+use flashkit::settlement::RequestPayout;
 use flashkit::store::sqlite::SqliteStore;
 use flashkit::store::{CommitError, MAX_PAGE, MemoryStore, Store};
 use flashkit::testkit::virtual_card::VirtualCard;
@@ -32,8 +35,28 @@ use support::shop::{self, HeldCard, Merchant, SAT, UID, sat};
 const TASKS: usize = 64;
 const PRICE: i64 = 1_000;
 
+/// The time of the day, and as much later as it is told.
+struct LaterClock(AtomicI64);
+
+impl LaterClock {
+    fn new() -> Arc<Self> {
+        Arc::new(Self(AtomicI64::new(0)))
+    }
+
+    fn advance(&self, by_ms: i64) {
+        self.0.fetch_add(by_ms, Ordering::SeqCst);
+    }
+}
+
+impl Clock for LaterClock {
+    fn now_ms(&self) -> i64 {
+        SystemClock.now_ms() + self.0.load(Ordering::SeqCst)
+    }
+}
+
 /// Engines on one store, and what keeps it.
 struct Scene {
+    clock: Arc<LaterClock>,
     engines: Vec<Engine>,
     stores: Vec<Arc<dyn Store>>,
     customer: Arc<Wallet>,
@@ -42,13 +65,19 @@ struct Scene {
 
 impl Scene {
     /// All stores are of one database.
-    async fn on(stores: Vec<Arc<dyn Store>>, kept: Box<dyn Any + Send>) -> Self {
-        let first = shop::simulated(stores[0].clone()).await;
+    async fn on(
+        stores: Vec<Arc<dyn Store>>,
+        kept: Box<dyn Any + Send>,
+        clock: Arc<LaterClock>,
+    ) -> Self {
+        let first = shop::simulated_at(stores[0].clone(), clock.clone()).await;
         let mut engines = vec![first.engine];
         for store in &stores[1..] {
-            engines.push(shop::engine_on(store.clone(), None).await);
+            let builder = Engine::builder(store.clone(), shop::master()).network("regtest");
+            engines.push(builder.clock(clock.clone()).open().await.unwrap());
         }
         Self {
+            clock,
             engines,
             stores,
             customer: first.customer,
@@ -57,34 +86,37 @@ impl Scene {
     }
 
     async fn on_memory() -> Option<Self> {
-        let store = Arc::new(MemoryStore::new(Arc::new(SystemClock)));
-        Some(Self::on(vec![store], Box::new(())).await)
+        let clock = LaterClock::new();
+        let store = Arc::new(MemoryStore::new(clock.clone()));
+        Some(Self::on(vec![store], Box::new(()), clock).await)
     }
 
     async fn on_sqlite() -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("books.db");
-        let store = SqliteStore::open(file, Arc::new(SystemClock)).unwrap();
-        Some(Self::on(vec![Arc::new(store)], Box::new(folder)).await)
+        let clock = LaterClock::new();
+        let store = SqliteStore::open(file, clock.clone()).unwrap();
+        Some(Self::on(vec![Arc::new(store)], Box::new(folder), clock).await)
     }
 
     #[cfg(feature = "postgres")]
     async fn on_postgres() -> Option<Self> {
-        use std::sync::atomic::{AtomicU64, Ordering};
+        use std::sync::atomic::AtomicU64;
 
         use flashkit::store::postgres::{PostgresConfig, PostgresStore};
 
         static SCENES: AtomicU64 = AtomicU64::new(0);
         let cluster = postgres::Cluster::shared()?;
         let schema = format!("races_{}", SCENES.fetch_add(1, Ordering::Relaxed));
+        let clock = LaterClock::new();
         let mut stores: Vec<Arc<dyn Store>> = Vec::new();
         for _ in 0..2 {
             let url = cluster.url(cluster.port, "sslmode=disable");
             let config = PostgresConfig::new(url).schema(&schema).connections(4);
-            let store = PostgresStore::connect(config, Arc::new(SystemClock)).await;
+            let store = PostgresStore::connect(config, clock.clone()).await;
             stores.push(Arc::new(store.unwrap()));
         }
-        Some(Self::on(stores, Box::new(cluster)).await)
+        Some(Self::on(stores, Box::new(cluster), clock).await)
     }
 
     fn engine(&self) -> &Engine {
@@ -427,6 +459,230 @@ async fn a_block_and_charges_have_one_order(scene: Scene) {
     scene.stop("a block").await;
 }
 
+/// One tap at sixty-four tills, half of which took it offline and hand it in now: one is paid.
+async fn one_tap_pays_one_till(scene: Scene) {
+    let card = scene.card(CardLimits::default(), 1_000 * PRICE).await;
+    let (account, tills) = (Account::card_balance(card.id), scene.tills().await);
+    let (mut chip, mut books, mut by_offline) = (card.chip, Vec::new(), 0);
+    for (number, till) in tills.iter().enumerate().skip(TASKS / 2) {
+        let key = OfflineKey::new([u8::try_from(number).unwrap(); 32]).unwrap();
+        books.push((offline_book(&scene, till, &key).await, key));
+    }
+    let tills = Arc::new(tills);
+    for round in 0..4 {
+        let (tap, now_ms) = (chip.tap(), scene.clock.now_ms());
+        let mut tasks: Vec<BoxFuture<'static, (bool, &'static str)>> = Vec::new();
+        for (task, till) in tills.iter().enumerate() {
+            let engine = scene.engine_of(task);
+            let Some(at) = task.checked_sub(TASKS / 2) else {
+                let charging = charge(&engine, till, &format!("{round}/{task}"), tap.clone());
+                tasks.push(Box::pin(async move {
+                    match charging.await {
+                        Ok(_) => (true, "online"),
+                        Err(error) => (false, error.code()),
+                    }
+                }));
+                continue;
+            };
+            let (book, key) = &mut books[at];
+            book.accept(&tap, PRICE * SAT, "", now_ms).unwrap();
+            let (envelope, till) = (book.envelope(key).unwrap().unwrap(), till.till.clone());
+            tasks.push(Box::pin(async move {
+                let handed_in = engine.cards().replay_offline(&till, envelope).await;
+                let outcome = handed_in.unwrap().value.pop().unwrap();
+                match outcome.state {
+                    OfflineState::Paid => (true, "offline"),
+                    _ => (false, "card.tap_replayed"),
+                }
+            }));
+        }
+        // The one half begins now, the other the next time.
+        if round % 2 == 1 {
+            tasks.reverse();
+        }
+        let answers = settle_all(tasks).await;
+        let paid: Vec<_> = answers.iter().filter(|(is_paid, _)| *is_paid).collect();
+        assert_eq!(paid.len(), 1, "round {round}: {answers:?}");
+        by_offline += usize::from(paid[0].1 == "offline");
+        for (_, code) in answers.iter().filter(|(is_paid, _)| !is_paid) {
+            assert_eq!(*code, "card.tap_replayed", "round {round}");
+        }
+        let left = i128::from((1_000 - 1 - round) * PRICE * SAT);
+        assert_eq!(scene.available(account).await, left, "round {round}");
+    }
+    println!("{by_offline} of 4 taps were paid to a till that was offline");
+    scene.stop("one tap").await;
+}
+
+/// What a till has that may take taps offline.
+async fn offline_book(scene: &Scene, till: &Merchant, secret: &OfflineKey) -> OfflineBook {
+    let command = SetOfflineTerms {
+        key: key(&format!("terms/{}", till.id)),
+        merchant: till.id,
+        till: None,
+        terms: Some(OfflineTerms {
+            per_tap_msat: 10 * PRICE * SAT,
+            per_day_msat: 1_000 * PRICE * SAT,
+            window_ms: 3_600_000,
+            loss: LossBearer::Merchant,
+            stopped_card: StoppedCard::Loss,
+        }),
+    };
+    let (cards, issuer) = (scene.engine().cards(), scene.engine().issuer());
+    cards.set_offline_terms(&issuer, command).await.unwrap();
+    let command = secret.enroll(shop::id_of(&till.till), key("enroll"));
+    let enrolled = cards.enroll_offline_key(&till.till, command.unwrap()).await;
+    OfflineBook::new(&enrolled.unwrap()).unwrap()
+}
+
+/// Sixty-four captures of one tab while its time runs out and its job ends it: captured once, or
+/// given back.
+async fn a_capture_and_the_end_of_time_have_one_order(scene: Scene) {
+    let card = scene.card(CardLimits::default(), 1_000 * PRICE).await;
+    let shop = shop::merchant(scene.engine(), "Cookshop").await;
+    let account = Account::card_balance(card.id);
+    let (mut chip, mut all_captured) = (card.chip, 0);
+    for round in 0..8 {
+        let before = scene.available(account).await;
+        let command = AuthorizeCard {
+            key: key(&format!("tab/{round}")),
+            tap: chip.tap(),
+            price: sat(PRICE),
+            reference: String::new(),
+            pin: None,
+        };
+        let cards = scene.engine().cards();
+        let tab = cards.authorize(&shop.till, command).await.unwrap();
+        let over_ms = tab.expires_at_ms.unwrap() - scene.clock.now_ms();
+        // Some milliseconds before it is over: time runs by itself.
+        scene.clock.advance(over_ms - 5 * (round % 3));
+        let tasks = (0..TASKS).map(|task| {
+            let (engine, clock) = (scene.engine_of(task), scene.clock.clone());
+            let (till, charge) = (shop.till.clone(), tab.id);
+            let command = CaptureCharge {
+                key: key(&format!("capture/{round}/{task}")),
+                charge,
+                amount: flashkit::cards::ChargeAmount::Bitcoin {
+                    amount_msat: PRICE * SAT,
+                },
+            };
+            async move {
+                match task % 8 {
+                    3 => engine.run_due_jobs().await.map(|_| "jobs"),
+                    5 => {
+                        clock.advance(1);
+                        Ok("later")
+                    }
+                    _ => engine
+                        .cards()
+                        .capture(&till, command)
+                        .await
+                        .map(|_| "captured"),
+                }
+            }
+        });
+        let answers = settle_all(tasks.collect::<Vec<_>>()).await;
+        for error in answers.iter().filter_map(|answer| answer.as_ref().err()) {
+            let lawful = ["card.charge_not_open", "card.authorization_expired"];
+            assert!(lawful.contains(&error.code()), "round {round}: {error}");
+        }
+        let captured = answers.iter().filter(|answer| **answer == Ok("captured"));
+        let captured = captured.count();
+        assert!(captured <= 1, "round {round}");
+        scene.clock.advance(1_000);
+        scene.engine().run_due_jobs().await.unwrap();
+        let found = cards.get_charge(&shop.till, tab.id).await.unwrap();
+        let (state, spent) = match captured {
+            1 => (ChargeState::Captured, i128::from(PRICE * SAT)),
+            _ => (ChargeState::Expired, 0),
+        };
+        assert_eq!(found.state, state, "round {round}");
+        let left = before - scene.available(account).await;
+        assert_eq!(left, spent, "round {round}");
+        all_captured += captured;
+    }
+    println!("{all_captured} of 8 were captured in time");
+    let payable = scene.available(Account::merchant_payable(shop.id)).await;
+    assert_eq!(payable, all_captured as i128 * i128::from(PRICE * SAT));
+    scene.stop("a capture").await;
+}
+
+/// Sixty-four who want the same money of a merchant: half refund the sale, half pay it out.
+async fn a_refund_and_a_payout_have_one_order(scene: Scene) {
+    let card = scene.card(CardLimits::default(), 1_000 * PRICE).await;
+    let (account, mut chip, mut refunds) = (Account::card_balance(card.id), card.chip, 0);
+    for round in 0..4 {
+        let shop = shop::merchant(scene.engine(), &format!("Shop-{round}")).await;
+        let sale = charge(scene.engine(), &shop, &format!("sale/{round}"), chip.tap());
+        let sale = sale.await.unwrap().id;
+        let before = scene.available(account).await;
+        let mut tasks: Vec<BoxFuture<'static, Result<&'static str, Error>>> = Vec::new();
+        for task in 0..TASKS {
+            // The node is the first engine's.
+            let (engine, till) = (scene.engine_of(task * (1 - task % 2)), shop.till.clone());
+            if task % 2 == 0 {
+                let command = RefundCharge {
+                    key: key(&format!("refund/{round}/{task}")),
+                    charge: sale,
+                    amount: flashkit::cards::ChargeAmount::Bitcoin {
+                        amount_msat: PRICE * SAT,
+                    },
+                };
+                tasks.push(Box::pin(async move {
+                    engine
+                        .cards()
+                        .refund(&till, command)
+                        .await
+                        .map(|_| "refunded")
+                }));
+                continue;
+            }
+            let label = format!("{round}/{task}");
+            let bolt11 = scene.customer.invoice(900 * SAT, &label).await.unwrap();
+            let (engine, issuer) = (scene.engine().clone(), scene.engine().issuer());
+            let command = RequestPayout {
+                key: key(&format!("payout/{round}/{task}")),
+                merchant: shop.id,
+                bolt11,
+            };
+            tasks.push(Box::pin(async move {
+                let settlement = engine.settlement();
+                settlement
+                    .request_payout(&issuer, command)
+                    .await
+                    .map(|_| "paid out")
+            }));
+        }
+        if round % 2 == 1 {
+            tasks.reverse();
+        }
+        let answers = settle_all(tasks).await;
+        let count = |what| answers.iter().filter(|answer| **answer == Ok(what)).count();
+        let (refunded, paid_out) = (count("refunded"), count("paid out"));
+        assert_eq!(refunded + paid_out, 1, "round {round}: {answers:?}");
+        for error in answers.iter().filter_map(|answer| answer.as_ref().err()) {
+            let lawful = [
+                "card.refund_not_covered",
+                "card.refund_exceeds_charge",
+                "settlement.insufficient_balance",
+            ];
+            assert!(lawful.contains(&error.code()), "round {round}: {error}");
+        }
+        let back = scene.available(account).await - before;
+        assert_eq!(back, i128::from(PRICE * SAT) * refunded as i128);
+        let left = scene.available(Account::merchant_payable(shop.id)).await;
+        // With the fee of 1 %.
+        assert_eq!(
+            left,
+            i128::from(91 * SAT) * paid_out as i128,
+            "round {round}"
+        );
+        refunds += refunded;
+    }
+    println!("{refunds} of 4 were refunded, the others paid out");
+    scene.stop("a refund").await;
+}
+
 fn blank_card(engine: &Engine, number: usize) -> BoxFuture<'static, VirtualCard> {
     let (cards, issuer) = (engine.cards(), engine.issuer());
     let uid = format!("04a39493dd{number:04x}");
@@ -588,6 +844,9 @@ on_all_stores!(
     points_are_spent_once,
     one_budget_is_never_overdrawn,
     a_block_and_charges_have_one_order,
+    one_tap_pays_one_till,
+    a_capture_and_the_end_of_time_have_one_order,
+    a_refund_and_a_payout_have_one_order,
     a_replacement_and_charges_have_one_order,
     a_retirement_and_top_ups_have_one_order,
 );

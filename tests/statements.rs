@@ -191,6 +191,7 @@ async fn a_day_is_the_cards_own(is_sqlite: bool) {
     assert_eq!((before.opening, before.closing, before.count), (0, 0, 0));
     let query = history.query(days("2026-11-25", "2026-11-25"));
     let rows = history.rows(&query, i64::MAX, 10).await;
+    assert_eq!(rows.len(), 3, "and none of the day after");
     assert_eq!(rows[0].at, "2026-11-25T00:00:00.000-05:00");
     assert_eq!(rows[2].at, "2026-11-25T23:59:59.999-05:00");
     history.scene.stop("days").await;

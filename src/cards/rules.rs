@@ -332,7 +332,13 @@ pub(super) fn refused(error: Error) -> Error {
             used,
             ..
         } => limit_exceeded(&subject, limit, used).into(),
-        // Of a tap that was used the counter tells first.
+        Refusal::AlreadyClaimed { name, .. } if name.starts_with("tap/") => {
+            let counter = name
+                .rsplit_once('/')
+                .and_then(|(_, text)| text.parse().ok());
+            let (counter, last) = (counter.unwrap_or(0), counter.unwrap_or(0));
+            CardError::TapReplayed { counter, last }.into()
+        }
         Refusal::AlreadyClaimed { by, .. } => CardError::AlreadyIssued { card: by }.into(),
         other => other.into(),
     }

@@ -96,7 +96,7 @@ async fn a_payout_to_an_invoice_of_the_same_engine_is_one_commit_in_the_books() 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_rules_are_those_of_a_lightning_payment() {
     let limits = CardLimits {
-        max_balance_msat: Some(60_000 * SAT),
+        max_balance: Some(60_000 * SAT),
         ..CardLimits::default()
     };
     let scene = scene(limits).await;
@@ -154,7 +154,7 @@ async fn the_rules_are_those_of_a_lightning_payment() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_card_that_gets_too_full_by_book_is_refused() {
     let limits = CardLimits {
-        max_balance_msat: Some(50_000 * SAT),
+        max_balance: Some(50_000 * SAT),
         ..CardLimits::default()
     };
     let scene = scene(limits).await;

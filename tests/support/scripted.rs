@@ -1,7 +1,7 @@
 //! A node that misbehaves as told: on top of a simulated one, so the money is still counted.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -33,6 +33,8 @@ pub struct ScriptedNode {
     pub sent: Arc<Mutex<Vec<String>>>,
     /// The amounts that were claimed.
     pub claimed: Arc<Mutex<Vec<i64>>>,
+    /// How many wait for an event now, and the most that ever did.
+    listeners: Arc<(AtomicUsize, AtomicUsize)>,
     /// A record of a payment that the simulated node knows nothing of.
     remembered: Arc<Mutex<Option<PaymentRecord>>>,
     inbound_msat: Arc<AtomicI64>,
@@ -49,6 +51,7 @@ impl ScriptedNode {
             forgets: Arc::default(),
             sent: Arc::default(),
             claimed: Arc::default(),
+            listeners: Arc::default(),
             remembered: Arc::default(),
             inbound_msat: Arc::new(AtomicI64::new(i64::MAX)),
             height: Arc::default(),
@@ -85,6 +88,11 @@ impl ScriptedNode {
         self.forgets.store(forgets, Ordering::SeqCst);
     }
 
+    /// The most that ever waited for an event at once.
+    pub fn most_listeners(&self) -> usize {
+        self.listeners.1.load(Ordering::SeqCst)
+    }
+
     pub fn inject(&self, event: LightningEvent) {
         self.injected.lock().unwrap().push_back(event);
     }
@@ -92,6 +100,23 @@ impl ScriptedNode {
     /// How many injected events wait.
     pub fn waiting(&self) -> usize {
         self.injected.lock().unwrap().len()
+    }
+}
+
+/// One who waits for an event, until it is dropped.
+struct Listening(Arc<(AtomicUsize, AtomicUsize)>);
+
+impl Listening {
+    fn new(listeners: &Arc<(AtomicUsize, AtomicUsize)>) -> Self {
+        let now = listeners.0.fetch_add(1, Ordering::SeqCst) + 1;
+        listeners.1.fetch_max(now, Ordering::SeqCst);
+        Self(listeners.clone())
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -174,6 +199,7 @@ impl LightningNode for ScriptedNode {
     }
 
     async fn next_event(&self) -> Result<LightningEvent, LightningError> {
+        let _listening = Listening::new(&self.listeners);
         loop {
             if let Some(event) = self.injected.lock().unwrap().front().cloned() {
                 self.last_was_injected.store(true, Ordering::SeqCst);

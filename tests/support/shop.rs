@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use flashkit::access::Credential;
 use flashkit::cards::{ActivateCard, CardLimits, IssueCard, TopUpCard};
-use flashkit::ids::{CardId, MerchantId, ProgramId};
+use flashkit::ids::{CardId, CredentialId, MerchantId, ProgramId};
 use flashkit::invoices::{CreateInvoice, Invoice, InvoiceOptions, InvoicePurpose, InvoiceState};
 use flashkit::lightning::LightningNode;
 use flashkit::lightning::simulated::{SimulatedNetwork, SimulatedNode};
@@ -148,6 +148,12 @@ pub async fn merchant(engine: &Engine, name: &str) -> Merchant {
         id,
         till: till.credential.clone(),
     }
+}
+
+/// The id of a credential, which is no secret.
+pub fn id_of(credential: &Credential) -> CredentialId {
+    let text = credential.reveal().strip_prefix("flashkit_").unwrap();
+    text.rsplit_once('_').unwrap().0.parse().unwrap()
 }
 
 /// A points program: 2 % of a sale, a point is a sat.

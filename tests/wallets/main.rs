@@ -1,7 +1,6 @@
 //! On-chain: sources, wallets, and what their scripts receive, on the chain in this process.
 
 #[path = "../support/mod.rs"]
-#[allow(dead_code, reason = "shared by many tests")]
 mod support;
 
 mod bad_input;

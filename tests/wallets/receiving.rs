@@ -251,7 +251,7 @@ async fn a_reorg_of_three_blocks_on_the_chain_that_there_is() {
     let wallet = scene.wallet(WalletOwner::Operator, keys).await.id;
     let address = scene.address(wallet, "one").await;
     chain.fund(&address.address, 25_000).await.unwrap();
-    let mut expect = async |confirmations: u32| {
+    let expect = async |confirmations: u32| {
         scene.look().await;
         assert_eq!(scene.coins(wallet).await[0].confirmations, confirmations);
     };
