@@ -11,9 +11,9 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::Error;
-use crate::access::Credential;
-use crate::cards::Cards;
+use crate::access::{Credential, HostKeys};
 use crate::cards::boltcard::IssuerKey;
+use crate::cards::{Cards, IssuerKeys};
 use crate::chain::ChainSource;
 use crate::core::{Core, MasterSecret, NodeStatus, Secrets, Settings, Turns, emit};
 use crate::events::Events;
@@ -45,6 +45,7 @@ pub struct EngineBuilder {
     store: Arc<dyn Store>,
     master: MasterSecret,
     card_issuer_key: Option<IssuerKey>,
+    host_keys: Option<HostKeys>,
     lightning: Option<Arc<dyn LightningNode>>,
     lightning_elsewhere: bool,
     network: String,
@@ -91,10 +92,17 @@ impl EngineBuilder {
         self
     }
 
-    /// The issuer key of cards that exist already; by default it is derived from the master
-    /// secret.
+    /// The issuer key of cards that exist already, and of new ones until it is rotated; by default
+    /// it is derived from the master secret.
     pub fn card_issuer_key(mut self, key: IssuerKey) -> Self {
         self.card_issuer_key = Some(key);
+        self
+    }
+
+    /// The key of the host's that imported issuer keys are sealed with in the store: see
+    /// [`Cards::import_issuer_key`]. Without it they are neither taken in nor read.
+    pub fn host_keys(mut self, keys: HostKeys) -> Self {
+        self.host_keys = Some(keys);
         self
     }
 
@@ -134,9 +142,6 @@ impl EngineBuilder {
                 Arc::new(TokioExecutor::current().ok_or(crate::core::CommandError::NoExecutor)?)
             }
         };
-        let issuer_key = self
-            .card_issuer_key
-            .unwrap_or_else(|| IssuerKey::new(*self.master.card_issuer_key()));
         let secrets = Secrets::new(self.master);
         let core = Arc::new(Core {
             store: self.store,
@@ -156,9 +161,10 @@ impl EngineBuilder {
         });
         core.check_identity().await?;
         core.ensure_issuer().await?;
+        let issuer_keys = IssuerKeys::open(&core, self.card_issuer_key, self.host_keys).await?;
         let payments = Payments::new(core.clone());
         Ok(Engine {
-            cards: Cards::new(core.clone(), Arc::new(issuer_key), payments.clone()),
+            cards: Cards::new(core.clone(), Arc::new(issuer_keys), payments.clone()),
             invoices: Invoices::new(core.clone()),
             settlement: Settlement::new(core.clone(), payments.clone()),
             payments,
@@ -206,6 +212,7 @@ impl Engine {
             store,
             master,
             card_issuer_key: None,
+            host_keys: None,
             lightning: None,
             lightning_elsewhere: false,
             network: "bitcoin".to_owned(),

@@ -81,6 +81,8 @@ entity_ids! {
     CardId = "card";
     /// The rules that many cards have in common.
     CardProgramId = "cprog";
+    /// Cards that are taken over from another issuer.
+    CardImportId = "cimp";
     /// A sale paid with a card.
     ChargeId = "chg";
     /// A merchant.

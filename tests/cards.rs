@@ -48,6 +48,7 @@ async fn existing(engine: &Engine, version: u32, counter: u32) -> (CardId, Virtu
             pull_payment_id: Some("fUDXsnySxvb5LYZ1bSLiWzLjVuT".to_owned()),
             version,
             counter,
+            issuer_key: None,
         }),
         limits: CardLimits::default(),
         program: None,

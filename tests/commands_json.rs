@@ -9,14 +9,16 @@ use std::sync::Arc;
 use flashkit::access::Credential;
 use flashkit::cards::lnurl::LnurlRequest;
 use flashkit::cards::{
-    ActivateCard, AddFamilyCard, AuthorizeCard, AutoTopUp, BearerUnit, CaptureCharge, CardLimits,
-    CardPaymentOutcome, CardProgramTerms, CardStatementQuery, ChargeAmount, ChargeCard,
-    CreateCardProgram, ExistingChip, FreezeCard, IssueCard, IssueVirtualCard, LossBearer,
-    MakeRecoveryCode, OfflineBook, OfflineKey, OfflineTerms, PayWithCard, RecoverHolder,
-    RefundCharge, RegisterBearerCard, ReleaseCharge, RenewHolder, RenewTopUpAddress, ReplaceCard,
-    ReportLost, ResolveCardPayment, RetireCard, RetireTo, SetAutoTopUp, SetCardExpiry,
-    SetCardLimits, SetCardNote, SetCardPin, SetOfflineTerms, StoppedCard, TopUpCard, TopUpSource,
-    TopUpWanted, UnlockCardCode, UnlockCardPin, UpdateCardProgram, WipeCard, WithdrawFromCard,
+    ActivateCard, AddFamilyCard, AuthorizeCard, AutoTopUp, BearerUnit, CaptureCharge, CardCounter,
+    CardLimits, CardPaymentOutcome, CardProgramTerms, CardStatementQuery, ChargeAmount, ChargeCard,
+    CreateCardImport, CreateCardProgram, CutOver, ExistingChip, FreezeCard, ImportIssuerKey,
+    ImportedCard, IssueCard, IssueCards, IssueVirtualCard, LossBearer, MakeRecoveryCode,
+    OfflineBook, OfflineKey, OfflineTerms, PayWithCard, RecoverHolder, RefundCharge,
+    RegisterBearerCard, ReleaseCharge, RenewHolder, RenewTopUpAddress, ReplaceCard, ReportLost,
+    ResolveCardPayment, RetireCard, RetireTo, RotateIssuerKey, SetAutoTopUp, SetCardExpiry,
+    SetCardLimits, SetCardNote, SetCardPin, SetOfflineTerms, StoppedCard, SyncCounters, TopUpCard,
+    TopUpSource, TopUpWanted, UnlockCardCode, UnlockCardPin, UpdateCardProgram, WipeCard,
+    WithdrawFromCard,
 };
 use flashkit::exchange::SetPositionCap;
 use flashkit::ids::{CredentialId, MerchantId};
@@ -351,10 +353,79 @@ async fn every_command_and_every_answer() {
     check_answer(&programs.get(&issuer, card_program.id).await.unwrap());
     check_answer(&programs.list(&issuer, None, 10).await.unwrap());
 
+    let command = RotateIssuerKey { key: key("rotate") };
+    check(&command);
+    check_answer(&cards.rotate_issuer_key(&issuer, command).await.unwrap());
+    check_answer(&cards.issuer_keys(&issuer).await.unwrap());
+    let value = check(&ImportIssuerKey {
+        key: key("issuer-key"),
+        issuer_key: flashkit::cards::boltcard::IssuerKey::new([0xab; 16]),
+    });
+    assert_eq!(value["issuer_key"], json!("ab".repeat(16)));
+    let command = CreateCardImport {
+        key: key("import"),
+        name: "old server".to_owned(),
+        issuer_key: cards.issuer_keys(&issuer).await.unwrap()[0].id,
+        limits: CardLimits::default(),
+        program: None,
+    };
+    check(&command);
+    let imports = cards.imports();
+    let import = imports.create(&issuer, command).await.unwrap();
+    check_answer(&import);
+    check_answer(&imports.get(&issuer, import.id).await.unwrap());
+    let rows = [
+        ("11".repeat(16), None, 1),
+        ("22".repeat(16), Some("04000000000009".to_owned()), -1),
+    ];
+    let rows = rows.map(|(id, uid, balance_msat)| ImportedCard {
+        id: Some(id),
+        uid,
+        version: 0,
+        counter: 1,
+        pull_payment_id: None,
+        balance_msat,
+    });
+    check_answer(&imports.check(&issuer, import.id, &rows).await.unwrap());
+    let command = CutOver {
+        key: key("cut-over"),
+        import: import.id,
+        old_issuer_is_frozen: true,
+        cards: rows.to_vec(),
+    };
+    check(&command);
+    let report = imports.cut_over(&issuer, command).await.unwrap();
+    assert_eq!(
+        check_answer(&report)["value"]["refused"][0]["refusal"],
+        json!({ "reason": "id_mismatch" })
+    );
+    let command = SyncCounters {
+        key: key("sync"),
+        import: import.id,
+        counters: vec![CardCounter {
+            id: "11".repeat(16),
+            version: 0,
+            counter: 2,
+        }],
+    };
+    check(&command);
+    check_answer(&imports.sync_counters(&issuer, command).await.unwrap());
+    check_answer(&imports.export(&issuer, import.id, None, 10).await.unwrap());
+
+    let command = IssueCards {
+        key: key("batch"),
+        uids: vec!["04000000000001".to_owned()],
+        limits: CardLimits::default(),
+        program: Some(card_program.id),
+    };
+    check(&command);
+    check_answer(&cards.issue_batch(&issuer, command).await.unwrap());
+
     let existing_chip = ExistingChip {
         pull_payment_id: Some("fUDXsnySxvb5LYZ1bSLiWzLjVuT".to_owned()),
         version: 0,
         counter: 9,
+        issuer_key: None,
     };
     let command = IssueCard {
         key: key("card"),

@@ -654,6 +654,7 @@ async fn what_another_server_used_stays_used(is_sqlite: bool) {
             pull_payment_id: None,
             version: 3,
             counter: 10,
+            issuer_key: None,
         }),
         limits: CardLimits::default(),
         program: None,

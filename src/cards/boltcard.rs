@@ -4,13 +4,19 @@
 //! form and in the form of an older server that mixed its pull payment's id in. A tap is checked
 //! as NXP's application note AN12196 describes it (SUN with encrypted PICC data).
 
-use std::fmt;
+mod ring;
 
-use aes::Aes128;
+use std::fmt;
+use std::str::FromStr;
+
 use aes::cipher::{BlockDecrypt, KeyInit};
+use aes::{Aes128Dec, Aes128Enc};
 use cmac::{Cmac, Mac};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use subtle::ConstantTimeEq;
-use zeroize::{Zeroize, ZeroizeOnDrop};
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+
+pub use ring::{IssuerKeyRing, Opened, RingKey};
 
 /// The longest tap URL that is looked at.
 const MAX_URL_LENGTH: usize = 2_048;
@@ -72,9 +78,14 @@ impl fmt::Debug for Key {
     }
 }
 
-/// AES-128-CMAC (NIST SP 800-38B).
+/// AES-128-CMAC (NIST SP 800-38B), which only ever encrypts.
+type Prf = Cmac<Aes128Enc>;
+
 pub(super) fn cmac(key: &Key, parts: &[&[u8]]) -> [u8; 16] {
-    let mut mac = <Cmac<Aes128> as KeyInit>::new((&key.0).into());
+    finish(<Prf as KeyInit>::new((&key.0).into()), parts)
+}
+
+fn finish(mut mac: Prf, parts: &[&[u8]]) -> [u8; 16] {
     for part in parts {
         mac.update(part);
     }
@@ -97,10 +108,89 @@ pub enum KeyDerivation {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IssuerKey(Key);
 
+/// The name of an issuer key, 16 hex digits: made from the key, and of no use for anything else.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct IssuerKeyId([u8; 8]);
+
+impl fmt::Display for IssuerKeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
+
+impl fmt::Debug for IssuerKeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The text is no name of an issuer key, or no issuer key: hex digits in lower case, 16 or 32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("hex digits in lower case are expected, {digits} of them")]
+pub struct NotHex {
+    /// How many.
+    pub digits: usize,
+}
+
+fn lower_hex<const N: usize>(text: &str) -> Result<[u8; N], NotHex> {
+    let mut bytes = [0; N];
+    let is_lower = !text.bytes().any(|byte| byte.is_ascii_uppercase());
+    match hex::decode_to_slice(text, &mut bytes) {
+        Ok(()) if is_lower => Ok(bytes),
+        _ => Err(NotHex { digits: N * 2 }),
+    }
+}
+
+impl FromStr for IssuerKeyId {
+    type Err = NotHex;
+
+    fn from_str(text: &str) -> Result<Self, NotHex> {
+        lower_hex(text).map(Self)
+    }
+}
+
+impl Serialize for IssuerKeyId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for IssuerKeyId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// As 32 hex digits: for a command that brings it.
+impl Serialize for IssuerKey {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&Zeroizing::new(self.0.to_hex()))
+    }
+}
+
+impl<'de> Deserialize<'de> for IssuerKey {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = Zeroizing::new(String::deserialize(deserializer)?);
+        let bytes = lower_hex(&text).map_err(serde::de::Error::custom)?;
+        Ok(Self::new(bytes))
+    }
+}
+
 impl IssuerKey {
     /// Takes the 16 bytes.
     pub fn new(bytes: [u8; 16]) -> Self {
         Self(Key(bytes))
+    }
+
+    /// The name by which books and cards know the key.
+    pub fn id(&self) -> IssuerKeyId {
+        let [a, b, c, d, e, f, g, h, ..] = cmac(&self.0, &[b"flashkit/issuer-key/name/1"]);
+        IssuerKeyId([a, b, c, d, e, f, g, h])
+    }
+
+    pub(super) fn bytes(&self) -> &[u8; 16] {
+        self.0.bytes()
     }
 
     fn piccdata_key(&self) -> Key {
@@ -260,20 +350,24 @@ pub fn decrypt_picc(issuer: &IssuerKey, p: &[u8; 16]) -> Result<PiccData, TapErr
 
 /// Opens `p` with the chip's own key 1.
 pub(super) fn open_picc(piccdata_key: &Key, p: &[u8; 16]) -> Result<PiccData, TapError> {
-    let cipher = Aes128::new((&piccdata_key.0).into());
+    let cipher = Aes128Dec::new((&piccdata_key.0).into());
     let mut block = (*p).into();
     // One block in CBC mode with a zero vector is the bare cipher.
     cipher.decrypt_block(&mut block);
-    let [tag, data @ ..]: [u8; 16] = block.into();
-    if tag != PICC_DATA_TAG {
-        return Err(TapError::NotOurs);
+    let block: [u8; 16] = block.into();
+    match block {
+        [PICC_DATA_TAG, ..] => Ok(picc_data(&block)),
+        _ => Err(TapError::NotOurs),
     }
-    let [u0, u1, u2, u3, u4, u5, u6, c0, c1, c2, ..] = data;
-    let counter = u32::from_le_bytes([c0, c1, c2, 0]);
-    Ok(PiccData {
+}
+
+/// What stands behind the tag.
+fn picc_data(block: &[u8; 16]) -> PiccData {
+    let [_, u0, u1, u2, u3, u4, u5, u6, c0, c1, c2, ..] = *block;
+    PiccData {
         uid: [u0, u1, u2, u3, u4, u5, u6],
-        counter,
-    })
+        counter: u32::from_le_bytes([c0, c1, c2, 0]),
+    }
 }
 
 /// Checks the chip's signature, in constant time.
@@ -281,13 +375,17 @@ pub(super) fn open_picc(piccdata_key: &Key, p: &[u8; 16]) -> Result<PiccData, Ta
 /// # Errors
 /// `card.tap_wrong_mac`.
 pub fn verify_mac(keys: &BoltcardKeys, picc: &PiccData, c: &[u8; 8]) -> Result<(), TapError> {
+    verify_signature(&keys.k2, picc, c)
+}
+
+fn verify_signature(signing_key: &Key, picc: &PiccData, c: &[u8; 8]) -> Result<(), TapError> {
     let [c0, c1, c2, _] = picc.counter.to_le_bytes();
     let session = [
         &[0x3c, 0xc3, 0x00, 0x01, 0x00, 0x80][..],
         &picc.uid,
         &[c0, c1, c2],
     ];
-    let session_key = Key(cmac(&keys.k2, &session));
+    let session_key = Key(cmac(signing_key, &session));
     let full = cmac(&session_key, &[]);
     // The signature is every second byte, from the second on.
     let mut expected = [0; 8];
@@ -360,7 +458,7 @@ mod tests {
             ("4E2E289D945A66BB13377A728884E867", "E19CCB1FED8892CE", 3),
             ("00F48C4F8E386DED06BCDC78FA92E2FE", "66B4826EA4C155B4", 5),
         ] {
-            let cipher = Aes128::new(&array::<16>("0c3b25d92b38ae443229dd59ad34b85d").into());
+            let cipher = Aes128Dec::new(&array::<16>("0c3b25d92b38ae443229dd59ad34b85d").into());
             let mut block = array::<16>(p).into();
             cipher.decrypt_block(&mut block);
             assert_eq!(hex::encode(&block[..8]), "c704996c6a926980");

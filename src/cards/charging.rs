@@ -1,6 +1,6 @@
 //! Taps: verified, and charged.
 
-use super::boltcard::{self, BoltcardKeys, KeyDerivation, TapUrl};
+use super::boltcard::{BoltcardKeys, KeyDerivation, Opened, RingKey, TapError, TapUrl};
 use super::charge_model::{AuthorizeCard, Charge, ChargeCard, ChargePosting, ChargeState};
 use super::currency::{self, Due};
 use super::life::{self, VirtualTap};
@@ -329,33 +329,79 @@ impl Cards {
             return Err(self.refuse_bearer(public_key).await);
         }
         let tap = TapUrl::parse(tap).map_err(CardError::from)?;
-        let picc = boltcard::decrypt_picc(&self.issuer_key, tap.p()).map_err(CardError::from)?;
-        let card = self.by_chip(&picc.uid).await?;
-        let keys = self.keys(&card.value, &picc.uid);
-        boltcard::verify_mac(&keys, &picc, tap.c()).map_err(CardError::from)?;
-        let program = programs::of(&self.core, &card.value).await?;
-        Ok(VerifiedTap {
-            card,
-            program,
-            counter: i64::from(picc.counter),
-        })
+        let verified = self.verify_with_ring(&tap).await;
+        let unknown = CardError::Tap(TapError::NotOurs);
+        let is_unknown = |error: &Error| match error {
+            Error::Card(error) => *error == unknown || *error == CardError::NotFound,
+            _ => false,
+        };
+        match verified {
+            // It may be of a key that another instance has taken in.
+            Err(error) if is_unknown(&error) && self.issuer_keys.refresh(&self.core).await? => {
+                self.verify_with_ring(&tap).await
+            }
+            verified => verified,
+        }
     }
 
+    async fn verify_with_ring(&self, tap: &TapUrl) -> Result<VerifiedTap, Error> {
+        let issuer_keys = self.issuer_keys.state();
+        let opened = issuer_keys.ring.open(tap.p());
+        let mut refused = CardError::Tap(TapError::NotOurs);
+        for Opened { key, picc } in opened {
+            let chip = hex::encode(key.card_id_hash(&picc.uid));
+            let Some(card) = self.core.find::<Card>(CARDS, "chip", &chip).await? else {
+                refused = CardError::NotFound;
+                continue;
+            };
+            let Card {
+                version,
+                pull_payment_id,
+                ..
+            } = &card.value;
+            key.verify(&picc, *version, pull_payment_id.as_deref(), tap)
+                .map_err(CardError::from)?;
+            let program = programs::of(&self.core, &card.value).await?;
+            return Ok(VerifiedTap {
+                card,
+                program,
+                counter: i64::from(picc.counter),
+            });
+        }
+        Err(refused.into())
+    }
+
+    /// The card that was made last for a chip's number, of whatever issuer key.
     pub(super) async fn by_chip(&self, uid: &[u8; 7]) -> Result<Loaded<Card>, Error> {
-        let chip = hex::encode(self.issuer_key.card_id_hash(uid));
-        self.core
-            .find(CARDS, "chip", &chip)
-            .await?
-            .ok_or(CardError::NotFound.into())
+        let issuer_keys = self.issuer_keys.state();
+        let mut last: Option<Loaded<Card>> = None;
+        for key in issuer_keys.ring.keys() {
+            let chip = hex::encode(key.card_id_hash(uid));
+            let found: Option<Loaded<Card>> = self.core.find(CARDS, "chip", &chip).await?;
+            if let Some(found) = found
+                && last
+                    .as_ref()
+                    .is_none_or(|last| last.value.id < found.value.id)
+            {
+                last = Some(found);
+            }
+        }
+        last.ok_or(CardError::NotFound.into())
     }
 
-    pub(super) fn keys(&self, card: &Card, uid: &[u8; 7]) -> BoltcardKeys {
+    /// The keys of a card's chip, whose number is `uid`.
+    pub(super) fn keys(&self, card: &Card, uid: &[u8; 7]) -> Result<BoltcardKeys, CardError> {
         let derivation = match &card.pull_payment_id {
             Some(id) => KeyDerivation::BtcPay {
                 pull_payment_id: id.clone(),
             },
             None => KeyDerivation::Standard,
         };
-        self.issuer_key.card_keys(uid, card.version, &derivation)
+        let issuer_keys = self.issuer_keys.state();
+        // The hash is the key's own, and says so also of cards that name no key.
+        let is_of = |key: &&RingKey| hex::encode(key.card_id_hash(uid)) == card.chip;
+        let key = issuer_keys.ring.keys().iter().find(is_of);
+        let key = key.ok_or(CardError::NotFound)?.key();
+        Ok(key.card_keys(uid, card.version, &derivation))
     }
 }

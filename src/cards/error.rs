@@ -1,12 +1,12 @@
 //! Why a card was refused.
 
-use super::boltcard::TapError;
+use super::boltcard::{IssuerKeyId, TapError};
 use super::charge_model::ChargeState;
 use super::life::LifeError;
 use super::model::CardState;
 use super::offline::OfflineError;
 use super::payment_error::CardPaymentError;
-use crate::ids::{CardId, CardProgramId, ChargeId, MerchantId};
+use crate::ids::{CardId, CardImportId, CardProgramId, ChargeId, MerchantId};
 use crate::money::Asset;
 use crate::settlement::MerchantCategory;
 
@@ -141,6 +141,27 @@ pub enum CardError {
         /// The merchant's category, if it has one.
         category: Option<MerchantCategory>,
     },
+    /// The engine does not have this issuer key: the host gives it no more, or it is sealed with
+    /// a key that the engine was not given. `card.issuer_key_missing`.
+    #[error("the issuer key {issuer_key} is not here")]
+    IssuerKeyMissing {
+        /// Its name.
+        issuer_key: IssuerKeyId,
+    },
+    /// No such import of cards. `card.import_not_found`.
+    #[error("there is no import {import}")]
+    ImportNotFound {
+        /// Which.
+        import: CardImportId,
+    },
+    /// The caller does not state that the old issuer takes no taps any more: one balance would be
+    /// spent twice. `card.old_issuer_not_frozen`.
+    #[error("the old issuer is to be frozen before its cards are taken over")]
+    OldIssuerNotFrozen,
+    /// The engine was built without a key of the host's, and so can seal nothing.
+    /// `card.no_host_key`.
+    #[error("the engine was given no key to seal issuer keys with")]
+    NoHostKey,
     /// The keys of a card that was handed over are not told. `card.keys_withheld`.
     #[error("the card {card} was handed over: its keys are not told any more")]
     KeysWithheld {
@@ -297,6 +318,10 @@ impl CardError {
             Self::ProgramUnitFixed { .. } => "card.program_unit_fixed",
             Self::MerchantNotAllowed { .. } => "card.merchant_not_allowed",
             Self::CategoryNotAllowed { .. } => "card.category_not_allowed",
+            Self::IssuerKeyMissing { .. } => "card.issuer_key_missing",
+            Self::ImportNotFound { .. } => "card.import_not_found",
+            Self::OldIssuerNotFrozen => "card.old_issuer_not_frozen",
+            Self::NoHostKey => "card.no_host_key",
             Self::KeysWithheld { .. } => "card.keys_withheld",
             Self::ChargeNotFound { .. } => "card.charge_not_found",
             Self::ChargeNotOpen { .. } => "card.charge_not_open",

@@ -11,6 +11,9 @@ mod charge_rules;
 mod charging;
 mod currency;
 mod error;
+mod imports;
+mod issuer_keys;
+mod issuing;
 mod life;
 pub mod lnurl;
 mod low_balance;
@@ -21,6 +24,7 @@ mod payment_error;
 mod payment_model;
 mod payment_rules;
 mod pin;
+mod programmer;
 pub mod programming;
 pub(crate) mod programs;
 mod rules;
@@ -32,16 +36,14 @@ use std::sync::Arc;
 
 use crate::Error;
 use crate::access::Credential;
-use crate::core::{Answer, Core, Decision, Executed, Loaded, emit};
+use crate::core::{Answer, Core, Loaded};
 use crate::exchange;
 use crate::ids::CardId;
 use crate::invoices::{CreateInvoice, Invoice, InvoiceOptions, InvoicePurpose, Invoices};
 use crate::ledger::{Balance, Step, TransferRow};
 use crate::money::{Asset, Currency, Quote, Rounding};
-
 use crate::payments::Payments;
 
-use boltcard::IssuerKey;
 pub use charge_model::{
     AuthorizeCard, CaptureCharge, Charge, ChargeAmount, ChargeCard, ChargeConversion, ChargeState,
     RefundCharge, ReleaseCharge,
@@ -49,6 +51,13 @@ pub use charge_model::{
 pub(crate) use charge_rules::EXPIRE_JOB;
 pub(crate) use currency::top_up as top_up_in_currency;
 pub use error::CardError;
+pub use imports::{
+    CardCounter, CardImport, CardImports, CounterReport, CreateCardImport, CutOver, ExportedCard,
+    ImportReport, ImportedCard, MovedCounter, RefusedRow, RowRefusal, SyncCounters,
+};
+pub(crate) use issuer_keys::IssuerKeys;
+pub use issuer_keys::{ImportIssuerKey, IssuerKeyInfo, IssuerKeyOrigin, RotateIssuerKey};
+use issuing::FIRST_VERSION;
 pub(crate) use life::{
     AUTO_TOP_UP_JOB, BREAKAGE_JOB, EXPIRE_CARD_JOB, account_now, current, onward, onward_to_hold,
 };
@@ -62,9 +71,11 @@ pub use life::{
 pub(crate) use low_balance::LOW_BALANCE_JOB;
 pub use model::{
     ActivateCard, Activation, Card, CardLimits, CardSnapshot, CardState, CurrencyBalance,
-    ExistingChip, FreezeCard, IssueCard, LimitKind, LimitUsage, LowBalance, ProgrammingKeys,
-    RenewHolder, SetCardLimits, TopUpCard, ZoneBefore,
+    ExistingChip, FreezeCard, IssueCard, IssueCards, LimitKind, LimitUsage, LowBalance,
+    ProgrammingKeys, RenewHolder, SetCardLimits, TopUpCard, ZoneBefore,
 };
+
+pub use programmer::{program_link, reset_link};
 
 pub use offline::{
     AcceptedOffline, EnrollOfflineKey, LossBearer, OFFLINE_ENVELOPE_TAPS, OfflineBook,
@@ -91,13 +102,12 @@ pub(crate) const CHARGES: &str = "charge";
 /// How much of its history a card shows at once.
 const SNAPSHOT_HISTORY: usize = 20;
 const TOP_UP_EXPIRY_SECONDS: u32 = 3_600;
-const FIRST_VERSION: u32 = 1;
 
 /// The handle for cards.
 #[derive(Clone)]
 pub struct Cards {
     core: Arc<Core>,
-    issuer_key: Arc<IssuerKey>,
+    issuer_keys: Arc<IssuerKeys>,
     payments: Payments,
     pins: pin::PinLanes,
     bad_taps: bad_taps::BadTaps,
@@ -106,11 +116,11 @@ pub struct Cards {
 }
 
 impl Cards {
-    pub(crate) fn new(core: Arc<Core>, issuer_key: Arc<IssuerKey>, payments: Payments) -> Self {
+    pub(crate) fn new(core: Arc<Core>, issuer_keys: Arc<IssuerKeys>, payments: Payments) -> Self {
         let pins = pin::PinLanes::default();
         Self {
             core,
-            issuer_key,
+            issuer_keys,
             payments,
             pins,
             bad_taps: bad_taps::BadTaps::default(),
@@ -131,125 +141,14 @@ impl Cards {
         }
     }
 
+    /// Cards that are taken over from another issuer.
+    pub fn imports(&self) -> CardImports {
+        CardImports::new(self.clone())
+    }
+
     /// The programs that cards can be of.
     pub fn programs(&self) -> CardPrograms {
         CardPrograms::new(self.core.clone())
-    }
-
-    /// Makes a card for a chip. Issuer only.
-    ///
-    /// # Errors
-    /// `card.bad_uid`, `card.already_issued`, `card.unknown_time_zone`, `card.program_not_found`,
-    /// `command.*`, `access.*`.
-    pub async fn issue(
-        &self,
-        credential: &Credential,
-        command: IssueCard,
-    ) -> Result<Answer<Card>, Error> {
-        let (cards, credential) = (self.clone(), credential.clone());
-        self.core
-            .detached(async move {
-                let caller = cards.core.authenticate(&credential).await?;
-                caller.require_issuer()?;
-                let uid = parse_uid(&command.uid)?;
-                rules::check_limits(&command.limits)?;
-                rules::check_existing_chip(command.existing_chip.as_ref())?;
-                let executed: Executed<Card> = cards
-                    .core
-                    .execute(&caller, "cards.issue", &command.key, &command, || {
-                        cards.decide_issue(&command, &uid)
-                    })
-                    .await
-                    .map_err(rules::refused)?;
-                Ok(executed.answer)
-            })
-            .await
-    }
-
-    async fn decide_issue(
-        &self,
-        command: &IssueCard,
-        uid: &[u8; 7],
-    ) -> Result<Decision<Card>, Error> {
-        let program = match command.program {
-            Some(program) => Some(programs::load(&self.core, program).await?),
-            None => None,
-        };
-        let limits = match &program {
-            Some(program) => program.value.limits_for(&command.limits),
-            None => command.limits.clone(),
-        };
-        let existing = command.existing_chip.as_ref();
-        let id = self.core.new_id(CardId::from_parts)?;
-        let (version, claim) = self.next_version(uid, existing).await?;
-        let card = Card {
-            chip: hex::encode(self.issuer_key.card_id_hash(uid)),
-            version,
-            pull_payment_id: existing.and_then(|chip| chip.pull_payment_id.clone()),
-            state: CardState::Issued,
-            limits,
-            zone_before: None,
-            stopped_at_ms: None,
-            created_at_ms: self.core.clock.now_ms(),
-            holder: None,
-            program: command.program,
-            unit: program
-                .as_ref()
-                .map_or(Asset::Btc, |program| program.value.terms.unit),
-            ..Card::blank(id)
-        };
-        let mut steps = vec![
-            Step::Claim {
-                name: claim,
-                by: card.id.to_string(),
-            },
-            rules::write(&card, 0)?,
-            emit("card.issued", card.id.to_string(), &card)?,
-        ];
-        let used = existing.map(|chip| chip.counter).filter(|used| *used > 0);
-        steps.extend(rules::begin_counting(&card, used));
-        steps.extend(program.as_ref().map(programs::guard));
-        Ok(Decision {
-            steps,
-            answer: card,
-        })
-    }
-
-    /// The keys that a card programmer writes on the chip with this number: derived, never kept.
-    /// Issuer only, and only until the card is activated.
-    ///
-    /// # Errors
-    /// `card.not_found`, `card.keys_withheld`, `card.bad_uid`, `access.*`.
-    pub async fn programming_keys(
-        &self,
-        credential: &Credential,
-        uid: &str,
-    ) -> Result<ProgrammingKeys, Error> {
-        let caller = self.core.authenticate(credential).await?;
-        caller.require_issuer()?;
-        let uid = parse_uid(uid)?;
-        let card = self.by_chip(&uid).await?;
-        if card.value.state != CardState::Issued {
-            return Err(CardError::KeysWithheld {
-                card: card.value.id,
-            }
-            .into());
-        }
-        Ok(self.told(&card.value, &uid))
-    }
-
-    /// The keys of a card, to be told.
-    fn told(&self, card: &Card, uid: &[u8; 7]) -> ProgrammingKeys {
-        let keys = self.keys(card, uid);
-        ProgrammingKeys {
-            lnurlw: format!("lnurlw://{}", self.core.settings.tap_url),
-            version: card.version,
-            k0: keys.k0.to_hex(),
-            k1: keys.k1.to_hex(),
-            k2: keys.k2.to_hex(),
-            k3: keys.k3.to_hex(),
-            k4: keys.k4.to_hex(),
-        }
     }
 
     /// An invoice whose payment goes on the card: see [`Invoices::create`]. For a card in a currency
@@ -389,7 +288,7 @@ impl Cards {
     }
 }
 
-fn parse_uid(text: &str) -> Result<[u8; 7], CardError> {
+pub(crate) fn parse_uid(text: &str) -> Result<[u8; 7], CardError> {
     let mut uid = [0; 7];
     hex::decode_to_slice(text, &mut uid).map_err(|_| CardError::BadUid)?;
     Ok(uid)

@@ -2,10 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::boltcard::IssuerKeyId;
 use super::life::{AutoTopUp, CardKind, RecoveryNumber, RetireTo};
 use crate::access::Credential;
 use crate::core::IdempotencyKey;
-use crate::ids::{CardId, CardProgramId, ChargeId, CredentialId};
+use crate::ids::{CardId, CardImportId, CardProgramId, ChargeId, CredentialId};
 use crate::ledger::{Account, TransferRow};
 use crate::money::{Asset, Currency, Price, Quote};
 
@@ -90,6 +91,20 @@ pub struct IssueCard {
     pub program: Option<CardProgramId>,
 }
 
+/// Makes cards for many chips at once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IssueCards {
+    /// Made by the caller before the call.
+    pub key: IdempotencyKey,
+    /// The chips' own numbers, each 7 bytes, 14 hex digits; 1 to 500 of them.
+    pub uids: Vec<String>,
+    /// What the cards may do; by default what their program says.
+    pub limits: CardLimits,
+    /// The program that they are of, if they are to be of one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub program: Option<CardProgramId>,
+}
+
 /// What an older server wrote on a chip, so that the card keeps working without being written
 /// again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -100,6 +115,9 @@ pub struct ExistingChip {
     pub version: u32,
     /// The last counter that was used there: taps up to it stay used. 0 for none.
     pub counter: u32,
+    /// The issuer key that the chip's were derived with; `None` for the current one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issuer_key: Option<IssuerKeyId>,
 }
 
 /// Hands a card over to whoever holds it.
@@ -213,6 +231,13 @@ pub struct Card {
     /// The program that it is of; `None` of one that goes by the engine's settings.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub program: Option<CardProgramId>,
+    /// The issuer key that its chip's keys come from; `None` of one that was made before there
+    /// were several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issuer_key: Option<IssuerKeyId>,
+    /// The import that it came over with from another issuer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub import: Option<CardImportId>,
     /// What its balance and its limits are in: bitcoin, or a currency. Its program says so when it
     /// is issued, and it never changes.
     #[serde(default = "bitcoin", skip_serializing_if = "is_bitcoin")]
@@ -290,6 +315,8 @@ impl Card {
             created_at_ms: 0,
             holder: None,
             program: None,
+            issuer_key: None,
+            import: None,
             kind: CardKind::BoltCard,
             expires_at_ms: None,
             replaced_by: None,

@@ -14,7 +14,7 @@ use argon2::{Algorithm, Argon2, Params, Version};
 use serde::{Deserialize, Deserializer, Serialize};
 use zeroize::Zeroizing;
 
-use super::boltcard::{self, TapUrl};
+use super::boltcard::TapUrl;
 use super::charging::VerifiedTap;
 use super::life::{LifeError, VirtualTap};
 use super::programs::{self, PinRules};
@@ -294,8 +294,8 @@ impl Cards {
         }
         pin?;
         let tap = TapUrl::parse(tap).ok()?;
-        let picc = boltcard::decrypt_picc(&self.issuer_key, tap.p()).ok()?;
-        let [.., last] = picc.uid;
+        let issuer_keys = self.issuer_keys.state();
+        let [.., last] = issuer_keys.ring.open(tap.p()).first()?.picc.uid;
         Some(self.pins.take(last).await)
     }
 

@@ -55,6 +55,9 @@ pub(super) fn begin_counting(card: &Card, used: Option<u32>) -> Vec<Step> {
     steps
 }
 
+/// The index of cards that were taken over, by the import.
+pub(super) const BY_IMPORT: &str = "import";
+
 pub(super) fn index_keys(card: &Card) -> Vec<(&'static str, String)> {
     use CardState::{Replaced, Retired, Wiped};
 
@@ -73,6 +76,7 @@ pub(super) fn index_keys(card: &Card) -> Vec<(&'static str, String)> {
         CardKind::Virtual => keys.push(("kind", "virtual".to_owned())),
         CardKind::Bearer { .. } => keys.push(("kind", "bearer".to_owned())),
     }
+    keys.extend(card.import.map(|import| (BY_IMPORT, import.to_string())));
     keys
 }
 
@@ -122,7 +126,7 @@ pub(super) fn check_limits(limits: &CardLimits) -> Result<(), Error> {
 }
 
 /// A chip counts with 24 bits.
-const MAX_COUNTER: u32 = 0x00ff_ffff;
+pub(super) const MAX_COUNTER: u32 = 0x00ff_ffff;
 
 /// What is said of a chip that was written before.
 pub(super) fn check_existing_chip(chip: Option<&ExistingChip>) -> Result<(), CommandError> {

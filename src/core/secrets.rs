@@ -34,7 +34,8 @@ impl MasterSecret {
         self.derive(&[b"flashkit/node-entropy/1"])
     }
 
-    /// The key from which the keys of all cards come, where the host does not bring its own.
+    /// The key from which the keys of cards come, where the host does not bring its own, and it
+    /// was never rotated.
     pub fn card_issuer_key(&self) -> Zeroizing<[u8; 16]> {
         self.derive(&[b"flashkit/card-issuer-key/1"])
     }
@@ -96,6 +97,13 @@ impl Secrets {
     pub(crate) fn credential(&self, credential: CredentialId) -> Zeroizing<[u8; 32]> {
         let id = credential.to_string();
         self.0.derive(&[b"flashkit/credential/1/", id.as_bytes()])
+    }
+
+    /// The issuer key of a generation: one more with each rotation, from 1.
+    pub(crate) fn issuer_key(&self, generation: u32) -> Zeroizing<[u8; 16]> {
+        let generation = generation.to_string();
+        self.0
+            .derive(&[b"flashkit/card-issuer-key/", generation.as_bytes()])
     }
 
     /// The key without which the hash of a card's PIN says nothing: a PIN has so few digits that

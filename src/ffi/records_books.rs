@@ -49,6 +49,8 @@ transfer_kinds! {
     OperatorReceipt,
     /// What was paid beyond what an invoice asked for.
     Surplus,
+    /// The money on a card that was taken over from another issuer.
+    CardImport,
     /// A sale that was paid with a card.
     Charge,
     /// Bitcoin set aside for points.
@@ -154,6 +156,8 @@ pub enum CapitalAccount {
     Channels,
     /// On chain in the node's wallet.
     Onchain,
+    /// Still with the issuer that cards were taken over from.
+    FormerIssuer,
 }
 
 impl From<CapitalAccount> for treasury::CapitalAccount {
@@ -161,6 +165,7 @@ impl From<CapitalAccount> for treasury::CapitalAccount {
         match account {
             CapitalAccount::Channels => Self::Channels,
             CapitalAccount::Onchain => Self::Onchain,
+            CapitalAccount::FormerIssuer => Self::FormerIssuer,
         }
     }
 }
@@ -170,6 +175,7 @@ impl From<treasury::CapitalAccount> for CapitalAccount {
         match account {
             treasury::CapitalAccount::Channels => Self::Channels,
             treasury::CapitalAccount::Onchain => Self::Onchain,
+            treasury::CapitalAccount::FormerIssuer => Self::FormerIssuer,
         }
     }
 }

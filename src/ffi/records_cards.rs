@@ -103,6 +103,7 @@ impl TryFrom<IssueCardRequest> for cards::IssueCard {
             pull_payment_id: chip.pull_payment_id,
             version: chip.version,
             counter: chip.counter,
+            issuer_key: None,
         };
         Ok(Self {
             key: request.idempotency_key.parse()?,

@@ -118,6 +118,11 @@ impl Account {
         }
     }
 
+    /// What a former issuer still has of the money on cards that were taken over.
+    pub fn former_issuer() -> Self {
+        Self::operator(AccountKind::FormerIssuer, Asset::Btc)
+    }
+
     /// What a merchant is owed.
     pub fn merchant_payable(merchant: MerchantId) -> Self {
         Self {

@@ -89,6 +89,9 @@ chart! {
     MerchantReceivable = "merchant_receivable", Debit, Merchant, Some(0);
     /// What whoever holds a card owes the operator: a credit that vanished after it was spent.
     CardReceivable = "card_receivable", Debit, Card, Some(0);
+    /// What an issuer that cards were taken over from still has of the money on them: the operator
+    /// books it as capital out when it comes.
+    FormerIssuer = "former_issuer", Debit, Operator, None;
     /// What the operator owes whoever holds a card.
     CardBalance = "card_balance", Credit, Card, Some(0);
     /// Bitcoin set aside for the points of a program that are out.

@@ -32,6 +32,8 @@ stored_by_name! {
         Sale = "sale",
         /// A card that was topped up.
         TopUp = "top_up",
+        /// The money on a card that was taken over from another issuer.
+        CardImport = "card_import",
         /// A contribution to a merchant.
         Contribution = "contribution",
         /// An invoice of the operator's own that was paid.

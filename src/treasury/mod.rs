@@ -29,6 +29,9 @@ pub enum CapitalAccount {
     Channels,
     /// On chain in the node's wallet.
     Onchain,
+    /// Still with the issuer that cards were taken over from: it goes out of there as it comes in
+    /// elsewhere.
+    FormerIssuer,
 }
 
 /// Which way it went.
@@ -135,6 +138,7 @@ fn decide(core: &Core, command: &BookCapital) -> Result<Decision<Capital>, Error
     let mirror = match account {
         CapitalAccount::Channels => Account::node_channels(),
         CapitalAccount::Onchain => Account::node_onchain(),
+        CapitalAccount::FormerIssuer => Account::former_issuer(),
     };
     let (debit, credit) = match direction {
         CapitalDirection::In => (mirror, Account::operator_capital()),

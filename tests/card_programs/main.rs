@@ -3,4 +3,6 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod imports;
+mod issuer_keys;
 mod rules;

@@ -15,7 +15,11 @@ use crate::ids::{CardId, TransferId};
 use crate::ledger::{Account, Step, TransferKind};
 
 /// The card, valid from now on for as long as its program says.
-pub(super) fn valid_from(card: Card, program: Option<&Loaded<CardProgram>>, at_ms: i64) -> Card {
+pub(in crate::cards) fn valid_from(
+    card: Card,
+    program: Option<&Loaded<CardProgram>>,
+    at_ms: i64,
+) -> Card {
     let valid_for_ms = program.and_then(|program| program.value.terms.valid_for_ms);
     let expires_at_ms = match valid_for_ms {
         Some(valid_for_ms) => Some(at_ms.saturating_add(valid_for_ms)),
@@ -28,7 +32,7 @@ pub(super) fn valid_from(card: Card, program: Option<&Loaded<CardProgram>>, at_m
 }
 
 /// The job that tells that a card has expired.
-pub(super) fn look_then(card: &Card) -> Option<Step> {
+pub(in crate::cards) fn look_then(card: &Card) -> Option<Step> {
     let at_ms = card.expires_at_ms?;
     Some(due(EXPIRE_CARD_JOB, card.id, at_ms))
 }

@@ -25,6 +25,7 @@ use crate::core::{Answer, Decision, Executed, emit};
 use crate::ids::CredentialId;
 
 pub use error::LifeError;
+pub(in crate::cards) use expiry::{look_then, valid_from};
 pub use model::{
     AddFamilyCard, AutoTopUp, BearerUnit, CardKind, CardNoteSet, IssueVirtualCard,
     MakeRecoveryCode, RecoverHolder, Recovered, Recovery, RecoveryNumber, RegisterBearerCard,

@@ -5,7 +5,7 @@
 use super::model::WipeCard;
 use crate::Error;
 use crate::access::Credential;
-use crate::cards::boltcard::{self, TapUrl};
+use crate::cards::boltcard::{Opened, TapError, TapUrl};
 use crate::cards::{
     CARDS, Card, CardError, CardState, Cards, ExistingChip, FIRST_VERSION, ProgrammingKeys, load,
     parse_uid, rules,
@@ -49,21 +49,30 @@ fn next_version(
 impl Cards {
     pub(in crate::cards) async fn next_version(
         &self,
-        uid: &[u8; 7],
+        chip: &str,
         existing: Option<&ExistingChip>,
     ) -> Result<(u32, String), Error> {
-        let past = self.all_of_chip(uid).await?;
-        let chip = hex::encode(self.issuer_key.card_id_hash(uid));
-        Ok(next_version(&chip, &past, existing)?)
+        let past = self.all_of_hash(chip).await?;
+        Ok(next_version(chip, &past, existing)?)
     }
 
-    /// Every card that a chip ever was, the newest first.
+    /// Every card that a chip ever was, of whatever issuer key, the newest first.
     pub(crate) async fn all_of_chip(&self, uid: &[u8; 7]) -> Result<Vec<Card>, Error> {
-        let chip = hex::encode(self.issuer_key.card_id_hash(uid));
+        let issuer_keys = self.issuer_keys.state();
+        let mut found = Vec::new();
+        for key in issuer_keys.ring.keys() {
+            let chip = hex::encode(key.card_id_hash(uid));
+            found.extend(self.all_of_hash(&chip).await?);
+        }
+        Ok(found)
+    }
+
+    /// As [`all_of_chip`](Self::all_of_chip), of one issuer key, by the hash that it makes.
+    async fn all_of_hash(&self, chip: &str) -> Result<Vec<Card>, Error> {
         let mut found: Vec<Card> = Vec::new();
         // Cards that were written by an earlier version are under the first alone.
         for index in ["chip", "any_chip"] {
-            let cards = self.core.list(CARDS, index, &chip, None, MAX_PAGE).await?;
+            let cards = self.core.list(CARDS, index, chip, None, MAX_PAGE).await?;
             for card in cards {
                 let card: Card = card;
                 if found.iter().all(|known| known.id != card.id) {
@@ -99,22 +108,32 @@ impl Cards {
         if let Some(card) = found.iter().find(|card| is_in_use(card.state)) {
             return Err(CardError::KeysWithheld { card: card.id }.into());
         }
+        let told = |cards: &mut dyn Iterator<Item = &Card>| {
+            let told: Result<Vec<_>, CardError> = cards.map(|card| self.told(card, &uid)).collect();
+            Ok(told?)
+        };
         let Some(tap) = tap else {
-            return Ok(found.iter().map(|card| self.told(card, &uid)).collect());
+            return told(&mut found.iter());
         };
         let tap = TapUrl::parse(tap).map_err(CardError::from)?;
-        let picc = boltcard::decrypt_picc(&self.issuer_key, tap.p()).map_err(CardError::from)?;
-        let signed = |card: &&Card| {
-            picc.uid == uid && {
-                let keys = self.keys(card, &uid);
-                boltcard::verify_mac(&keys, &picc, tap.c()).is_ok()
-            }
-        };
-        let keys: Vec<_> = found.iter().filter(signed).collect();
-        if keys.is_empty() {
-            return Err(CardError::from(boltcard::TapError::WrongMac).into());
+        let issuer_keys = self.issuer_keys.state();
+        let opened = issuer_keys.ring.open(tap.p());
+        if opened.is_empty() {
+            return Err(CardError::from(TapError::NotOurs).into());
         }
-        Ok(keys.into_iter().map(|card| self.told(card, &uid)).collect())
+        let has_signed = |card: &&Card| {
+            let form = card.pull_payment_id.as_deref();
+            opened.iter().any(|Opened { key, picc }| {
+                picc.uid == uid
+                    && hex::encode(key.card_id_hash(&uid)) == card.chip
+                    && key.verify(picc, card.version, form, &tap).is_ok()
+            })
+        };
+        let signed: Vec<&Card> = found.iter().filter(has_signed).collect();
+        if signed.is_empty() {
+            return Err(CardError::from(TapError::WrongMac).into());
+        }
+        told(&mut signed.into_iter())
     }
 
     /// Says that a chip was reset: it is blank again, and can be issued as a new card, whose keys

@@ -1,0 +1,358 @@
+//! Several issuer keys: each card keeps its own, new ones get the current one.
+
+use std::sync::Arc;
+
+use flashkit::access::{HostKey, HostKeys};
+use flashkit::cards::boltcard::{IssuerKey, IssuerKeyRing, KeyDerivation, TapError, TapUrl};
+use flashkit::cards::{
+    CardLimits, ExistingChip, ImportIssuerKey, IssueCard, IssueCards, IssuerKeyOrigin,
+    ProgrammingKeys, RotateIssuerKey,
+};
+use flashkit::ports::SystemClock;
+use flashkit::store::{MemoryStore, Store};
+use flashkit::testkit::virtual_card::VirtualCard;
+use flashkit::{Engine, MasterSecret};
+use proptest::prelude::*;
+
+use crate::support::scene::told;
+use crate::support::{key, shop};
+
+fn keys_of(
+    issuer: &IssuerKey,
+    uid: &[u8; 7],
+    version: u32,
+    form: &KeyDerivation,
+) -> ProgrammingKeys {
+    let keys = issuer.card_keys(uid, version, form);
+    ProgrammingKeys {
+        lnurlw: "lnurlw://old.example.com/boltcard".to_owned(),
+        version,
+        k0: keys.k0.to_hex(),
+        k1: keys.k1.to_hex(),
+        k2: keys.k2.to_hex(),
+        k3: keys.k3.to_hex(),
+        k4: keys.k4.to_hex(),
+    }
+}
+
+fn numbered(number: u16) -> IssuerKey {
+    let [high, low] = number.to_be_bytes();
+    IssuerKey::new([high, low, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9])
+}
+
+proptest! {
+    /// Any chip of any of many keys is found, in both forms, and with no other key.
+    #[test]
+    fn a_tap_is_of_one_key_of_many(
+        uid: [u8; 7], place in 0..100_u16, counter in 0..0x00ff_ffff_u32, version: u32, is_old: bool,
+    ) {
+        let ring = IssuerKeyRing::new((0..100).map(numbered));
+        let pull_payment_id = is_old.then(|| "fUDXsnySxvb5LYZ1bSLiWzLjVuT".to_owned());
+        let form = match &pull_payment_id {
+            Some(id) => KeyDerivation::BtcPay { pull_payment_id: id.clone() },
+            None => KeyDerivation::Standard,
+        };
+        let keys = keys_of(&numbered(place), &uid, version, &form);
+        let mut chip = VirtualCard::program(&hex::encode(uid), &keys).unwrap();
+        chip.set_counter(counter);
+        let tap = TapUrl::parse(&chip.tap()).unwrap();
+        let right: Vec<_> = ring.open(tap.p()).into_iter().filter(|opened| {
+            opened.key.verify(&opened.picc, version, pull_payment_id.as_deref(), &tap).is_ok()
+        }).collect();
+        prop_assert_eq!(right.len(), 1);
+        prop_assert_eq!(right[0].key.id(), numbered(place).id());
+        prop_assert_eq!((right[0].picc.uid, right[0].picc.counter), (uid, counter + 1));
+        prop_assert_eq!(
+            right[0].key.card_id_hash(&uid), numbered(place).card_id_hash(&uid)
+        );
+        // Another version, and the other form, are refused.
+        let wrong = Err(TapError::WrongMac);
+        let opened = &right[0];
+        let other = version.wrapping_add(1);
+        prop_assert_eq!(
+            opened.key.verify(&opened.picc, other, pull_payment_id.as_deref(), &tap), wrong
+        );
+        let form = pull_payment_id.is_none().then_some("fUDXsnySxvb5LYZ1bSLiWzLjVuT");
+        prop_assert_eq!(opened.key.verify(&opened.picc, version, form, &tap), wrong);
+    }
+}
+
+#[test]
+fn a_key_has_a_name_that_is_not_the_key() {
+    let one = numbered(1);
+    assert_ne!(one.id(), numbered(2).id());
+    assert_eq!(one.id().to_string().parse(), Ok(one.id()));
+    let ring = IssuerKeyRing::new([one.clone(), numbered(2), one.clone()]);
+    assert_eq!(ring.keys().len(), 2);
+    let secret = serde_json::to_value(&one).unwrap();
+    let print = format!("{one:?} {ring:?} {}", one.id());
+    assert!(!print.contains(secret.as_str().unwrap()));
+    assert_eq!(serde_json::from_value::<IssuerKey>(secret).unwrap(), one);
+    for wrong in [
+        "",
+        "00",
+        "0001090909090909090909090909090G",
+        "00010909090909090909090909090909AA",
+    ] {
+        assert!(serde_json::from_value::<IssuerKey>(wrong.into()).is_err());
+    }
+}
+
+fn host_keys() -> HostKeys {
+    HostKeys::new(HostKey::new([8; 32]))
+}
+
+async fn engine(store: &Arc<dyn Store>, host_keys: Option<HostKeys>) -> Engine {
+    let mut builder = Engine::builder(store.clone(), shop::master()).network("regtest");
+    if let Some(keys) = host_keys {
+        builder = builder.host_keys(keys);
+    }
+    builder.open().await.unwrap()
+}
+
+/// Everything that the store has, as text.
+async fn all_that_is_stored(store: &dyn Store) -> String {
+    let mut text = String::new();
+    for row in store.events(0, 1_000).await.unwrap() {
+        text += &serde_json::to_string(&row).unwrap();
+    }
+    for (collection, id) in [("issuer_keys", "ring")] {
+        let document = store.document(collection, id).await.unwrap();
+        text += &document.map_or(String::new(), |found| found.body.to_string());
+    }
+    text
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_card_keeps_its_key_and_a_new_one_gets_the_current() {
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::new(Arc::new(SystemClock)));
+    let here = engine(&store, Some(host_keys())).await;
+    let elsewhere = engine(&store, Some(host_keys())).await;
+    let (cards, issuer) = (here.cards(), here.issuer());
+    let mut first = shop::card(&here, "04000000000001", CardLimits::default()).await;
+
+    let command = RotateIssuerKey { key: key("rotate") };
+    let rotated = cards
+        .rotate_issuer_key(&issuer, command.clone())
+        .await
+        .unwrap();
+    assert!(rotated.is_current && rotated.is_present);
+    // The answer of before, and no third key.
+    assert_eq!(
+        cards.rotate_issuer_key(&issuer, command).await.unwrap(),
+        rotated
+    );
+    // Another instance issues with it as well, though it was open before.
+    let mut second = shop::card(&elsewhere, "04000000000002", CardLimits::default()).await;
+    for card in [&mut first, &mut second] {
+        for engine in [&here, &elsewhere] {
+            let seen = engine.cards().peek(&card.chip.tap()).await.unwrap();
+            assert_eq!(seen.card, card.id);
+        }
+    }
+
+    // A chip of somebody else's is read once its key is here, on every instance.
+    let old = numbered(7);
+    let uid = [4, 1, 2, 3, 4, 5, 6];
+    let pull_payment_id = "fUDXsnySxvb5LYZ1bSLiWzLjVuT".to_owned();
+    let form = KeyDerivation::BtcPay {
+        pull_payment_id: pull_payment_id.clone(),
+    };
+    let mut chip = VirtualCard::program(&hex::encode(uid), &keys_of(&old, &uid, 3, &form)).unwrap();
+    let refused = told(cards.peek(&chip.tap()).await).map(drop).unwrap_err();
+    assert!(["card.tap_not_ours", "card.not_found"].contains(&refused));
+    let command = ImportIssuerKey {
+        key: key("import"),
+        issuer_key: old.clone(),
+    };
+    assert!(!format!("{command:?}").contains("0909"));
+    let imported = cards
+        .import_issuer_key(&issuer, command.clone())
+        .await
+        .unwrap();
+    assert_eq!(imported.origin, IssuerKeyOrigin::Imported);
+    assert!(!imported.is_current && imported.is_present);
+    assert_eq!(
+        cards.import_issuer_key(&issuer, command).await.unwrap(),
+        imported
+    );
+    let issue = IssueCard {
+        key: key("old"),
+        uid: hex::encode(uid),
+        existing_chip: Some(ExistingChip {
+            pull_payment_id: Some(pull_payment_id),
+            version: 3,
+            counter: 0,
+            issuer_key: Some(old.id()),
+        }),
+        limits: CardLimits::default(),
+        program: None,
+    };
+    let card = cards.issue(&issuer, issue).await.unwrap();
+    assert_eq!(card.issuer_key, Some(old.id()));
+    assert_eq!(card.chip, hex::encode(old.card_id_hash(&uid)));
+    assert_eq!(
+        elsewhere.cards().peek(&chip.tap()).await.unwrap().card,
+        card.id
+    );
+    // As its own programmer would write it again.
+    let keys = cards
+        .programming_keys(&issuer, &hex::encode(uid))
+        .await
+        .unwrap();
+    assert_eq!(keys.k2, keys_of(&old, &uid, 3, &form).k2);
+
+    let known = cards.issuer_keys(&issuer).await.unwrap();
+    let origins: Vec<_> = known
+        .iter()
+        .map(|info| (info.origin, info.is_current))
+        .collect();
+    let derived = |is_current| (IssuerKeyOrigin::Derived, is_current);
+    assert_eq!(
+        origins,
+        [
+            derived(true),
+            derived(false),
+            (IssuerKeyOrigin::Imported, false)
+        ]
+    );
+
+    // The keys are nowhere in clear.
+    let text = all_that_is_stored(store.as_ref()).await;
+    let own = MasterSecret::new([7; 32]).card_issuer_key();
+    for secret in [
+        hex::encode(*own),
+        serde_json::to_value(&old)
+            .unwrap()
+            .as_str()
+            .unwrap()
+            .to_owned(),
+    ] {
+        assert!(!text.to_lowercase().contains(&secret));
+    }
+
+    // Opened without the host's key: its cards are not read, the others are.
+    let without = engine(&store, None).await;
+    let refused = told(without.cards().peek(&chip.tap()).await)
+        .map(drop)
+        .unwrap_err();
+    assert!(["card.tap_not_ours", "card.not_found"].contains(&refused));
+    assert_eq!(
+        without.cards().peek(&second.chip.tap()).await.unwrap().card,
+        second.id
+    );
+    let known = without.cards().issuer_keys(&issuer).await.unwrap();
+    assert_eq!(known.iter().filter(|info| !info.is_present).count(), 1);
+    let command = ImportIssuerKey {
+        key: key("no"),
+        issuer_key: numbered(8),
+    };
+    let refused = told(without.cards().import_issuer_key(&issuer, command).await).map(drop);
+    assert_eq!(refused, Err("card.no_host_key"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_host_gave_stays_the_current_key_until_it_is_rotated() {
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::new(Arc::new(SystemClock)));
+    let own = engine(&store, None).await;
+    let mut before = shop::card(&own, "04000000000001", CardLimits::default()).await;
+    let builder = Engine::builder(store.clone(), shop::master()).network("regtest");
+    let given = builder.card_issuer_key(numbered(3)).open().await.unwrap();
+    let (cards, issuer) = (given.cards(), given.issuer());
+    let mut after = shop::card(&given, "04000000000002", CardLimits::default()).await;
+    for card in [&mut before, &mut after] {
+        assert_eq!(cards.peek(&card.chip.tap()).await.unwrap().card, card.id);
+    }
+    let infos = cards.issuer_keys(&issuer).await.unwrap();
+    assert_eq!((infos[0].id, infos[0].is_current), (numbered(3).id(), true));
+    let command = RotateIssuerKey { key: key("rotate") };
+    let rotated = cards
+        .rotate_issuer_key(&issuer, command.clone())
+        .await
+        .unwrap();
+    assert_eq!(rotated.origin, IssuerKeyOrigin::Derived);
+    assert!(infos.iter().all(|info| info.id != rotated.id));
+    for other in [&before.holder, &after.holder] {
+        let refused = told(cards.rotate_issuer_key(other, command.clone()).await).map(drop);
+        assert_eq!(refused, Err("access.not_allowed"));
+        let refused = told(cards.issuer_keys(other).await).map(drop);
+        assert_eq!(refused, Err("access.not_allowed"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_is_issued_whole_and_its_keys_are_told_until_activation() {
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::new(Arc::new(SystemClock)));
+    let engine = engine(&store, None).await;
+    let (cards, issuer) = (engine.cards(), engine.issuer());
+    let uids: Vec<String> = (0..500).map(|number| format!("04{number:012x}")).collect();
+    let command = |name: &str, uids: &[String]| IssueCards {
+        key: key(name),
+        uids: uids.to_vec(),
+        limits: CardLimits::default(),
+        program: None,
+    };
+    let made = cards
+        .issue_batch(&issuer, command("batch", &uids))
+        .await
+        .unwrap();
+    assert_eq!(made.len(), 500);
+    assert_eq!(
+        cards
+            .issue_batch(&issuer, command("batch", &uids))
+            .await
+            .unwrap(),
+        made
+    );
+    let keys = cards.programming_keys_batch(&issuer, &uids).await.unwrap();
+    let again = cards.programming_keys_batch(&issuer, &uids).await.unwrap();
+    assert_eq!(keys, again);
+    for (uid, keys) in uids.iter().zip(&keys).step_by(97) {
+        assert_eq!(&cards.programming_keys(&issuer, uid).await.unwrap(), keys);
+        let mut chip = VirtualCard::program(uid, keys).unwrap();
+        cards.peek(&chip.tap()).await.unwrap();
+        let json: serde_json::Value = serde_json::from_str(&keys.to_programmer_json()).unwrap();
+        assert_eq!(json["K2"], keys.k2.to_uppercase());
+        assert_eq!(json["LNURLW"], "lnurlw://localhost/boltcard");
+    }
+    let activate = flashkit::cards::ActivateCard {
+        key: key("activate"),
+        card: made[3].id,
+    };
+    let holder = cards
+        .activate(&issuer, activate)
+        .await
+        .unwrap()
+        .holder
+        .clone();
+    let refused = told_keys(cards.programming_keys(&issuer, &uids[3]).await);
+    assert_eq!(refused, Err("card.keys_withheld"));
+    let refused = told_keys(cards.programming_keys_batch(&issuer, &uids[..5]).await);
+    assert_eq!(refused, Err("card.keys_withheld"), "none of them");
+    let refused = told_keys(cards.programming_keys_batch(&holder, &uids[..2]).await);
+    assert_eq!(refused, Err("access.not_allowed"));
+    let refused = told(cards.issue_batch(&holder, command("no", &uids[..1])).await).map(drop);
+    assert_eq!(refused, Err("access.not_allowed"));
+
+    // All or none.
+    let mixed = ["04ffffffffffff".to_owned(), uids[9].clone()];
+    let refused = told(cards.issue_batch(&issuer, command("mixed", &mixed)).await).map(drop);
+    assert_eq!(refused, Err("card.already_issued"));
+    let twice = ["04ffffffffffff".to_owned(), "04FFFFFFFFFFFF".to_owned()];
+    let refused = told(cards.issue_batch(&issuer, command("twice", &twice)).await).map(drop);
+    assert_eq!(refused, Err("card.already_issued"));
+    let alone = told_keys(cards.programming_keys(&issuer, &mixed[0]).await);
+    assert_eq!(alone, Err("card.not_found"));
+    for (name, uids, code) in [
+        ("none", Vec::new(), "command.out_of_bounds"),
+        ("many", vec![uids[0].clone(); 501], "command.out_of_bounds"),
+        ("bad", vec!["04".to_owned()], "card.bad_uid"),
+    ] {
+        let refused = told(cards.issue_batch(&issuer, command(name, &uids)).await).map(drop);
+        assert_eq!(refused, Err(code));
+    }
+}
+
+fn told_keys<T>(answer: Result<T, flashkit::Error>) -> Result<(), &'static str> {
+    answer.map(drop).map_err(|error| error.code())
+}
