@@ -100,8 +100,8 @@ async fn take_over(engine: &Engine, cards: usize) -> Done {
         name: "old server".to_owned(),
         issuer_key: issuer_key().id(),
         limits: CardLimits {
-            per_day_msat: Some(FUNDS_MSAT),
-            per_week_msat: Some(FUNDS_MSAT),
+            per_day: Some(FUNDS_MSAT),
+            per_week: Some(FUNDS_MSAT),
             ..CardLimits::default()
         },
         program: None,

@@ -65,7 +65,7 @@ impl Bare {
     fn new() -> Self {
         Self {
             opener: Aes128Dec::new(&[7; 16].into()),
-            issuer: Cmac::new(&[7; 16].into()),
+            issuer: <Cmac<Aes128Enc> as KeyInit>::new(&[7; 16].into()),
         }
     }
 
@@ -79,7 +79,10 @@ impl Bare {
         black_box(finish(self.issuer.clone(), &block[..11]));
         let mut key = finish(self.issuer.clone(), &block[..15]);
         for length in [4, 16, 0] {
-            key = finish(Cmac::new(&key.into()), &block[..length]);
+            key = finish(
+                <Cmac<Aes128Enc> as KeyInit>::new(&key.into()),
+                &block[..length],
+            );
         }
         key
     }

@@ -143,7 +143,7 @@ fn create(name: &str) -> CreateCardImport {
         name: name.to_owned(),
         issuer_key: IssuerKey::new(OLD_KEY).id(),
         limits: CardLimits {
-            per_tap_msat: Some(5_000 * SAT),
+            per_tap: Some(5_000 * SAT),
             ..CardLimits::default()
         },
         program: None,
