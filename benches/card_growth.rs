@@ -12,6 +12,7 @@
 #[path = "support/transfers.rs"]
 mod transfers;
 #[path = "support/watch.rs"]
+#[allow(dead_code, reason = "the other bench of growth reads the statements")]
 mod watch;
 
 use std::path::Path;

@@ -53,6 +53,8 @@ transfer_kinds! {
     CardImport,
     /// A sale that was paid with a card.
     Charge,
+    /// A BOLT11 that was paid with the money of a card.
+    CardPayment,
     /// Bitcoin set aside for points.
     RewardFunding,
     /// Points given.

@@ -6,9 +6,10 @@ use sha2::{Digest, Sha256};
 use super::query::LnurlQuery;
 use super::{LnurlReply, base};
 use crate::Error;
+use crate::cards::boltcard::{Opened, TapError};
 use crate::cards::error::CardError;
 use crate::cards::payment_error::CardPaymentError;
-use crate::cards::{Cards, boltcard, current, load_active, programs, top_up_address};
+use crate::cards::{CARDS, Card, Cards, current, load_active, programs, top_up_address};
 use crate::ids::CardId;
 use crate::invoices::Invoices;
 use crate::money::{Asset, MAX_MSAT};
@@ -69,8 +70,14 @@ impl Cards {
     }
 
     async fn card_of_p(&self, p: &[u8; 16]) -> Result<CardId, Error> {
-        let picc = boltcard::decrypt_picc(&self.issuer_key, p).map_err(CardError::from)?;
-        Ok(self.by_chip(&picc.uid).await?.value.id)
+        let issuer_keys = self.issuer_keys.state();
+        for Opened { key, picc } in issuer_keys.ring.open(p) {
+            let chip = hex::encode(key.card_id_hash(&picc.uid));
+            if let Some(card) = self.core.find::<Card>(CARDS, "chip", &chip).await? {
+                return Ok(card.value.id);
+            }
+        }
+        Err(CardError::Tap(TapError::NotOurs).into())
     }
 
     async fn top_up_by_lnurl(

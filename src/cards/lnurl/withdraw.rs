@@ -165,7 +165,7 @@ impl Cards {
         let digest = hash.to_string();
         let short = digest.get(..32).unwrap_or(&digest);
         let key = format!("{card}/{counter}/{short}");
-        Ok(key.parse::<IdempotencyKey>().map_err(Error::from)?)
+        key.parse::<IdempotencyKey>().map_err(Error::from)
     }
 
     /// The payment of this invoice by a card, if there is one, for whoever has a tap of ours. The
