@@ -35,6 +35,7 @@ mod runtime;
 mod scaffolding;
 #[cfg(feature = "testkit")]
 mod simulated;
+mod transfer_kind;
 
 #[doc(hidden)]
 pub use scaffolding::UniFfiTag;
@@ -48,7 +49,7 @@ pub use object::{Flashkit, flashkit_version};
 pub use records_books::{
     AccountBalance, AssetTotals, Audit, BookCapitalRequest, BooksDifference, Capital,
     CapitalAccount, CapitalDirection, Control, EngineEvent, JobFailure, JobsReport, LedgerSide,
-    Problem, Transfer, TransferKind, TransferPage, TrialBalance, TrialBalanceLine,
+    Problem, Transfer, TransferPage, TrialBalance, TrialBalanceLine,
 };
 pub use records_by_hand::{
     AssignSuspenseRequest, GiveUpInvoiceRequest, PayoutOutcome, RenewHolderRequest,
@@ -76,3 +77,4 @@ pub use records_money::{Price, Quote, QuoteSide, Rounding};
 pub use records_standing::{Health, LostChannel, NodeStatus, Trouble};
 #[cfg(feature = "testkit")]
 pub use simulated::{SimulatedLightning, SimulatedWallet, VirtualBoltCard};
+pub use transfer_kind::TransferKind;
