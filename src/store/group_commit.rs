@@ -85,8 +85,8 @@ pub struct Group<T> {
 }
 
 impl<T: Waiting> Group<T> {
-    /// A group for each task, in their order.
-    pub(crate) fn one_by_one(self) -> impl Iterator<Item = Self> {
+    /// A group for each task, in their order: for a taker whose group as a whole was refused.
+    pub fn one_by_one(self) -> impl Iterator<Item = Self> {
         let has_node_writes = self.has_node_writes;
         self.tasks.into_iter().map(move |task| Self {
             tasks: vec![task],
