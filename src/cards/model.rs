@@ -270,6 +270,9 @@ pub struct Card {
     /// How it is filled up when it runs low.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auto_top_up: Option<AutoTopUp>,
+    /// Whose credential agreed that another card fills it up: without it, nothing is drawn.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auto_top_up_by: Option<CredentialId>,
     /// Which recovery code of its holder is good.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recovery: Option<RecoveryNumber>,
@@ -326,6 +329,7 @@ impl Card {
             family_of: None,
             retired_to: None,
             auto_top_up: None,
+            auto_top_up_by: None,
             recovery: None,
             unit: Asset::Btc,
         }

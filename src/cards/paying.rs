@@ -167,6 +167,10 @@ impl Cards {
         )?;
         steps.extend(guards);
         steps.extend(paid.steps);
+        steps.extend(super::life::look_for_top_up(
+            &bill.card.value,
+            core.clock.now_ms(),
+        ));
         Ok(Decision {
             steps,
             answer: paid.payment,
@@ -247,7 +251,7 @@ impl Cards {
             payments::rules::share(terms.route_base_msat, terms.route_bps, bill.amount_msat)?;
         let holds = Holds::new(core, 0, max_route_fee_msat)?;
         let mut payment = self.new_payment(bill, max_route_fee_msat, holds, usage)?;
-        let window = rules::in_flight_window(bill.card.value.id);
+        let window = rules::in_flight_window(bill.card.value.line());
         payment.posting.in_flight = Some(window.clone());
         payment.posting.max_lock_blocks = Some(terms.max_lock_blocks);
         let mut steps = vec![Step::Use {
@@ -361,7 +365,7 @@ impl Cards {
     }
 
     /// Sends what is on a card to its holder's own wallet. Neither a tap nor its limits are
-    /// needed for it, and a tap does not suffice: the holder alone.
+    /// needed for it, and a tap does not suffice: the holder alone; of a family card the main card's.
     ///
     /// # Errors
     /// As for [`pay`](Self::pay), without those of taps, PINs and limits.
@@ -374,7 +378,7 @@ impl Cards {
         self.core
             .detached(async move {
                 let caller = cards.core.authenticate(&credential).await?;
-                caller.require_holder(command.card)?;
+                cards.require_owner(&caller, command.card).await?;
                 let executed: Executed<CardPayment> = cards
                     .core
                     .execute(&caller, "cards.withdraw", &command.key, &command, || {
@@ -393,6 +397,8 @@ impl Cards {
         command: &WithdrawFromCard,
     ) -> Result<Decision<CardPayment>, Error> {
         let core = &self.core;
+        // Again: whose a family card is may have changed since.
+        self.require_owner(caller, command.card).await?;
         let card = load_active(core, command.card).await?;
         let invoice = rules::payable(&command.bolt11, &core.network, core.clock.now_ms())?;
         let amount_msat = match (invoice.amount_msat, command.amount_msat) {
@@ -415,6 +421,10 @@ impl Cards {
         let paid = self.decide_bill(&bill, Vec::new()).await?;
         let mut steps = vec![guard(&bill.card)];
         steps.extend(paid.steps);
+        steps.extend(super::life::look_for_top_up(
+            &bill.card.value,
+            core.clock.now_ms(),
+        ));
         Ok(Decision {
             steps,
             answer: paid.payment,

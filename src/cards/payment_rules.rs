@@ -160,7 +160,7 @@ pub(super) async fn with_points(
     let amount_msat = payment.amount_msat;
     let card = super::load(core, payment.card).await?.value;
     let shared = programs::shared_reward(programs::of(core, &card).await?.as_ref());
-    let reward = rewards::accrual(core, &merchant.value, shared, card.id, amount_msat).await?;
+    let reward = rewards::accrual(core, &merchant.value, shared, card.line(), amount_msat).await?;
     let Some(reward) = reward else {
         return Ok((payment, Vec::new()));
     };

@@ -261,6 +261,29 @@ const CODES: &[(&str, Kind)] = &[
     ("store.stale_node_state", Kind::Storage),
     ("treasury.suspense_assigned", Kind::Conflict),
     ("treasury.suspense_not_found", Kind::NotFound),
+    ("chain.not_configured", Kind::Unavailable),
+    ("chain.no_wallet", Kind::Declined),
+    ("chain.unreachable", Kind::Unavailable),
+    ("chain.bad_answer", Kind::Unavailable),
+    ("chain.moved", Kind::Unavailable),
+    ("chain.transaction_refused", Kind::Declined),
+    ("chain.no_fee_rate", Kind::Unavailable),
+    ("wallet.not_found", Kind::NotFound),
+    ("wallet.exists", Kind::Conflict),
+    ("wallet.private_key", Kind::InvalidInput),
+    ("wallet.wrong_network", Kind::InvalidInput),
+    ("wallet.bad_descriptor", Kind::InvalidInput),
+    ("wallet.bad_address", Kind::InvalidInput),
+    ("wallet.exhausted", Kind::Declined),
+    ("wallet.insufficient_funds", Kind::InsufficientFunds),
+    ("wallet.fee_too_high", Kind::Declined),
+    ("wallet.spend_not_found", Kind::NotFound),
+    ("wallet.spend_state", Kind::Conflict),
+    ("wallet.fee_too_low", Kind::InvalidInput),
+    ("wallet.bad_psbt", Kind::InvalidInput),
+    ("wallet.foreign_psbt", Kind::InvalidInput),
+    ("wallet.not_signed", Kind::InvalidInput),
+    ("wallet.bad_label", Kind::InvalidInput),
 ];
 
 fn listed(code: &str) -> Option<Kind> {
@@ -337,6 +360,10 @@ mod tests {
         include_str!("../access/error.rs"),
         include_str!("../cards/error.rs"),
         include_str!("../cards/boltcard.rs"),
+        include_str!("../cards/life/error.rs"),
+        include_str!("../cards/offline/error.rs"),
+        include_str!("../cards/payment_error.rs"),
+        include_str!("../chain/error.rs"),
         include_str!("../core/command.rs"),
         include_str!("../invoices/error.rs"),
         include_str!("../ledger/refusal.rs"),
@@ -348,6 +375,7 @@ mod tests {
         include_str!("../settlement/error.rs"),
         include_str!("../store/error.rs"),
         include_str!("../treasury/error.rs"),
+        include_str!("../wallets/error.rs"),
     ];
 
     /// The codes in the arms of the crate's `code()` functions.

@@ -67,6 +67,8 @@ transfer_kinds! {
     Spread,
     /// Money of a charge that goes back at another rate than it came.
     Refund,
+    /// What somebody owed, out of what came in.
+    Recovered,
     /// Another transfer undone.
     Reversal,
 }

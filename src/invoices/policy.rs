@@ -81,7 +81,9 @@ impl Invoices {
         let (core, merchant) = (&self.core, command.merchant);
         let mut steps = vec![settlement::guard_merchant(core, merchant).await?];
         if let Some(SurplusTo::Card { card }) = command.rules.surplus {
-            steps.push(cards::guard(&cards::load(core, card).await?));
+            let card = cards::load(core, card).await?;
+            cards::require_bitcoin(&card.value)?;
+            steps.push(cards::guard(&card));
         }
         let before = load(core, Some(merchant)).await?;
         let version = before.map_or(0, |before| before.version);

@@ -320,7 +320,7 @@ fn capture(
         currency,
         spread: None,
     };
-    keep_spread(after, at, &mut entries, context, steps)?;
+    take_shares(after, at, &mut entries, context, steps)?;
     after.payments[at].transfers = entries;
     Ok(())
 }
@@ -337,9 +337,9 @@ fn in_currency(invoice: &Invoice, counted_msat: i64) -> Result<i64, Error> {
     )?)
 }
 
-/// Books what the operator keeps of what was just booked, where the quote says so. What is paid to
-/// the operator itself is all its own.
-fn keep_spread(
+/// Books what the operator keeps of what was just booked, where the quote says so, and what the
+/// owner owes. What is paid to the operator itself is all its own.
+fn take_shares(
     invoice: &Invoice,
     at: usize,
     entries: &mut PaymentEntries,
@@ -359,6 +359,7 @@ fn keep_spread(
     let kept = exchange::take_spread(from, kept_msat, id, &invoice.id.to_string());
     entries.spread = kept.as_ref().map(|_| id);
     steps.extend(kept);
+    steps.extend(recover(invoice, counted_msat, context)?);
     Ok(())
 }
 
@@ -373,7 +374,7 @@ fn book(
         transfers,
     } = parts(after, at, context)?;
     steps.extend(transfers.into_iter().map(Step::Transfer));
-    keep_spread(after, at, &mut entries, context, steps)?;
+    take_shares(after, at, &mut entries, context, steps)?;
     let payment = &after.payments[at];
     let surplus_msat = payment.surplus_msat();
     let is_ours = source(after, payment.rail, context).is_some();
@@ -400,6 +401,29 @@ fn book(
     }
     after.payments[at].transfers = entries;
     Ok(())
+}
+
+/// What the owner owes for a credit that vanished is taken out of what comes in, as far as both
+/// reach.
+fn recover(
+    invoice: &Invoice,
+    amount_msat: i64,
+    context: &Context<'_>,
+) -> Result<Option<Step>, Error> {
+    let owed = invoice.purpose.receivable();
+    let Some(owed) = owed.filter(|_| context.credit.asset() == Asset::Btc && amount_msat > 0)
+    else {
+        return Ok(None);
+    };
+    Ok(Some(Step::TransferUpTo(NewTransfer {
+        id: (context.new_id)()?,
+        debit: context.credit,
+        credit: owed,
+        amount: amount_msat,
+        kind: TransferKind::Recovered,
+        reference: invoice.id.to_string(),
+        credit_ceiling: None,
+    })))
 }
 
 /// What the chain took away is taken back as far as its owner still has it; the rest is owed.

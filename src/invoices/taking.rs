@@ -74,11 +74,17 @@ pub(super) async fn decide(
             guards.push(cards::guard(&card));
         }
     }
-    let credit = cards::account_now(core, invoice.value.purpose.account()).await?;
+    let mut credit = cards::account_now(core, invoice.value.purpose.account()).await?;
     let surplus = cards::account_now(core, invoice.value.surplus_account()).await?;
     // What comes to a card that went out of use meanwhile goes on from there.
     for at in captured(&outcome) {
         let holds = &invoice.value.payments[at].holds;
+        // What is taken of it is taken where it comes, before it goes on.
+        if let (Some(hold), None) = (holds.counted, holds.currency)
+            && let Some(found) = core.store.hold(hold).await?
+        {
+            credit = found.hold.transfer.credit;
+        }
         for hold in [holds.counted, holds.surplus, holds.currency]
             .into_iter()
             .flatten()

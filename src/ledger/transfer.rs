@@ -76,6 +76,8 @@ stored_by_name! {
         AutoTopUp = "auto_top_up",
         /// A tap that was taken offline and that its card could not pay.
         OfflineLoss = "offline_loss",
+        /// What somebody owed, out of what came in.
+        Recovered = "recovered",
         /// Another transfer undone, in whole or in part.
         Reversal = "reversal",
     }

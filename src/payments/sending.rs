@@ -249,7 +249,8 @@ impl Payments {
     ) -> Result<Decision<P>, Error> {
         let payment = self.load::<P>(id).await?;
         let hash = payment.value.leaving().payment_hash;
-        let record = if self.core.lightning.is_some() && asks_the_node {
+        // Where the node is elsewhere nobody can be asked, and nothing is taken for granted.
+        let record = if asks_the_node {
             self.record(hash).await?.map(|record| record.state)
         } else {
             None
@@ -258,7 +259,8 @@ impl Payments {
         let reason = Some(reason.to_owned());
         let (answer, steps) = match outcome {
             Outcome::Succeeded { route_fee_msat } => {
-                self.arrived(&payment, route_fee_msat, reason, Besides::Posted)
+                // What else is posted might be refused, and what left has left.
+                self.arrived(&payment, route_fee_msat, reason, Besides::LeftOut)
                     .await?
             }
             Outcome::Failed => {

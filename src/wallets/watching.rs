@@ -131,6 +131,7 @@ impl Wallets {
             of.push((coin.clone(), known.clone()));
         }
         let now_ms = self.core.clock.now_ms();
+        let mut problem = None;
         let mut round = WatchRound {
             scripts: page.addresses.len(),
             changed: 0,
@@ -141,9 +142,16 @@ impl Wallets {
                 .remove(address.script.as_str())
                 .unwrap_or_default();
             for change in rules::observe(address, &known, &view, now_ms) {
-                self.changed(address, change, &view).await?;
-                round.changed += 1;
+                match self.changed(address, change, &view).await {
+                    Ok(()) => round.changed += 1,
+                    // One that cannot be told does not keep the others waiting.
+                    Err(error) => problem = problem.or(Some(error)),
+                }
             }
+        }
+        // A source that reads blocks would not come by there again.
+        if let Some(error) = problem {
+            return Err(error);
         }
         // Last: a round that was cut off is made again.
         let after = Cursor {

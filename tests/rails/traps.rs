@@ -311,11 +311,18 @@ async fn a_reorg_after_the_money_was_paid_out_is_owed_by_whoever_had_it() {
         (receivable, 8_280 * SAT),
     ];
     set.expect("the rest is owed", &lines).await;
-    // It comes back, in another block, and is booked once more.
+    // It comes back, in another block, and is booked once more: what is owed comes out of it.
     assert_eq!(
         set.chain(&sale, 1, 10_000, block(1)).await.state,
         InvoiceState::Settled
     );
+    let lines = [
+        (Account::node_channels(), -8_000 * SAT),
+        (Account::node_onchain(), 10_000 * SAT),
+        (Account::fee_income(), 280 * SAT),
+        (set.payable(), 1_720 * SAT),
+    ];
+    set.expect("nobody has it twice", &lines).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

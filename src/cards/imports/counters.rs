@@ -76,6 +76,7 @@ impl CardImports {
             ..CounterReport::default()
         };
         let (mut steps, mut moved) = (Vec::new(), HashMap::new());
+        let mut begun = HashMap::new();
         for (offset, row) in rows.iter().enumerate() {
             let refused = match self.moved_card(import, row).await? {
                 Ok(card) => {
@@ -84,8 +85,11 @@ impl CardImports {
                         moved.insert(card.value.id, row.counter);
                         let moved = move_counter(&card, from, row.counter, &mut steps)?;
                         report.moved.push(moved);
+                        begun.insert(card.value.id, i64::from(row.counter));
                     } else {
                         report.kept += 1;
+                        self.begin_at(&card, row.counter, &mut begun, &mut steps)
+                            .await?;
                     }
                     continue;
                 }
@@ -101,6 +105,32 @@ impl CardImports {
             steps,
             answer: report,
         })
+    }
+
+    /// The chip is further here than it was there, and what it did there is used all the same: a
+    /// till that took one of those taps offline is not to be paid for it again.
+    async fn begin_at(
+        &self,
+        card: &Loaded<Card>,
+        counter: u32,
+        begun: &mut HashMap<CardId, i64>,
+        steps: &mut Vec<Step>,
+    ) -> Result<(), Error> {
+        let to = i64::from(counter);
+        let here = match begun.get(&card.value.id) {
+            Some(here) => *here,
+            None => {
+                let name = card_rules::claimed_from_name(&card.value);
+                let stored = self.core.store.counter(&name).await?;
+                stored.unwrap_or(card_rules::NO_COUNTER)
+            }
+        };
+        if to > here {
+            begun.insert(card.value.id, to);
+            steps.push(guard(card));
+            steps.push(card_rules::claimed_from(&card.value, to));
+        }
+        Ok(())
     }
 
     /// The card of a row.

@@ -93,7 +93,7 @@ impl Cards {
                         let by = command.source.as_ref().unwrap_or(&credential);
                         let by = core.authenticate(by).await?;
                         cards.require_owner(&by, card).await?;
-                        agreed = Some(by.guard);
+                        agreed = Some((by.id, by.guard));
                     }
                 }
                 let (cards, command, agreed) = (&cards, &command, &agreed);
@@ -102,10 +102,12 @@ impl Cards {
                     if command.rule.is_some() {
                         require_bitcoin(&card.value)?;
                     }
-                    let mut steps: Vec<Step> = agreed.clone().into_iter().collect();
+                    let (by, agreed) = agreed.clone().unzip();
+                    let mut steps: Vec<Step> = agreed.into_iter().collect();
                     steps.extend(cards.check_source(&card.value, command.rule).await?);
                     let answer = Card {
                         auto_top_up: command.rule,
+                        auto_top_up_by: by,
                         ..card.value
                     };
                     steps.push(rules::write(&answer, card.version)?);
@@ -239,6 +241,17 @@ impl Cards {
         if rules::require_active(&source.value, core.commit_time_ms()).is_err() {
             return Ok(None);
         }
+        // Whoever agreed still decides about the card: it was neither recovered nor replaced since.
+        let owner = load(core, source.value.family_of.unwrap_or(source.value.id)).await?;
+        let agreed = wanted.card.value.auto_top_up_by;
+        let Some(by) = agreed.filter(|by| owner.value.holder == Some(*by)) else {
+            return Ok(None);
+        };
+        let by = match core.admit(by).await {
+            Ok(caller) => caller,
+            Err(Error::Access(_)) => return Ok(None),
+            Err(error) => return Err(error),
+        };
         let from = source.value.balance_account();
         let to = wanted.card.value.balance_account();
         let balance = core.balance(&from).await?;
@@ -257,6 +270,11 @@ impl Cards {
             reference: wanted.card.value.id.to_string(),
             credit_ceiling: Some(wanted.ceiling_msat),
         });
-        Ok(Some(vec![guard(&source), transfer]))
+        Ok(Some(vec![
+            by.guard,
+            guard(&owner),
+            guard(&source),
+            transfer,
+        ]))
     }
 }

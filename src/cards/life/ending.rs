@@ -137,6 +137,7 @@ impl Cards {
         let new = super::expiry::valid_from(new, program.as_ref(), core.commit_time_ms());
         let after = Card {
             state: CardState::Replaced,
+            stopped_at_ms: old.value.stopped_at_ms.or(Some(core.commit_time_ms())),
             replaced_by: Some(new.id),
             ..old.value.clone()
         };
@@ -169,7 +170,11 @@ impl Cards {
     pub(super) async fn blank(&self, caller: &Caller, tap: &str) -> Result<VerifiedTap, Error> {
         let who = caller.id.to_string();
         let source = self.source.as_deref().unwrap_or(&who);
-        let tap = self.verify_from(Some(source), tap).await?;
+        let tap = match self.verify_from(Some(source), tap).await {
+            Ok(found) => found,
+            // A virtual card's code is guessed here as well as at a till.
+            Err(error) => return Err(self.count_if_wrong_code(tap, error).await?),
+        };
         match tap.card.value.state {
             CardState::Issued => Ok(tap),
             state => {
@@ -282,8 +287,13 @@ impl Cards {
         }
         let after = Card {
             state: CardState::Retired,
+            stopped_at_ms: card
+                .value
+                .stopped_at_ms
+                .or(Some(self.core.commit_time_ms())),
             retired_to: card.value.family_of.is_none().then_some(to),
             auto_top_up: None,
+            auto_top_up_by: None,
             ..card.value.clone()
         };
         steps.push(rules::write(&after, card.version)?);
@@ -311,6 +321,7 @@ fn replacement(old: &Card, blank: &Card, holder: CredentialId) -> Card {
         replacements: old.replacements + 1,
         family_of: old.family_of,
         auto_top_up: old.auto_top_up,
+        auto_top_up_by: old.auto_top_up_by,
         recovery: old.recovery,
         ..blank.clone()
     }

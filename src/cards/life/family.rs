@@ -41,7 +41,11 @@ fn not_the_holder() -> AccessError {
 
 impl Cards {
     /// Whoever decides about a card: its holder; about a family card, the main card's.
-    pub(super) async fn require_owner(&self, caller: &Caller, card: CardId) -> Result<(), Error> {
+    pub(in crate::cards) async fn require_owner(
+        &self,
+        caller: &Caller,
+        card: CardId,
+    ) -> Result<(), Error> {
         let Role::Holder { card: own } = caller.role else {
             return Err(not_the_holder().into());
         };

@@ -161,17 +161,20 @@ impl Cards {
             return Err(CardError::NotActive { card, state }.into());
         };
         let holder = self.core.new_id(CredentialId::from_parts)?;
+        let (recovery, voided) = recovery::voided(&self.core, &card.value).await?;
         let after = Card {
             holder: Some(holder),
+            recovery,
             ..card.value
         };
         let role = Role::Holder { card: after.id };
-        let steps = vec![
+        let mut steps = vec![
             self.core.revoke(old).await?,
             rules::write(&after, card.version)?,
             self.core.new_credential(holder, role, "holder")?,
             emit("card.holder_renewed", after.id.to_string(), &after)?,
         ];
+        steps.extend(voided);
         Ok(Decision {
             steps,
             answer: after,

@@ -148,6 +148,22 @@ fn next(core: &Core, card: &Card) -> Result<(RecoveryNumber, Step), Error> {
     Ok((next, core.new_credential(id, role, "recovery")?))
 }
 
+/// Voids the code of a card, where it has one, and answers the number of one in its place that
+/// nobody is shown: whoever has the old one may be whom the holder is to be rid of.
+pub(super) async fn voided(
+    core: &Core,
+    card: &Card,
+) -> Result<(Option<RecoveryNumber>, Vec<Step>), Error> {
+    let Some(before) = card.recovery else {
+        return Ok((None, Vec::new()));
+    };
+    let (number, made) = next(core, card)?;
+    let gone = core
+        .revoke(credential_of(core, &code(core, before)))
+        .await?;
+    Ok((Some(number), vec![gone, made]))
+}
+
 /// A card that somebody holds.
 fn require_held(card: &Card) -> Result<(), CardError> {
     use CardState::{Issued, Replaced, Retired, Wiped};

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Cards;
 use super::error::CardError;
+use super::payment_error::CardPaymentError;
 use crate::Error;
 use crate::access::Credential;
 
@@ -121,6 +122,11 @@ fn reason(error: &Error) -> String {
             "the invoice is not within bounds: the card has {} sats to spend",
             available.max(&0) / 1_000
         ),
+        // Whoever reads this need not know the card.
+        Error::Card(CardError::Payment(CardPaymentError::Full { .. })) => {
+            "the card can have no more".to_owned()
+        }
+        Error::Card(CardError::NotActive { .. }) => "the card is not in use".to_owned(),
         Error::Store(_) => "the card's books cannot be read now: try again".to_owned(),
         other => other.detail(),
     }

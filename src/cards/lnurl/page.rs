@@ -12,7 +12,7 @@ use super::query::LnurlQuery;
 use super::{HTML, LnurlReply, reason};
 use crate::Error;
 use crate::cards::model::{CardSnapshot, CardState};
-use crate::cards::{Cards, load, top_up_address};
+use crate::cards::{Cards, load, require_bitcoin, top_up_address};
 use crate::ledger::Account;
 
 impl Cards {
@@ -33,10 +33,10 @@ impl Cards {
     async fn page_of(&self, query: &LnurlQuery) -> Result<String, Error> {
         let snapshot = self.peek(&query.tap()).await?.value;
         let address = top_up_address::of_card(&self.core, snapshot.card).await?;
-        let account = load(&self.core, snapshot.card)
-            .await?
-            .value
-            .balance_account();
+        let card = load(&self.core, snapshot.card).await?.value;
+        // The page knows sats alone, and says nothing rather than another figure.
+        require_bitcoin(&card)?;
+        let account = card.balance_account();
         Ok(render(&snapshot, account, &address.lnurl))
     }
 }

@@ -11,7 +11,7 @@ use crate::cards::model::{CardSnapshot, LimitKind};
 use crate::cards::payment_error::CardPaymentError;
 use crate::cards::payment_model::{CardPayment, CardPaymentState, PayWithCard};
 use crate::cards::pin::Pin;
-use crate::cards::{Cards, load, payment_rules, programs, rules, top_up_address};
+use crate::cards::{Cards, load, payment_rules, programs, require_bitcoin, rules, top_up_address};
 use crate::core::{Caller, CommandError, IdempotencyKey};
 use crate::lightning::{Bolt11Details, PaymentHash};
 
@@ -66,6 +66,7 @@ impl Cards {
         let snapshot = self.peek(&tap).await?.value;
         let card = load(&self.core, snapshot.card).await?.value;
         rules::require_active(&card, self.core.commit_time_ms())?;
+        require_bitcoin(&card)?;
         let callback = format!("{}?p={p}&c={c}", base(&self.core.settings.tap_url));
         let left: Vec<i64> = left_of_limits(&snapshot).collect();
         let most_msat = payment_rules::most_of_a_tap(&card, snapshot.balance_msat, &left);
@@ -174,8 +175,14 @@ impl Cards {
         let Some(payment) = self.payments.by_hash::<CardPayment>(hash).await? else {
             return Ok(None);
         };
-        let tap = self.verify(tap).await?;
         let payment = payment.value;
+        let tap = match self.verify(tap).await {
+            // The chip was wiped or written again since it paid: the payment is out all the same.
+            Err(Error::Card(_)) if !payment.state.is_final() => {
+                return Err(CommandError::Interrupted.into());
+            }
+            found => found?,
+        };
         // To the holder's own wallet: that is nobody else's business.
         let is_by_holder = payment.asked_by.is_some() && payment.merchant.is_none();
         if is_by_holder && tap.card.value.id != payment.card {

@@ -180,6 +180,9 @@ impl Cards {
             Err(Error::Card(
                 error @ (CardError::Tap(_) | CardError::NotFound | CardError::Life(_)),
             )) => {
+                if let CardError::Life(life::LifeError::WrongCode { card, .. }) = &error {
+                    self.count_wrong_code(*card, &tap.tap).await?;
+                }
                 let decided = self.decide_breach(waiting, tap, error.code(), Vec::new());
                 *was_verified = Some(error);
                 return decided;
