@@ -6,8 +6,8 @@ use std::time::Duration;
 use flashkit::cards::{
     AutoTopUp, BearerUnit, CaptureCharge, CardKind, CardLimits, CardState, IssueCard,
     IssueVirtualCard, MakeRecoveryCode, RecoverHolder, RefundCharge, RegisterBearerCard,
-    ReleaseCharge, RetireTo, SetAutoTopUp, SetCardExpiry, SetCardPin, TopUpCard, TopUpSource,
-    UnlockCardCode, VirtualTap, WipeCard,
+    ReleaseCharge, RenewHolder, RetireTo, SetAutoTopUp, SetCardExpiry, SetCardPin, TopUpCard,
+    TopUpSource, UnlockCardCode, VirtualTap, WipeCard, WithdrawFromCard,
 };
 use flashkit::ledger::{Account, TransferKind};
 use flashkit::rewards::RedeemPoints;
@@ -517,6 +517,20 @@ async fn a_family_spends_one_balance(is_sqlite: bool) {
         engine.cards().get(&kid, child).await.unwrap().balance_msat,
         49_000 * SAT
     );
+    // Limits and PIN would not hold for it: taking the balance home is its owner's alone.
+    let home = WithdrawFromCard {
+        key: key("home"),
+        card: child,
+        bolt11: scene
+            .shop
+            .customer
+            .invoice(1_000 * SAT, "home")
+            .await
+            .unwrap(),
+        amount_msat: None,
+    };
+    let taken = engine.cards().withdraw(&kid, home).await;
+    assert_eq!(told(taken), Err("access.not_allowed"));
     // Each has its own life.
     freeze(&engine, &kid, "f1", child).await.unwrap();
     assert_eq!(
@@ -703,6 +717,19 @@ async fn a_card_is_filled_up_by_rule(is_sqlite: bool) {
         .collect();
     assert_eq!(wanted.len(), 1);
     assert_eq!(wanted[0].body["amount_msat"], 30_000 * SAT);
+    // Whoever agreed has the purse no more: the agreement went with the credential.
+    scene.clock.advance(DAY);
+    let agreed = set("agreed again", from, Some(purse.holder.clone()));
+    cards.set_auto_top_up(&holder, agreed).await.unwrap();
+    let renew = RenewHolder {
+        key: key("renew"),
+        card: purse.id,
+    };
+    let issuer = engine.issuer();
+    cards.renew_holder(&issuer, renew).await.unwrap();
+    engine.run_due_jobs().await.unwrap();
+    assert_eq!(scene.balance().await, 28_000);
+    assert_eq!(scene.seen("card.top_up_failed").await, 2);
     scene.stop("filled up").await;
 }
 
@@ -765,6 +792,23 @@ async fn a_printed_code_gets_the_holder_back(is_sqlite: bool) {
     unfreeze(&engine, &again.holder, "no", new)
         .await
         .unwrap_err();
+    // A holder that the issuer renewed is rid of whoever made the code before.
+    let renew = RenewHolder {
+        key: key("renew"),
+        card: new,
+    };
+    let renewed = cards.renew_holder(&issuer, renew).await.unwrap();
+    let elsewhere = cards.from_source("elsewhere");
+    let thief = told(elsewhere.recover(recover("thief", &again.code)).await);
+    assert_eq!(thief, Err("card.wrong_recovery_code"));
+    let made = MakeRecoveryCode {
+        key: key("made"),
+        card: new,
+    };
+    let again = cards
+        .make_recovery_code(&renewed.holder, made)
+        .await
+        .unwrap();
     // Guessing is slowed down.
     let guess = "0000-0000-0000-0000-0".parse().unwrap();
     for number in 0..8 {
