@@ -336,6 +336,14 @@ impl Engine {
                 payment_hash,
                 amount_msat,
             } => self.invoices.received(*payment_hash, *amount_msat).await,
+            LightningEvent::OfferPaid {
+                offer,
+                payment_hash,
+                amount_msat,
+            } => {
+                let (offer, hash) = (*offer, *payment_hash);
+                self.invoices.offer_paid(offer, hash, *amount_msat).await
+            }
             LightningEvent::Sent {
                 payment_hash,
                 fee_msat,

@@ -160,7 +160,6 @@ const CODES: &[(&str, Kind)] = &[
     ("invoice.bad_description_hash", Kind::InvalidInput),
     ("invoice.not_markable", Kind::Conflict),
     ("invoice.not_processing", Kind::Conflict),
-    ("invoice.rail_unavailable", Kind::Declined),
     // The two sides are the engine's own choice, as are ids.
     ("ledger.accounts_do_not_fit", Kind::Internal),
     ("ledger.already_claimed", Kind::Conflict),
@@ -186,6 +185,7 @@ const CODES: &[(&str, Kind)] = &[
     ("lightning.no_node", Kind::Unavailable),
     ("lightning.not_running", Kind::Unavailable),
     ("lightning.no_inbound_capacity", Kind::Unavailable),
+    ("lightning.no_liquidity_provider", Kind::Unavailable),
     ("lightning.refused", Kind::Declined),
     ("lightning.stale_state", Kind::Storage),
     ("lightning.start_failed", Kind::Unavailable),

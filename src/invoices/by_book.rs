@@ -51,6 +51,7 @@ pub(crate) async fn pay_by_book(
         amount_msat,
         blocks_left: None,
         deadline_height: None,
+        skimmed_msat: 0,
     });
     let moment = taking::moment(core, &invoice.value).await;
     let outcome = rules::transition(&invoice.value, &offer, moment);

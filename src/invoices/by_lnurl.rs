@@ -45,6 +45,7 @@ impl Invoices {
             flags: InvoiceFlags::default(),
             payments: Vec::new(),
             lightning: Vec::new(),
+            offer: None,
             on_chain: None,
             unavailable: Vec::new(),
             refund_due_msat: 0,

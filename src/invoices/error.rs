@@ -1,6 +1,6 @@
 //! What can be wrong with an invoice.
 
-use super::{InvoiceState, Rail};
+use super::InvoiceState;
 use crate::ids::InvoiceId;
 
 /// An invoice could not be made or found. Nothing was changed.
@@ -42,12 +42,6 @@ pub enum InvoiceError {
         /// What the price is; -1 where there is none.
         asked: i128,
     },
-    /// The rail cannot be made here. `invoice.rail_unavailable`.
-    #[error("this engine makes no {rail:?} rail")]
-    RailUnknown {
-        /// Which.
-        rail: Rail,
-    },
     /// The amount is too small for an output that is relayed. `chain.dust`.
     #[error("{amount_sat} sat are too little for the chain: at least {least_sat}")]
     Dust {
@@ -81,7 +75,6 @@ impl InvoiceError {
             Self::NotPayable { .. } => "invoice.not_payable",
             Self::BadDescriptionHash => "invoice.bad_description_hash",
             Self::LinesDoNotAddUp { .. } => "invoice.lines_do_not_add_up",
-            Self::RailUnknown { .. } => "invoice.rail_unavailable",
             Self::Dust { .. } => "chain.dust",
             Self::NotAuthorized { .. } => "invoice.not_authorized",
             Self::NotMarkable { .. } => "invoice.not_markable",

@@ -74,7 +74,7 @@ impl Invoices {
                 && payment.state == InvoicePaymentState::Pending
             {
                 let preimage = self.preimage_of(invoice, hash);
-                drop(node.claim(hash, preimage, payment.amount_msat).await);
+                drop(node.claim(hash, preimage, payment.claimable_msat()).await);
             }
         }
     }

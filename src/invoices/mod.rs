@@ -41,8 +41,8 @@ pub use error::InvoiceError;
 pub use facts::{OnChainFact, OnChainPlace, Outpoint, ParseOutpointError};
 pub use holding::{CancelInvoice, CaptureInvoice};
 pub use model::{
-    CreateInvoice, Custody, Invoice, InvoicePurpose, InvoiceState, LightningRail, OnChainRail,
-    UnavailableRail,
+    CreateInvoice, Custody, Invoice, InvoicePurpose, InvoiceState, LightningRail, OfferRail,
+    OnChainRail, UnavailableRail,
 };
 pub use options::{
     ConfirmationTier, GivenAddress, InvoiceLine, InvoiceOptions, PaymentRules, SurplusTo,
@@ -127,8 +127,10 @@ impl Invoices {
             return Err(CommandError::OutOfBounds { field, bounds }.into());
         }
         // Whoever sells may not soften the rules that the operator set for the merchant, nor say
-        // where the operator's money is to go.
-        if command.options.rules.is_some() || command.options.address.is_some() {
+        // where the operator's money is to go, or what it is spent on.
+        let options = &command.options;
+        let costs = options.just_in_time_max_fee_msat.is_some();
+        if options.rules.is_some() || options.address.is_some() || costs {
             caller.require_issuer()?;
         }
         command.options.check(command.price.as_ref())
@@ -162,6 +164,7 @@ impl Invoices {
             flags: InvoiceFlags::default(),
             payments: Vec::new(),
             lightning: Vec::new(),
+            offer: None,
             on_chain: None,
             unavailable: Vec::new(),
             refund_due_msat: 0,

@@ -4,12 +4,12 @@ use serde::{Deserialize, Serialize};
 
 use super::options::{DEFAULT_MONITORING_SECONDS, InvoiceOptions};
 use super::payment::{
-    InvoiceFlags, InvoicePayment, InvoicePaymentState, PaymentEntries, Rail, is_zero,
+    InvoiceFlags, InvoicePayment, InvoicePaymentState, PaymentEntries, Rail, is_false, is_zero,
 };
 use crate::core::IdempotencyKey;
 use crate::ids::{CardId, InvoiceId, MerchantId, TransferId};
 use crate::ledger::{Account, TransferKind};
-use crate::lightning::PaymentHash;
+use crate::lightning::{OfferId, PaymentHash};
 use crate::money::{Price, Quote};
 
 /// What an invoice is for, and so whose money its payment becomes.
@@ -130,6 +130,21 @@ pub struct LightningRail {
     pub bolt11: String,
     /// What it asks for; `None` where whoever pays chooses.
     pub amount_msat: Option<i64>,
+    /// No channel could take it in when it was made: one is opened when it is paid (LSPS2).
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub just_in_time: bool,
+}
+
+/// A BOLT12 offer of an invoice. Whoever has it can pay it any number of times until the invoice's
+/// time is over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OfferRail {
+    /// What its payments are known by in the node.
+    pub id: OfferId,
+    /// The text to pay: `lno1…`.
+    pub text: String,
+    /// What it asks for; `None` where whoever pays chooses.
+    pub amount_msat: Option<i64>,
 }
 
 /// Who has the keys of an address.
@@ -214,6 +229,9 @@ pub struct Invoice {
     /// All its BOLT11 texts, in the order in which they were made.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lightning: Vec<LightningRail>,
+    /// Its BOLT12 offer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offer: Option<OfferRail>,
     /// Its address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_chain: Option<OnChainRail>,
@@ -257,7 +275,7 @@ impl Invoice {
     }
 
     /// The text that asks for everything that is due, by every rail there is: BIP 21, with the
-    /// Lightning text as its parameter. `None` where it has no address.
+    /// Lightning texts as its parameters (BIP 321: `lightning`, `lno`). `None` where it has no address.
     pub fn bip21(&self) -> Option<String> {
         let address = &self.on_chain.as_ref()?.address;
         let due_sat = self.due_msat().saturating_add(999) / 1_000;
@@ -268,6 +286,14 @@ impl Invoice {
         }
         if !self.bolt11.is_empty() {
             parts.push(format!("lightning={}", self.bolt11));
+        }
+        let asked = (!self.is_open_amount()).then(|| self.due_msat());
+        if let Some(offer) = self
+            .offer
+            .as_ref()
+            .filter(|offer| offer.amount_msat == asked)
+        {
+            parts.push(format!("lno={}", offer.text));
         }
         let query = parts.join("&");
         let mark = if query.is_empty() { "" } else { "?" };
@@ -281,6 +307,7 @@ impl Invoice {
                 payment_hash: self.payment_hash,
                 bolt11: self.bolt11.clone(),
                 amount_msat: (self.amount_msat > 0).then_some(self.amount_msat),
+                just_in_time: false,
             });
         }
         use InvoicePaymentState::{Pending, Settled, Void};

@@ -71,6 +71,11 @@ pub struct InvoiceOptions {
     /// left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub monitoring_seconds: Option<u32>,
+    /// Where no channel can take in what is asked for, the node's liquidity provider opens one when
+    /// the payment comes (LSPS2), and keeps at most this of it: the operator's cost, so that
+    /// nobody is credited less. Issuer only, with a price alone; at least 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub just_in_time_max_fee_msat: Option<i64>,
     /// What is done with a payment that is not what was asked for; where it is left out, what the
     /// merchant set at the time.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -222,6 +227,10 @@ impl InvoiceOptions {
         }
         if self.hold && price.is_none() {
             return bad("hold", "with a price");
+        }
+        let fee_msat = self.just_in_time_max_fee_msat;
+        if fee_msat.is_some_and(|fee_msat| fee_msat < 1 || price.is_none()) {
+            return bad("just_in_time_max_fee_msat", "at least 1, with a price");
         }
         let can_hold = |rail: &Rail| matches!(rail, Rail::Lightning | Rail::Book);
         if self.hold && !self.wanted_rails().iter().all(can_hold) {

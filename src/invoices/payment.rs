@@ -70,6 +70,10 @@ pub struct InvoicePayment {
     /// What of it arrived less than was accepted.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub short_msat: i64,
+    /// What a liquidity provider kept of it for the channel that it opened for it: paid by the
+    /// payer, and the operator's cost.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub skimmed_msat: i64,
     /// The block from which on it can no longer be claimed, for one that is authorized.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub claim_deadline_height: Option<u32>,
@@ -124,6 +128,7 @@ impl InvoicePayment {
             block: None,
             replaced_by: None,
             short_msat: 0,
+            skimmed_msat: 0,
             claim_deadline_height: None,
             holds: PaymentEntries::default(),
             transfers: PaymentEntries::default(),
@@ -133,6 +138,11 @@ impl InvoicePayment {
     /// What of it is beyond what was due; all of one in suspense.
     pub fn surplus_msat(&self) -> i64 {
         self.amount_msat.saturating_sub(self.counted_msat)
+    }
+
+    /// What of it reaches the node.
+    pub(crate) fn claimable_msat(&self) -> i64 {
+        self.amount_msat.saturating_sub(self.skimmed_msat)
     }
 
     /// The hash it is known by in the node, where the node is to say what becomes of it.

@@ -1,6 +1,8 @@
 //! The rails of an invoice: made when they are asked for, and again for the rest.
 
-use super::model::{Custody, Invoice, InvoiceState, LightningRail, OnChainRail, UnavailableRail};
+use super::model::{
+    Custody, Invoice, InvoiceState, LightningRail, OfferRail, OnChainRail, UnavailableRail,
+};
 use super::options::GivenAddress;
 use super::payment::Rail;
 use super::{INVOICES, InvoiceError, Invoices, RAIL_JOB, steps};
@@ -9,7 +11,9 @@ use crate::chain::ChainError;
 use crate::core::Loaded;
 use crate::ids::InvoiceId;
 use crate::ledger::Step;
-use crate::lightning::{InvoiceRequest, LightningError, PaymentHash, Preimage};
+use crate::lightning::{
+    InvoiceRequest, LightningError, LightningNode, OfferRequest, PaymentHash, Preimage,
+};
 
 /// An output of less than this is not relayed (Bitcoin Core, P2PKH at 3 sat a byte).
 const DUST_SAT: i64 = 546;
@@ -34,7 +38,7 @@ impl Invoices {
                 Rail::OnChain => self.make_on_chain(invoice, &mut steps).await,
                 // Its payment hash is all that a payment by book needs.
                 Rail::Book => Ok(()),
-                Rail::Bolt12 => Err(InvoiceError::RailUnknown { rail: Rail::Bolt12 }.into()),
+                Rail::Bolt12 => self.make_offer(invoice, expiry_seconds).await,
             };
             match made {
                 Ok(()) => {}
@@ -74,16 +78,15 @@ impl Invoices {
     ) -> Result<LightningRail, Error> {
         let node = self.core.node()?;
         let amount_msat = (!invoice.is_open_amount()).then(|| invoice.due_msat());
-        if let Some(asked_msat) = amount_msat {
-            let available_msat = node.balances().await?.inbound_capacity_msat;
-            if asked_msat > available_msat {
-                return Err(LightningError::NoInboundCapacity {
-                    asked_msat,
-                    available_msat,
-                }
-                .into());
+        let opened_for_at_most_msat = match require_inbound(node.as_ref(), amount_msat).await {
+            Ok(()) => None,
+            Err(Error::Lightning(LightningError::NoInboundCapacity { .. }))
+                if invoice.options.just_in_time_max_fee_msat.is_some() =>
+            {
+                invoice.options.just_in_time_max_fee_msat
             }
-        }
+            Err(error) => return Err(error),
+        };
         let at = invoice.lightning.len();
         let payment_hash = self.core.secrets.preimage_at(invoice.id, at).payment_hash();
         let mut description_hash = None;
@@ -99,12 +102,34 @@ impl Invoices {
             description_hash,
             expiry_seconds,
         };
-        let bolt11 = node.create_invoice(request).await?;
+        let bolt11 = match opened_for_at_most_msat {
+            Some(most_msat) => node.create_just_in_time_invoice(request, most_msat).await?,
+            None => node.create_invoice(request).await?,
+        };
         Ok(LightningRail {
             payment_hash,
             bolt11,
             amount_msat,
+            just_in_time: opened_for_at_most_msat.is_some(),
         })
+    }
+
+    async fn make_offer(&self, invoice: &mut Invoice, expiry_seconds: u32) -> Result<(), Error> {
+        let node = self.core.node()?;
+        let amount_msat = (!invoice.is_open_amount()).then(|| invoice.due_msat());
+        require_inbound(node.as_ref(), amount_msat).await?;
+        let request = OfferRequest {
+            amount_msat,
+            description: invoice.description.clone(),
+            expiry_seconds,
+        };
+        let offer = node.create_offer(request).await?;
+        invoice.offer = Some(OfferRail {
+            id: offer.id,
+            text: offer.text,
+            amount_msat,
+        });
+        Ok(())
     }
 
     async fn make_on_chain(
@@ -226,4 +251,20 @@ impl Invoices {
         let found = self.core.find(INVOICES, "payment_hash", &key).await?;
         Ok(found.map(super::upgraded))
     }
+}
+
+/// The channels can take the amount in.
+async fn require_inbound(node: &dyn LightningNode, amount_msat: Option<i64>) -> Result<(), Error> {
+    let Some(asked_msat) = amount_msat else {
+        return Ok(());
+    };
+    let available_msat = node.balances().await?.inbound_capacity_msat;
+    if asked_msat <= available_msat {
+        return Ok(());
+    }
+    Err(LightningError::NoInboundCapacity {
+        asked_msat,
+        available_msat,
+    }
+    .into())
 }

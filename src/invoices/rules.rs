@@ -28,6 +28,8 @@ pub(super) enum Fact<'a> {
     Offered(Offer),
     /// Money of a payment that was taken is ours.
     Arrived { reference: String, amount_msat: i64 },
+    /// Money came by the invoice's offer, and is ours.
+    PaidByOffer { reference: String, amount_msat: i64 },
     /// What is true of an output to the invoice's address.
     OnChain(&'a OnChainFact),
     /// The invoice's time is over, or the time in which its payments are followed.
@@ -52,6 +54,8 @@ pub(super) struct Offer {
     pub(super) blocks_left: Option<u32>,
     /// The block from which on it cannot be claimed, where that is known.
     pub(super) deadline_height: Option<u32>,
+    /// What of the amount a liquidity provider keeps.
+    pub(super) skimmed_msat: i64,
 }
 
 /// When a fact is judged, and what the rate has done since the invoice was made.
@@ -117,6 +121,10 @@ pub(super) fn transition(invoice: &Invoice, fact: &Fact<'_>, moment: Moment) -> 
             reference,
             amount_msat,
         } => next.arrived(reference, *amount_msat),
+        Fact::PaidByOffer {
+            reference,
+            amount_msat,
+        } => next.paid_by_offer(reference, *amount_msat, moment),
         Fact::OnChain(fact) => next.on_chain(fact, moment),
         Fact::TimeOver => {}
         Fact::Marked { as_state, reason } => next.marked(*as_state, reason, moment),
@@ -151,6 +159,7 @@ impl Outcome {
                 self.after.payments.push(InvoicePayment {
                     counted_msat,
                     late,
+                    skimmed_msat: offer.skimmed_msat,
                     claim_deadline_height: offer
                         .deadline_height
                         .filter(|_| self.after.options.hold),
@@ -181,6 +190,7 @@ impl Outcome {
             return;
         }
         payment.state = Settled;
+        let amount_msat = amount_msat.saturating_add(payment.skimmed_msat);
         payment.short_msat = payment.amount_msat.saturating_sub(amount_msat).max(0);
         let more_msat = amount_msat.saturating_sub(payment.amount_msat);
         payment.amount_msat = payment.amount_msat.min(amount_msat);
@@ -189,6 +199,22 @@ impl Outcome {
         if more_msat > 0 {
             self.moves.push(Move::Suspend(at, more_msat));
         }
+        self.verdict = Verdict::Taken;
+    }
+
+    fn paid_by_offer(&mut self, reference: &str, amount_msat: i64, moment: Moment) {
+        if self.after.position(reference).is_some() {
+            return;
+        }
+        if self.after.payments.len() >= MAX_PAYMENTS {
+            self.verdict = Verdict::Refused("more payments than an invoice can have");
+            return;
+        }
+        let (rail, reference) = (Rail::Bolt12, reference.to_owned());
+        let at = self.first_seen(rail, reference, amount_msat, moment.now_ms, moment);
+        self.after.payments[at].state = InvoicePaymentState::Settled;
+        self.after.share_settled(at);
+        self.moves.push(Move::Book(at));
         self.verdict = Verdict::Taken;
     }
 
@@ -201,7 +227,11 @@ impl Outcome {
                 self.verdict = Verdict::Refused("more payments than an invoice can have");
                 return;
             }
-            None => self.first_seen(fact, reference, moment),
+            None => {
+                let amount_msat = fact.amount_sat.saturating_mul(1_000);
+                let first_ms = fact.first_known_ms;
+                self.first_seen(Rail::OnChain, reference, amount_msat, first_ms, moment)
+            }
         };
         let to = self.note_place(at, &fact.place);
         self.verdict = Verdict::Taken;
@@ -209,18 +239,24 @@ impl Outcome {
         self.after.share_pending();
     }
 
-    fn first_seen(&mut self, fact: &OnChainFact, reference: String, moment: Moment) -> usize {
+    /// Writes down a payment that cannot be given back.
+    fn first_seen(
+        &mut self,
+        rail: Rail,
+        reference: String,
+        amount_msat: i64,
+        first_ms: i64,
+        moment: Moment,
+    ) -> usize {
         let at = self.after.payments.len();
-        let late = fact.first_known_ms >= self.after.expires_at_ms;
+        let late = first_ms >= self.after.expires_at_ms;
         let suspended =
             self.after.flags.marked.is_some() || (late && !takes_late(&self.after, moment));
         let state = InvoicePaymentState::Void;
-        let amount_msat = fact.amount_sat.saturating_mul(1_000);
-        let first_ms = fact.first_known_ms;
         self.after.payments.push(InvoicePayment {
             late,
             suspended,
-            ..InvoicePayment::new(Rail::OnChain, reference, amount_msat, state, first_ms)
+            ..InvoicePayment::new(rail, reference, amount_msat, state, first_ms)
         });
         self.moves.push(Move::Claim(at));
         at

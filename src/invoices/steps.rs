@@ -13,6 +13,7 @@ use crate::ledger::{
     Account, DueJob, NewHold, NewReversal, NewTransfer, Shortfall, Step, TransferKind,
 };
 use crate::money::{Asset, Price};
+use crate::store::StoreError;
 use crate::treasury::{suspend, suspend_on_chain};
 
 /// What the steps need beside the outcome.
@@ -44,6 +45,9 @@ pub(super) fn index_keys(invoice: &Invoice) -> Vec<(&'static str, String)> {
     }
     if let Some(rail) = &invoice.on_chain {
         keys.push(("address", rail.address.clone()));
+    }
+    if let Some(offer) = &invoice.offer {
+        keys.push(("offer", offer.id.to_string()));
     }
     keys.extend(search::keys(invoice));
     keys
@@ -313,6 +317,18 @@ fn capture(
             release_rest: true,
         });
     }
+    let skimmed_msat = after.payments[at].skimmed_msat;
+    if skimmed_msat > 0 {
+        steps.push(Step::Transfer(NewTransfer {
+            id: (context.new_id)()?,
+            debit: Account::routing_fees(),
+            credit: Account::node_channels(),
+            amount: skimmed_msat,
+            kind: TransferKind::LiquidityFee,
+            reference: after.id.to_string(),
+            credit_ceiling: None,
+        }));
+    }
     let [counted, surplus, currency] = entries;
     let mut entries = PaymentEntries {
         counted,
@@ -380,18 +396,18 @@ fn book(
     let is_ours = source(after, payment.rail, context).is_some();
     // Where no rule takes it, a person has to; what is in a merchant's own wallet is the
     // merchant's to give back.
-    if surplus_msat > 0
-        && entries.surplus.is_none()
-        && is_ours
-        && let Ok(outpoint) = payment.reference.parse()
-    {
-        let id = (context.new_id)()?;
-        steps.extend(suspend_on_chain(
-            id,
-            surplus_msat,
-            outpoint,
-            context.now_ms,
-        )?);
+    let reference = payment.reference.as_str();
+    if surplus_msat > 0 && entries.surplus.is_none() && is_ours {
+        let (id, now_ms) = ((context.new_id)()?, context.now_ms);
+        let suspended = match (reference.parse(), reference.parse()) {
+            (Ok(outpoint), _) => suspend_on_chain(id, surplus_msat, outpoint, now_ms),
+            (_, Ok(hash)) => suspend(id, surplus_msat, hash, now_ms),
+            _ => {
+                let reason = format!("{reference} is no payment");
+                return Err(StoreError::Corrupt { reason }.into());
+            }
+        };
+        steps.extend(suspended?);
         steps.push(emit(
             "payment.unmatched",
             payment.reference.clone(),

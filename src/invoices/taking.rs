@@ -3,15 +3,15 @@
 use super::model::{Invoice, InvoicePurpose, InvoiceState};
 use super::options::SurplusTo;
 use super::payment::{InvoicePaymentState, Rail};
-use super::rules::{self, Arrival, Fact, Moment, Offer, Outcome};
+use super::rules::{self, Arrival, Fact, Moment, Offer, Outcome, Verdict};
 use super::steps::{self, Context};
-use super::{CHECK_JOB, EXPIRE_JOB, INVOICES, Invoices, MONITOR_JOB};
+use super::{CHECK_JOB, EXPIRE_JOB, INVOICES, Invoices, MONITOR_JOB, upgraded};
 use crate::Error;
 use crate::cards;
 use crate::core::{Core, Loaded, emit};
 use crate::ids::{InvoiceId, TransferId};
 use crate::ledger::{Account, Refusal, Step};
-use crate::lightning::{LightningError, PaymentDirection, PaymentHash, PaymentState};
+use crate::lightning::{LightningError, OfferId, PaymentDirection, PaymentHash, PaymentState};
 use crate::rates::price_in_msat;
 use crate::treasury;
 
@@ -154,12 +154,18 @@ impl Invoices {
                 }
                 None => None,
             };
+            let mut rails = invoice.value.lightning.iter();
+            let skimmed_msat = match rails.find(|rail| rail.payment_hash == hash) {
+                Some(rail) if rail.just_in_time => self.core.node()?.skimmed_fee_msat(hash).await?,
+                _ => 0,
+            };
             let offer = Fact::Offered(Offer {
                 rail: Rail::Lightning,
                 reference: hash.to_string(),
-                amount_msat,
+                amount_msat: amount_msat.saturating_add(skimmed_msat),
                 blocks_left,
                 deadline_height,
+                skimmed_msat,
             });
             match self.happen(invoice.value.id, &offer).await {
                 Ok(()) => {}
@@ -178,7 +184,7 @@ impl Invoices {
         let invoice = self.by_hash(hash).await?.map(|found| found.value);
         let known = invoice.as_ref().and_then(|invoice| {
             let payment = invoice.payment(&hash.to_string())?;
-            let same = payment.rail == Rail::Lightning && payment.amount_msat == amount_msat;
+            let same = payment.rail == Rail::Lightning && payment.claimable_msat() == amount_msat;
             same.then_some((invoice, payment.state))
         });
         match known {
@@ -229,6 +235,41 @@ impl Invoices {
                 }
                 _ => Ok(None),
             }
+        });
+        match booked.await {
+            // Told a second time.
+            Err(Error::Ledger(Refusal::AlreadyClaimed { .. })) => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
+    /// Money came by an offer: the node took it by itself, so that it is booked as it is, like
+    /// money on chain. What no rule takes is in suspense.
+    pub(crate) async fn offer_paid(
+        &self,
+        offer: OfferId,
+        hash: PaymentHash,
+        amount_msat: i64,
+    ) -> Result<(), Error> {
+        let core = &self.core;
+        let booked = core.settle(|| async move {
+            let key = offer.to_string();
+            let found = core.find::<Invoice>(INVOICES, "offer", &key).await?;
+            let Some(invoice) = found.map(upgraded) else {
+                return self.unmatched(hash, amount_msat, rules::payment_claim(hash));
+            };
+            let fact = Fact::PaidByOffer {
+                reference: hash.to_string(),
+                amount_msat,
+            };
+            let moment = moment(core, &invoice.value).await;
+            let outcome = rules::transition(&invoice.value, &fact, moment);
+            if let Verdict::Refused(_) = outcome.verdict {
+                return self.unmatched(hash, amount_msat, rules::payment_claim(hash));
+            }
+            let new_id = || core.new_id(TransferId::from_parts);
+            let (_, batch) = decide(core, &invoice, outcome, None, &new_id).await?;
+            Ok((!batch.is_empty()).then_some(batch))
         });
         match booked.await {
             // Told a second time.
@@ -333,7 +374,7 @@ impl Invoices {
                 InvoicePaymentState::Pending => {
                     let preimage = self.preimage_of(&invoice, hash);
                     let node = self.core.node()?;
-                    node.claim(hash, preimage, payment.amount_msat).await?;
+                    node.claim(hash, preimage, payment.claimable_msat()).await?;
                 }
                 InvoicePaymentState::Authorized => {
                     self.look_at_deadline(&invoice, payment.claim_deadline_height)

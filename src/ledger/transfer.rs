@@ -58,6 +58,8 @@ stored_by_name! {
         PayoutFee = "payout_fee",
         /// What the route of a payout cost.
         RoutingFee = "routing_fee",
+        /// What a liquidity provider kept of a payment for the channel it opened for it.
+        LiquidityFee = "liquidity_fee",
         /// Money that matches nothing.
         Unmatched = "unmatched",
         /// Money that matched nothing, given to whom it belongs.

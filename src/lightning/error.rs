@@ -39,6 +39,10 @@ pub enum LightningError {
         /// What the channels that can be used now could take in.
         available_msat: i64,
     },
+    /// The node has no liquidity provider that opens channels just in time.
+    /// `lightning.no_liquidity_provider`.
+    #[error("the node has no liquidity provider")]
+    NoLiquidityProvider,
     /// The node could not be built or started. `lightning.start_failed`, retryable.
     #[error("the node did not start: {reason}")]
     StartFailed {
@@ -84,6 +88,7 @@ impl LightningError {
             Self::WrongNetwork { .. } => "lightning.wrong_network",
             Self::Refused { .. } => "lightning.refused",
             Self::NoInboundCapacity { .. } => "lightning.no_inbound_capacity",
+            Self::NoLiquidityProvider => "lightning.no_liquidity_provider",
             Self::HeldElsewhere { .. } => "lightning.held_elsewhere",
             Self::Displaced { .. } => "lightning.displaced",
             Self::StaleState { .. } => "lightning.stale_state",

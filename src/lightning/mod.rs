@@ -19,8 +19,9 @@ use async_trait::async_trait;
 pub use error::LightningError;
 pub use recovery::LostChannel;
 pub use types::{
-    Bolt11Details, Dispatch, InvoiceRequest, LightningEvent, NodeBalances, NodeTrouble,
-    PaymentDirection, PaymentHash, PaymentRecord, PaymentRequest, PaymentState, Preimage,
+    Bolt11Details, Dispatch, InvoiceRequest, LightningEvent, NodeBalances, NodeTrouble, Offer,
+    OfferId, OfferRequest, ParseOfferIdError, ParsePaymentHashError, PaymentDirection, PaymentHash,
+    PaymentRecord, PaymentRequest, PaymentState, Preimage,
 };
 
 /// A Lightning node.
@@ -45,6 +46,42 @@ pub trait LightningNode: Send + Sync {
     /// The node does not look whether a channel could carry the payment: whoever asks does, by
     /// [`balances`](Self::balances).
     async fn create_invoice(&self, request: InvoiceRequest) -> Result<String, LightningError>;
+
+    /// An offer (BOLT 12). What is paid by it is told by [`LightningEvent::OfferPaid`], any number
+    /// of times.
+    ///
+    /// # Errors
+    /// [`LightningError::Refused`] of a node that makes none, or has no peer to be found by.
+    async fn create_offer(&self, request: OfferRequest) -> Result<Offer, LightningError> {
+        let _ = request;
+        Err(LightningError::Refused {
+            reason: "this kind of node makes no offers".to_owned(),
+        })
+    }
+
+    /// An invoice like [`create_invoice`](Self::create_invoice)'s, for whose payment the node's
+    /// liquidity provider opens a channel when it comes (LSPS2, *just in time*), and keeps no more
+    /// than `max_fee_msat` of it. What it kept is said by
+    /// [`skimmed_fee_msat`](Self::skimmed_fee_msat).
+    ///
+    /// # Errors
+    /// [`LightningError::NoLiquidityProvider`]; [`LightningError::Refused`] where the provider asks
+    /// for more, or does not answer.
+    async fn create_just_in_time_invoice(
+        &self,
+        request: InvoiceRequest,
+        max_fee_msat: i64,
+    ) -> Result<String, LightningError> {
+        let _ = (request, max_fee_msat);
+        Err(LightningError::NoLiquidityProvider)
+    }
+
+    /// What a liquidity provider kept of an incoming payment that waits or arrived, for the channel
+    /// it opened for it; zero of any other.
+    async fn skimmed_fee_msat(&self, payment_hash: PaymentHash) -> Result<i64, LightningError> {
+        let _ = payment_hash;
+        Ok(0)
+    }
 
     /// Reveals the preimage and takes the incoming payment. Repeated, or with nothing to claim,
     /// it changes nothing; that the money arrived is said by [`LightningEvent::Received`] alone.

@@ -20,10 +20,13 @@ use sha2::{Digest, Sha256};
 
 use super::{
     Bolt11Details, Dispatch, InvoiceRequest, LightningError, LightningEvent, LightningNode,
-    NodeBalances, PaymentDirection, PaymentHash, PaymentRecord, PaymentRequest, PaymentState,
-    Preimage,
+    NodeBalances, Offer, OfferId, OfferRequest, PaymentDirection, PaymentHash, PaymentRecord,
+    PaymentRequest, PaymentState, Preimage,
 };
 use crate::ports::Clock;
+
+/// What the offers here begin with: real ones are signed texts that only a node can make.
+const SIMULATED_OFFER: &str = "lno1simulated";
 
 /// A network of simulated nodes.
 #[derive(Clone)]
@@ -38,6 +41,9 @@ struct State {
     nodes: Vec<Node>,
     /// Every invoice that was made, by its hash.
     invoices: HashMap<PaymentHash, Invoice>,
+    offers: HashMap<OfferId, SimulatedOffer>,
+    /// By offers, each under a hash of its own.
+    offers_paid: u64,
     route_fee_msat: i64,
     route_lock_blocks: u32,
 }
@@ -46,6 +52,13 @@ struct Invoice {
     payee: usize,
     /// Known to the node itself: it takes the payment at once, as a wallet does.
     preimage: Option<Preimage>,
+}
+
+#[derive(Clone, Copy)]
+struct SimulatedOffer {
+    payee: usize,
+    amount_msat: Option<i64>,
+    expires_at_ms: i64,
 }
 
 #[derive(Default)]
@@ -342,6 +355,49 @@ impl SimulatedNode {
         self.add_invoice(&request, Some(preimage))
     }
 
+    /// Pays an offer, as the wallet of a customer does: any number of times, and more than it asks
+    /// for if one likes.
+    pub fn pay_offer(&self, text: &str, amount_msat: i64) -> Dispatch {
+        let refused = |reason: &str| Dispatch::Refused {
+            reason: reason.to_owned(),
+        };
+        let id = text.strip_prefix(SIMULATED_OFFER).map(str::parse);
+        let Some(Ok(id)) = id else {
+            return refused("this is not an offer of this network");
+        };
+        let now_ms = self.network.clock.now_ms();
+        self.change(|state, payer| {
+            let Some(offer) = state.offers.get(&id).copied() else {
+                return refused("no route");
+            };
+            if now_ms >= offer.expires_at_ms {
+                return refused("the offer expired");
+            }
+            if offer.amount_msat.is_some_and(|asked| amount_msat < asked) || amount_msat < 1 {
+                return refused("less than the offer asks for");
+            }
+            state.offers_paid += 1;
+            let drawn = Sha256::new()
+                .chain_update(id.0)
+                .chain_update(state.offers_paid.to_be_bytes());
+            let hash = PaymentHash(drawn.finalize().into());
+            let (payee, preimage) = (offer.payee, Some(Preimage::new(hash.0)));
+            state.invoices.insert(hash, Invoice { payee, preimage });
+            let sent = state.pay(payer, hash, amount_msat, i64::MAX);
+            // It says by what it was paid in the place of what any wallet says.
+            if sent == Dispatch::Accepted
+                && let Some(told) = state.nodes[payee].events.back_mut()
+            {
+                *told = LightningEvent::OfferPaid {
+                    offer: id,
+                    payment_hash: hash,
+                    amount_msat,
+                };
+            }
+            sent
+        })
+    }
+
     /// The record of a payment, whether or not the node runs.
     pub fn record(&self, payment_hash: PaymentHash) -> Option<PaymentRecord> {
         let state = self.network.lock();
@@ -387,6 +443,26 @@ impl LightningNode for SimulatedNode {
     async fn create_invoice(&self, request: InvoiceRequest) -> Result<String, LightningError> {
         self.running()?;
         self.add_invoice(&request, None)
+    }
+
+    async fn create_offer(&self, request: OfferRequest) -> Result<Offer, LightningError> {
+        self.running()?;
+        let lasts_ms = i64::from(request.expiry_seconds) * 1_000;
+        let offer = SimulatedOffer {
+            payee: self.index,
+            amount_msat: request.amount_msat,
+            expires_at_ms: self.network.clock.now_ms().saturating_add(lasts_ms),
+        };
+        Ok(self.change(|state, _| {
+            let drawn = Sha256::new()
+                .chain_update(b"offer")
+                .chain_update(self.key)
+                .chain_update(state.offers.len().to_be_bytes());
+            let id = OfferId(drawn.finalize().into());
+            state.offers.insert(id, offer);
+            let text = format!("{SIMULATED_OFFER}{id}");
+            Offer { id, text }
+        }))
     }
 
     async fn claim(

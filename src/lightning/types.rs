@@ -10,49 +10,65 @@ use zeroize::Zeroize;
 use super::LightningError;
 use crate::store::StoreError;
 
-/// What a Lightning payment is known by: the SHA-256 of its preimage (BOLT 2). As text 64 hex
-/// digits.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PaymentHash(pub [u8; 32]);
+/// A name of 32 bytes that others made, as 64 hex digits.
+macro_rules! hex_name {
+    ($(#[$meta:meta])* $name:ident, $error:ident, $what:literal) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(pub [u8; 32]);
 
-impl fmt::Display for PaymentHash {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&hex::encode(self.0))
-    }
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&hex::encode(self.0))
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(self, f)
+            }
+        }
+
+        /// The text is not 64 hex digits.
+        #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+        #[error("{} is 64 hex digits", $what)]
+        pub struct $error;
+
+        impl FromStr for $name {
+            type Err = $error;
+
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                let mut bytes = [0; 32];
+                hex::decode_to_slice(text, &mut bytes).map_err(|_| $error)?;
+                Ok(Self(bytes))
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = String::deserialize(deserializer)?;
+                text.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    };
 }
 
-impl fmt::Debug for PaymentHash {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
+hex_name! {
+    /// What a Lightning payment is known by: the SHA-256 of its preimage (BOLT 2). As text 64 hex
+    /// digits.
+    PaymentHash, ParsePaymentHashError, "a payment hash"
 }
 
-/// The text is not 64 hex digits.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("a payment hash is 64 hex digits")]
-pub struct ParsePaymentHashError;
-
-impl FromStr for PaymentHash {
-    type Err = ParsePaymentHashError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let mut bytes = [0; 32];
-        hex::decode_to_slice(text, &mut bytes).map_err(|_| ParsePaymentHashError)?;
-        Ok(Self(bytes))
-    }
-}
-
-impl Serialize for PaymentHash {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for PaymentHash {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        text.parse().map_err(serde::de::Error::custom)
-    }
+hex_name! {
+    /// What an offer is known by (BOLT 12): the root of the Merkle tree of what it says. As text
+    /// 64 hex digits.
+    OfferId, ParseOfferIdError, "an offer's id"
 }
 
 /// The secret that settles a payment. Whoever knows it can claim the money on its way, so it has
@@ -102,6 +118,26 @@ pub struct InvoiceRequest {
     pub description_hash: Option<[u8; 32]>,
     /// How long the invoice can be paid.
     pub expiry_seconds: u32,
+}
+
+/// An offer to be made by the node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OfferRequest {
+    /// The amount, or `None` for an offer whose payer chooses.
+    pub amount_msat: Option<i64>,
+    /// The text the payer reads.
+    pub description: String,
+    /// How long invoices can be asked for by it.
+    pub expiry_seconds: u32,
+}
+
+/// An offer that the node made (BOLT 12).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Offer {
+    /// What its payments are known by.
+    pub id: OfferId,
+    /// The text to pay: `lno1…`.
+    pub text: String,
 }
 
 /// A payment to be sent.
@@ -200,6 +236,16 @@ pub enum LightningEvent {
     /// Money is ours: a claim went through, or (no invoice of ours) the node took a payment by
     /// itself.
     Received {
+        /// The hash of the payment.
+        payment_hash: PaymentHash,
+        /// What arrived.
+        amount_msat: i64,
+    },
+    /// A payment by an offer of the node's: the node took it by itself, because it answers whoever
+    /// asks for an invoice by an offer, and draws its preimage.
+    OfferPaid {
+        /// The offer.
+        offer: OfferId,
         /// The hash of the payment.
         payment_hash: PaymentHash,
         /// What arrived.

@@ -8,6 +8,7 @@ mod foreign;
 mod lnurl;
 mod machine;
 mod no_lies;
+mod offers;
 mod page;
 mod set;
 #[path = "../support/mod.rs"]

@@ -11,7 +11,7 @@ use flashkit::invoices::{
     SetInvoicePolicy, SurplusTo,
 };
 use flashkit::ledger::Account;
-use flashkit::lightning::simulated::SimulatedNetwork;
+use flashkit::lightning::simulated::{SimulatedNetwork, SimulatedNode};
 use flashkit::lightning::{LightningEvent, LightningNode};
 use flashkit::money::{Currency, Price};
 use flashkit::ports::Clock;
@@ -26,17 +26,19 @@ use crate::support::scripted::ScriptedNode;
 use crate::support::shop::{self, Merchant, SAT, jmd, sat};
 use crate::support::{key, until};
 
-struct Set {
-    engine: Engine,
+pub struct Set {
+    pub engine: Engine,
     store: MemoryStore,
     clock: Arc<ManualClock>,
     rates: Arc<FixedRates>,
-    node: ScriptedNode,
+    pub node: ScriptedNode,
     customer: Arc<Wallet>,
+    /// Another wallet.
+    pub payer: SimulatedNode,
     merchant: Merchant,
 }
 
-async fn set() -> Set {
+pub async fn set() -> Set {
     let clock = Arc::new(ManualClock::at(1_800_000_000_000));
     let store = MemoryStore::new(clock.clone());
     let network = SimulatedNetwork::new(clock.clone());
@@ -53,6 +55,8 @@ async fn set() -> Set {
     customer.start().await.unwrap();
     let customer = Arc::new(Wallet::new(Arc::new(customer), None));
     tokio::spawn(customer.clone().run());
+    let payer = network.node(1_000_000 * SAT);
+    payer.start().await.unwrap();
     let merchant = shop::merchant(&engine, "Cookshop").await;
     let set = Set {
         engine,
@@ -61,6 +65,7 @@ async fn set() -> Set {
         rates,
         node,
         customer,
+        payer,
         merchant,
     };
     set.rate("15000000");
@@ -74,7 +79,7 @@ impl Set {
             .set(jmd, text.parse().unwrap(), "test", self.clock.now_ms());
     }
 
-    fn command(&self, name: &str, price: Price, options: InvoiceOptions) -> CreateInvoice {
+    pub fn command(&self, name: &str, price: Price, options: InvoiceOptions) -> CreateInvoice {
         CreateInvoice {
             key: key(name),
             purpose: InvoicePurpose::Sale {
@@ -87,7 +92,7 @@ impl Set {
         }
     }
 
-    async fn make(&self, command: CreateInvoice) -> Result<Invoice, &'static str> {
+    pub async fn make(&self, command: CreateInvoice) -> Result<Invoice, &'static str> {
         let made = self
             .engine
             .invoices()
@@ -104,7 +109,7 @@ impl Set {
         self.make(self.command(name, price, options)).await.unwrap()
     }
 
-    async fn get(&self, invoice: &Invoice) -> Invoice {
+    pub async fn get(&self, invoice: &Invoice) -> Invoice {
         let found = self
             .engine
             .invoices()
@@ -113,7 +118,7 @@ impl Set {
         found.unwrap().value
     }
 
-    async fn until(&self, invoice: &Invoice, state: InvoiceState) -> Invoice {
+    pub async fn until(&self, invoice: &Invoice, state: InvoiceState) -> Invoice {
         until(&format!("{state:?}"), || async {
             self.engine.run_due_jobs().await.unwrap();
             self.get(invoice).await.state == state
@@ -150,7 +155,7 @@ impl Set {
         self.get(invoice).await
     }
 
-    async fn offer(
+    pub async fn offer(
         &self,
         invoice: &Invoice,
         amount_msat: i64,
@@ -165,7 +170,7 @@ impl Set {
         self.get(invoice).await
     }
 
-    async fn over_lightning(&self, invoice: &Invoice, amount_msat: i64) -> Invoice {
+    pub async fn over_lightning(&self, invoice: &Invoice, amount_msat: i64) -> Invoice {
         let payment_hash = invoice.lightning.last().unwrap().payment_hash;
         self.offer(invoice, amount_msat, None).await;
         self.node.inject(LightningEvent::Received {
@@ -176,11 +181,11 @@ impl Set {
         self.get(invoice).await
     }
 
-    fn pass(&self, seconds: u64) {
+    pub fn pass(&self, seconds: u64) {
         self.clock.advance(Duration::from_secs(seconds));
     }
 
-    async fn events(&self, invoice: &Invoice) -> Vec<String> {
+    pub async fn events(&self, invoice: &Invoice) -> Vec<String> {
         let events = self.store.events(0, 1_000).await.unwrap();
         let of_it = events
             .into_iter()
@@ -190,11 +195,11 @@ impl Set {
             .collect()
     }
 
-    async fn expect(&self, step: &str, lines: &[(Account, i64)]) {
+    pub async fn expect(&self, step: &str, lines: &[(Account, i64)]) {
         expect(&self.engine, step, lines).await;
     }
 
-    fn payable(&self) -> Account {
+    pub fn payable(&self) -> Account {
         Account::merchant_payable(self.merchant.id)
     }
 }

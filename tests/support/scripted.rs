@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use flashkit::lightning::simulated::SimulatedNode;
 use flashkit::lightning::{
-    Dispatch, InvoiceRequest, LightningError, LightningEvent, LightningNode, NodeBalances,
-    PaymentDirection, PaymentHash, PaymentRecord, PaymentRequest, PaymentState, Preimage,
+    Dispatch, InvoiceRequest, LightningError, LightningEvent, LightningNode, NodeBalances, Offer,
+    OfferRequest, PaymentDirection, PaymentHash, PaymentRecord, PaymentRequest, PaymentState,
+    Preimage,
 };
 
 /// What the next call of `pay` does.
@@ -39,6 +40,8 @@ pub struct ScriptedNode {
     remembered: Arc<Mutex<Option<PaymentRecord>>>,
     inbound_msat: Arc<AtomicI64>,
     height: Arc<Mutex<Option<u32>>>,
+    /// What the liquidity provider keeps; `None` where there is no provider.
+    skimmed_msat: Arc<Mutex<Option<i64>>>,
 }
 
 impl ScriptedNode {
@@ -55,12 +58,18 @@ impl ScriptedNode {
             remembered: Arc::default(),
             inbound_msat: Arc::new(AtomicI64::new(i64::MAX)),
             height: Arc::default(),
+            skimmed_msat: Arc::default(),
         }
     }
 
     /// What its peers could send it from now on.
     pub fn set_inbound_msat(&self, inbound_msat: i64) {
         self.inbound_msat.store(inbound_msat, Ordering::SeqCst);
+    }
+
+    /// From now on a provider opens channels for payments, and keeps this of each.
+    pub fn set_skimmed_msat(&self, skimmed_msat: i64) {
+        *self.skimmed_msat.lock().unwrap() = Some(skimmed_msat);
     }
 
     /// The best block that it knows from now on.
@@ -136,6 +145,28 @@ impl LightningNode for ScriptedNode {
 
     async fn create_invoice(&self, request: InvoiceRequest) -> Result<String, LightningError> {
         self.node.create_invoice(request).await
+    }
+
+    async fn create_offer(&self, request: OfferRequest) -> Result<Offer, LightningError> {
+        self.node.create_offer(request).await
+    }
+
+    async fn create_just_in_time_invoice(
+        &self,
+        request: InvoiceRequest,
+        max_fee_msat: i64,
+    ) -> Result<String, LightningError> {
+        let asked = *self.skimmed_msat.lock().unwrap();
+        let asked = asked.ok_or(LightningError::NoLiquidityProvider)?;
+        if asked > max_fee_msat {
+            let reason = "the provider asks for more".to_owned();
+            return Err(LightningError::Refused { reason });
+        }
+        self.node.create_invoice(request).await
+    }
+
+    async fn skimmed_fee_msat(&self, _: PaymentHash) -> Result<i64, LightningError> {
+        Ok(self.skimmed_msat.lock().unwrap().unwrap_or(0))
     }
 
     async fn claim(

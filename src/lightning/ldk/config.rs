@@ -109,6 +109,27 @@ impl fmt::Debug for LdkChainSource {
     }
 }
 
+/// A node that opens channels to ours just in time (LSPS2, bLIP 52).
+#[derive(Clone, PartialEq, Eq)]
+pub struct LiquidityProvider {
+    /// Its key, 66 hex digits. It is trusted not to spend twice what it opens a channel with:
+    /// that channel is used before it is confirmed.
+    pub node_id: String,
+    /// Where it is reached, as `host:port`.
+    pub address: String,
+    /// What it wants to hear from its customers, where it does.
+    pub token: Option<String>,
+}
+
+impl fmt::Debug for LiquidityProvider {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LiquidityProvider")
+            .field("node_id", &self.node_id)
+            .field("address", &self.address)
+            .finish_non_exhaustive()
+    }
+}
+
 /// What a node is made of.
 #[derive(Debug, Clone)]
 pub struct LdkConfig {
@@ -123,6 +144,8 @@ pub struct LdkConfig {
     /// Peers (66 hex digits) whose anchor channels need no on-chain reserve of ours: they are
     /// trusted to get a force close confirmed.
     pub trusted_peers_no_reserve: Vec<String>,
+    /// Who opens a channel when a payment comes that no channel can carry.
+    pub liquidity_provider: Option<LiquidityProvider>,
     /// Where ldk-node writes its log file; with `None` it writes to the `log` facade, which a
     /// host may leave silent.
     pub log_file: Option<PathBuf>,
@@ -148,6 +171,7 @@ impl LdkConfig {
             chain_source,
             listening_addresses: Vec::new(),
             trusted_peers_no_reserve: Vec::new(),
+            liquidity_provider: None,
             log_file: None,
             sync_interval_seconds: Some(10),
             lease: Duration::from_secs(15),

@@ -32,7 +32,7 @@ mod payments;
 mod records;
 mod recovery;
 
-pub use config::{LdkChainSource, LdkConfig, LdkNetwork, LdkSeed};
+pub use config::{LdkChainSource, LdkConfig, LdkNetwork, LdkSeed, LiquidityProvider};
 pub use health::{NodeHealth, NodeHealthReport, StoreTrouble};
 pub use node::LdkNode;
 pub use operator::LdkChannel;

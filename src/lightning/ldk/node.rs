@@ -28,12 +28,18 @@ use super::health::NodeHealth;
 use super::kv::{LdkStore, block_on};
 use super::lease::Fence;
 use super::operator::{node_key, peer_address};
-use super::payments::{claim, create_invoice, fail, ldk_hash, pay};
-use super::records::{lightning_event, node_error, payment_record, refused, unknown, unsigned};
+use super::payments::{
+    claim, create_invoice, create_just_in_time_invoice, create_offer, fail, ldk_hash, pay,
+    skimmed_fee_msat,
+};
+use super::records::{
+    lightning_event, node_error, payment_record, received_payment, refused, unknown, unsigned,
+};
 use super::recovery;
 use crate::lightning::{
     Bolt11Details, Dispatch, InvoiceRequest, LightningError, LightningEvent, LightningNode,
-    LostChannel, NodeBalances, NodeTrouble, PaymentHash, PaymentRecord, PaymentRequest, Preimage,
+    LostChannel, NodeBalances, NodeTrouble, Offer, OfferRequest, PaymentHash, PaymentRecord,
+    PaymentRequest, Preimage,
 };
 use crate::ports::{Clock, Entropy, SystemEntropy};
 use crate::store::{KeyValue, NodeHolder, StoreError};
@@ -65,12 +71,16 @@ struct Shared {
     node_id: PublicKey,
     listening: Vec<SocketAddress>,
     trusted: Vec<PublicKey>,
+    liquidity: Option<Liquidity>,
     /// One start or stop at a time.
     lifecycle: AsyncMutex<()>,
     seat: Mutex<Option<Running>>,
     /// The seat changed.
     moved: Event,
 }
+
+/// Where channels come from just in time: who, where, and what is said there.
+type Liquidity = (PublicKey, SocketAddress, Option<String>);
 
 /// ldk-node's node and the runtime it lives on.
 ///
@@ -183,6 +193,14 @@ impl LdkNode {
         filled.map_err(|error| start_failed(error.to_string()))?;
         let peers = config.trusted_peers_no_reserve.iter();
         let trusted = peers.map(|text| node_key(text)).collect::<Result<_, _>>()?;
+        let liquidity = match &config.liquidity_provider {
+            Some(provider) => Some((
+                node_key(&provider.node_id)?,
+                peer_address(&provider.address)?,
+                provider.token.clone(),
+            )),
+            None => None,
+        };
         Ok(Self {
             shared: Arc::new(Shared {
                 holder: NodeHolder(u64::from_ne_bytes(drawn)),
@@ -193,6 +211,7 @@ impl LdkNode {
                 health: Arc::new(NodeHealth::new(clock)),
                 listening,
                 trusted,
+                liquidity,
                 lifecycle: AsyncMutex::new(()),
                 seat: Mutex::new(None),
                 moved: Event::new(),
@@ -441,6 +460,9 @@ impl Shared {
                 password,
             } => builder.set_chain_source_bitcoind_rpc(host, port, user, password),
         };
+        if let Some((node_id, address, token)) = self.liquidity.clone() {
+            builder.set_liquidity_source_lsps2(node_id, address, token);
+        }
         match &self.config.log_file {
             Some(file) => {
                 let file = file.to_string_lossy().into_owned();
@@ -507,6 +529,27 @@ impl LightningNode for LdkNode {
     async fn create_invoice(&self, request: InvoiceRequest) -> Result<String, LightningError> {
         self.call(move |node| create_invoice(node, &request))
             .await?
+    }
+
+    async fn create_offer(&self, request: OfferRequest) -> Result<Offer, LightningError> {
+        self.call(move |node| create_offer(node, &request)).await?
+    }
+
+    async fn create_just_in_time_invoice(
+        &self,
+        request: InvoiceRequest,
+        max_fee_msat: i64,
+    ) -> Result<String, LightningError> {
+        if self.shared.liquidity.is_none() {
+            return Err(LightningError::NoLiquidityProvider);
+        }
+        self.call(move |node| create_just_in_time_invoice(node, &request, max_fee_msat))
+            .await?
+    }
+
+    async fn skimmed_fee_msat(&self, payment_hash: PaymentHash) -> Result<i64, LightningError> {
+        self.call(move |node| skimmed_fee_msat(node, ldk_hash(payment_hash)))
+            .await
     }
 
     async fn claim(
@@ -593,7 +636,8 @@ impl LightningNode for LdkNode {
             event = node.next_event_async() => {
                 *lock(&running.delivered) = true;
                 let height = node.status().current_best_block.height;
-                Ok(lightning_event(event, height))
+                let details = received_payment(&event).and_then(|id| node.payment(&id));
+                Ok(lightning_event(event, details.as_ref(), height))
             }
             () = moved => Err(self.shared.no_event()),
             () = running.fence.down() => Err(self.shared.no_event()),

@@ -1,5 +1,6 @@
 //! ldk-node's records in the words of the port.
 
+use ldk_node::lightning::ln::channelmanager::PaymentId;
 use ldk_node::lightning_types::payment::PaymentHash as LdkPaymentHash;
 use ldk_node::payment::{
     PaymentDetails, PaymentDirection as LdkDirection, PaymentKind, PaymentStatus,
@@ -7,7 +8,8 @@ use ldk_node::payment::{
 use ldk_node::{Event, NodeError};
 
 use crate::lightning::{
-    LightningError, LightningEvent, PaymentDirection, PaymentHash, PaymentRecord, PaymentState,
+    LightningError, LightningEvent, OfferId, PaymentDirection, PaymentHash, PaymentRecord,
+    PaymentState,
 };
 
 /// Every amount of bitcoin fits: 21 million BTC are 2.1e18 msat.
@@ -82,8 +84,20 @@ pub(super) fn payment_record(details: &PaymentDetails) -> Option<PaymentRecord> 
     })
 }
 
-/// `height` is that of the best block the node knows.
-pub(super) fn lightning_event(event: Event, height: u32) -> LightningEvent {
+/// The payment that an event says has arrived.
+pub(super) fn received_payment(event: &Event) -> Option<PaymentId> {
+    match event {
+        Event::PaymentReceived { payment_id, .. } => *payment_id,
+        _ => None,
+    }
+}
+
+/// `details` is the record of [`received_payment`], `height` that of the best block the node knows.
+pub(super) fn lightning_event(
+    event: Event,
+    details: Option<&PaymentDetails>,
+    height: u32,
+) -> LightningEvent {
     let channel = |change: &str, channel_id: String| LightningEvent::ChannelChanged {
         change: change.into(),
         channel_id,
@@ -104,10 +118,20 @@ pub(super) fn lightning_event(event: Event, height: u32) -> LightningEvent {
             payment_hash,
             amount_msat,
             ..
-        } => LightningEvent::Received {
-            payment_hash: PaymentHash(payment_hash.0),
-            amount_msat: signed(amount_msat),
-        },
+        } => {
+            let (payment_hash, amount_msat) = (PaymentHash(payment_hash.0), signed(amount_msat));
+            match details.map(|details| &details.kind) {
+                Some(PaymentKind::Bolt12Offer { offer_id, .. }) => LightningEvent::OfferPaid {
+                    offer: OfferId(offer_id.0),
+                    payment_hash,
+                    amount_msat,
+                },
+                _ => LightningEvent::Received {
+                    payment_hash,
+                    amount_msat,
+                },
+            }
+        }
         Event::PaymentSuccessful {
             payment_hash,
             fee_paid_msat,
