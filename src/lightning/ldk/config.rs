@@ -112,8 +112,9 @@ impl fmt::Debug for LdkChainSource {
 /// A node that opens channels to ours just in time (LSPS2, bLIP 52).
 #[derive(Clone, PartialEq, Eq)]
 pub struct LiquidityProvider {
-    /// Its key, 66 hex digits. It is trusted not to spend twice what it opens a channel with:
-    /// that channel is used before it is confirmed.
+    /// Its key, 66 hex digits. It is trusted not to spend twice what it opens a channel with, which
+    /// is used before it is confirmed, and to get a force close confirmed: a node that has no coins
+    /// yet can take its channel.
     pub node_id: String,
     /// Where it is reached, as `host:port`.
     pub address: String,

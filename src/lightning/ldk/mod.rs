@@ -29,6 +29,7 @@ mod lease;
 mod node;
 mod operator;
 mod payments;
+mod port;
 mod records;
 mod recovery;
 

@@ -2,11 +2,9 @@
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use async_trait::async_trait;
 use event_listener::Event;
 use futures_timer::Delay;
 use ldk_node::bitcoin::bip32::{ChildNumber, Xpriv};
@@ -15,32 +13,18 @@ use ldk_node::bitcoin::{Network, secp256k1::PublicKey};
 use ldk_node::config::{
     AnchorChannelsConfig, BackgroundSyncConfig, Config, ElectrumSyncConfig, EsploraSyncConfig,
 };
-use ldk_node::lightning::ln::channelmanager::PaymentId;
 use ldk_node::lightning::ln::msgs::SocketAddress;
-use ldk_node::lightning_invoice::Bolt11Invoice;
 use ldk_node::tokio::runtime::{Builder as RuntimeBuilder, Handle, Runtime};
 use ldk_node::tokio::sync::Mutex as AsyncMutex;
 use ldk_node::{Builder, Node, NodeError};
 
-use super::balances::node_balances;
 use super::config::{LdkChainSource, LdkConfig};
 use super::health::NodeHealth;
 use super::kv::{LdkStore, block_on};
 use super::lease::Fence;
 use super::operator::{node_key, peer_address};
-use super::payments::{
-    claim, create_invoice, create_just_in_time_invoice, create_offer, fail, ldk_hash, pay,
-    skimmed_fee_msat,
-};
-use super::records::{
-    lightning_event, node_error, payment_record, received_payment, refused, unknown, unsigned,
-};
-use super::recovery;
-use crate::lightning::{
-    Bolt11Details, Dispatch, InvoiceRequest, LightningError, LightningEvent, LightningNode,
-    LostChannel, NodeBalances, NodeTrouble, Offer, OfferRequest, PaymentHash, PaymentRecord,
-    PaymentRequest, Preimage,
-};
+use super::records::unknown;
+use crate::lightning::LightningError;
 use crate::ports::{Clock, Entropy, SystemEntropy};
 use crate::store::{KeyValue, NodeHolder, StoreError};
 
@@ -55,28 +39,28 @@ const LAST_WRITES_POLL: Duration = Duration::from_millis(5);
 
 /// A Lightning node in this process.
 ///
-/// [`start`](LightningNode::start) takes the lease of the node's state, which begins a new epoch,
-/// reads all of it and runs; [`stop`](LightningNode::stop) ends that and gives the lease back, and
+/// [`start`](crate::lightning::LightningNode::start) takes the lease of the node's state, which begins a new epoch,
+/// reads all of it and runs; [`stop`](crate::lightning::LightningNode::stop) ends that and gives the lease back, and
 /// the next start reads it again. Dropping it stops the node in the background.
 pub struct LdkNode {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
-struct Shared {
+pub(super) struct Shared {
     config: LdkConfig,
-    state: Arc<dyn KeyValue>,
+    pub(super) state: Arc<dyn KeyValue>,
     holder: NodeHolder,
-    runtime: Handle,
-    health: Arc<NodeHealth>,
-    node_id: PublicKey,
+    pub(super) runtime: Handle,
+    pub(super) health: Arc<NodeHealth>,
+    pub(super) node_id: PublicKey,
     listening: Vec<SocketAddress>,
     trusted: Vec<PublicKey>,
-    liquidity: Option<Liquidity>,
+    pub(super) liquidity: Option<Liquidity>,
     /// One start or stop at a time.
-    lifecycle: AsyncMutex<()>,
-    seat: Mutex<Option<Running>>,
+    pub(super) lifecycle: AsyncMutex<()>,
+    pub(super) seat: Mutex<Option<Running>>,
     /// The seat changed.
-    moved: Event,
+    pub(super) moved: Event,
 }
 
 /// Where channels come from just in time: who, where, and what is said there.
@@ -86,14 +70,14 @@ type Liquidity = (PublicKey, SocketAddress, Option<String>);
 ///
 /// The runtime is its own, because LDK persists under its locks: while the store refuses a write,
 /// every worker that meets such a lock stands still, and the host's must not.
-struct NodeHandle {
-    node: Option<Node>,
+pub(super) struct NodeHandle {
+    pub(super) node: Option<Node>,
     runtime: Mutex<Option<Runtime>>,
     handle: Handle,
 }
 
 impl NodeHandle {
-    fn stop(&self) -> Result<(), LightningError> {
+    pub(super) fn stop(&self) -> Result<(), LightningError> {
         let Some(node) = &self.node else {
             return Ok(());
         };
@@ -126,14 +110,14 @@ impl Drop for NodeHandle {
 }
 
 #[derive(Clone)]
-struct Running {
-    node: Arc<NodeHandle>,
+pub(super) struct Running {
+    pub(super) node: Arc<NodeHandle>,
     store: LdkStore,
     epoch: u64,
-    fence: Arc<Fence>,
+    pub(super) fence: Arc<Fence>,
     /// True from `next_event` to `acknowledge`: ldk-node drops the head of its queue whether
     /// anybody saw it or not.
-    delivered: Arc<Mutex<bool>>,
+    pub(super) delivered: Arc<Mutex<bool>>,
 }
 
 impl fmt::Debug for LdkNode {
@@ -145,11 +129,11 @@ impl fmt::Debug for LdkNode {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn start_failed(reason: impl Into<String>) -> LightningError {
+pub(super) fn start_failed(reason: impl Into<String>) -> LightningError {
     LightningError::StartFailed {
         reason: reason.into(),
     }
@@ -192,7 +176,9 @@ impl LdkNode {
         let filled = SystemEntropy.fill(&mut drawn);
         filled.map_err(|error| start_failed(error.to_string()))?;
         let peers = config.trusted_peers_no_reserve.iter();
-        let trusted = peers.map(|text| node_key(text)).collect::<Result<_, _>>()?;
+        let mut trusted = peers
+            .map(|text| node_key(text))
+            .collect::<Result<Vec<_>, _>>()?;
         let liquidity = match &config.liquidity_provider {
             Some(provider) => Some((
                 node_key(&provider.node_id)?,
@@ -201,6 +187,7 @@ impl LdkNode {
             )),
             None => None,
         };
+        trusted.extend(liquidity.iter().map(|(node_id, ..)| *node_id));
         Ok(Self {
             shared: Arc::new(Shared {
                 holder: NodeHolder(u64::from_ne_bytes(drawn)),
@@ -250,7 +237,7 @@ impl LdkNode {
 }
 
 impl Shared {
-    fn running(&self) -> Result<Running, LightningError> {
+    pub(super) fn running(&self) -> Result<Running, LightningError> {
         let running = lock(&self.seat).clone();
         running
             .filter(|running| !running.fence.is_down())
@@ -258,7 +245,7 @@ impl Shared {
     }
 
     /// Why there is no event: the node lost its place, or does not run.
-    fn no_event(&self) -> LightningError {
+    pub(super) fn no_event(&self) -> LightningError {
         match self.health.report().fenced {
             Some(error) => LightningError::Displaced {
                 reason: error.to_string(),
@@ -267,7 +254,7 @@ impl Shared {
         }
     }
 
-    async fn start(self: Arc<Self>) -> Result<(), LightningError> {
+    pub(super) async fn start(self: Arc<Self>) -> Result<(), LightningError> {
         let _one_at_a_time = self.lifecycle.lock().await;
         // What a run that lost its place left behind.
         let last = lock(&self.seat).clone();
@@ -366,7 +353,7 @@ impl Shared {
         });
     }
 
-    async fn stop(self: Arc<Self>) -> Result<(), LightningError> {
+    pub(super) async fn stop(self: Arc<Self>) -> Result<(), LightningError> {
         let _one_at_a_time = self.lifecycle.lock().await;
         let last = lock(&self.seat).clone();
         match last {
@@ -474,7 +461,7 @@ impl Shared {
         built.map_err(|error| start_failed(error.to_string()))
     }
 
-    fn has_mempool_records(&self) -> bool {
+    pub(super) fn has_mempool_records(&self) -> bool {
         !matches!(self.config.chain_source, LdkChainSource::BitcoindRpc { .. })
     }
 }
@@ -502,163 +489,5 @@ impl Drop for LdkNode {
             // Dropping it would stop it here, and block.
             std::mem::forget(running);
         }
-    }
-}
-
-#[async_trait]
-impl LightningNode for LdkNode {
-    async fn start(&self) -> Result<(), LightningError> {
-        let task = self.shared.runtime.spawn(Arc::clone(&self.shared).start());
-        task.await
-            .map_err(|error| start_failed(error.to_string()))?
-    }
-
-    async fn stop(&self) -> Result<(), LightningError> {
-        let task = self.shared.runtime.spawn(Arc::clone(&self.shared).stop());
-        task.await.map_err(|error| unknown(error.to_string()))?
-    }
-
-    fn trouble(&self) -> Option<NodeTrouble> {
-        self.shared.health.trouble()
-    }
-
-    fn node_id(&self) -> String {
-        self.shared.node_id.to_string()
-    }
-
-    async fn create_invoice(&self, request: InvoiceRequest) -> Result<String, LightningError> {
-        self.call(move |node| create_invoice(node, &request))
-            .await?
-    }
-
-    async fn create_offer(&self, request: OfferRequest) -> Result<Offer, LightningError> {
-        self.call(move |node| create_offer(node, &request)).await?
-    }
-
-    async fn create_just_in_time_invoice(
-        &self,
-        request: InvoiceRequest,
-        max_fee_msat: i64,
-    ) -> Result<String, LightningError> {
-        if self.shared.liquidity.is_none() {
-            return Err(LightningError::NoLiquidityProvider);
-        }
-        self.call(move |node| create_just_in_time_invoice(node, &request, max_fee_msat))
-            .await?
-    }
-
-    async fn skimmed_fee_msat(&self, payment_hash: PaymentHash) -> Result<i64, LightningError> {
-        self.call(move |node| skimmed_fee_msat(node, ldk_hash(payment_hash)))
-            .await
-    }
-
-    async fn claim(
-        &self,
-        payment_hash: PaymentHash,
-        preimage: Preimage,
-        amount_msat: i64,
-    ) -> Result<(), LightningError> {
-        let amount_msat = unsigned(amount_msat)?;
-        self.call(move |node| claim(node, ldk_hash(payment_hash), &preimage, amount_msat))
-            .await?
-    }
-
-    async fn fail(&self, payment_hash: PaymentHash) -> Result<(), LightningError> {
-        self.call(move |node| fail(node, ldk_hash(payment_hash)))
-            .await?
-    }
-
-    async fn pay(&self, request: PaymentRequest) -> Result<Dispatch, LightningError> {
-        let details: Bolt11Details = request.bolt11.parse()?;
-        let expected = self.config().network.name();
-        if details.network != expected {
-            return Err(LightningError::WrongNetwork {
-                expected: expected.into(),
-                found: details.network,
-            });
-        }
-        let refusal = |reason: &str| {
-            Ok(Dispatch::Refused {
-                reason: reason.into(),
-            })
-        };
-        let amount_msat = match (details.amount_msat, request.amount_msat) {
-            (Some(_), _) => None,
-            (None, Some(amount_msat)) => match u64::try_from(amount_msat) {
-                Ok(amount_msat) => Some(amount_msat),
-                Err(_) => return refusal("the amount is negative"),
-            },
-            (None, None) => return refusal("the invoice has no amount"),
-        };
-        let Ok(max_fee_msat) = u64::try_from(request.max_fee_msat) else {
-            return refusal("the fee limit is negative");
-        };
-        let invoice = Bolt11Invoice::from_str(request.bolt11.trim()).map_err(|error| {
-            LightningError::BadInvoice {
-                reason: error.to_string(),
-            }
-        })?;
-        let max_lock_blocks = request.max_lock_blocks;
-        self.call(move |node| pay(node, &invoice, amount_msat, max_fee_msat, max_lock_blocks))
-            .await?
-    }
-
-    async fn payment(
-        &self,
-        payment_hash: PaymentHash,
-    ) -> Result<Option<PaymentRecord>, LightningError> {
-        self.call(move |node| {
-            let details = node.payment(&PaymentId(payment_hash.0))?;
-            payment_record(&details)
-        })
-        .await
-    }
-
-    async fn balances(&self) -> Result<NodeBalances, LightningError> {
-        let mempool_has_records = self.shared.has_mempool_records();
-        self.call(move |node| node_balances(node, mempool_has_records))
-            .await
-    }
-
-    async fn best_block_height(&self) -> Result<Option<u32>, LightningError> {
-        self.call(|node| Some(node.status().current_best_block.height))
-            .await
-    }
-
-    async fn next_event(&self) -> Result<LightningEvent, LightningError> {
-        let moved = self.shared.moved.listen();
-        let running = self.shared.running();
-        let running = running.map_err(|_| self.shared.no_event())?;
-        let Some(node) = &running.node.node else {
-            return Err(LightningError::NotRunning);
-        };
-        ldk_node::tokio::select! {
-            event = node.next_event_async() => {
-                *lock(&running.delivered) = true;
-                let height = node.status().current_best_block.height;
-                let details = received_payment(&event).and_then(|id| node.payment(&id));
-                Ok(lightning_event(event, details.as_ref(), height))
-            }
-            () = moved => Err(self.shared.no_event()),
-            () = running.fence.down() => Err(self.shared.no_event()),
-        }
-    }
-
-    async fn recover(&self) -> Result<Vec<LostChannel>, LightningError> {
-        let _one_at_a_time = self.shared.lifecycle.lock().await;
-        if lock(&self.shared.seat).is_some() {
-            return Err(refused("the node runs"));
-        }
-        recovery::recover(self.config(), self.shared.state.as_ref()).await
-    }
-
-    async fn acknowledge(&self) -> Result<(), LightningError> {
-        let running = self.shared.running()?;
-        if !std::mem::take(&mut *lock(&running.delivered)) {
-            return Err(refused("no event was delivered since the last one"));
-        }
-        self.call(|node| node.event_handled())
-            .await?
-            .map_err(node_error)
     }
 }

@@ -5,7 +5,9 @@
 //! paying is idempotent by payment hash. Money, invoices and events live as long as the network
 //! does, so an engine can be stopped and opened again on its node.
 
-use std::collections::{HashMap, VecDeque};
+mod state;
+
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -24,6 +26,7 @@ use super::{
     PaymentRequest, PaymentState, Preimage,
 };
 use crate::ports::Clock;
+use state::{Invoice, Node, Payment, SimulatedOffer, State, refused};
 
 /// What the offers here begin with: real ones are signed texts that only a node can make.
 const SIMULATED_OFFER: &str = "lno1simulated";
@@ -34,48 +37,6 @@ pub struct SimulatedNetwork {
     state: Arc<Mutex<State>>,
     changed: Arc<Event>,
     clock: Arc<dyn Clock>,
-}
-
-#[derive(Default)]
-struct State {
-    nodes: Vec<Node>,
-    /// Every invoice that was made, by its hash.
-    invoices: HashMap<PaymentHash, Invoice>,
-    offers: HashMap<OfferId, SimulatedOffer>,
-    /// By offers, each under a hash of its own.
-    offers_paid: u64,
-    route_fee_msat: i64,
-    route_lock_blocks: u32,
-}
-
-struct Invoice {
-    payee: usize,
-    /// Known to the node itself: it takes the payment at once, as a wallet does.
-    preimage: Option<Preimage>,
-}
-
-#[derive(Clone, Copy)]
-struct SimulatedOffer {
-    payee: usize,
-    amount_msat: Option<i64>,
-    expires_at_ms: i64,
-}
-
-#[derive(Default)]
-struct Node {
-    balance_msat: i64,
-    running: bool,
-    events: VecDeque<LightningEvent>,
-    outbound: HashMap<PaymentHash, Payment>,
-    inbound: HashMap<PaymentHash, Payment>,
-}
-
-#[derive(Clone, Copy)]
-struct Payment {
-    counterparty: usize,
-    amount_msat: i64,
-    fee_msat: i64,
-    state: PaymentState,
 }
 
 impl SimulatedNetwork {
@@ -138,120 +99,6 @@ impl SimulatedNetwork {
         self.state
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-}
-
-impl State {
-    fn settle(&mut self, payee: usize, hash: PaymentHash) {
-        let Some(inbound) = self.nodes[payee].inbound.get_mut(&hash) else {
-            return;
-        };
-        if inbound.state != PaymentState::Pending {
-            return;
-        }
-        inbound.state = PaymentState::Succeeded;
-        let Payment {
-            counterparty: payer,
-            amount_msat,
-            ..
-        } = *inbound;
-        let node = &mut self.nodes[payee];
-        node.balance_msat += amount_msat;
-        node.events.push_back(LightningEvent::Received {
-            payment_hash: hash,
-            amount_msat,
-        });
-        let node = &mut self.nodes[payer];
-        let Some(outbound) = node.outbound.get_mut(&hash) else {
-            return;
-        };
-        outbound.state = PaymentState::Succeeded;
-        let fee_msat = Some(outbound.fee_msat);
-        node.events.push_back(LightningEvent::Sent {
-            payment_hash: hash,
-            fee_msat,
-        });
-    }
-
-    fn give_back(&mut self, payee: usize, hash: PaymentHash) {
-        let Some(inbound) = self.nodes[payee].inbound.get_mut(&hash) else {
-            return;
-        };
-        if inbound.state != PaymentState::Pending {
-            return;
-        }
-        inbound.state = PaymentState::Failed;
-        let payer = inbound.counterparty;
-        let node = &mut self.nodes[payer];
-        let Some(outbound) = node.outbound.get_mut(&hash) else {
-            return;
-        };
-        outbound.state = PaymentState::Failed;
-        node.balance_msat += outbound.amount_msat + outbound.fee_msat;
-        let reason = "the recipient refused".to_owned();
-        node.events.push_back(LightningEvent::SendFailed {
-            payment_hash: hash,
-            reason,
-        });
-    }
-
-    fn pay(
-        &mut self,
-        payer: usize,
-        hash: PaymentHash,
-        amount_msat: i64,
-        max_fee_msat: i64,
-    ) -> Dispatch {
-        let refused = |reason: &str| Dispatch::Refused {
-            reason: reason.to_owned(),
-        };
-        if let Some(payment) = self.nodes[payer].outbound.get(&hash)
-            && payment.state != PaymentState::Failed
-        {
-            return Dispatch::AlreadyKnown;
-        }
-        let Some(Invoice { payee, preimage }) = self.invoices.get(&hash) else {
-            return refused("no route");
-        };
-        let (payee, takes_at_once) = (*payee, preimage.is_some());
-        let fee_msat = self.route_fee_msat;
-        if payee == payer {
-            return refused("a node cannot pay itself");
-        }
-        if fee_msat > max_fee_msat {
-            return refused("the route costs too much");
-        }
-        let taken = self.nodes[payee]
-            .inbound
-            .get(&hash)
-            .map(|payment| payment.state);
-        if matches!(taken, Some(PaymentState::Pending | PaymentState::Succeeded)) {
-            return refused("paid already");
-        }
-        let node = &mut self.nodes[payer];
-        if node.balance_msat < amount_msat + fee_msat {
-            return refused("not enough in the channels");
-        }
-        node.balance_msat -= amount_msat + fee_msat;
-        let pending = |counterparty| Payment {
-            counterparty,
-            amount_msat,
-            fee_msat,
-            state: PaymentState::Pending,
-        };
-        node.outbound.insert(hash, pending(payee));
-        self.nodes[payee].inbound.insert(hash, pending(payer));
-        if takes_at_once {
-            self.settle(payee, hash);
-        } else {
-            let claimable = LightningEvent::Claimable {
-                blocks_left: None,
-                payment_hash: hash,
-                amount_msat,
-            };
-            self.nodes[payee].events.push_back(claimable);
-        }
-        Dispatch::Accepted
     }
 }
 
@@ -358,44 +205,12 @@ impl SimulatedNode {
     /// Pays an offer, as the wallet of a customer does: any number of times, and more than it asks
     /// for if one likes.
     pub fn pay_offer(&self, text: &str, amount_msat: i64) -> Dispatch {
-        let refused = |reason: &str| Dispatch::Refused {
-            reason: reason.to_owned(),
-        };
         let id = text.strip_prefix(SIMULATED_OFFER).map(str::parse);
         let Some(Ok(id)) = id else {
             return refused("this is not an offer of this network");
         };
         let now_ms = self.network.clock.now_ms();
-        self.change(|state, payer| {
-            let Some(offer) = state.offers.get(&id).copied() else {
-                return refused("no route");
-            };
-            if now_ms >= offer.expires_at_ms {
-                return refused("the offer expired");
-            }
-            if offer.amount_msat.is_some_and(|asked| amount_msat < asked) || amount_msat < 1 {
-                return refused("less than the offer asks for");
-            }
-            state.offers_paid += 1;
-            let drawn = Sha256::new()
-                .chain_update(id.0)
-                .chain_update(state.offers_paid.to_be_bytes());
-            let hash = PaymentHash(drawn.finalize().into());
-            let (payee, preimage) = (offer.payee, Some(Preimage::new(hash.0)));
-            state.invoices.insert(hash, Invoice { payee, preimage });
-            let sent = state.pay(payer, hash, amount_msat, i64::MAX);
-            // It says by what it was paid in the place of what any wallet says.
-            if sent == Dispatch::Accepted
-                && let Some(told) = state.nodes[payee].events.back_mut()
-            {
-                *told = LightningEvent::OfferPaid {
-                    offer: id,
-                    payment_hash: hash,
-                    amount_msat,
-                };
-            }
-            sent
-        })
+        self.change(|state, payer| state.pay_offer(payer, id, amount_msat, now_ms))
     }
 
     /// The record of a payment, whether or not the node runs.

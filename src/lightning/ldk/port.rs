@@ -1,0 +1,182 @@
+//! The adapter as the port: each call, as ldk-node understands it.
+
+use std::str::FromStr;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use ldk_node::lightning::ln::channelmanager::PaymentId;
+use ldk_node::lightning_invoice::Bolt11Invoice;
+
+use super::balances::node_balances;
+use super::node::{LdkNode, lock, start_failed};
+use super::payments::{
+    claim, create_invoice, create_just_in_time_invoice, create_offer, fail, ldk_hash, pay,
+    skimmed_fee_msat,
+};
+use super::records::{
+    lightning_event, node_error, payment_record, received_payment, refused, unknown, unsigned,
+};
+use super::recovery;
+use crate::lightning::{
+    Bolt11Details, Dispatch, InvoiceRequest, LightningError, LightningEvent, LightningNode,
+    LostChannel, NodeBalances, NodeTrouble, Offer, OfferRequest, PaymentHash, PaymentRecord,
+    PaymentRequest, Preimage,
+};
+
+#[async_trait]
+impl LightningNode for LdkNode {
+    async fn start(&self) -> Result<(), LightningError> {
+        let task = self.shared.runtime.spawn(Arc::clone(&self.shared).start());
+        task.await
+            .map_err(|error| start_failed(error.to_string()))?
+    }
+
+    async fn stop(&self) -> Result<(), LightningError> {
+        let task = self.shared.runtime.spawn(Arc::clone(&self.shared).stop());
+        task.await.map_err(|error| unknown(error.to_string()))?
+    }
+
+    fn trouble(&self) -> Option<NodeTrouble> {
+        self.shared.health.trouble()
+    }
+
+    fn node_id(&self) -> String {
+        self.shared.node_id.to_string()
+    }
+
+    async fn create_invoice(&self, request: InvoiceRequest) -> Result<String, LightningError> {
+        self.call(move |node| create_invoice(node, &request))
+            .await?
+    }
+
+    async fn create_offer(&self, request: OfferRequest) -> Result<Offer, LightningError> {
+        self.call(move |node| create_offer(node, &request)).await?
+    }
+
+    async fn create_just_in_time_invoice(
+        &self,
+        request: InvoiceRequest,
+        max_fee_msat: i64,
+    ) -> Result<String, LightningError> {
+        if self.shared.liquidity.is_none() {
+            return Err(LightningError::NoLiquidityProvider);
+        }
+        self.call(move |node| create_just_in_time_invoice(node, &request, max_fee_msat))
+            .await?
+    }
+
+    async fn skimmed_fee_msat(&self, payment_hash: PaymentHash) -> Result<i64, LightningError> {
+        self.call(move |node| skimmed_fee_msat(node, ldk_hash(payment_hash)))
+            .await
+    }
+
+    async fn claim(
+        &self,
+        payment_hash: PaymentHash,
+        preimage: Preimage,
+        amount_msat: i64,
+    ) -> Result<(), LightningError> {
+        let amount_msat = unsigned(amount_msat)?;
+        self.call(move |node| claim(node, ldk_hash(payment_hash), &preimage, amount_msat))
+            .await?
+    }
+
+    async fn fail(&self, payment_hash: PaymentHash) -> Result<(), LightningError> {
+        self.call(move |node| fail(node, ldk_hash(payment_hash)))
+            .await?
+    }
+
+    async fn pay(&self, request: PaymentRequest) -> Result<Dispatch, LightningError> {
+        let details: Bolt11Details = request.bolt11.parse()?;
+        let expected = self.config().network.name();
+        if details.network != expected {
+            return Err(LightningError::WrongNetwork {
+                expected: expected.into(),
+                found: details.network,
+            });
+        }
+        let refusal = |reason: &str| {
+            Ok(Dispatch::Refused {
+                reason: reason.into(),
+            })
+        };
+        let amount_msat = match (details.amount_msat, request.amount_msat) {
+            (Some(_), _) => None,
+            (None, Some(amount_msat)) => match u64::try_from(amount_msat) {
+                Ok(amount_msat) => Some(amount_msat),
+                Err(_) => return refusal("the amount is negative"),
+            },
+            (None, None) => return refusal("the invoice has no amount"),
+        };
+        let Ok(max_fee_msat) = u64::try_from(request.max_fee_msat) else {
+            return refusal("the fee limit is negative");
+        };
+        let invoice = Bolt11Invoice::from_str(request.bolt11.trim()).map_err(|error| {
+            LightningError::BadInvoice {
+                reason: error.to_string(),
+            }
+        })?;
+        let max_lock_blocks = request.max_lock_blocks;
+        self.call(move |node| pay(node, &invoice, amount_msat, max_fee_msat, max_lock_blocks))
+            .await?
+    }
+
+    async fn payment(
+        &self,
+        payment_hash: PaymentHash,
+    ) -> Result<Option<PaymentRecord>, LightningError> {
+        self.call(move |node| {
+            let details = node.payment(&PaymentId(payment_hash.0))?;
+            payment_record(&details)
+        })
+        .await
+    }
+
+    async fn balances(&self) -> Result<NodeBalances, LightningError> {
+        let mempool_has_records = self.shared.has_mempool_records();
+        self.call(move |node| node_balances(node, mempool_has_records))
+            .await
+    }
+
+    async fn best_block_height(&self) -> Result<Option<u32>, LightningError> {
+        self.call(|node| Some(node.status().current_best_block.height))
+            .await
+    }
+
+    async fn next_event(&self) -> Result<LightningEvent, LightningError> {
+        let moved = self.shared.moved.listen();
+        let running = self.shared.running();
+        let running = running.map_err(|_| self.shared.no_event())?;
+        let Some(node) = &running.node.node else {
+            return Err(LightningError::NotRunning);
+        };
+        ldk_node::tokio::select! {
+            event = node.next_event_async() => {
+                *lock(&running.delivered) = true;
+                let height = node.status().current_best_block.height;
+                let details = received_payment(&event).and_then(|id| node.payment(&id));
+                Ok(lightning_event(event, details.as_ref(), height))
+            }
+            () = moved => Err(self.shared.no_event()),
+            () = running.fence.down() => Err(self.shared.no_event()),
+        }
+    }
+
+    async fn recover(&self) -> Result<Vec<LostChannel>, LightningError> {
+        let _one_at_a_time = self.shared.lifecycle.lock().await;
+        if lock(&self.shared.seat).is_some() {
+            return Err(refused("the node runs"));
+        }
+        recovery::recover(self.config(), self.shared.state.as_ref()).await
+    }
+
+    async fn acknowledge(&self) -> Result<(), LightningError> {
+        let running = self.shared.running()?;
+        if !std::mem::take(&mut *lock(&running.delivered)) {
+            return Err(refused("no event was delivered since the last one"));
+        }
+        self.call(|node| node.event_handled())
+            .await?
+            .map_err(node_error)
+    }
+}
