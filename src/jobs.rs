@@ -9,6 +9,7 @@ use crate::core::Core;
 use crate::invoices::{self, Invoices};
 use crate::ledger::{DueJob, Step};
 use crate::lightning::LightningError;
+use crate::refunds::{self, Refunds};
 use crate::settlement::{self, Settlement};
 
 /// The most jobs taken at once.
@@ -23,6 +24,7 @@ const NODE_JOBS: &[&str] = &[
     invoices::RAIL_JOB,
     settlement::CHECK_JOB,
     cards::CHECK_JOB,
+    refunds::CHECK_JOB,
 ];
 
 /// What only an instance with a source for the chain can do.
@@ -37,13 +39,17 @@ pub struct JobsRun {
     pub failed: Vec<(String, Error)>,
 }
 
+/// Whoever does the work.
+#[derive(Clone, Copy)]
+pub(crate) struct Handles<'a> {
+    pub(crate) cards: &'a Cards,
+    pub(crate) invoices: &'a Invoices,
+    pub(crate) settlement: &'a Settlement,
+    pub(crate) refunds: &'a Refunds,
+}
+
 /// Does what is due now.
-pub(crate) async fn run_due(
-    core: &Arc<Core>,
-    cards: &Cards,
-    invoices: &Invoices,
-    settlement: &Settlement,
-) -> Result<JobsRun, Error> {
+pub(crate) async fn run_due(core: &Arc<Core>, handles: Handles<'_>) -> Result<JobsRun, Error> {
     let now_ms = core.clock.now_ms();
     let lease_until_ms = now_ms.saturating_add(core.settings.job_lease_ms);
     if let Some(keep_ms) = core.settings.keep_answers_ms {
@@ -63,7 +69,7 @@ pub(crate) async fn run_due(
         .lease_due(now_ms, lease_until_ms, &except, MAX_JOBS);
     let mut run = JobsRun::default();
     for job in leased.await? {
-        match do_job(core, &job, cards, invoices, settlement).await {
+        match do_job(core, &job, handles).await {
             Ok(()) => run.done += 1,
             // The node was lost in between: whoever has it now gets the job at once.
             Err(Error::Lightning(LightningError::NotRunning)) if core.node_is_away() => {
@@ -77,13 +83,13 @@ pub(crate) async fn run_due(
     Ok(run)
 }
 
-async fn do_job(
-    core: &Arc<Core>,
-    job: &DueJob,
-    cards: &Cards,
-    invoices: &Invoices,
-    settlement: &Settlement,
-) -> Result<(), Error> {
+async fn do_job(core: &Arc<Core>, job: &DueJob, handles: Handles<'_>) -> Result<(), Error> {
+    let Handles {
+        cards,
+        invoices,
+        settlement,
+        refunds,
+    } = handles;
     let unreadable = || crate::store::StoreError::Corrupt {
         reason: format!("no job {} {}", job.kind, job.object),
     };
@@ -119,6 +125,11 @@ async fn do_job(
                 .check(job.object.parse().map_err(|_| unreadable())?)
                 .await
         }
+        invoices::HOLD_JOB => {
+            invoices
+                .hold_over(job.object.parse().map_err(|_| unreadable())?)
+                .await
+        }
         invoices::MONITOR_JOB => {
             invoices
                 .stop_monitoring(job.object.parse().map_err(|_| unreadable())?)
@@ -131,6 +142,11 @@ async fn do_job(
         }
         settlement::CHECK_JOB => {
             settlement
+                .check(job.object.parse().map_err(|_| unreadable())?)
+                .await
+        }
+        refunds::CHECK_JOB => {
+            refunds
                 .check(job.object.parse().map_err(|_| unreadable())?)
                 .await
         }

@@ -22,6 +22,7 @@ mod offline;
 mod paying;
 mod payment_error;
 mod payment_model;
+mod payment_outcomes;
 mod payment_rules;
 mod pin;
 mod programmer;
@@ -87,6 +88,7 @@ pub use payment_model::{
     CardPayment, CardPaymentOutcome, CardPaymentState, PayWithCard, ResolveCardPayment,
     WithdrawFromCard, WithdrawalQuote,
 };
+pub(crate) use payment_outcomes::{Left, give_points_again, set_points_aside};
 pub(crate) use payment_rules::CHECK_JOB;
 pub use pin::{Pin, PinStatus, SetCardPin, UnlockCardPin};
 pub use programs::{

@@ -19,7 +19,7 @@ use crate::core::{Answer, Caller, Decision, Executed, Loaded, check_text};
 use crate::ids::{CardId, CardPaymentId, CredentialId, MerchantId};
 use crate::invoices::{self, Invoice, InvoicePurpose};
 use crate::ledger::{Account, Step, UsageWindow};
-use crate::lightning::{Bolt11Details, PaymentHash};
+use crate::lightning::Bolt11Details;
 use crate::money::Price;
 use crate::payments::{self, Attempt, Attempts, Holds};
 use crate::settlement::{self, PaidByBook};
@@ -109,7 +109,8 @@ impl Cards {
         executed: Executed<CardPayment>,
     ) -> Result<Answer<CardPayment>, Error> {
         let id = executed.answer.value.id.to_string();
-        if executed.answer.value.by_book.is_some() {
+        let in_books = executed.answer.value.by_book.is_some();
+        if in_books || executed.answer.value.held_for.is_some() {
             return Ok(executed.answer);
         }
         if !executed.replayed && !self.core.node_is_away() {
@@ -216,12 +217,17 @@ impl Cards {
         }
         let holds = Holds::new(core, 0, 0)?;
         let mut payment = self.new_payment(bill, 0, holds, usage)?;
-        payment.state = CardPaymentState::Succeeded;
-        payment.route_fee_msat = Some(0);
-        payment.by_book = Some(PaidByBook {
-            invoice: own.value.id,
-            preimage: invoices::proof(core, &own.value, bill.invoice.payment_hash),
-        });
+        let is_held = own.value.options.hold;
+        if is_held {
+            payment.held_for = Some(own.value.id);
+        } else {
+            payment.state = CardPaymentState::Succeeded;
+            payment.route_fee_msat = Some(0);
+            payment.by_book = Some(PaidByBook {
+                invoice: own.value.id,
+                preimage: invoices::proof(core, &own.value, bill.invoice.payment_hash),
+            });
+        }
         // Whose sale it is gives the points, whoever's till it was.
         payment.merchant = match own.value.purpose {
             InvoicePurpose::Sale { merchant } => Some(merchant),
@@ -230,7 +236,11 @@ impl Cards {
         let (hash, amount_msat) = (bill.invoice.payment_hash, bill.amount_msat);
         let paid = invoices::pay_by_book(core, own, hash, amount_msat, bill.payer());
         let mut steps = paid.await?;
-        let (payment, points) = rules::with_points(payment, core).await?;
+        // Of what is set aside they are given when it is captured.
+        let (payment, points) = match is_held {
+            true => (payment, Vec::new()),
+            false => rules::with_points(payment, core).await?,
+        };
         steps.extend(payments::rules::paid_by_book(&payment)?);
         steps.extend(points);
         Ok(Paid {
@@ -296,6 +306,8 @@ impl Cards {
             by_book: None,
             program: None,
             points: 0,
+            points_taken_back: 0,
+            held_for: None,
             posting: CardPaymentPosting {
                 payer: bill.payer(),
                 holds,
@@ -515,35 +527,6 @@ impl Cards {
                     .await?;
                 Ok(executed.answer)
             })
-            .await
-    }
-}
-
-/// What the node and the jobs say of payments.
-impl Cards {
-    /// The job that asks what became of a payment.
-    pub(crate) async fn check_payment(&self, id: CardPaymentId) -> Result<(), Error> {
-        self.payments.check::<CardPayment>(&id.to_string()).await
-    }
-
-    /// After a start: every open payment is asked about.
-    pub(crate) async fn reconcile_payments(&self) -> Result<Option<Error>, Error> {
-        self.payments.reconcile::<CardPayment>().await
-    }
-
-    /// The node says that a payment of ours arrived. False when it is none of a card.
-    pub(crate) async fn sent(&self, hash: PaymentHash, fee: Option<i64>) -> Result<bool, Error> {
-        self.payments.sent::<CardPayment>(hash, fee).await
-    }
-
-    /// The node says that an attempt failed for good. False when it is none of a card.
-    pub(crate) async fn attempt_failed(
-        &self,
-        hash: PaymentHash,
-        reason: &str,
-    ) -> Result<bool, Error> {
-        self.payments
-            .attempt_failed::<CardPayment>(hash, reason)
             .await
     }
 }

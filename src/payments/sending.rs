@@ -92,7 +92,7 @@ impl Payments {
         let _one_at_a_time = self.sending.take().await;
         let payment = self.load::<P>(id).await?.value;
         let leaving = payment.leaving();
-        if leaving.standing.is_final() {
+        if leaving.standing.is_final() || leaving.in_books {
             return Ok(());
         }
         let before = leaving.attempts;
@@ -152,7 +152,10 @@ impl Payments {
     async fn fail<P: Outgoing>(&self, id: &str, reason: &str) -> Result<(), Error> {
         let decide = || async {
             let payment = self.load::<P>(id).await?;
-            let besides = payment.value.when_ended(&self.core).await?;
+            let besides = payment
+                .value
+                .when_ended(&self.core, Standing::Failed)
+                .await?;
             rules::failed(&payment, reason, besides)
         };
         self.core.settle(decide).await.map(drop)
@@ -166,7 +169,10 @@ impl Payments {
             if payment.value.leaving().attempts != Attempts::default() {
                 return Ok(None);
             }
-            let besides = payment.value.when_ended(&self.core).await?;
+            let besides = payment
+                .value
+                .when_ended(&self.core, Standing::Failed)
+                .await?;
             rules::failed(&payment, reason, besides)
         };
         self.core.settle(decide).await.map(drop)
@@ -232,7 +238,8 @@ impl Payments {
             Besides::Posted => after.when_succeeded(&self.core).await?,
             Besides::LeftOut => (after, Vec::new()),
         };
-        besides.extend(payment.value.when_ended(&self.core).await?);
+        let ended = payment.value.when_ended(&self.core, Standing::Succeeded);
+        besides.extend(ended.await?);
         let new_id = || self.core.new_id(TransferId::from_parts);
         let steps = rules::arrived(payment, &after, route_fee_msat, besides, new_id)?;
         Ok((after, steps))
@@ -264,7 +271,10 @@ impl Payments {
                     .await?
             }
             Outcome::Failed => {
-                let besides = payment.value.when_ended(&self.core).await?;
+                let besides = payment
+                    .value
+                    .when_ended(&self.core, Standing::Failed)
+                    .await?;
                 rules::came_back(&payment, reason, besides)?
             }
         };
@@ -280,7 +290,7 @@ impl Payments {
     pub(crate) async fn check<P: Outgoing>(&self, id: &str) -> Result<(), Error> {
         let payment = self.load::<P>(id).await?.value;
         let leaving = payment.leaving();
-        if leaving.standing.is_final() {
+        if leaving.standing.is_final() || leaving.in_books {
             let done = rules::check_no_more::<P>(id.to_owned());
             return self.core.commit(vec![done]).await.map(drop);
         }
@@ -324,7 +334,8 @@ impl Payments {
         hash: PaymentHash,
         fee_msat: Option<i64>,
     ) -> Result<bool, Error> {
-        let Some(payment) = self.by_hash::<P>(hash).await? else {
+        let found = self.by_hash::<P>(hash).await?;
+        let Some(payment) = found.filter(|payment| !payment.value.leaving().in_books) else {
             return Ok(false);
         };
         let id = payment.value.leaving().id;
@@ -346,7 +357,8 @@ impl Payments {
         reason: &str,
     ) -> Result<bool, Error> {
         let _one_at_a_time = self.sending.take().await;
-        let Some(payment) = self.by_hash::<P>(hash).await? else {
+        let found = self.by_hash::<P>(hash).await?;
+        let Some(payment) = found.filter(|payment| !payment.value.leaving().in_books) else {
             return Ok(false);
         };
         let leaving = payment.value.leaving();

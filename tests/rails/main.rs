@@ -8,7 +8,10 @@ mod foreign;
 mod lnurl;
 mod machine;
 mod no_lies;
+mod owed;
 mod page;
+mod refund_model;
+mod refunds;
 mod set;
 #[path = "../support/mod.rs"]
 mod support;
