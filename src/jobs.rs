@@ -1,5 +1,6 @@
 //! Work that waits for its time: picked up under a lease, so that a crash only delays it.
 
+use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::Error;
@@ -11,6 +12,7 @@ use crate::ledger::{DueJob, Step};
 use crate::lightning::LightningError;
 use crate::refunds::{self, Refunds};
 use crate::settlement::{self, Settlement};
+use crate::store::StoreError;
 
 /// The most jobs taken at once.
 const MAX_JOBS: usize = 100;
@@ -90,76 +92,38 @@ async fn do_job(core: &Arc<Core>, job: &DueJob, handles: Handles<'_>) -> Result<
         settlement,
         refunds,
     } = handles;
-    let unreadable = || crate::store::StoreError::Corrupt {
-        reason: format!("no job {} {}", job.kind, job.object),
-    };
     #[cfg(not(feature = "chain"))]
     let _ = core;
     match job.kind.as_str() {
-        cards::EXPIRE_JOB => {
-            cards
-                .expire_charge(job.object.parse().map_err(|_| unreadable())?)
-                .await
-        }
-        cards::LOW_BALANCE_JOB => {
-            cards
-                .tell_low_balance(job.object.parse().map_err(|_| unreadable())?)
-                .await
-        }
-        cards::CHECK_JOB => {
-            cards
-                .check_payment(job.object.parse().map_err(|_| unreadable())?)
-                .await
-        }
+        cards::EXPIRE_JOB => cards.expire_charge(object(job)?).await,
+        cards::LOW_BALANCE_JOB => cards.tell_low_balance(object(job)?).await,
+        cards::CHECK_JOB => cards.check_payment(object(job)?).await,
         cards::EXPIRE_CARD_JOB | cards::BREAKAGE_JOB | cards::AUTO_TOP_UP_JOB => {
-            let card = job.object.parse().map_err(|_| unreadable())?;
-            cards.look_after(&job.kind, card).await
+            cards.look_after(&job.kind, object(job)?).await
         }
-        invoices::EXPIRE_JOB => {
-            invoices
-                .expire(job.object.parse().map_err(|_| unreadable())?)
-                .await
-        }
-        invoices::CHECK_JOB => {
-            invoices
-                .check(job.object.parse().map_err(|_| unreadable())?)
-                .await
-        }
-        invoices::HOLD_JOB => {
-            invoices
-                .hold_over(job.object.parse().map_err(|_| unreadable())?)
-                .await
-        }
-        invoices::MONITOR_JOB => {
-            invoices
-                .stop_monitoring(job.object.parse().map_err(|_| unreadable())?)
-                .await
-        }
-        invoices::RAIL_JOB => {
-            invoices
-                .renew_rail(job.object.parse().map_err(|_| unreadable())?)
-                .await
-        }
-        settlement::CHECK_JOB => {
-            settlement
-                .check(job.object.parse().map_err(|_| unreadable())?)
-                .await
-        }
-        refunds::CHECK_JOB => {
-            refunds
-                .check(job.object.parse().map_err(|_| unreadable())?)
-                .await
-        }
+        invoices::EXPIRE_JOB => invoices.expire(object(job)?).await,
+        invoices::CHECK_JOB => invoices.check(object(job)?).await,
+        invoices::HOLD_JOB => invoices.hold_over(object(job)?).await,
+        invoices::MONITOR_JOB => invoices.stop_monitoring(object(job)?).await,
+        invoices::RAIL_JOB => invoices.renew_rail(object(job)?).await,
+        settlement::CHECK_JOB => settlement.check(object(job)?).await,
+        refunds::CHECK_JOB => refunds.check(object(job)?).await,
         #[cfg(feature = "chain")]
         chain::WATCH_JOB => wallets_of(core, invoices).watch().await,
         #[cfg(feature = "chain")]
-        chain::BROADCAST_JOB => {
-            wallets_of(core, invoices)
-                .broadcast(job.object.parse().map_err(|_| unreadable())?)
-                .await
-        }
-        _ => Err(unreadable().into()),
+        chain::BROADCAST_JOB => wallets_of(core, invoices).broadcast(object(job)?).await,
+        _ => Err(unreadable(job)),
     }
+}
+
+/// The object of a job, by its id.
+fn object<T: FromStr>(job: &DueJob) -> Result<T, Error> {
+    job.object.parse().map_err(|_| unreadable(job))
+}
+
+fn unreadable(job: &DueJob) -> Error {
+    let reason = format!("no job {} {}", job.kind, job.object);
+    StoreError::Corrupt { reason }.into()
 }
 
 #[cfg(feature = "chain")]

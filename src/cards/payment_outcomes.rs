@@ -55,6 +55,7 @@ pub(crate) async fn set_points_aside(
     core: &Core,
     hash: PaymentHash,
     left: Left,
+    others: &[PointsBack],
     reference: &str,
 ) -> Result<Option<(PointsBack, Vec<Step>)>, Error> {
     let key = hash.to_string();
@@ -71,7 +72,7 @@ pub(crate) async fn set_points_aside(
         standing_msat: share_down(paid.amount_msat, left.part_msat, left.whole_msat)?,
         standing_points: paid.points - paid.points_taken_back,
     };
-    let (back, mut steps) = rewards::set_aside(core, &sale, paid.id, reference).await?;
+    let (back, mut steps) = rewards::set_aside(core, &sale, others, (paid.id, reference)).await?;
     if back.points == 0 {
         return Ok(None);
     }

@@ -52,28 +52,14 @@ pub(super) async fn decide(
     new_id: &(dyn Fn() -> Result<TransferId, Error> + Send + Sync),
 ) -> Result<(Invoice, Vec<Step>), Error> {
     let now_ms = core.clock.now_ms();
-    let takes = outcome
-        .moves
-        .iter()
-        .any(|step| matches!(step, rules::Move::Hold(_) | rules::Move::Book(_)));
-    let refusable = payer.is_some()
-        || outcome
-            .moves
-            .iter()
-            .any(|step| matches!(step, rules::Move::Hold(_)));
+    let mut moves = outcome.moves.iter();
+    let takes = moves.any(|step| matches!(step, rules::Move::Hold(_) | rules::Move::Book(_)));
+    let mut moves = outcome.moves.iter();
+    let refusable = payer.is_some() || moves.any(|step| matches!(step, rules::Move::Hold(_)));
     let (mut credit_ceiling, mut guards, mut onward) = (None, Vec::new(), Vec::new());
     // What has arrived on chain is booked, whatever the card is by now.
     if takes && refusable {
-        if let InvoicePurpose::TopUp { card } = invoice.value.purpose {
-            let address = invoice.value.top_up_address.as_deref();
-            (credit_ceiling, guards) = cards::admit_top_up(core, card, address).await?;
-        }
-        if let Some(SurplusTo::Card { card }) = invoice.value.rules().surplus {
-            let card = cards::current(core, card).await?.value.id;
-            let card = cards::load_active(core, card).await?;
-            cards::require_bitcoin(&card.value)?;
-            guards.push(cards::guard(&card));
-        }
+        (credit_ceiling, guards) = admitted(core, &invoice.value).await?;
     }
     let mut credit = cards::account_now(core, invoice.value.purpose.account()).await?;
     let surplus = cards::account_now(core, invoice.value.surplus_account()).await?;
@@ -114,6 +100,22 @@ pub(super) async fn decide(
     batch.extend(onward);
     batch.extend(payers);
     Ok((after, batch))
+}
+
+/// Whoever gets the money can: the most that may come to a card, and what holds in the commit.
+async fn admitted(core: &Core, invoice: &Invoice) -> Result<(Option<i64>, Vec<Step>), Error> {
+    let (mut credit_ceiling, mut guards) = (None, Vec::new());
+    if let InvoicePurpose::TopUp { card } = invoice.purpose {
+        let address = invoice.top_up_address.as_deref();
+        (credit_ceiling, guards) = cards::admit_top_up(core, card, address).await?;
+    }
+    if let Some(SurplusTo::Card { card }) = invoice.rules().surplus {
+        let card = cards::current(core, card).await?.value.id;
+        let card = cards::load_active(core, card).await?;
+        cards::require_bitcoin(&card.value)?;
+        guards.push(cards::guard(&card));
+    }
+    Ok((credit_ceiling, guards))
 }
 
 /// What the operator keeps of what is paid to the wallet of the invoice's merchant, as its terms

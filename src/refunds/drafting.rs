@@ -11,10 +11,10 @@ use crate::core::{Caller, Core, Loaded};
 use crate::ids::RefundId;
 use crate::invoices::{self, Invoice, InvoicePurpose, Refundable};
 use crate::ledger::{Account, Step};
-use crate::lightning::PaymentHash;
 use crate::money::{Asset, Quote};
-use crate::payments::{Attempts, Holds, rules::share};
+use crate::payments::{Holds, rules::share};
 use crate::rates::{self, RatePolicy};
+use crate::rewards::PointsBack;
 use crate::{settlement, treasury};
 
 /// A refund that goes nowhere yet, and what its commit brings besides.
@@ -128,19 +128,18 @@ impl Refunds {
         let Reckoned { came, paid, due } =
             self.reckon(caller, &invoice.value, command.amount).await?;
         let id = core.new_id(RefundId::from_parts)?;
-        let mut steps = given_out(core, &came, &paid, &due, (id, payer, purpose))?;
-        let mut points = Vec::new();
+        let from_suspense_msat = match command.amount {
+            // What waits there is what is to go back.
+            RefundAmount::Everything | RefundAmount::Surplus => due.covers_msat,
+            _ => paid.covered_msat + due.covers_msat - came.owners_msat,
+        };
+        let mut steps = given_out(core, &came, from_suspense_msat, (id, payer, purpose))?;
         let left = Left {
             part_msat: paid.received_msat - paid.covered_msat - due.covers_msat,
             whole_msat: paid.received_msat,
         };
-        for hash in paid_by_book(&invoice.value) {
-            let back = cards::set_points_aside(core, hash, left, &id.to_string()).await?;
-            if let Some((back, set_aside)) = back {
-                points.push(back);
-                steps.extend(set_aside);
-            }
-        }
+        let (points, set_aside) = points_back(core, &invoice.value, left, id).await?;
+        steps.extend(set_aside);
         let redeemed = points.iter().map(|back| back.redeemed_msat);
         let withheld_msat = redeemed.fold(0, i64::saturating_add);
         let max_fee_msat = match &command.to {
@@ -149,38 +148,14 @@ impl Refunds {
             _ => self.max_fee_msat(purpose, due.amount_msat).await?,
         };
         let bearer = command.fee_bearer;
+        let posting = RefundPosting::new(payer, Holds::new(core, 0, max_fee_msat)?);
         let sent_msat = rules::sent_msat(due.amount_msat, withheld_msat, bearer, max_fee_msat)?;
         let refund = Refund {
-            id,
-            invoice: command.invoice,
-            purpose,
-            to: command.to.clone(),
-            asked: command.amount,
-            amount_msat: due.amount_msat,
             sent_msat,
-            covers_msat: due.covers_msat,
-            quote: due.quote,
-            fee_bearer: bearer,
             max_fee_msat,
-            fee_msat: None,
-            payment_hash: None,
-            bolt11: String::new(),
-            ask: None,
-            state: RefundState::Sending,
-            reason: command.reason.clone(),
-            detail: None,
-            created_at_ms: core.clock.now_ms(),
-            by_book: None,
-            held_for: None,
-            spend: None,
             points,
             withheld_msat,
-            posting: RefundPosting {
-                payer,
-                holds: Holds::new(core, 0, max_fee_msat)?,
-                attempts: Attempts::default(),
-                transfer: None,
-            },
+            ..new(command, (id, purpose), due, posting, core.clock.now_ms())
         };
         Ok(Draft {
             refund,
@@ -190,39 +165,83 @@ impl Refunds {
     }
 }
 
+/// A refund that goes nowhere yet, at no cost.
+fn new(
+    command: &CreateRefund,
+    (id, purpose): (RefundId, InvoicePurpose),
+    due: Due,
+    posting: RefundPosting,
+    now_ms: i64,
+) -> Refund {
+    Refund {
+        id,
+        invoice: command.invoice,
+        purpose,
+        to: command.to.clone(),
+        asked: command.amount,
+        amount_msat: due.amount_msat,
+        sent_msat: due.amount_msat,
+        covers_msat: due.covers_msat,
+        quote: due.quote,
+        fee_bearer: command.fee_bearer,
+        max_fee_msat: 0,
+        fee_msat: None,
+        payment_hash: None,
+        bolt11: String::new(),
+        ask: None,
+        state: RefundState::Sending,
+        reason: command.reason.clone(),
+        detail: None,
+        created_at_ms: now_ms,
+        by_book: None,
+        held_for: None,
+        spend: None,
+        points: Vec::new(),
+        withheld_msat: 0,
+        posting,
+    }
+}
+
 /// As much of what waits in suspense as is needed becomes its owner's.
 fn given_out(
     core: &Core,
     came: &Refundable,
-    paid: &Paid,
-    due: &Due,
+    mut needed_msat: i64,
     (id, payer, purpose): (RefundId, Account, InvoicePurpose),
 ) -> Result<Vec<Step>, Error> {
-    let needed_msat = paid.covered_msat.saturating_add(due.covers_msat);
-    let (mut has_msat, mut steps) = (came.owners_msat, Vec::new());
+    let mut steps = Vec::new();
     for item in &came.waiting {
-        if has_msat >= needed_msat {
+        if needed_msat <= 0 {
             break;
         }
-        has_msat = has_msat.saturating_add(item.value.amount_msat);
+        needed_msat = needed_msat.saturating_sub(item.value.amount_msat);
         let to = invoices::owner_of(purpose);
-        steps.extend(treasury::give(
-            core,
-            item,
-            to,
-            payer,
-            format!("refund {id}"),
-        )?);
+        let reason = format!("refund {id}");
+        steps.extend(treasury::give(core, item, to, payer, reason)?);
     }
     Ok(steps)
 }
 
-/// The hashes of what was paid from accounts of this engine: a card may have points for it.
-fn paid_by_book(invoice: &Invoice) -> impl Iterator<Item = PaymentHash> {
-    invoice
+/// The points that go back of what cards of this engine paid, and the steps that set them aside.
+async fn points_back(
+    core: &Core,
+    invoice: &Invoice,
+    left: Left,
+    id: RefundId,
+) -> Result<(Vec<PointsBack>, Vec<Step>), Error> {
+    let (mut points, mut steps) = (Vec::new(), Vec::new());
+    for hash in invoice
         .payments
         .iter()
         .filter_map(|paid| paid.booked_hash())
+    {
+        let back = cards::set_points_aside(core, hash, left, &points, &id.to_string()).await?;
+        if let Some((back, set_aside)) = back {
+            points.push(back);
+            steps.extend(set_aside);
+        }
+    }
+    Ok((points, steps))
 }
 
 /// Taken by the amount alone, where whoever is paid back bears the fee.

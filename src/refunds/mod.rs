@@ -38,6 +38,8 @@ pub use model::{
 pub(crate) use on_chain::{arrived_on_chain, failed_on_chain};
 
 const REFUNDS: &str = "refund";
+/// How often a refund is decided again when the card's points are turned into money under it.
+const MAX_DECISIONS: usize = 8;
 /// The job that asks what became of a refund.
 pub(crate) const CHECK_JOB: &str = "refund.check";
 
@@ -113,13 +115,20 @@ impl Refunds {
                 let core = &refunds.core;
                 let caller = core.authenticate(&credential).await?;
                 check_text("reason", &command.reason, 200, "200 characters")?;
-                let executed: Executed<Refund> = core
-                    .execute(&caller, "refunds.create", &command.key, &command, || {
-                        refunds.decide_create(&caller, &command)
-                    })
-                    .await
-                    .map_err(rules::refused)?;
-                refunds.dispatched(executed).await
+                let mut tries = MAX_DECISIONS;
+                loop {
+                    tries -= 1;
+                    let executed: Result<Executed<Refund>, Error> = core
+                        .execute(&caller, "refunds.create", &command.key, &command, || {
+                            refunds.decide_create(&caller, &command)
+                        })
+                        .await;
+                    match executed {
+                        Ok(executed) => return refunds.dispatched(executed).await,
+                        Err(error) if tries > 0 && rules::points_went(&error) => {}
+                        Err(error) => return Err(rules::refused(error)),
+                    }
+                }
             })
             .await
     }

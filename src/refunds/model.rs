@@ -282,6 +282,18 @@ pub(crate) struct RefundPosting {
     pub(crate) transfer: Option<TransferId>,
 }
 
+impl RefundPosting {
+    /// Of one that was not sent.
+    pub(super) fn new(payer: Account, holds: Holds) -> Self {
+        Self {
+            payer,
+            holds,
+            attempts: Attempts::default(),
+            transfer: None,
+        }
+    }
+}
+
 /// What a refund would come to now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RefundQuote {

@@ -102,9 +102,6 @@ pub(super) fn due(
     let uncovered_msat = paid.received_msat.saturating_sub(paid.covered_msat);
     let unsent_msat = paid.received_msat.saturating_sub(paid.sent_msat);
     let left_msat = uncovered_msat.min(unsent_msat);
-    let nothing = RefundError::NothingLeft {
-        invoice: invoice.id,
-    };
     // A refund at another rate is bounded by what of the invoice is left, and by the cap.
     let at_rate_now = quote.is_some();
     let bound_msat = if at_rate_now {
@@ -113,13 +110,61 @@ pub(super) fn due(
         left_msat
     };
     if bound_msat <= 0 {
-        return Err(nothing.into());
+        let invoice = invoice.id;
+        return Err(RefundError::NothingLeft { invoice }.into());
     }
+    let room = Room {
+        left_msat,
+        uncovered_msat,
+        surplus_msat: paid.surplus_msat.saturating_sub(paid.covered_msat),
+    };
+    let (amount_msat, covers_msat) = amounts(invoice, room, asked, &quote)?;
+    Price::Bitcoin { amount_msat }.validate()?;
+    if covers_msat > bound_msat {
+        let (left_msat, asked_msat) = (bound_msat, covers_msat);
+        return Err(RefundError::ExceedsPaid {
+            left_msat,
+            asked_msat,
+        }
+        .into());
+    }
+    if at_rate_now {
+        check_cap(invoice, paid, amount_msat)?;
+    }
+    Ok(Due {
+        amount_msat,
+        covers_msat,
+        quote,
+    })
+}
+
+/// What is left of an invoice.
+#[derive(Clone, Copy)]
+struct Room {
+    left_msat: i64,
+    uncovered_msat: i64,
+    surplus_msat: i64,
+}
+
+/// What goes, and what of the invoice that is.
+fn amounts(
+    invoice: &Invoice,
+    room: Room,
+    asked: RefundAmount,
+    quote: &Option<Quote>,
+) -> Result<(i64, i64), Error> {
+    let Room {
+        left_msat,
+        uncovered_msat,
+        surplus_msat,
+    } = room;
     let same = |amount_msat: i64| (amount_msat, amount_msat);
-    let surplus_msat = paid.surplus_msat.saturating_sub(paid.covered_msat);
-    let (amount_msat, covers_msat) = match asked {
+    Ok(match asked {
         RefundAmount::Everything => same(left_msat),
-        RefundAmount::Surplus if surplus_msat <= 0 => return Err(nothing.into()),
+        RefundAmount::Surplus if surplus_msat <= 0 => {
+            let invoice = invoice.id;
+            return Err(RefundError::NothingLeft { invoice }.into());
+        }
         RefundAmount::Surplus => same(surplus_msat.min(left_msat)),
         RefundAmount::Bitcoin { amount_msat } => same(amount_msat),
         RefundAmount::RateThen { minor_units } => {
@@ -142,13 +187,13 @@ pub(super) fn due(
                     (all, uncovered_msat)
                 }
             };
-            (now(&quote, currency, minor_units)?, covers_msat)
+            (now(quote, currency, minor_units)?, covers_msat)
         }
         RefundAmount::Fiat {
             currency,
             minor_units,
         } => {
-            let amount_msat = now(&quote, currency, positive(minor_units)?)?;
+            let amount_msat = now(quote, currency, positive(minor_units)?)?;
             let covers_msat = match price_of(invoice) {
                 Ok((own, price)) if own == currency => {
                     share_up(invoice.amount_msat, minor_units, price)?
@@ -158,23 +203,6 @@ pub(super) fn due(
             };
             (amount_msat, covers_msat)
         }
-    };
-    Price::Bitcoin { amount_msat }.validate()?;
-    if covers_msat > bound_msat {
-        let (left_msat, asked_msat) = (bound_msat, covers_msat);
-        return Err(RefundError::ExceedsPaid {
-            left_msat,
-            asked_msat,
-        }
-        .into());
-    }
-    if at_rate_now {
-        check_cap(invoice, paid, amount_msat)?;
-    }
-    Ok(Due {
-        amount_msat,
-        covers_msat,
-        quote,
     })
 }
 
@@ -306,4 +334,10 @@ pub(super) fn refused(error: Error) -> Error {
         }
         other => other,
     }
+}
+
+/// True when the points were turned into money since the refund was decided.
+pub(super) fn points_went(error: &Error) -> bool {
+    matches!(error, Error::Ledger(Refusal::InsufficientFunds { account, .. })
+        if account.kind() == AccountKind::PointsBalance)
 }

@@ -32,17 +32,22 @@ pub struct PointsBack {
     pub(crate) hold: Option<TransferId>,
 }
 
-/// What of a sale's points goes back with a refund of it, and the steps that set it aside.
+/// What of a sale's points goes back with a refund of it, and the steps that set it aside beside
+/// `others`.
 pub(crate) async fn set_aside(
     core: &Core,
     sale: &RewardedSale,
-    payment: CardPaymentId,
-    reference: &str,
+    others: &[PointsBack],
+    (payment, reference): (CardPaymentId, &str),
 ) -> Result<(PointsBack, Vec<Step>), Error> {
     let program = load(core, sale.program).await?;
     let account = Account::points_balance(sale.card, sale.program);
     let balance = core.balance(&account).await?;
     let available = balance.available(account.kind().side());
+    // Set aside in the same commit, for another payment of the same sale.
+    let same = |other: &&PointsBack| other.card == sale.card && other.program == sale.program;
+    let taken: i64 = others.iter().filter(same).map(|other| other.at_hand).sum();
+    let available = available.saturating_sub(i128::from(taken));
     let back = rules::clawback(
         &program.value,
         sale.standing_msat,

@@ -391,7 +391,7 @@ async fn whoever_bears_the_fee_is_set_aside_for_it() {
     )
     .await
     .unwrap();
-    assert_eq!(set.available(Account::routing_fees()).await, -SAT);
+    assert_eq!(set.available(Account::routing_fees()).await, SAT);
     let small = set.paid("small", 10).await;
     let command = CreateRefund {
         fee_bearer: bearer,
