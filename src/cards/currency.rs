@@ -98,13 +98,13 @@ fn in_msat(quote: &Quote, minor_units: i64) -> Result<i64, Error> {
     Ok(rate.fiat_to_msat(quote.currency, minor_units, Rounding::Up)?)
 }
 
-fn on_card(quote: &Quote, amount_msat: i64) -> Result<i64, Error> {
+pub(super) fn on_card(quote: &Quote, amount_msat: i64) -> Result<i64, Error> {
     let rate = quote.rate;
     Ok(rate.msat_to_fiat(quote.currency, amount_msat, Rounding::Up)?)
 }
 
 /// What a price in bitcoin comes to where the customer pays the spread.
-fn with_spread_on_top(amount_msat: i64, spread: Option<Spread>) -> Result<i64, Error> {
+pub(super) fn with_spread_on_top(amount_msat: i64, spread: Option<Spread>) -> Result<i64, Error> {
     let bps = match spread {
         Some(Spread {
             bps,

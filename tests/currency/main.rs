@@ -6,6 +6,7 @@ mod support;
 
 mod flows;
 mod model;
+mod payments;
 mod races;
 mod top_ups;
 mod vectors;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use flashkit::cards::{
     ActivateCard, AuthorizeCard, CaptureCharge, CardLimits, CardProgramTerms, Charge, ChargeAmount,
-    ChargeCard, CreateCardProgram, IssueCard, RefundCharge, ReleaseCharge,
+    ChargeCard, CreateCardProgram, FeeBearer, IssueCard, RefundCharge, ReleaseCharge,
 };
 use flashkit::exchange::{ConversionRules, SetPositionCap};
 use flashkit::ids::{BatchId, ChargeId, TransferId};
@@ -24,6 +24,7 @@ use flashkit::{Engine, Settings};
 use crate::support::books::expect_sound;
 use crate::support::key;
 use crate::support::scene::{NOON, Told, told};
+use crate::support::scripted::ScriptedNode;
 use crate::support::shop::{self, HeldCard, Merchant, UID};
 
 pub struct World {
@@ -44,6 +45,7 @@ pub struct Terms {
     pub rules: ConversionRules,
     pub limits: CardLimits,
     pub spread: Option<Spread>,
+    pub fee_bearer: FeeBearer,
 }
 
 pub fn currency(code: &str) -> Currency {
@@ -78,6 +80,20 @@ impl World {
         let customer = Arc::new(Wallet::new(Arc::new(customer), None));
         tokio::spawn(customer.clone().run());
         (world, customer)
+    }
+
+    /// With a node that does as told, in a network whose clock is the test's.
+    pub async fn with_node(
+        is_sqlite: bool,
+        rate: &str,
+        terms: Terms,
+    ) -> (Self, ScriptedNode, SimulatedNetwork) {
+        let network = SimulatedNetwork::new(Arc::new(ManualClock::at(NOON)));
+        let node = ScriptedNode::new(network.node(10_000_000_000));
+        let port: Arc<dyn LightningNode> = Arc::new(node.clone());
+        let world = Self::build(is_sqlite, "JMD", rate, terms, Some(port)).await;
+        world.engine.start().await.unwrap();
+        (world, node, network)
     }
 
     async fn build(
@@ -326,6 +342,7 @@ async fn issue(engine: &Engine, unit: Currency, terms: &Terms) -> HeldCard {
         terms: CardProgramTerms {
             unit: Asset::Fiat(unit),
             conversion: terms.rules,
+            fee_bearer: terms.fee_bearer,
             ..CardProgramTerms::default()
         },
     };
