@@ -118,6 +118,21 @@ pub(super) fn with_spread_on_top(amount_msat: i64, spread: Option<Spread>) -> Re
     Ok(amount_msat)
 }
 
+/// The largest price in bitcoin that `available` on a card pays for.
+pub(super) fn affords(quote: &Quote, spread: Option<Spread>, available: i64) -> Result<i64, Error> {
+    let whole_msat = quote
+        .rate
+        .fiat_to_msat(quote.currency, available.max(0), Rounding::Down)?;
+    let bps = match spread {
+        Some(Spread {
+            bps,
+            side: SpreadSide::CustomerPays,
+        }) => i64::from(bps),
+        _ => 0,
+    };
+    Ok(share_down(whole_msat, 10_000, bps.saturating_add(10_000))?)
+}
+
 /// What a top-up comes to in bitcoin, of a card in a currency; `None` of one in bitcoin. The price
 /// is in the card's unit, and goes on it exactly.
 pub(crate) async fn top_up(

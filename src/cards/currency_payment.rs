@@ -5,7 +5,7 @@
 //! program lets the card bear the drift it is that of the arrival, up to what was set aside, and
 //! what is beyond that is the operator's. What the card pays is rounded up to the next minor unit.
 
-use super::currency::{on_card, with_spread_on_top};
+use super::currency::{affords, on_card, with_spread_on_top};
 use super::payment_model::PaymentConversion;
 use super::programs::{self, CardProgram};
 use crate::Error;
@@ -14,7 +14,7 @@ use crate::core::{Core, Loaded};
 use crate::exchange::{self, DriftBearer, share_down, share_up};
 use crate::ids::{CardPaymentId, TransferId};
 use crate::ledger::{Account, Step};
-use crate::money::{Asset, Currency, Quote, Rounding, Spread, SpreadSide};
+use crate::money::{Asset, Currency, Quote, Spread, SpreadSide};
 
 /// How a card in a currency pays bitcoin now.
 pub(super) struct PaymentTerms {
@@ -81,18 +81,12 @@ impl PaymentTerms {
     pub(super) fn affords(&self, available: i64) -> Result<i64, Error> {
         let whole = i64::from(self.margin_bps).saturating_add(10_000);
         let amount = share_down(available.max(0), 10_000, whole)?;
-        let rate = self.quote.rate;
-        let with_msat = rate.fiat_to_msat(self.unit, amount, Rounding::Down)?;
-        let bps = self.spread.map_or(0, |spread| i64::from(spread.bps));
-        Ok(share_down(with_msat, 10_000, bps.saturating_add(10_000))?)
+        affords(&self.quote, self.spread, amount)
     }
 
-    /// The least bitcoin for which the card pays more than `amount`.
+    /// From how much bitcoin on the card pays more than `amount`; never too high.
     pub(super) fn more_than(&self, amount: i64) -> Result<i64, Error> {
-        let rate = self.quote.rate;
-        let with_msat = rate.fiat_to_msat(self.unit, amount, Rounding::Down)?;
-        let bps = self.spread.map_or(0, |spread| i64::from(spread.bps));
-        let most = share_down(with_msat, 10_000, bps.saturating_add(10_000))?;
+        let most = affords(&self.quote, self.spread, amount)?;
         Ok(most.saturating_add(1))
     }
 }

@@ -6,6 +6,7 @@ mod support;
 
 mod flows;
 mod model;
+mod offline;
 mod payments;
 mod races;
 mod top_ups;

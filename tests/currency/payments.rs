@@ -6,14 +6,13 @@ use flashkit::cards::{
     CardLimits, CardPayment, CardPaymentState, FeeBearer, PayWithCard, WithdrawFromCard,
 };
 use flashkit::exchange::{ConversionRules, DriftBearer};
-use flashkit::ids::{BatchId, CardPaymentId, TransferId};
+use flashkit::ids::CardPaymentId;
 use flashkit::invoices::{CreateInvoice, InvoiceOptions, InvoicePurpose};
-use flashkit::ledger::{Account, Batch, NewTransfer, Step, TransferKind};
 use flashkit::lightning::simulated::{SimulatedNetwork, SimulatedNode};
 use flashkit::lightning::{
     Bolt11Details, InvoiceRequest, LightningNode, PaymentHash, PaymentState, Preimage,
 };
-use flashkit::money::{Asset, Price, Spread, SpreadSide};
+use flashkit::money::{Price, Spread, SpreadSide};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
@@ -278,22 +277,7 @@ async fn a_stale_rate_refuses_before_and_never_after(is_sqlite: bool) {
 /// A card that was taken over with what is on it: paying with it is what opens a position.
 async fn the_exposure_has_its_cap(is_sqlite: bool) {
     let mut rail = Rail::empty(is_sqlite, drift(DriftBearer::Card, 1_000)).await;
-    let unit = Asset::Fiat(rail.world.unit);
-    let taken_over = Step::Transfer(NewTransfer {
-        id: TransferId::from_parts(1, [77; 10]),
-        debit: "former_issuer/operator/JMD".parse().unwrap(),
-        credit: Account::card_balance_in(rail.world.card.id, unit),
-        amount: ALL,
-        kind: TransferKind::TopUp,
-        reference: "taken over".to_owned(),
-        credit_ceiling: None,
-    });
-    let batch = Batch {
-        id: BatchId::from_parts(1, [77; 10]),
-        command: None,
-        steps: vec![taken_over],
-    };
-    rail.world.store.commit(batch).await.unwrap();
+    rail.world.take_over(ALL).await;
     let bolt11 = rail.bill(BILL).await;
     for (name, cap) in [("none", 0), ("less", 165_989)] {
         rail.world.cap(name, cap).await;
@@ -517,7 +501,7 @@ fn any_payment_comes_to_what_the_model_says() {
         .build()
         .unwrap();
     let mut runner = TestRunner::new(Config {
-        cases: 24,
+        cases: 10,
         failure_persistence: None,
         ..Config::default()
     });

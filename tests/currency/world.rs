@@ -46,6 +46,7 @@ pub struct Terms {
     pub limits: CardLimits,
     pub spread: Option<Spread>,
     pub fee_bearer: FeeBearer,
+    pub offline_window_ms: Option<i64>,
 }
 
 pub fn currency(code: &str) -> Currency {
@@ -198,6 +199,28 @@ impl World {
         self.store.commit(batch).await.unwrap();
     }
 
+    /// Money on the card as it was when another issuer's cards were taken over: no position.
+    pub async fn take_over(&mut self, minor_units: i64) {
+        self.funded += 1;
+        let unit = Asset::Fiat(self.unit);
+        let former = format!("former_issuer/operator/{}", self.unit.code());
+        let step = Step::Transfer(NewTransfer {
+            id: TransferId::from_parts(1, [self.funded; 10]),
+            debit: former.parse().unwrap(),
+            credit: Account::card_balance_in(self.card.id, unit),
+            amount: minor_units,
+            kind: TransferKind::TopUp,
+            reference: "taken over".to_owned(),
+            credit_ceiling: None,
+        });
+        let batch = Batch {
+            id: BatchId::from_parts(1, [self.funded; 10]),
+            command: None,
+            steps: vec![step],
+        };
+        self.store.commit(batch).await.unwrap();
+    }
+
     pub async fn cap(&self, name: &str, max_open: i64) {
         let command = SetPositionCap {
             key: key(name),
@@ -343,6 +366,7 @@ async fn issue(engine: &Engine, unit: Currency, terms: &Terms) -> HeldCard {
             unit: Asset::Fiat(unit),
             conversion: terms.rules,
             fee_bearer: terms.fee_bearer,
+            offline_window_ms: terms.offline_window_ms,
             ..CardProgramTerms::default()
         },
     };
