@@ -164,6 +164,7 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
         "payments",
         "ports",
         "rates",
+        "receipts",
         "refunds",
         "reports",
         "rewards",
@@ -205,6 +206,7 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
         ("settlement", SERVICES),
         ("exchange", SERVICES),
         ("treasury", SERVICES),
+        ("receipts", SERVICES),
         ("reports", SERVICES),
         ("wallets", SERVICES),
     ])

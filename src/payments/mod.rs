@@ -12,5 +12,5 @@ pub(crate) mod rules;
 mod sending;
 
 pub(crate) use in_books::ended_in_books;
-pub(crate) use model::{Attempts, Change, Holds, Leaving, Outcome, Outgoing, Standing};
+pub(crate) use model::{Attempts, Change, Exchanged, Holds, Leaving, Outcome, Outgoing, Standing};
 pub(crate) use sending::{Attempt, Payments};

@@ -77,6 +77,7 @@ impl Refunds {
             rules::payable(&asked, refund.sent_msat, core.clock.now_ms())?;
             self.check_can_send(refund).await?;
             refund.state = RefundState::Sending;
+            refund.posting.attempts = self.payments.first_attempts();
             return payments::rules::intend(refund, self.payments.first_check_at());
         };
         if own.value.purpose.account() == refund.purpose.account() {

@@ -89,6 +89,7 @@ impl Outgoing for Refund {
             payment_hash: self.payment_hash.unwrap_or(PaymentHash([0; 32])),
             bolt11: &self.bolt11,
             payer: self.posting.payer,
+            exchanged: None,
             kind: TransferKind::Refund,
             amount_msat: self.sent_msat,
             fee: (TransferKind::PayoutFee, 0),

@@ -125,7 +125,7 @@ impl Settlement {
             created_at_ms: now_ms,
             by_book: None,
             held_for: None,
-            attempts: Attempts::default(),
+            attempts: self.payments.first_attempts(),
             holds: Holds::new(core, fee_msat, max_route_fee_msat)?,
         };
         let mut steps = vec![guard(&merchant)];

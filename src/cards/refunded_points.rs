@@ -1,46 +1,16 @@
-//! What the node and the jobs say of the payments of cards, and what a refund of the sale takes
-//! back of their points.
+//! What a refund of a sale takes back of the points of the cards that paid it.
 
+use super::load;
 use super::payment_model::CardPayment;
 use super::payment_rules::PAYMENTS;
-use super::{Cards, load};
 use crate::Error;
 use crate::core::{Core, Loaded, emit, put};
 use crate::exchange::share_down;
-use crate::ids::CardPaymentId;
 use crate::ledger::Step;
 use crate::lightning::PaymentHash;
 use crate::payments::Outgoing;
 use crate::payments::rules::index_keys;
 use crate::rewards::{self, PointsBack, RewardedSale};
-
-impl Cards {
-    /// The job that asks what became of a payment.
-    pub(crate) async fn check_payment(&self, id: CardPaymentId) -> Result<(), Error> {
-        self.payments.check::<CardPayment>(&id.to_string()).await
-    }
-
-    /// After a start: every open payment is asked about.
-    pub(crate) async fn reconcile_payments(&self) -> Result<Option<Error>, Error> {
-        self.payments.reconcile::<CardPayment>().await
-    }
-
-    /// The node says that a payment of ours arrived. False when it is none of a card.
-    pub(crate) async fn sent(&self, hash: PaymentHash, fee: Option<i64>) -> Result<bool, Error> {
-        self.payments.sent::<CardPayment>(hash, fee).await
-    }
-
-    /// The node says that an attempt failed for good. False when it is none of a card.
-    pub(crate) async fn attempt_failed(
-        &self,
-        hash: PaymentHash,
-        reason: &str,
-    ) -> Result<bool, Error> {
-        self.payments
-            .attempt_failed::<CardPayment>(hash, reason)
-            .await
-    }
-}
 
 /// What of a sale stands after a refund of it: `part` of `whole`.
 #[derive(Debug, Clone, Copy)]
