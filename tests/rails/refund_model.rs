@@ -238,7 +238,7 @@ impl World {
             (1 | 2, _) => (Went::Back, goes),
             (_, Some(Pay::Refuse)) => (Went::Nowhere, 0),
             (_, Some(Pay::Doubt)) => (Went::Waits, goes + Self::fee(goes)),
-            (_, None | Some(Pay::SendAndDoubt)) => {
+            (_, None | Some(_)) => {
                 self.until(&refund, RefundState::Succeeded).await;
                 (Went::Back, goes)
             }
