@@ -26,19 +26,19 @@ use crate::support::scripted::ScriptedNode;
 use crate::support::shop::{self, Merchant, SAT, jmd, sat};
 use crate::support::{key, until};
 
-pub struct Set {
-    pub engine: Engine,
-    store: MemoryStore,
-    clock: Arc<ManualClock>,
-    rates: Arc<FixedRates>,
-    pub node: ScriptedNode,
-    customer: Arc<Wallet>,
+pub(crate) struct Set {
+    pub(crate) engine: Engine,
+    pub(crate) store: MemoryStore,
+    pub(crate) clock: Arc<ManualClock>,
+    pub(crate) rates: Arc<FixedRates>,
+    pub(crate) node: ScriptedNode,
+    pub(crate) customer: Arc<Wallet>,
     /// Another wallet.
-    pub payer: SimulatedNode,
-    merchant: Merchant,
+    pub(crate) payer: SimulatedNode,
+    pub(crate) merchant: Merchant,
 }
 
-pub async fn set() -> Set {
+pub(crate) async fn set() -> Set {
     let clock = Arc::new(ManualClock::at(1_800_000_000_000));
     let store = MemoryStore::new(clock.clone());
     let network = SimulatedNetwork::new(clock.clone());
@@ -73,13 +73,18 @@ pub async fn set() -> Set {
 }
 
 impl Set {
-    fn rate(&self, text: &str) {
+    pub(crate) fn rate(&self, text: &str) {
         let jmd = Currency::from_code("JMD").unwrap();
         self.rates
             .set(jmd, text.parse().unwrap(), "test", self.clock.now_ms());
     }
 
-    pub fn command(&self, name: &str, price: Price, options: InvoiceOptions) -> CreateInvoice {
+    pub(crate) fn command(
+        &self,
+        name: &str,
+        price: Price,
+        options: InvoiceOptions,
+    ) -> CreateInvoice {
         CreateInvoice {
             key: key(name),
             purpose: InvoicePurpose::Sale {
@@ -92,7 +97,7 @@ impl Set {
         }
     }
 
-    pub async fn make(&self, command: CreateInvoice) -> Result<Invoice, &'static str> {
+    pub(crate) async fn make(&self, command: CreateInvoice) -> Result<Invoice, &'static str> {
         let made = self
             .engine
             .invoices()
@@ -101,7 +106,7 @@ impl Set {
         made.map(|made| made.value).map_err(|error| error.code())
     }
 
-    async fn sale(&self, name: &str, price: Price, rules: PaymentRules) -> Invoice {
+    pub(crate) async fn sale(&self, name: &str, price: Price, rules: PaymentRules) -> Invoice {
         let options = InvoiceOptions {
             rules: Some(rules),
             ..on_chain(name, Custody::Operator)
@@ -109,7 +114,7 @@ impl Set {
         self.make(self.command(name, price, options)).await.unwrap()
     }
 
-    pub async fn get(&self, invoice: &Invoice) -> Invoice {
+    pub(crate) async fn get(&self, invoice: &Invoice) -> Invoice {
         let found = self
             .engine
             .invoices()
@@ -118,7 +123,7 @@ impl Set {
         found.unwrap().value
     }
 
-    pub async fn until(&self, invoice: &Invoice, state: InvoiceState) -> Invoice {
+    pub(crate) async fn until(&self, invoice: &Invoice, state: InvoiceState) -> Invoice {
         until(&format!("{state:?}"), || async {
             self.engine.run_due_jobs().await.unwrap();
             self.get(invoice).await.state == state
@@ -128,7 +133,7 @@ impl Set {
     }
 
     /// What is true of an output to the invoice's address.
-    async fn chain(
+    pub(crate) async fn chain(
         &self,
         invoice: &Invoice,
         output: u8,
@@ -155,7 +160,7 @@ impl Set {
         self.get(invoice).await
     }
 
-    pub async fn offer(
+    pub(crate) async fn offer(
         &self,
         invoice: &Invoice,
         amount_msat: i64,
@@ -170,7 +175,7 @@ impl Set {
         self.get(invoice).await
     }
 
-    pub async fn over_lightning(&self, invoice: &Invoice, amount_msat: i64) -> Invoice {
+    pub(crate) async fn over_lightning(&self, invoice: &Invoice, amount_msat: i64) -> Invoice {
         let payment_hash = invoice.lightning.last().unwrap().payment_hash;
         self.offer(invoice, amount_msat, None).await;
         self.node.inject(LightningEvent::Received {
@@ -181,11 +186,11 @@ impl Set {
         self.get(invoice).await
     }
 
-    pub fn pass(&self, seconds: u64) {
+    pub(crate) fn pass(&self, seconds: u64) {
         self.clock.advance(Duration::from_secs(seconds));
     }
 
-    pub async fn events(&self, invoice: &Invoice) -> Vec<String> {
+    pub(crate) async fn events(&self, invoice: &Invoice) -> Vec<String> {
         let events = self.store.events(0, 1_000).await.unwrap();
         let of_it = events
             .into_iter()
@@ -195,16 +200,16 @@ impl Set {
             .collect()
     }
 
-    pub async fn expect(&self, step: &str, lines: &[(Account, i64)]) {
+    pub(crate) async fn expect(&self, step: &str, lines: &[(Account, i64)]) {
         expect(&self.engine, step, lines).await;
     }
 
-    pub fn payable(&self) -> Account {
+    pub(crate) fn payable(&self) -> Account {
         Account::merchant_payable(self.merchant.id)
     }
 }
 
-fn on_chain(name: &str, custody: Custody) -> InvoiceOptions {
+pub(crate) fn on_chain(name: &str, custody: Custody) -> InvoiceOptions {
     InvoiceOptions {
         rails: vec![Rail::Lightning, Rail::OnChain],
         address: Some(GivenAddress {
@@ -215,7 +220,7 @@ fn on_chain(name: &str, custody: Custody) -> InvoiceOptions {
     }
 }
 
-fn after(confirmations: u32) -> PaymentRules {
+pub(crate) fn after(confirmations: u32) -> PaymentRules {
     PaymentRules {
         confirmations: vec![ConfirmationTier {
             up_to_msat: i64::MAX,
@@ -225,7 +230,7 @@ fn after(confirmations: u32) -> PaymentRules {
     }
 }
 
-fn block(confirmations: u32) -> OnChainPlace {
+pub(crate) fn block(confirmations: u32) -> OnChainPlace {
     OnChainPlace::Block {
         height: 100,
         hash: "ab".repeat(32),
@@ -233,8 +238,8 @@ fn block(confirmations: u32) -> OnChainPlace {
     }
 }
 
-const MEMPOOL: OnChainPlace = OnChainPlace::Mempool { replaceable: false };
-const GONE: OnChainPlace = OnChainPlace::Gone { replaced_by: None };
+pub(crate) const MEMPOOL: OnChainPlace = OnChainPlace::Mempool { replaceable: false };
+pub(crate) const GONE: OnChainPlace = OnChainPlace::Gone { replaced_by: None };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_settled_unconfirmed_and_was_double_spent_is_settled_no_more() {
@@ -541,7 +546,7 @@ async fn under_and_over_by_rule_and_rounding_is_neither() {
     set.expect("all is the merchant's", &lines).await;
 }
 
-async fn held(set: &Set, name: &str) -> Invoice {
+pub(crate) async fn held(set: &Set, name: &str) -> Invoice {
     let options = InvoiceOptions {
         hold: true,
         ..InvoiceOptions::default()
@@ -670,12 +675,21 @@ async fn what_was_never_the_operators_is_in_no_account() {
         set.chain(&sale, 1, 1_500, block(1)).await.state,
         InvoiceState::Settled
     );
-    set.expect("it is the merchant's own wallet", &[]).await;
+    // 1,000 sats count; the operator keeps 1 % of a payout, and so much of this.
+    set.expect(
+        "it is the merchant's own wallet, and the operator's fee is owed",
+        &[
+            (Account::merchant_receivable(set.merchant.id), 10 * SAT),
+            (Account::fee_income(), 10 * SAT),
+        ],
+    )
+    .await;
     assert_eq!(
         set.chain(&sale, 1, 1_500, GONE).await.state,
         InvoiceState::New
     );
-    set.expect("nothing to undo", &[]).await;
+    set.expect("nothing is owed for what the chain took away", &[])
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
