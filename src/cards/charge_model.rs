@@ -64,6 +64,26 @@ impl std::fmt::Debug for AuthorizeCard {
     }
 }
 
+/// Both ask the same of a tap, and have the same form: so has the digest of what was asked.
+impl From<AuthorizeCard> for ChargeCard {
+    fn from(asked: AuthorizeCard) -> Self {
+        let AuthorizeCard {
+            key,
+            tap,
+            price,
+            reference,
+            pin,
+        } = asked;
+        Self {
+            key,
+            tap,
+            price,
+            reference,
+            pin,
+        }
+    }
+}
+
 /// How much of a charge. In JSON its fields stand beside the others of the command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]

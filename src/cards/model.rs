@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::boltcard::IssuerKeyId;
 use super::life::{AutoTopUp, CardKind, RecoveryNumber, RetireTo};
+use super::top_up_address::TopUpAddress;
 use crate::access::Credential;
 use crate::core::IdempotencyKey;
 use crate::ids::{CardId, CardImportId, CardProgramId, ChargeId, CredentialId};
@@ -442,7 +443,8 @@ pub struct CurrencyBalance {
     pub quote: Option<Quote>,
 }
 
-/// What a tap shows without using it up.
+/// What a tap shows without using it up. Of a card that was lost, and of one in whose place another
+/// came, nothing of its money.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CardSnapshot {
     /// The card.
@@ -469,4 +471,9 @@ pub struct CardSnapshot {
     /// [`Cards::history`](super::Cards::history), to its holder.
     #[serde(default)]
     pub history: Vec<TransferRow>,
+    /// Where anybody can top it up, until its holder takes the address away; `None` of a card
+    /// whose money is not shown, and before the first tap or
+    /// [`Cards::top_up_address`](super::Cards::top_up_address) asked for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub top_up: Option<TopUpAddress>,
 }

@@ -12,7 +12,8 @@ use super::payment_model::{
     WithdrawFromCard, WithdrawalQuote,
 };
 use super::programs::{self, CardProgram, FeeBearer};
-use super::{Cards, guard, load_active, payment_rules as rules, pin, taps};
+use super::life::owns;
+use super::{Cards, guard, load, load_active, payment_rules as rules, pin, taps};
 use crate::Error;
 use crate::access::Credential;
 use crate::core::{Answer, Caller, Decision, Executed, Loaded, check_text};
@@ -378,7 +379,6 @@ impl Cards {
         self.core
             .detached(async move {
                 let caller = cards.core.authenticate(&credential).await?;
-                cards.require_owner(&caller, command.card).await?;
                 let executed: Executed<CardPayment> = cards
                     .core
                     .execute(&caller, "cards.withdraw", &command.key, &command, || {
@@ -397,9 +397,9 @@ impl Cards {
         command: &WithdrawFromCard,
     ) -> Result<Decision<CardPayment>, Error> {
         let core = &self.core;
-        // Again: whose a family card is may have changed since.
-        self.require_owner(caller, command.card).await?;
-        let card = load_active(core, command.card).await?;
+        let card = load(core, command.card).await?;
+        owns(caller, &card.value)?;
+        super::rules::require_active(&card.value, core.commit_time_ms())?;
         let invoice = rules::payable(&command.bolt11, &core.network, core.clock.now_ms())?;
         let amount_msat = match (invoice.amount_msat, command.amount_msat) {
             (Some(asked), None) => asked,

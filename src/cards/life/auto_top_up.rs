@@ -8,11 +8,11 @@ use serde::{Deserialize, Serialize};
 
 use super::model::{AutoTopUp, SetAutoTopUp, TopUpSource, TopUpWanted};
 use super::onward::current;
-use super::{AUTO_TOP_UP_JOB, ending::due};
+use super::{AUTO_TOP_UP_JOB, ending::due, owns};
 use crate::Error;
 use crate::access::Credential;
-use crate::cards::{Card, Cards, guard, load, load_active, programs, require_bitcoin, rules};
-use crate::core::{Answer, CommandError, Core, Decision, Executed, Loaded, emit, put};
+use crate::cards::{Card, Cards, guard, load, programs, require_bitcoin, rules};
+use crate::core::{Answer, Caller, CommandError, Core, Decision, Executed, Loaded, emit, put};
 use crate::ids::{CardId, TransferId};
 use crate::ledger::{CalendarPeriod, NewTransfer, Refusal, Step, TransferKind, UsageWindow};
 use crate::money::MAX_MSAT;
@@ -85,29 +85,30 @@ impl Cards {
             .detached(async move {
                 let core = &cards.core;
                 let caller = core.authenticate(&credential).await?;
-                cards.require_owner(&caller, command.card).await?;
                 let mut agreed = None;
                 if let Some(rule) = &command.rule {
                     check(rule)?;
                     if let TopUpSource::Card { card } = rule.from {
                         let by = command.source.as_ref().unwrap_or(&credential);
                         let by = core.authenticate(by).await?;
-                        cards.require_owner(&by, card).await?;
-                        agreed = Some((by.id, by.guard));
+                        agreed = Some((card, by));
                     }
                 }
-                let (cards, command, agreed) = (&cards, &command, &agreed);
+                let (cards, command, agreed, caller) = (&cards, &command, &agreed, &caller);
                 let decide = || async move {
-                    let card = load_active(core, command.card).await?;
+                    let card = load(core, command.card).await?;
+                    owns(caller, &card.value)?;
+                    rules::require_active(&card.value, core.commit_time_ms())?;
                     if command.rule.is_some() {
                         require_bitcoin(&card.value)?;
                     }
-                    let (by, agreed) = agreed.clone().unzip();
-                    let mut steps: Vec<Step> = agreed.into_iter().collect();
-                    steps.extend(cards.check_source(&card.value, command.rule).await?);
+                    let mut steps = Vec::new();
+                    if let Some((source, by)) = agreed {
+                        steps.extend(cards.agree(&card.value, *source, by).await?);
+                    }
                     let answer = Card {
                         auto_top_up: command.rule,
-                        auto_top_up_by: by,
+                        auto_top_up_by: agreed.as_ref().map(|(_, by)| by.id),
                         ..card.value
                     };
                     steps.push(rules::write(&answer, card.version)?);
@@ -121,29 +122,25 @@ impl Cards {
                 };
                 let operation = "cards.set_auto_top_up";
                 let executed: Executed<Card> = core
-                    .execute(&caller, operation, &command.key, command, decide)
+                    .execute(caller, operation, &command.key, command, decide)
                     .await?;
                 Ok(executed.answer)
             })
             .await
     }
 
-    /// Another card with a balance of its own, of the same kind of money.
-    async fn check_source(
-        &self,
-        card: &Card,
-        rule: Option<AutoTopUp>,
-    ) -> Result<Option<Step>, Error> {
-        let Some(TopUpSource::Card { card: source }) = rule.map(|rule| rule.from) else {
-            return Ok(None);
-        };
-        let source = load_active(&self.core, source).await?;
+    /// Another card with a balance of its own, of the same kind of money, and what holds in the
+    /// commit: whoever agrees still decides about that card.
+    async fn agree(&self, card: &Card, source: CardId, by: &Caller) -> Result<[Step; 2], Error> {
+        let source = load(&self.core, source).await?;
+        owns(by, &source.value)?;
+        rules::require_active(&source.value, self.core.commit_time_ms())?;
         let (from, to) = (source.value.balance_account(), card.balance_account());
         if from == to || from.asset() != to.asset() {
             let (field, bounds) = ("from", "another card with the same kind of money");
             return Err(CommandError::OutOfBounds { field, bounds }.into());
         }
-        Ok(Some(guard(&source)))
+        Ok([by.guard.clone(), guard(&source)])
     }
 
     /// The job that fills a card up.

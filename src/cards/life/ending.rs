@@ -2,7 +2,7 @@
 
 use super::model::{ReplaceCard, ReportLost, RetireCard, RetireTo};
 use super::onward::{MAX_REPLACEMENTS, all_of, current};
-use super::{AUTO_TOP_UP_JOB, EXPIRE_CARD_JOB, LifeError, family};
+use super::{AUTO_TOP_UP_JOB, EXPIRE_CARD_JOB, LifeError, family, may_stop, owns};
 use crate::Error;
 use crate::access::{Credential, Role};
 use crate::cards::charging::VerifiedTap;
@@ -55,9 +55,9 @@ impl Cards {
         self.core
             .detached(async move {
                 let caller = cards.core.authenticate(&credential).await?;
-                cards.require_stopper(&caller, command.card).await?;
                 let decide = || async {
                     let card = load(&cards.core, command.card).await?;
+                    may_stop(&caller, &card.value)?;
                     let state = card.value.state;
                     if !matches!(state, CardState::Active | CardState::Frozen) {
                         let card = card.value.id;
@@ -105,7 +105,6 @@ impl Cards {
         self.core
             .detached(async move {
                 let caller = cards.core.authenticate(&credential).await?;
-                cards.require_owner(&caller, command.card).await?;
                 let operation = "cards.replace";
                 let executed: Executed<Card> = cards
                     .core
@@ -126,6 +125,7 @@ impl Cards {
     ) -> Result<Decision<Card>, Error> {
         let core = &self.core;
         let old = load(core, command.card).await?;
+        owns(caller, &old.value)?;
         require_endable(&old.value)?;
         if old.value.replacements >= MAX_REPLACEMENTS {
             return Err(LifeError::ReplacedTooOften { card: old.value.id }.into());
@@ -201,7 +201,6 @@ impl Cards {
         self.core
             .detached(async move {
                 let caller = cards.core.authenticate(&credential).await?;
-                cards.require_owner(&caller, command.card).await?;
                 let mut tries = MAX_DECISIONS;
                 loop {
                     tries -= 1;
@@ -209,7 +208,7 @@ impl Cards {
                     let executed: Result<Executed<Card>, Error> = cards
                         .core
                         .execute(&caller, operation, &command.key, &command, || {
-                            cards.decide_retire(&command)
+                            cards.decide_retire(&caller, &command)
                         })
                         .await;
                     match executed {
@@ -222,9 +221,14 @@ impl Cards {
             .await
     }
 
-    async fn decide_retire(&self, command: &RetireCard) -> Result<Decision<Card>, Error> {
+    async fn decide_retire(
+        &self,
+        caller: &Caller,
+        command: &RetireCard,
+    ) -> Result<Decision<Card>, Error> {
         let core = &self.core;
         let card = load(core, command.card).await?;
+        owns(caller, &card.value)?;
         require_endable(&card.value)?;
         let mut steps = Vec::new();
         let own = card.value.balance_account();

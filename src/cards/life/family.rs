@@ -3,7 +3,7 @@
 use super::LifeError;
 use super::model::AddFamilyCard;
 use crate::Error;
-use crate::access::{AccessError, Credential, Role};
+use crate::access::{Credential, Role};
 use crate::cards::{Activation, CARDS, Card, Cards, load, load_active, programs, rules};
 use crate::core::{Answer, Caller, Core, Decision, Executed, emit};
 use crate::ids::{CardId, CredentialId};
@@ -33,63 +33,7 @@ pub(super) async fn moved(core: &Core, old: CardId, new: CardId) -> Result<Vec<S
     Ok(steps)
 }
 
-fn not_the_holder() -> AccessError {
-    AccessError::NotAllowed {
-        needs: "holder of the card, or of the main card of its family",
-    }
-}
-
 impl Cards {
-    /// Whoever decides about a card: its holder; about a family card, the main card's.
-    pub(in crate::cards) async fn require_owner(
-        &self,
-        caller: &Caller,
-        card: CardId,
-    ) -> Result<(), Error> {
-        let Role::Holder { card: own } = caller.role else {
-            return Err(not_the_holder().into());
-        };
-        let card = load(&self.core, card).await?.value;
-        if card.family_of.unwrap_or(card.id) == own {
-            Ok(())
-        } else {
-            Err(not_the_holder().into())
-        }
-    }
-
-    /// Whoever may stop a card: its holder, of a family card the main card's as well, or the
-    /// issuer.
-    pub(super) async fn require_stopper(&self, caller: &Caller, card: CardId) -> Result<(), Error> {
-        if caller.require_issuer_or_holder(card).is_ok() {
-            return Ok(());
-        }
-        self.require_owner(caller, card).await
-    }
-
-    /// Whoever may see what moved on a card: its holder, that of a card that came in its place,
-    /// or the issuer.
-    pub(in crate::cards) async fn require_reader(
-        &self,
-        caller: &Caller,
-        card: CardId,
-    ) -> Result<(), Error> {
-        if caller.require_issuer_or_holder(card).is_ok() {
-            return Ok(());
-        }
-        let Role::Holder { card: own } = caller.role else {
-            return Err(not_the_holder().into());
-        };
-        let mut at = load(&self.core, own).await?.value;
-        for _ in 0..super::onward::MAX_REPLACEMENTS {
-            match at.replaces {
-                Some(before) if before == card => return Ok(()),
-                Some(before) => at = load(&self.core, before).await?.value,
-                None => break,
-            }
-        }
-        Err(not_the_holder().into())
-    }
-
     /// Makes a card of the family of another one, and hands it over: it spends the main card's
     /// balance, within limits of its own. Whoever holds the new one can stop it and look at it;
     /// what else is decided about it is the main card's holder's. The main card's holder, with
