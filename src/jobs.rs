@@ -95,11 +95,7 @@ async fn do_job(
                 .expire_charge(job.object.parse().map_err(|_| unreadable())?)
                 .await
         }
-        cards::LOW_BALANCE_JOB => {
-            cards
-                .tell_low_balance(job.object.parse().map_err(|_| unreadable())?)
-                .await
-        }
+        cards::LOW_BALANCE_JOB => cards.tell_low_balance(&job.object).await,
         cards::CHECK_JOB => {
             cards
                 .check_payment(job.object.parse().map_err(|_| unreadable())?)

@@ -148,9 +148,12 @@ async fn a_holder_is_told_when_a_charge_crosses_the_threshold(is_sqlite: bool) {
     assert_eq!(looked(&scene).await, [], "it is not below");
     let crossing = scene.charge("to-9,999", 1).await.unwrap();
     let card = scene.card.id;
-    let below = |charge, sats| LowBalance {
+    let below = |charge: ChargeId, transfer, sats| LowBalance {
         card,
-        charge,
+        charge: Some(charge),
+        kind: TransferKind::Charge,
+        transfer,
+        reference: charge.to_string(),
         balance: sats * SAT,
         threshold: 10_000 * SAT,
         unit: flashkit::money::Asset::Btc,

@@ -86,7 +86,7 @@ impl Cards {
         steps.extend(program.as_ref().map(programs::guard));
         steps.extend(low_balance::look(
             &tapped,
-            &after.charge,
+            after.charge.id,
             core.clock.now_ms(),
         ));
         steps.extend(life::onward_from_hold(core, hold).await?);

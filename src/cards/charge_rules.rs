@@ -268,11 +268,6 @@ pub(super) fn expire(
     Ok(steps)
 }
 
-/// The payment behind a charge, if it was made.
-pub(super) fn payment(record: &ChargeRecord) -> Option<TransferId> {
-    record.posting.as_ref()?.transfer
-}
-
 /// A charge as it is shown at a time: one whose time is up has expired, whether or not its job
 /// has run.
 pub(super) fn shown(record: ChargeRecord, at_ms: i64) -> Charge {

@@ -202,7 +202,7 @@ impl Cards {
         steps.extend(charge_rules::pay(&charge, from, posting)?);
         steps.extend(low_balance::look(
             &sale.card.value,
-            &charge,
+            charge.id,
             core.clock.now_ms(),
         ));
         steps.extend(life::look_for_top_up(&sale.card.value, core.clock.now_ms()));

@@ -68,7 +68,7 @@ pub use life::{
     SetCardNote, TopUpSource, TopUpWanted, UnlockCardCode, VirtualCardDetails, VirtualTap,
     WipeCard,
 };
-pub(crate) use low_balance::LOW_BALANCE_JOB;
+pub(crate) use low_balance::{LOW_BALANCE_JOB, look_at as look_at_balance};
 pub use model::{
     ActivateCard, Activation, Card, CardLimits, CardSnapshot, CardState, CurrencyBalance,
     ExistingChip, FreezeCard, IssueCard, IssueCards, LimitKind, LimitUsage, LowBalance,

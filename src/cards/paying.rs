@@ -5,6 +5,7 @@
 //! money aside, what the route may cost included.
 
 use super::charging::{self, VerifiedTap};
+use super::life::owns;
 use super::model::Card;
 use super::payment_error::CardPaymentError;
 use super::payment_model::{
@@ -12,8 +13,7 @@ use super::payment_model::{
     WithdrawFromCard, WithdrawalQuote,
 };
 use super::programs::{self, CardProgram, FeeBearer};
-use super::life::owns;
-use super::{Cards, guard, load, load_active, payment_rules as rules, pin, taps};
+use super::{Cards, guard, load, load_active, low_balance, payment_rules as rules, pin, taps};
 use crate::Error;
 use crate::access::Credential;
 use crate::core::{Answer, Caller, Decision, Executed, Loaded, check_text};
@@ -231,6 +231,11 @@ impl Cards {
         let (hash, amount_msat) = (bill.invoice.payment_hash, bill.amount_msat);
         let paid = invoices::pay_by_book(core, own, hash, amount_msat, bill.payer());
         let mut steps = paid.await?;
+        steps.extend(low_balance::look(
+            &bill.card.value,
+            payment.id,
+            core.clock.now_ms(),
+        ));
         let (payment, points) = rules::with_points(payment, core).await?;
         steps.extend(payments::rules::paid_by_book(&payment)?);
         steps.extend(points);

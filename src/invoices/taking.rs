@@ -96,18 +96,27 @@ pub(super) async fn decide(
         onward.extend(cards::onward(core, credit).await?);
         onward.extend(cards::onward(core, surplus).await?);
     }
-    let context = Context {
-        new_id,
-        credit,
-        surplus,
-        now_ms,
-        check_at_ms: core.ask_again_at(now_ms),
-        credit_ceiling,
-        payer,
+    let (after, mut batch) = {
+        let context = Context {
+            new_id,
+            credit,
+            surplus,
+            now_ms,
+            check_at_ms: core.ask_again_at(now_ms),
+            credit_ceiling,
+            payer,
+        };
+        steps::steps(invoice, outcome, &context)?
     };
-    let (after, mut batch) = steps::steps(invoice, outcome, &context)?;
     batch.extend(guards);
     batch.extend(onward);
+    // What has vanished may leave a card low.
+    if batch.iter().any(|step| matches!(step, Step::Reverse(_))) {
+        for account in [credit, invoice.value.purpose.account()] {
+            let look = cards::look_at_balance(core, account, invoice.value.id);
+            batch.extend(look.await?);
+        }
+    }
     Ok((after, batch))
 }
 

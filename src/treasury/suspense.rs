@@ -278,6 +278,8 @@ impl Treasury {
         steps.extend(owner);
         if after.amount_msat > 0 {
             steps.extend(crate::cards::onward(&self.core, account).await?);
+        } else {
+            steps.extend(crate::cards::look_at_balance(&self.core, account, item).await?);
         }
         steps.push(emit("suspense.assigned", item.to_string(), &after)?);
         Ok(Decision {

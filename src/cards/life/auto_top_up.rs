@@ -11,7 +11,7 @@ use super::onward::current;
 use super::{AUTO_TOP_UP_JOB, ending::due, owns};
 use crate::Error;
 use crate::access::Credential;
-use crate::cards::{Card, Cards, guard, load, programs, require_bitcoin, rules};
+use crate::cards::{Card, Cards, guard, load, low_balance, programs, require_bitcoin, rules};
 use crate::core::{Answer, Caller, CommandError, Core, Decision, Executed, Loaded, emit, put};
 use crate::ids::{CardId, TransferId};
 use crate::ledger::{CalendarPeriod, NewTransfer, Refusal, Step, TransferKind, UsageWindow};
@@ -258,8 +258,9 @@ impl Cards {
         }
         // Should the source be spent at the same moment, what is left of it; should the card be
         // filled at the same moment, what it then lacks.
+        let id = core.new_id(TransferId::from_parts)?;
         let transfer = Step::TransferUpTo(NewTransfer {
-            id: core.new_id(TransferId::from_parts)?,
+            id,
             debit: from,
             credit: to,
             amount: wanted.amount_msat,
@@ -267,11 +268,9 @@ impl Cards {
             reference: wanted.card.value.id.to_string(),
             credit_ceiling: Some(wanted.ceiling_msat),
         });
-        Ok(Some(vec![
-            by.guard,
-            guard(&owner),
-            guard(&source),
-            transfer,
-        ]))
+        let mut steps = vec![by.guard, guard(&owner), guard(&source), transfer];
+        // It may run low itself now.
+        steps.extend(low_balance::look(&source.value, id, core.clock.now_ms()));
+        Ok(Some(steps))
     }
 }

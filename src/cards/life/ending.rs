@@ -7,7 +7,8 @@ use crate::Error;
 use crate::access::{Credential, Role};
 use crate::cards::charging::VerifiedTap;
 use crate::cards::{
-    Activation, Card, CardError, CardState, Cards, guard, load, load_active, pin, programs, rules,
+    Activation, Card, CardError, CardState, Cards, guard, load, load_active, low_balance, pin,
+    programs, rules,
 };
 use crate::core::{Answer, Caller, CommandError, Decision, Executed, Loaded, emit};
 use crate::ids::{CardId, CredentialId, TransferId};
@@ -158,6 +159,8 @@ impl Cards {
             let kind = TransferKind::Replacement;
             steps.push(all_of(from, to, transfer, kind, old.value.id));
             steps.extend(family::moved(core, old.value.id, new.id).await?);
+        } else {
+            steps.extend(low_balance::begin(core, &new).await?);
         }
         // What was charged before is looked at again on the new card, should it run low there.
         steps.extend(super::auto_top_up::look(&new, core.clock.now_ms()));
@@ -324,6 +327,7 @@ fn replacement(old: &Card, blank: &Card, holder: CredentialId) -> Card {
         first: Some(old.line()),
         replacements: old.replacements + 1,
         family_of: old.family_of,
+        has_family: old.has_family,
         auto_top_up: old.auto_top_up,
         auto_top_up_by: old.auto_top_up_by,
         recovery: old.recovery,

@@ -4,7 +4,9 @@ use super::LifeError;
 use super::model::AddFamilyCard;
 use crate::Error;
 use crate::access::{Credential, Role};
-use crate::cards::{Activation, CARDS, Card, Cards, load, load_active, programs, rules};
+use crate::cards::{
+    Activation, CARDS, Card, Cards, load, load_active, low_balance, programs, rules,
+};
 use crate::core::{Answer, Caller, Core, Decision, Executed, emit};
 use crate::ids::{CardId, CredentialId};
 use crate::ledger::Step;
@@ -13,7 +15,7 @@ use crate::ledger::Step;
 const MAX_FAMILY: usize = 20;
 
 /// The cards that spend the balance of `main`, those out of use not among them.
-pub(super) async fn members(core: &Core, main: CardId) -> Result<Vec<Card>, Error> {
+pub(in crate::cards) async fn members(core: &Core, main: CardId) -> Result<Vec<Card>, Error> {
     // Those out of use are in the index no more.
     core.list(CARDS, "family", &main.to_string(), None, MAX_FAMILY)
         .await
@@ -99,10 +101,14 @@ impl Cards {
             ..tap.card.value.clone()
         };
         let after = super::expiry::valid_from(after, program.as_ref(), core.commit_time_ms());
-        // The main card is written as it is: of two that come to be the last one that fits in,
+        let with_family = Card {
+            has_family: true,
+            ..main.value
+        };
+        // The main card is written whether or not that is new: of two that come to be the last one that fits in,
         // the second is decided again.
         let mut steps = vec![
-            rules::write(&main.value, main.version)?,
+            rules::write(&with_family, main.version)?,
             rules::write(&after, tap.card.version)?,
             rules::advance(&tap.card.value, tap.counter),
             rules::claim_tap(&tap.card.value, tap.counter, after.id.to_string()),
@@ -110,6 +116,7 @@ impl Cards {
         ];
         steps.extend(program.as_ref().map(programs::guard));
         steps.extend(super::expiry::look_then(&after));
+        steps.extend(low_balance::begin(core, &after).await?);
         steps.push(emit("card.activated", after.id.to_string(), &after)?);
         Ok(Decision {
             steps,

@@ -19,7 +19,7 @@ mod wiping;
 use super::model::{
     ActivateCard, Activation, Card, CardState, FreezeCard, RenewHolder, SetCardLimits,
 };
-use super::{CardError, Cards, load, programs, rules};
+use super::{CardError, Cards, load, low_balance, programs, rules};
 use crate::Error;
 use crate::access::{Credential, Role};
 use crate::core::{Answer, Decision, Executed, emit};
@@ -42,6 +42,7 @@ pub use recovery::RecoveryCode;
 pub use virtual_card::VirtualCardDetails;
 
 pub(super) use auto_top_up::look as look_for_top_up;
+pub(in crate::cards) use family::members;
 pub(super) use presented::bearer;
 
 /// The job that tells that a card has expired.
@@ -203,10 +204,13 @@ impl Cards {
                     owns(&caller, &card.value)?;
                     let at_ms = cards.core.commit_time_ms();
                     let after = rules::with_limits(&card.value, command.limits.clone(), at_ms)?;
-                    let steps = vec![
+                    let mut steps = vec![
                         rules::write(&after, card.version)?,
                         emit("card.limits_set", after.id.to_string(), &after)?,
                     ];
+                    if card.value.limits.low_balance.is_none() {
+                        steps.extend(low_balance::begin(&cards.core, &after).await?);
+                    }
                     Ok(Decision {
                         steps,
                         answer: after,
