@@ -199,7 +199,8 @@ impl Cards {
             bitcoin: core.new_id(TransferId::from_parts)?,
             spread: core.new_id(TransferId::from_parts)?,
         };
-        let (answer, mut steps) = charge_rules::refund(&before, back, of, ids, points)?;
+        let (answer, mut steps) =
+            charge_rules::refund(&before, back, of, ids, points, core.clock.now_ms())?;
         steps.extend(life::onward_from(core, of).await?);
         steps.extend(guards);
         Ok(Decision { steps, answer })

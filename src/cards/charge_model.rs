@@ -325,6 +325,27 @@ pub(super) struct ChargePosting {
     /// yet, because the refund was less: the next one withholds it.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub(super) to_withhold_msat: i64,
+    /// What came back of it, refund by refund.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) refunds: Vec<RefundPosting>,
+}
+
+/// What in the books is behind a refund.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct RefundPosting {
+    /// What came on the card; `None` where all of it was withheld.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) transfer: Option<TransferId>,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(super) withheld_msat: i64,
+    /// The points that were taken back.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(super) points: i64,
+    /// The rate, where that was the one of then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) quote: Option<Quote>,
+    /// When it was decided, milliseconds since the epoch.
+    pub(super) refunded_at_ms: i64,
 }
 
 #[allow(

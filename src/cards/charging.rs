@@ -200,12 +200,7 @@ impl Cards {
         )?;
         let from = sale.card.value.balance_account();
         steps.extend(charge_rules::pay(&charge, from, posting)?);
-        steps.extend(low_balance::look(
-            &sale.card.value,
-            charge.id,
-            core.clock.now_ms(),
-        ));
-        steps.extend(life::look_for_top_up(&sale.card.value, core.clock.now_ms()));
+        steps.extend(low_balance::looks(core, &sale.card.value, charge.id));
         steps.extend(sale.guards);
         if let Some(reward) = reward {
             steps.extend(reward.steps(&charge.id.to_string()));

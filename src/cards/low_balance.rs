@@ -44,6 +44,15 @@ pub(super) fn look(card: &Card, by: impl Display, at_ms: i64) -> Option<Step> {
     })
 }
 
+/// What is looked at once `by` has taken money from a card: how much is left, and whether it is to
+/// be filled up.
+pub(super) fn looks(core: &Core, card: &Card, by: impl Display) -> Vec<Step> {
+    let at_ms = core.clock.now_ms();
+    let mut steps = life::look_for_top_up(card, at_ms);
+    steps.extend(look(card, by, at_ms));
+    steps
+}
+
 /// The job, where what was taken came from a card's balance.
 pub(crate) async fn look_at(
     core: &Core,

@@ -27,6 +27,8 @@ mod pin;
 mod programmer;
 pub mod programming;
 pub(crate) mod programs;
+mod receipt_model;
+mod receipts;
 mod rules;
 mod snapshot;
 mod statement;
@@ -90,9 +92,10 @@ pub use payment_model::{
 pub(crate) use payment_rules::CHECK_JOB;
 pub use pin::{Pin, PinStatus, SetCardPin, UnlockCardPin};
 pub use programs::{
-    CardProgram, CardProgramTerms, CardPrograms, CreateCardProgram, FeeBearer, PinRules,
-    UpdateCardProgram,
+    BreakageRule, CardProgram, CardProgramTerms, CardPrograms, CreateCardProgram, FeeBearer,
+    PinRules, UpdateCardProgram,
 };
+pub use receipt_model::{CardReceipt, CardReceiptKind, CardReceiptLine, CardReceiptOf};
 pub use statement::CardStatementQuery;
 pub(crate) use top_up_address::admit_top_up;
 pub use top_up_address::{RenewTopUpAddress, TopUpAddress};

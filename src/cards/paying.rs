@@ -168,10 +168,7 @@ impl Cards {
         )?;
         steps.extend(guards);
         steps.extend(paid.steps);
-        steps.extend(super::life::look_for_top_up(
-            &bill.card.value,
-            core.clock.now_ms(),
-        ));
+        steps.extend(low_balance::looks(core, &bill.card.value, paid.payment.id));
         Ok(Decision {
             steps,
             answer: paid.payment,
@@ -231,11 +228,6 @@ impl Cards {
         let (hash, amount_msat) = (bill.invoice.payment_hash, bill.amount_msat);
         let paid = invoices::pay_by_book(core, own, hash, amount_msat, bill.payer());
         let mut steps = paid.await?;
-        steps.extend(low_balance::look(
-            &bill.card.value,
-            payment.id,
-            core.clock.now_ms(),
-        ));
         let (payment, points) = rules::with_points(payment, core).await?;
         steps.extend(payments::rules::paid_by_book(&payment)?);
         steps.extend(points);
@@ -426,10 +418,7 @@ impl Cards {
         let paid = self.decide_bill(&bill, Vec::new()).await?;
         let mut steps = vec![guard(&bill.card)];
         steps.extend(paid.steps);
-        steps.extend(super::life::look_for_top_up(
-            &bill.card.value,
-            core.clock.now_ms(),
-        ));
+        steps.extend(low_balance::looks(core, &bill.card.value, paid.payment.id));
         Ok(Decision {
             steps,
             answer: paid.payment,

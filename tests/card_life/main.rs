@@ -3,7 +3,9 @@
 
 mod hands;
 mod model;
+mod owner;
 mod private;
+mod receipts;
 mod story;
 #[path = "../support/mod.rs"]
 mod support;

@@ -341,8 +341,7 @@ impl Cards {
         };
         let mut steps: Vec<Step> = rules::count_usage(limits, amount_msat).collect();
         steps.extend(charge_rules::pay(&charge, card.balance_account(), posting)?);
-        steps.extend(low_balance::look(card, charge.id, core.clock.now_ms()));
-        steps.extend(life::look_for_top_up(card, core.clock.now_ms()));
+        steps.extend(low_balance::looks(core, card, charge.id));
         if let Some(reward) = reward {
             steps.extend(reward.steps(&charge.id.to_string()));
         }
