@@ -4,8 +4,10 @@
 #![cfg(feature = "sqlite")]
 
 mod by_book;
+mod doors;
 mod foreign;
 mod lnurl;
+mod low;
 mod machine;
 mod no_lies;
 mod page;
