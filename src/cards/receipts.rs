@@ -252,8 +252,11 @@ impl Cards {
     /// then and the money went on in the same commit.
     async fn landed(&self, row: &TransferRow) -> Result<CardReceiptLine, Error> {
         let (mut row, mut account) = (row.clone(), row.credit);
-        let rows = self.core.store.journal(row.position, COMMIT_ROWS).await?;
-        for next in rows.into_iter().filter(|next| next.commit == row.commit) {
+        let (rows, commit) = (
+            self.core.store.journal(row.position, COMMIT_ROWS).await?,
+            row.commit,
+        );
+        for next in rows.into_iter().filter(|next| next.commit == commit) {
             let goes_on = next.debit == account && next.kind == TransferKind::Replacement;
             if goes_on && next.credit.kind() == AccountKind::CardBalance {
                 account = next.credit;
