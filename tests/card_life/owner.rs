@@ -300,6 +300,55 @@ async fn the_credential_of_a_card_that_was_replaced_reads_nothing_of_what_comes_
     scene.stop("replaced").await;
 }
 
+/// A card is looked at, and before the look is committed a sale leaves it low, whose own look would
+/// end with the first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sale_while_a_card_is_looked_at_is_not_overlooked() {
+    let memory = Arc::new(MemoryStore::new(Arc::new(SystemClock)));
+    let pause = Arc::new(Pause::default());
+    let store: Arc<dyn Store> = Arc::new(GatedStore::pausing(memory, pause.clone()));
+    let builder = Engine::builder(store.clone(), shop::master());
+    let engine = builder.network("regtest").open().await.unwrap();
+    let till = shop::merchant(&engine, "Cookshop").await.till;
+    let mut card = shop::card(&engine, shop::UID, CardLimits::default()).await;
+    let source = shop::card(&engine, &crate::hands::uid(9), CardLimits::default()).await;
+    fund(&*store, 1, card.id, 50_000).await;
+    fund(&*store, 2, source.id, 50_000).await;
+    let command = SetAutoTopUp {
+        key: key("rule"),
+        card: card.id,
+        rule: Some(AutoTopUp {
+            below_msat: 10_000 * SAT,
+            to_msat: 20_000 * SAT,
+            from: TopUpSource::Card { card: source.id },
+            times_per_day: 5,
+        }),
+        source: Some(source.holder.clone()),
+    };
+    engine
+        .cards()
+        .set_auto_top_up(&card.holder, command)
+        .await
+        .unwrap();
+    charge(&engine, &till, "one", &card.chip.tap(), 30_000)
+        .await
+        .unwrap();
+    pause.arm("card.auto_top_up");
+    let looking = {
+        let engine = engine.clone();
+        tokio::spawn(async move { engine.run_due_jobs().await.unwrap() })
+    };
+    pause.reached().await;
+    charge(&engine, &till, "two", &card.chip.tap(), 15_000)
+        .await
+        .unwrap();
+    pause.release();
+    looking.await.unwrap();
+    engine.run_due_jobs().await.unwrap();
+    assert_eq!(crate::hands::on_card(&*store, card.id).await, 20_000);
+    assert_eq!(crate::hands::on_card(&*store, source.id).await, 35_000);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_tap_shows_where_to_top_up_and_of_a_lost_card_nothing_of_its_money() {
     let mut scene = Scene::new(false, CardLimits::default()).await;

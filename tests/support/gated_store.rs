@@ -19,7 +19,7 @@ pub struct GatedStore {
     pause: Arc<Pause>,
 }
 
-/// Holds up the first commit of an operation until it is let go.
+/// Holds up the first commit of an operation, or of a kind of job, until it is let go.
 #[derive(Default)]
 pub struct Pause {
     operation: Mutex<Option<String>>,
@@ -44,8 +44,13 @@ impl Pause {
     async fn hold_up(&self, batch: &Batch) {
         let is_it = {
             let mut armed = self.operation.lock().unwrap();
-            let scope = batch.command.as_ref().map(|command| &command.scope);
-            let is_it = |operation: &String| scope.is_some_and(|scope| scope.contains(operation));
+            let scope = batch.command.as_ref().map(|command| command.scope.clone());
+            let jobs = batch.steps.iter().filter_map(|step| match step {
+                Step::Done { kind, .. } => Some(format!("/{kind}/")),
+                _ => None,
+            });
+            let mut names = scope.into_iter().chain(jobs);
+            let mut is_it = |operation: &str| names.any(|name| name.contains(operation));
             armed.take_if(|operation| is_it(operation)).is_some()
         };
         if is_it {

@@ -14,10 +14,14 @@ use crate::access::Credential;
 use crate::cards::{Card, Cards, guard, load, low_balance, programs, require_bitcoin, rules};
 use crate::core::{Answer, Caller, CommandError, Core, Decision, Executed, Loaded, emit, put};
 use crate::ids::{CardId, TransferId};
-use crate::ledger::{CalendarPeriod, NewTransfer, Refusal, Step, TransferKind, UsageWindow};
+use crate::ledger::{
+    Account, CalendarPeriod, NewTransfer, Refusal, Step, TransferKind, UsageWindow,
+};
 use crate::money::MAX_MSAT;
 
 const TOP_UPS: &str = "card_auto_top_up";
+/// How often a card is looked at again while it is spent.
+const MAX_DECISIONS: usize = 32;
 
 /// How often a card was filled up.
 #[derive(Default, Serialize, Deserialize)]
@@ -59,6 +63,15 @@ fn check(rule: &AutoTopUp) -> Result<(), CommandError> {
         return Err(CommandError::OutOfBounds { field, bounds });
     }
     Ok(())
+}
+
+/// Holds in the commit: the card is not low once it was looked at.
+fn at_least(account: Account, below_msat: i64) -> Step {
+    Step::Within {
+        account,
+        lowest: Some(below_msat),
+        highest: None,
+    }
 }
 
 fn window(card: &Card, at_ms: i64) -> Result<UsageWindow, Error> {
@@ -145,7 +158,15 @@ impl Cards {
 
     /// The job that fills a card up.
     pub(super) async fn fill_up(&self, id: CardId) -> Result<(), Error> {
-        let filled = self.core.settle(|| self.decide_fill(id)).await;
+        let mut tries = MAX_DECISIONS;
+        let filled = loop {
+            tries -= 1;
+            match self.core.settle(|| self.decide_fill(id)).await {
+                // A sale came in between, whose own look would be done with this one.
+                Err(Error::Ledger(Refusal::OutOfBounds { .. })) if tries > 0 => {}
+                filled => break filled,
+            }
+        };
         match filled {
             // As often as it may be in a day.
             Err(Error::Ledger(Refusal::UsageExceeded { .. })) => {
@@ -215,6 +236,7 @@ impl Cards {
         let available = balance.available(account.kind().side());
         let balance_msat = i64::try_from(available).unwrap_or(i64::MAX);
         if balance_msat >= rule.below_msat {
+            steps.push(at_least(account, rule.below_msat));
             return Ok(None);
         }
         let (most, held) = programs::ceiling(core, &card.value).await?;
@@ -269,6 +291,9 @@ impl Cards {
             credit_ceiling: Some(wanted.ceiling_msat),
         });
         let mut steps = vec![by.guard, guard(&owner), guard(&source), transfer];
+        if wanted.ceiling_msat >= wanted.rule.below_msat {
+            steps.push(at_least(to, wanted.rule.below_msat));
+        }
         // It may run low itself now.
         steps.extend(low_balance::look(&source.value, id, core.clock.now_ms()));
         Ok(Some(steps))
