@@ -71,22 +71,20 @@ impl Cards {
 
     /// There is no signature to be wrong here: what is counted of a source is that it is no card's.
     async fn card_of_p(&self, p: &[u8; 16]) -> Result<CardId, Error> {
-        let now_ms = self.core.clock.now_ms();
-        if let Some(source) = self.source.as_deref() {
+        let (source, now_ms) = (self.source.as_deref(), self.core.clock.now_ms());
+        if let Some(source) = source {
             self.bad_taps.admit(source, now_ms)?;
         }
-        let found = self.card_of(p, |_, _| Ok(())).await;
-        match (found, self.source.as_deref()) {
-            (Ok((card, _)), _) => Ok(card.value.id),
-            (Err(error @ Error::Card(CardError::Tap(_) | CardError::NotFound)), source) => {
-                source.inspect(|source| self.bad_taps.count(source, now_ms));
-                Err(match error {
-                    // Both say the same to whoever has read nothing but a `p`.
-                    Error::Card(CardError::NotFound) => CardError::Tap(TapError::NotOurs).into(),
-                    other => other,
-                })
+        match self.card_of(p, |_, _| Ok(())).await {
+            Ok((card, _)) => Ok(card.value.id),
+            // Both say the same to whoever has read nothing but a `p`.
+            Err(Error::Card(CardError::Tap(TapError::NotOurs) | CardError::NotFound)) => {
+                if let Some(source) = source {
+                    self.bad_taps.count(source, now_ms);
+                }
+                Err(CardError::Tap(TapError::NotOurs).into())
             }
-            (Err(error), _) => Err(error),
+            Err(error) => Err(error),
         }
     }
 
