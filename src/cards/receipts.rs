@@ -171,6 +171,11 @@ impl Cards {
         let last = rows.first().ok_or(CardError::ReceiptNotFound)?;
         let is_fee = |row: &&TransferRow| row.kind == TransferKind::RoutingFee;
         let mut lines: Vec<_> = rows.iter().filter(|row| !is_fee(row)).map(paid).collect();
+        let conversion = payment.conversion.as_ref();
+        lines.extend(conversion.map(|it| {
+            let quote = it.settled_quote.as_ref().unwrap_or(&it.quote).clone();
+            CardReceiptLine::Rate { quote }
+        }));
         lines.extend(rows.iter().find(is_fee).map(|row| {
             let amount_msat = row.amount;
             CardReceiptLine::RouteFee { amount_msat }
@@ -199,9 +204,9 @@ impl Cards {
             .as_ref()
             .map(|paid| paid.invoice.to_string());
         let is_of = |row: &TransferRow| {
-            let reference = invoice.as_ref().unwrap_or(&id);
+            let is_named = row.reference == id || Some(&row.reference) == invoice.as_ref();
             let is_later = row.at_ms >= payment.created_at_ms;
-            is_later && row.debit == payer && row.reference == *reference
+            is_later && row.debit == payer && is_named
         };
         let mut before = None;
         loop {
