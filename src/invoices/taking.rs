@@ -110,14 +110,26 @@ pub(super) async fn decide(
     };
     batch.extend(guards);
     batch.extend(onward);
-    // What has vanished may leave a card low.
+    let owners = [credit, invoice.value.purpose.account()];
+    let lows = looks(core, &batch, owners, invoice.value.id).await?;
+    batch.extend(lows);
+    Ok((after, batch))
+}
+
+/// What has vanished may leave a card low.
+async fn looks(
+    core: &Core,
+    batch: &[Step],
+    accounts: [Account; 2],
+    by: InvoiceId,
+) -> Result<Vec<Step>, Error> {
+    let mut steps = Vec::new();
     if batch.iter().any(|step| matches!(step, Step::Reverse(_))) {
-        for account in [credit, invoice.value.purpose.account()] {
-            let look = cards::look_at_balance(core, account, invoice.value.id);
-            batch.extend(look.await?);
+        for account in accounts {
+            steps.extend(cards::look_at_balance(core, account, by).await?);
         }
     }
-    Ok((after, batch))
+    Ok(steps)
 }
 
 /// The payments that were being taken and have arrived.
