@@ -51,15 +51,10 @@ pub(super) async fn decide(
     new_id: &(dyn Fn() -> Result<TransferId, Error> + Send + Sync),
 ) -> Result<(Invoice, Vec<Step>), Error> {
     let now_ms = core.clock.now_ms();
-    let takes = outcome
-        .moves
-        .iter()
-        .any(|step| matches!(step, rules::Move::Hold(_) | rules::Move::Book(_)));
-    let refusable = payer.is_some()
-        || outcome
-            .moves
-            .iter()
-            .any(|step| matches!(step, rules::Move::Hold(_)));
+    let is_hold = |step: &rules::Move| matches!(step, rules::Move::Hold(_));
+    let is_book = |step: &rules::Move| matches!(step, rules::Move::Book(_));
+    let takes = outcome.moves.iter().any(|it| is_hold(it) || is_book(it));
+    let refusable = payer.is_some() || outcome.moves.iter().any(is_hold);
     let (mut credit_ceiling, mut guards, mut onward) = (None, Vec::new(), Vec::new());
     // What has arrived on chain is booked, whatever the card is by now.
     if takes && refusable {
@@ -110,23 +105,18 @@ pub(super) async fn decide(
     };
     batch.extend(guards);
     batch.extend(onward);
-    let owners = [credit, invoice.value.purpose.account()];
-    let lows = looks(core, &batch, owners, invoice.value.id).await?;
+    let lows = looks(core, &batch, &invoice.value).await?;
     batch.extend(lows);
     Ok((after, batch))
 }
 
 /// What has vanished may leave a card low.
-async fn looks(
-    core: &Core,
-    batch: &[Step],
-    accounts: [Account; 2],
-    by: InvoiceId,
-) -> Result<Vec<Step>, Error> {
+async fn looks(core: &Core, batch: &[Step], invoice: &Invoice) -> Result<Vec<Step>, Error> {
     let mut steps = Vec::new();
     if batch.iter().any(|step| matches!(step, Step::Reverse(_))) {
-        for account in accounts {
-            steps.extend(cards::look_at_balance(core, account, by).await?);
+        let own = invoice.purpose.account();
+        for account in [own, cards::account_now(core, own).await?] {
+            steps.extend(cards::look_at_balance(core, account, invoice.id).await?);
         }
     }
     Ok(steps)
