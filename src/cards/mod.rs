@@ -31,6 +31,7 @@ pub mod programming;
 pub(crate) mod programs;
 mod receipt_model;
 mod receipts;
+mod refunded_points;
 mod rules;
 mod snapshot;
 mod statement;
@@ -98,6 +99,7 @@ pub use programs::{
     PinRules, UpdateCardProgram,
 };
 pub use receipt_model::{CardReceipt, CardReceiptKind, CardReceiptLine, CardReceiptOf};
+pub(crate) use refunded_points::{Left, give_points_again, set_points_aside};
 pub use statement::CardStatementQuery;
 pub(crate) use top_up_address::admit_top_up;
 pub use top_up_address::{RenewTopUpAddress, TopUpAddress};

@@ -11,7 +11,10 @@ mod lnurl;
 mod low;
 mod machine;
 mod no_lies;
+mod owed;
 mod page;
+mod refund_model;
+mod refunds;
 mod set;
 #[path = "../support/mod.rs"]
 mod support;
