@@ -13,7 +13,7 @@ use crate::store::StoreError;
 const APPLICATION_ID: i64 = 0x464c_5348;
 
 /// The schema this version writes.
-pub(super) const SCHEMA_VERSION: i64 = 2;
+pub(super) const SCHEMA_VERSION: i64 = 3;
 
 /// A file up to this size is checked page by page when it is opened, which takes about a tenth of
 /// a second; of a larger one the ends of every table, so that opening does not take longer the
@@ -143,14 +143,20 @@ CREATE TABLE node_state (
 ";
 
 /// What leads from each version of the schema to the next; the first is [`TABLES`].
-const MIGRATIONS: [&str; 1] = [
+const MIGRATIONS: [&str; 2] = [
     // 2: what became of the store as a whole, for ever.
     "CREATE TABLE moves (
         position INTEGER PRIMARY KEY,
         what TEXT NOT NULL,
         detail TEXT NOT NULL
     ) STRICT;",
+    // 3: fewer and flatter trees.
+    concat!(include_str!("schema_3.sql"), include_str!("derived.sql")),
 ];
+
+/// Fills in what follows from other rows and is not moved with them: see the schema's third
+/// version.
+pub(super) const DERIVED: &str = include_str!("derived.sql");
 
 /// Makes the tables in a new file, or checks that an old one is ours and sound.
 pub(super) fn prepare(
