@@ -10,6 +10,7 @@ mod charge_model;
 mod charge_rules;
 mod charging;
 mod currency;
+mod currency_payment;
 mod error;
 mod imports;
 mod issuer_keys;
@@ -19,6 +20,7 @@ pub mod lnurl;
 mod low_balance;
 mod model;
 mod offline;
+mod paid;
 mod paying;
 mod payment_error;
 mod payment_model;
@@ -27,6 +29,7 @@ mod pin;
 mod programmer;
 pub mod programming;
 pub(crate) mod programs;
+mod refunded_points;
 mod rules;
 mod statement;
 mod taps;
@@ -84,8 +87,8 @@ pub use offline::{
 };
 pub use payment_error::CardPaymentError;
 pub use payment_model::{
-    CardPayment, CardPaymentOutcome, CardPaymentState, PayWithCard, ResolveCardPayment,
-    WithdrawFromCard, WithdrawalQuote,
+    CardPayment, CardPaymentOutcome, CardPaymentState, PayWithCard, PaymentConversion,
+    ResolveCardPayment, WithdrawFromCard, WithdrawalQuote,
 };
 pub(crate) use payment_rules::CHECK_JOB;
 pub use pin::{Pin, PinStatus, SetCardPin, UnlockCardPin};
@@ -93,6 +96,7 @@ pub use programs::{
     CardProgram, CardProgramTerms, CardPrograms, CreateCardProgram, FeeBearer, PinRules,
     UpdateCardProgram,
 };
+pub(crate) use refunded_points::{Left, give_points_again, set_points_aside};
 pub use statement::CardStatementQuery;
 pub(crate) use top_up_address::admit_top_up;
 pub use top_up_address::{RenewTopUpAddress, TopUpAddress};

@@ -1,6 +1,6 @@
 //! Pure decisions about payments that leave: no I/O, no clock.
 
-use super::model::{Attempts, Change, Holds, Leaving, Outcome, Outgoing, Standing};
+use super::model::{Attempts, Change, Exchanged, Holds, Leaving, Outcome, Outgoing, Standing};
 use crate::Error;
 use crate::core::{CommandError, Loaded, emit, put};
 use crate::ids::TransferId;
@@ -63,7 +63,7 @@ fn hold(leaving: &Leaving<'_>, id: TransferId, kind: TransferKind, amount: i64) 
         reference: leaving.id.clone(),
         credit_ceiling: None,
     };
-    let usage = if debit == leaving.payer {
+    let usage = if debit == leaving.payer && leaving.exchanged.is_none() {
         leaving.usage.clone()
     } else {
         Vec::new()
@@ -76,12 +76,30 @@ fn hold(leaving: &Leaving<'_>, id: TransferId, kind: TransferKind, amount: i64) 
     })
 }
 
-fn index_keys<P: Outgoing>(payment: &P) -> Vec<(&'static str, String)> {
+fn hold_exchanged(leaving: &Leaving<'_>, id: TransferId, exchanged: Exchanged) -> Step {
+    Step::Hold(NewHold {
+        transfer: NewTransfer {
+            id,
+            debit: exchanged.payer,
+            credit: Account::exchange(exchanged.payer.asset()),
+            amount: exchanged.most,
+            kind: leaving.kind,
+            reference: leaving.id.clone(),
+            credit_ceiling: None,
+        },
+        expires_at_ms: None,
+        usage: leaving.usage.clone(),
+    })
+}
+
+/// The keys under which a payment is found.
+pub(crate) fn index_keys<P: Outgoing>(payment: &P) -> Vec<(&'static str, String)> {
     let leaving = payment.leaving();
-    let open = if leaving.standing.is_final() {
-        "closed"
-    } else {
-        "open"
+    // What is set aside in the books is nothing that the node is asked about.
+    let open = match (leaving.standing.is_final(), leaving.in_books) {
+        (true, _) => "closed",
+        (false, true) => "held",
+        (false, false) => "open",
     };
     let mut keys = vec![
         ("payment_hash", leaving.payment_hash.to_string()),
@@ -91,7 +109,7 @@ fn index_keys<P: Outgoing>(payment: &P) -> Vec<(&'static str, String)> {
     keys
 }
 
-fn write<P: Outgoing>(after: &P, read_version: i64) -> Result<[Step; 2], Error> {
+pub(super) fn write<P: Outgoing>(after: &P, read_version: i64) -> Result<[Step; 2], Error> {
     let id = after.leaving().id;
     let (event, object) = after.event();
     Ok([
@@ -118,15 +136,17 @@ pub(super) fn check_no_more<P: Outgoing>(id: String) -> Step {
 /// The intent: written, and all its money on hold, before the node is asked.
 pub(crate) fn intend<P: Outgoing>(payment: &P, check_at_ms: i64) -> Result<Vec<Step>, Error> {
     let leaving = payment.leaving();
-    let Holds { amount, fee, route } = leaving.holds;
+    let Holds {
+        amount, fee, route, ..
+    } = leaving.holds;
     let id = leaving.id.clone();
-    let mut steps = vec![
-        Step::Claim {
-            name: invoice_claim(leaving.payment_hash),
-            by: id.clone(),
-        },
-        hold(&leaving, amount, leaving.kind, leaving.amount_msat),
-    ];
+    let mut steps = vec![Step::Claim {
+        name: invoice_claim(leaving.payment_hash),
+        by: id.clone(),
+    }];
+    let exchanged = leaving.holds.exchanged.zip(leaving.exchanged);
+    steps.extend(exchanged.map(|(hold, exchanged)| hold_exchanged(&leaving, hold, exchanged)));
+    steps.push(hold(&leaving, amount, leaving.kind, leaving.amount_msat));
     let (fee_kind, fee_msat) = leaving.fee;
     steps.extend(fee.map(|fee| hold(&leaving, fee, fee_kind, fee_msat)));
     let most = leaving.max_route_fee_msat;
@@ -136,7 +156,7 @@ pub(crate) fn intend<P: Outgoing>(payment: &P, check_at_ms: i64) -> Result<Vec<S
     Ok(steps)
 }
 
-/// One that was paid in the books: written as it is. The hash stays taken for ever.
+/// One that was paid in the books, or set aside there: written as it is. The hash stays taken for ever.
 pub(crate) fn paid_by_book<P: Outgoing>(payment: &P) -> Result<Vec<Step>, Error> {
     let leaving = payment.leaving();
     let mut steps = vec![Step::Claim {
@@ -174,16 +194,18 @@ pub(super) fn after_failure(attempts: Attempts, record: Option<PaymentState>) ->
     }
 }
 
-/// How often the node was asked is written down. No event: nothing changed for anybody.
+/// How often the node was asked is written down, where nobody else has done so. No event: nothing
+/// changed for anybody.
 pub(super) fn note_attempts<P: Outgoing>(
     payment: &Loaded<P>,
-    attempts: Attempts,
+    from: Attempts,
+    to: Attempts,
 ) -> Result<Option<Vec<Step>>, Error> {
     let before = payment.value.leaving();
-    if before.standing.is_final() || before.attempts == attempts {
+    if before.standing.is_final() || before.attempts != from || from == to {
         return Ok(None);
     }
-    let after = payment.value.with_attempts(attempts);
+    let after = payment.value.with_attempts(to);
     let keys = index_keys(&after);
     let step = put(P::COLLECTION, before.id, payment.version, &after, keys)?;
     Ok(Some(vec![step]))
@@ -200,7 +222,7 @@ pub(super) fn check_resolve<P: Outgoing>(
     if leaving.standing.is_final() {
         return Err(payment.has_ended());
     }
-    if record.is_some_and(|state| state != PaymentState::Failed) {
+    if leaving.in_books || record.is_some_and(|state| state != PaymentState::Failed) {
         return Err(payment.is_in_flight());
     }
     if let Outcome::Succeeded {
@@ -265,8 +287,13 @@ pub(super) fn came_back<P: Outgoing>(
         reason,
         route_fee_msat: None,
     });
-    let Holds { amount, fee, route } = before.holds;
-    let holds = [Some(amount), fee, route].into_iter().flatten();
+    let Holds {
+        amount,
+        fee,
+        route,
+        exchanged,
+    } = before.holds;
+    let holds = [Some(amount), fee, route, exchanged].into_iter().flatten();
     let mut steps = write(&after, payment.version)?.to_vec();
     steps.extend(holds.map(|hold| Step::Release { hold }));
     steps.extend(besides);

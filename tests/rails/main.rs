@@ -3,12 +3,16 @@
 
 #![cfg(feature = "sqlite")]
 
+mod away;
 mod by_book;
 mod foreign;
 mod lnurl;
 mod machine;
 mod no_lies;
+mod owed;
 mod page;
+mod refund_model;
+mod refunds;
 mod set;
 #[path = "../support/mod.rs"]
 mod support;
