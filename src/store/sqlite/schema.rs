@@ -177,6 +177,9 @@ const MIGRATIONS: [&str; 2] = [
 /// version.
 pub(super) const DERIVED: &str = include_str!("derived.sql");
 
+/// Finds what of that does not follow.
+pub(super) const DERIVED_WRONGLY: &str = include_str!("derived_wrongly.sql");
+
 /// Makes the tables in a new file, or checks that an old one is ours and sound.
 pub(super) fn prepare(
     connection: &mut Connection,
