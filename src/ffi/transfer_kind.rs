@@ -49,6 +49,8 @@ transfer_kinds! {
     PayoutFee,
     /// What the route of a payout cost.
     RoutingFee,
+    /// What a liquidity provider kept of a payment for the channel it opened for it.
+    LiquidityFee,
     /// Money that matches nothing.
     Unmatched,
     /// Money that matched nothing, given to whom it belongs.
