@@ -23,6 +23,7 @@ use crate::jobs::{self, JobsRun};
 use crate::lightning::{LightningError, LightningEvent, LightningNode, LostChannel, PaymentHash};
 use crate::payments::Payments;
 use crate::ports::BoxFuture;
+use crate::receipts::Receipts;
 use crate::reports::Reports;
 use crate::rewards::Rewards;
 use crate::settlement::Settlement;
@@ -109,6 +110,11 @@ impl Engine {
     /// The operator's own money.
     pub fn treasury(&self) -> Treasury {
         Treasury::new(self.core.clone())
+    }
+
+    /// Receipts of what was paid.
+    pub fn receipts(&self) -> Receipts {
+        Receipts::new(self.core.clone())
     }
 
     /// Trial balance and audit.

@@ -10,6 +10,7 @@ use crate::lightning::LightningError;
 use crate::money::MoneyError;
 use crate::ports::EntropyError;
 use crate::rates::RateError;
+use crate::receipts::ReceiptError;
 use crate::reports::ReportError;
 use crate::rewards::RewardError;
 use crate::settlement::SettlementError;
@@ -66,6 +67,9 @@ pub enum Error {
     #[cfg(feature = "chain")]
     #[error(transparent)]
     Wallet(#[from] WalletError),
+    /// A receipt.
+    #[error(transparent)]
+    Receipt(#[from] ReceiptError),
     /// A report.
     #[error(transparent)]
     Report(#[from] ReportError),
@@ -94,6 +98,7 @@ impl Error {
             Self::Treasury(error) => error.code(),
             #[cfg(feature = "chain")]
             Self::Wallet(error) => error.code(),
+            Self::Receipt(error) => error.code(),
             Self::Report(error) => error.code(),
             Self::Entropy(_) => "entropy.failed",
         }

@@ -6,9 +6,11 @@ use crate::Error;
 use crate::cards::{self, Cards};
 use crate::chain;
 use crate::core::Core;
+use crate::ids::InvoiceId;
 use crate::invoices::{self, Invoices};
 use crate::ledger::{DueJob, Step};
 use crate::lightning::LightningError;
+use crate::receipts::{self, Receipts};
 use crate::settlement::{self, Settlement};
 
 /// The most jobs taken at once.
@@ -87,8 +89,6 @@ async fn do_job(
     let unreadable = || crate::store::StoreError::Corrupt {
         reason: format!("no job {} {}", job.kind, job.object),
     };
-    #[cfg(not(feature = "chain"))]
-    let _ = core;
     match job.kind.as_str() {
         cards::EXPIRE_JOB => {
             cards
@@ -134,6 +134,7 @@ async fn do_job(
                 .check(job.object.parse().map_err(|_| unreadable())?)
                 .await
         }
+        receipts::RECEIPT_JOB => issue_receipt(core, job.object.parse().ok()).await,
         #[cfg(feature = "chain")]
         chain::WATCH_JOB => wallets_of(core, invoices).watch().await,
         #[cfg(feature = "chain")]
@@ -143,6 +144,14 @@ async fn do_job(
                 .await
         }
         _ => Err(unreadable().into()),
+    }
+}
+
+/// Nothing but an invoice's id is ever written there.
+async fn issue_receipt(core: &Arc<Core>, invoice: Option<InvoiceId>) -> Result<(), Error> {
+    match invoice {
+        Some(invoice) => Receipts::new(core.clone()).issue_owed(invoice).await,
+        None => Ok(()),
     }
 }
 

@@ -164,6 +164,8 @@ pub(crate) struct Core {
     pub(crate) settings: Settings,
     /// The latest commit time that was seen. It can be ahead of the clock, if that was set back.
     pub(crate) last_commit_ms: AtomicI64,
+    /// Receipts are issued one after the other: each takes the number after the last.
+    pub(crate) receipt_turns: Turns,
 }
 
 /// How often a command is decided again when what it read has changed under it.

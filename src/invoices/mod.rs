@@ -273,14 +273,23 @@ impl Invoices {
     }
 
     async fn load(&self, id: InvoiceId) -> Result<Option<Loaded<Invoice>>, Error> {
-        let found = self.core.load(INVOICES, &id.to_string()).await?;
-        Ok(found.map(upgraded))
+        load(&self.core, id).await
     }
 
     async fn require(&self, invoice: InvoiceId) -> Result<Loaded<Invoice>, Error> {
-        let found = self.load(invoice).await?;
-        Ok(found.ok_or(InvoiceError::NotFound { invoice })?)
+        require(&self.core, invoice).await
     }
+}
+
+async fn load(core: &Core, id: InvoiceId) -> Result<Option<Loaded<Invoice>>, Error> {
+    let found = core.load(INVOICES, &id.to_string()).await?;
+    Ok(found.map(upgraded))
+}
+
+/// An invoice, or that there is none.
+pub(crate) async fn require(core: &Core, invoice: InvoiceId) -> Result<Loaded<Invoice>, Error> {
+    let found = load(core, invoice).await?;
+    Ok(found.ok_or(InvoiceError::NotFound { invoice })?)
 }
 
 /// What was written before payments were records is read as if it were written now.
@@ -291,7 +300,8 @@ pub(crate) fn upgraded(found: Loaded<Invoice>) -> Loaded<Invoice> {
     }
 }
 
-fn require_owner(caller: &Caller, purpose: InvoicePurpose) -> Result<(), Error> {
+/// Whoever may see an invoice.
+pub(crate) fn require_owner(caller: &Caller, purpose: InvoicePurpose) -> Result<(), Error> {
     match purpose {
         InvoicePurpose::Sale { merchant } | InvoicePurpose::Contribution { merchant } => {
             caller.require_seller(merchant)?;

@@ -64,6 +64,9 @@ pub struct InvoicePayment {
     /// The block it is in, on chain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub block: Option<String>,
+    /// That block's height.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub block_height: Option<u32>,
     /// What took its place, where that is known: a transaction.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replaced_by: Option<String>,
@@ -122,6 +125,7 @@ impl InvoicePayment {
             suspended: false,
             confirmations: 0,
             block: None,
+            block_height: None,
             replaced_by: None,
             short_msat: 0,
             claim_deadline_height: None,
@@ -133,6 +137,11 @@ impl InvoicePayment {
     /// What of it is beyond what was due; all of one in suspense.
     pub fn surplus_msat(&self) -> i64 {
         self.amount_msat.saturating_sub(self.counted_msat)
+    }
+
+    /// It is in no block (any more).
+    pub(crate) fn leave_block(&mut self) {
+        (self.confirmations, self.block, self.block_height) = (0, None, None);
     }
 
     /// The hash it is known by in the node, where the node is to say what becomes of it.

@@ -13,6 +13,7 @@ use crate::ids::{InvoiceId, TransferId};
 use crate::ledger::{Account, Refusal, Step};
 use crate::lightning::{LightningError, PaymentDirection, PaymentHash, PaymentState};
 use crate::rates::price_in_msat;
+use crate::receipts;
 use crate::treasury;
 
 /// When a fact is judged. The rate is asked only where a rule needs it; one that is not known
@@ -96,6 +97,7 @@ pub(super) async fn decide(
         onward.extend(cards::onward(core, credit).await?);
         onward.extend(cards::onward(core, surplus).await?);
     }
+    let receipt = receipts::owed(core, &invoice.value, &outcome.after).await?;
     let context = Context {
         new_id,
         credit,
@@ -106,6 +108,7 @@ pub(super) async fn decide(
         payer,
     };
     let (after, mut batch) = steps::steps(invoice, outcome, &context)?;
+    batch.extend(receipt);
     batch.extend(guards);
     batch.extend(onward);
     Ok((after, batch))
