@@ -943,6 +943,67 @@ async fn invoice_commands(
     });
 }
 
+/// Receipts, and what a third party is handed.
+#[tokio::test]
+async fn receipt_records() {
+    use flashkit::receipts::{
+        IssueReceipt, OnChainProof, ProveReceipt, ReceiptSettings, RotateReceiptKey,
+        SetReceiptSettings, Trust, verify,
+    };
+
+    let store = Arc::new(MemoryStore::new(Arc::new(SystemClock)));
+    let shop = shop::simulated(store).await;
+    let (engine, issuer) = (&shop.engine, shop.engine.issuer());
+    let merchant = shop::merchant(engine, "Cookshop").await;
+    let receipts = engine.receipts();
+    let command = SetReceiptSettings {
+        key: key("settings"),
+        merchant: Some(merchant.id),
+        settings: ReceiptSettings::default(),
+    };
+    let value = check(&command);
+    assert_eq!(value["settings"]["language"], json!("en"));
+    assert!(value["settings"].get("footer").is_none());
+    check_answer(&receipts.set_settings(&issuer, command).await.unwrap());
+    check_answer(&receipts.settings(&issuer, None).await.unwrap());
+    let invoice = shop::sale(engine, &merchant, "sale", sat(1_000)).await;
+    shop.customer.pay(&invoice.bolt11).await.unwrap();
+    shop::settled(engine, &invoice).await;
+    let command = IssueReceipt {
+        key: key("print"),
+        invoice: invoice.id,
+    };
+    check(&command);
+    let issued = receipts.issue(&issuer, command).await.unwrap();
+    let value = check_answer(&issued);
+    assert_eq!(value["value"]["receipt"]["kind"], json!("sale"));
+    check_answer(&receipts.of_invoice(&issuer, invoice.id).await.unwrap());
+    check(&RotateReceiptKey { key: key("rotate") });
+    check_answer(&receipts.keys().await.unwrap());
+    let query = ProveReceipt {
+        merchant: Some(merchant.id),
+        number: 1,
+        through_height: None,
+    };
+    assert!(check(&query).get("through_height").is_none());
+    let bundle = receipts.prove(&issuer, query).await.unwrap();
+    check_answer(&bundle);
+    let trust = Trust {
+        keys: receipts.keys().await.unwrap().value,
+        ..Trust::default()
+    };
+    check(&trust);
+    check(&verify(&bundle, &trust).unwrap());
+    check(&OnChainProof {
+        transaction: "00".to_owned(),
+        vout: 1,
+        position: 1,
+        siblings: vec!["00".to_owned()],
+        headers: vec!["00".to_owned()],
+    });
+    engine.stop().await.unwrap();
+}
+
 #[cfg(feature = "chain")]
 #[test]
 fn wallet_commands() {

@@ -4,11 +4,13 @@
 #![cfg(feature = "sqlite")]
 
 mod by_book;
+mod checking;
 mod foreign;
 mod lnurl;
 mod machine;
 mod no_lies;
 mod page;
+mod receipts;
 mod set;
 #[path = "../support/mod.rs"]
 mod support;
