@@ -164,6 +164,7 @@ targets!(
     chip_answers,
     commands,
     import_stream,
+    lightning_address,
     lnurl_query,
     money,
     names,

@@ -14,9 +14,11 @@ mod holding;
 mod model;
 mod on_chain;
 mod options;
+mod own_wallet;
 mod payment;
 mod policy;
 mod rails;
+mod refunded;
 mod rules;
 mod search;
 mod standing;
@@ -49,11 +51,13 @@ pub use options::{
 };
 pub use payment::{InvoiceFlags, InvoiceMark, InvoicePayment, InvoicePaymentState, MarkedAs, Rail};
 pub use policy::{InvoicePolicy, SetInvoicePolicy};
+pub(crate) use refunded::{RefundEntry, Refundable, owner_of, refundable, with_refund};
 pub use search::{InvoiceFilter, InvoiceOwner, InvoicePosition, InvoiceResults};
 
 pub(crate) const INVOICES: &str = "invoice";
 pub(crate) const EXPIRE_JOB: &str = "invoice.expire";
 pub(crate) const CHECK_JOB: &str = "invoice.check";
+pub(crate) const HOLD_JOB: &str = "invoice.hold";
 pub(crate) const MONITOR_JOB: &str = "invoice.monitor";
 pub(crate) const RAIL_JOB: &str = "invoice.rail";
 
@@ -142,8 +146,9 @@ impl Invoices {
         let expiry_seconds = rules::expiry(command.expiry_seconds, quote.as_ref(), now_ms);
         let id = core.new_id(InvoiceId::from_parts)?;
         let mut options = command.options.clone();
-        if options.rules.is_none() {
-            options.rules = self.rules_of(command.purpose.merchant()).await?;
+        match &options.rules {
+            Some(rules) => steps.extend(policy::guard_surplus(core, rules).await?),
+            None => options.rules = self.rules_of(command.purpose.merchant()).await?,
         }
         let mut invoice = Invoice {
             id,
@@ -273,23 +278,29 @@ impl Invoices {
     }
 
     async fn load(&self, id: InvoiceId) -> Result<Option<Loaded<Invoice>>, Error> {
-        load(&self.core, id).await
+        let found = self.core.load(INVOICES, &id.to_string()).await?;
+        Ok(found.map(upgraded))
     }
 
     async fn require(&self, invoice: InvoiceId) -> Result<Loaded<Invoice>, Error> {
-        require(&self.core, invoice).await
+        load(&self.core, invoice).await
     }
 }
 
-async fn load(core: &Core, id: InvoiceId) -> Result<Option<Loaded<Invoice>>, Error> {
-    let found = core.load(INVOICES, &id.to_string()).await?;
-    Ok(found.map(upgraded))
+/// An invoice, as it was read.
+pub(crate) async fn load(core: &Core, invoice: InvoiceId) -> Result<Loaded<Invoice>, Error> {
+    let found = core.load(INVOICES, &invoice.to_string()).await?;
+    let found = found.ok_or(InvoiceError::NotFound { invoice })?;
+    Ok(upgraded(found))
 }
 
-/// An invoice, or that there is none.
-pub(crate) async fn require(core: &Core, invoice: InvoiceId) -> Result<Loaded<Invoice>, Error> {
-    let found = load(core, invoice).await?;
-    Ok(found.ok_or(InvoiceError::NotFound { invoice })?)
+/// Holds in the commit: the invoice is as it was read.
+pub(crate) fn guard(invoice: &Loaded<Invoice>) -> Step {
+    Step::Require {
+        collection: INVOICES,
+        id: invoice.value.id.to_string(),
+        version: invoice.version,
+    }
 }
 
 /// What was written before payments were records is read as if it were written now.

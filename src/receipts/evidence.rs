@@ -51,7 +51,7 @@ impl Receipts {
         let id = receipt_id(query.merchant, query.number);
         let found: Option<Loaded<super::Stored>> = core.load(super::RECEIPTS, &id).await?;
         let issued = super::issued(found.ok_or(ReceiptError::NotFound)?.value)?;
-        let invoice = invoices::require(core, issued.receipt.invoice).await?.value;
+        let invoice = invoices::load(core, issued.receipt.invoice).await?.value;
         let mut value = ReceiptBundle {
             receipt: issued.signed.clone(),
             lightning: Vec::new(),
@@ -100,7 +100,7 @@ impl Receipts {
         let source = self.core.chain()?;
         let outpoint: Outpoint = payment.reference.parse().map_err(|_| missing())?;
         let txid: Txid = hex::encode(outpoint.txid).parse().map_err(|_| missing())?;
-        let invoice = invoices::require(&self.core, issued.receipt.invoice).await?;
+        let invoice = invoices::load(&self.core, issued.receipt.invoice).await?;
         let mut known = invoice.value.payments.iter();
         let known = known.find(|known| known.reference == payment.reference);
         let block = known.and_then(|known| {

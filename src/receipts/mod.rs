@@ -105,11 +105,16 @@ pub(crate) async fn owed(
     if !rules::is_news(before, after) {
         return Ok(None);
     }
-    let settings = settings::load(core, after.purpose.merchant()).await?;
+    owed_now(core, after).await
+}
+
+/// The same for what was paid back of an invoice.
+pub(crate) async fn owed_now(core: &Core, invoice: &Invoice) -> Result<Option<Step>, Error> {
+    let settings = settings::load(core, invoice.purpose.merchant()).await?;
     Ok(settings.map(|_| {
         Step::Due(DueJob {
             kind: RECEIPT_JOB.to_owned(),
-            object: after.id.to_string(),
+            object: invoice.id.to_string(),
             due_at_ms: core.clock.now_ms(),
         })
     }))
@@ -136,7 +141,7 @@ impl Receipts {
             .detached(async move {
                 let core = &receipts.core;
                 let caller = core.authenticate(&credential).await?;
-                let found = invoices::require(core, command.invoice).await?;
+                let found = invoices::load(core, command.invoice).await?;
                 invoices::require_owner(&caller, found.value.purpose)?;
                 let _turn = core.receipt_turns.take().await;
                 let decide = || async {
@@ -175,7 +180,7 @@ impl Receipts {
 
     async fn decide_issue(&self, id: InvoiceId) -> Result<(IssuedReceipt, Vec<Step>), Error> {
         let core = &self.core;
-        let invoice = invoices::require(core, id).await?.value;
+        let invoice = invoices::load(core, id).await?.value;
         let last = self.all_of(id).await?.pop();
         let kind = match &last {
             Some(last) if !rules::is_outdated(&last.receipt, &invoice) => {
@@ -281,7 +286,7 @@ impl Receipts {
     ) -> Result<Answer<Vec<IssuedReceipt>>, Error> {
         let core = &self.core;
         let caller = core.authenticate(credential).await?;
-        let found = invoices::require(core, invoice).await?;
+        let found = invoices::load(core, invoice).await?;
         invoices::require_owner(&caller, found.value.purpose)?;
         let as_of_ms = core.clock.now_ms();
         let value = self.all_of(invoice).await?;

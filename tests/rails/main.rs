@@ -10,8 +10,11 @@ mod foreign;
 mod lnurl;
 mod machine;
 mod no_lies;
+mod owed;
 mod page;
 mod receipts;
+mod refund_model;
+mod refunds;
 mod set;
 #[path = "../support/mod.rs"]
 mod support;

@@ -9,6 +9,7 @@ mod facts;
 mod invoices;
 mod receipts;
 mod receiving;
+mod refunds;
 mod scene;
 mod sources;
 mod spending;
