@@ -14,6 +14,7 @@ use serde::Serialize;
 use crate::Error;
 use crate::access::Credential;
 use crate::cards::Cards;
+use crate::checkout::Checkout;
 use crate::core::{Core, MasterSecret, NodeStatus, Turns, emit};
 use crate::events::Events;
 use crate::exchange::Exchange;
@@ -117,6 +118,11 @@ impl Engine {
     /// The operator's own money.
     pub fn treasury(&self) -> Treasury {
         Treasury::new(self.core.clone())
+    }
+
+    /// Links, buttons and addresses to be paid by.
+    pub fn checkout(&self) -> Checkout {
+        Checkout::new(self.core.clone())
     }
 
     /// Receipts of what was paid.

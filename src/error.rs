@@ -3,6 +3,7 @@
 use crate::access::AccessError;
 use crate::cards::CardError;
 use crate::chain::ChainError;
+use crate::checkout::CheckoutError;
 use crate::core::CommandError;
 use crate::invoices::InvoiceError;
 use crate::ledger::Refusal;
@@ -71,6 +72,9 @@ pub enum Error {
     #[cfg(feature = "chain")]
     #[error(transparent)]
     Wallet(#[from] WalletError),
+    /// A link, a button or an address to be paid by.
+    #[error(transparent)]
+    Checkout(#[from] CheckoutError),
     /// A receipt.
     #[error(transparent)]
     Receipt(#[from] ReceiptError),
@@ -103,6 +107,7 @@ impl Error {
             Self::Treasury(error) => error.code(),
             #[cfg(feature = "chain")]
             Self::Wallet(error) => error.code(),
+            Self::Checkout(error) => error.code(),
             Self::Receipt(error) => error.code(),
             Self::Report(error) => error.code(),
             Self::Entropy(_) => "entropy.failed",
@@ -120,6 +125,7 @@ impl Error {
             Self::Command(error) => error.is_retryable(),
             Self::Card(error) => error.is_retryable(),
             Self::Refund(error) => error.is_retryable(),
+            Self::Checkout(error) => error.is_retryable(),
             Self::Entropy(_) => true,
             _ => false,
         }

@@ -1077,6 +1077,64 @@ async fn receipt_records() {
     engine.stop().await.unwrap();
 }
 
+/// Links, buttons and addresses.
+#[tokio::test]
+async fn checkout_records() {
+    use flashkit::checkout::{
+        ButtonStyle, ErasePayerNote, PayAddressTerms, PayerDataWanted, PayerField, PayerNote,
+        SetPayAddress, payment_button,
+    };
+
+    let store = Arc::new(MemoryStore::new(Arc::new(SystemClock)));
+    let shop = shop::simulated(store).await;
+    let (engine, issuer) = (&shop.engine, shop.engine.issuer());
+    let merchant = shop::merchant(engine, "Cookshop").await;
+    let command = SetPayAddress {
+        key: key("address"),
+        name: "cookshop".to_owned(),
+        merchant: Some(merchant.id),
+        terms: PayAddressTerms {
+            min_sendable_msat: 1_000,
+            max_sendable_msat: 1_000_000,
+            description: "Cookshop".to_owned(),
+            long_description: String::new(),
+            comment_allowed: 10,
+            payer_data: PayerDataWanted {
+                name: Some(PayerField { mandatory: true }),
+                ..PayerDataWanted::default()
+            },
+            invoices_per_hour: 10,
+            closed: false,
+        },
+    };
+    let value = check(&command);
+    assert!(value["terms"].get("closed").is_none());
+    assert_eq!(value["terms"]["payer_data"]["name"]["mandatory"], json!(true));
+    let checkout = engine.checkout();
+    check_answer(&checkout.set_address(&issuer, command).await.unwrap());
+    let all = checkout.addresses(&issuer, Some(merchant.id), None, 10);
+    check_answer(&all.await.unwrap());
+    check(&checkout.answer("/.well-known/lnurlp/cookshop").await);
+    let invoice = shop::sale(engine, &merchant, "sale", sat(1_000)).await;
+    let link = checkout.link(&issuer, invoice.id).await.unwrap();
+    check_answer(&link);
+    let style = ButtonStyle::default();
+    check(&style);
+    check(&payment_button(&link, &style).unwrap());
+    check(&PayerNote {
+        invoice: invoice.id,
+        comment: "hi".to_owned(),
+        data: [("name".to_owned(), "Ann".to_owned())].into(),
+    });
+    let command = ErasePayerNote {
+        key: key("erase"),
+        invoice: invoice.id,
+    };
+    check(&command);
+    check_answer(&checkout.erase_payer_note(&issuer, command).await.unwrap());
+    engine.stop().await.unwrap();
+}
+
 #[cfg(feature = "chain")]
 #[test]
 fn wallet_commands() {

@@ -6,6 +6,7 @@
 mod away;
 mod by_book;
 mod checking;
+mod checkout;
 mod foreign;
 mod lnurl;
 mod machine;

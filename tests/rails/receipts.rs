@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use flashkit::Engine;
 use flashkit::invoices::{
     CreateInvoice, Invoice, InvoiceLine, InvoiceOptions, InvoicePurpose, MarkInvoice, MarkedAs,
 };
@@ -18,6 +17,7 @@ use flashkit::receipts::{
 use flashkit::store::{MemoryStore, Store};
 use flashkit::testkit::clock::ManualClock;
 use flashkit::testkit::wallet::Wallet;
+use flashkit::{Engine, Settings};
 
 use crate::support::scene::told;
 use crate::support::shop::{self, Merchant, SAT, sat, settled};
@@ -143,6 +143,10 @@ async fn open(
     let mut builder = Engine::builder(store.clone(), shop::master())
         .network("regtest")
         .clock(clock.clone())
+        .settings(Settings {
+            pay_url: "pay.example.com".to_owned(),
+            ..Settings::default()
+        })
         .rates(Arc::new(rates));
     if let Some(node) = node {
         builder = builder.lightning(node);
