@@ -127,9 +127,15 @@ impl Checkout {
             top_up_address: None,
             pay_address: Some(address.name.clone()),
         };
-        let guards = self.guards(&found, &note)?;
+        let (revision, note) = (address.revision, &note);
         let invoices = Invoices::new(core.clone());
-        let made = invoices.asked_by_lnurl(asked, || async { Ok(guards.clone()) });
+        let made = invoices.asked_by_lnurl(asked, || async move {
+            let now = self.open_address(name).await?;
+            if now.value.revision != revision {
+                return Err(CheckoutError::TermsChanged.into());
+            }
+            self.guards(&now, note)
+        });
         let made = made.await.map_err(|error| match error {
             Error::Ledger(Refusal::UsageExceeded { .. }) => CheckoutError::TooManyRequests.into(),
             other => other,

@@ -196,6 +196,11 @@ fn refuses(good: &ReceiptBundle, other: &ReceiptBundle, trust: &Trust) {
         with(&|proof| proof.transaction.clone_from(&more)),
         "receipt.not_its_payment"
     );
+    // One that could as well be two hashes of the tree.
+    let ambiguous = format!("0200000001{}00ffffffff01{}0400000000{}", "00".repeat(36), "00".repeat(8), "00".repeat(4));
+    assert_eq!(ambiguous.len(), 128);
+    let told = with(&|proof| proof.transaction.clone_from(&ambiguous));
+    assert_eq!(told, "receipt.wrong_transaction");
     // Headers: none, one left out, one without work, one of another network's ease, one changed.
     assert_eq!(
         with(&|proof| proof.headers.clear()),
