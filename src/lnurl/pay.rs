@@ -9,7 +9,7 @@ use super::LnurlQuery;
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct PayRequest<'a, P> {
-    tag: &'static str,
+    pub(crate) tag: &'static str,
     pub(crate) min_sendable: i64,
     pub(crate) max_sendable: i64,
     pub(crate) metadata: &'a str,

@@ -14,11 +14,13 @@ use flashkit::receipts::{
     IssueReceipt, IssuedReceipt, Language, ReceiptAlignment, ReceiptKind, ReceiptLine,
     ReceiptSettings, SetReceiptSettings,
 };
+use flashkit::refunds::RefundAmount;
 use flashkit::store::{MemoryStore, Store};
 use flashkit::testkit::clock::ManualClock;
 use flashkit::testkit::wallet::Wallet;
 use flashkit::{Engine, Settings};
 
+use crate::refunds::{bolt11, order};
 use crate::support::scene::told;
 use crate::support::shop::{self, Merchant, SAT, sat, settled};
 use crate::support::{key, until};
@@ -554,5 +556,34 @@ async fn settings_are_checked() {
     }
     let now = receipts.settings(&issuer, None).await.unwrap();
     assert_eq!(now.settings, ReceiptSettings::default());
+    shop.engine.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_paid_back_is_corrected_although_nobody_asks() {
+    let shop = Shop::open().await;
+    shop.set("settings", settings(Language::It, "Europe/Rome")).await;
+    let invoice = shop.sell("lunch", sat(10_000), InvoiceOptions::default()).await;
+    let first = shop.print("first", &invoice).await.unwrap();
+    let to = shop.customer.invoice(4_000 * SAT, "refund").await.unwrap();
+    let amount = RefundAmount::Bitcoin {
+        amount_msat: 4_000 * SAT,
+    };
+    let command = order("back", &invoice, bolt11(&to), amount);
+    let (refunds, issuer) = (shop.engine.refunds(), shop.engine.issuer());
+    refunds.create(&issuer, command).await.unwrap();
+    let (receipts, till) = (shop.engine.receipts(), &shop.merchant.till);
+    until("the correction is issued", || async {
+        let all = receipts.of_invoice(till, invoice.id).await.unwrap();
+        all.value.len() == 2
+    })
+    .await;
+    let all = receipts.of_invoice(till, invoice.id).await.unwrap().value;
+    assert_eq!(all[0], first);
+    let second = &all[1].receipt;
+    assert_eq!(second.kind, ReceiptKind::Correction { corrects: 1 });
+    assert_eq!(second.refunded_msat, 4_000 * SAT);
+    let last = second.lines.last().map(seen);
+    assert_eq!(last.as_deref(), Some("change|Rimborsato|-4.000 sat"));
     shop.engine.stop().await.unwrap();
 }
