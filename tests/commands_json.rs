@@ -1131,7 +1131,10 @@ async fn checkout_records() {
     };
     let value = check(&command);
     assert!(value["terms"].get("closed").is_none());
-    assert_eq!(value["terms"]["payer_data"]["name"]["mandatory"], json!(true));
+    assert_eq!(
+        value["terms"]["payer_data"]["name"]["mandatory"],
+        json!(true)
+    );
     let checkout = engine.checkout();
     check_answer(&checkout.set_address(&issuer, command).await.unwrap());
     let all = checkout.addresses(&issuer, Some(merchant.id), None, 10);

@@ -562,8 +562,11 @@ async fn settings_are_checked() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_paid_back_is_corrected_although_nobody_asks() {
     let shop = Shop::open().await;
-    shop.set("settings", settings(Language::It, "Europe/Rome")).await;
-    let invoice = shop.sell("lunch", sat(10_000), InvoiceOptions::default()).await;
+    shop.set("settings", settings(Language::It, "Europe/Rome"))
+        .await;
+    let invoice = shop
+        .sell("lunch", sat(10_000), InvoiceOptions::default())
+        .await;
     let first = shop.print("first", &invoice).await.unwrap();
     let to = shop.customer.invoice(4_000 * SAT, "refund").await.unwrap();
     let amount = RefundAmount::Bitcoin {

@@ -197,7 +197,12 @@ fn refuses(good: &ReceiptBundle, other: &ReceiptBundle, trust: &Trust) {
         "receipt.not_its_payment"
     );
     // One that could as well be two hashes of the tree.
-    let ambiguous = format!("0200000001{}00ffffffff01{}0400000000{}", "00".repeat(36), "00".repeat(8), "00".repeat(4));
+    let ambiguous = format!(
+        "0200000001{}00ffffffff01{}0400000000{}",
+        "00".repeat(36),
+        "00".repeat(8),
+        "00".repeat(4)
+    );
     assert_eq!(ambiguous.len(), 128);
     let told = with(&|proof| proof.transaction.clone_from(&ambiguous));
     assert_eq!(told, "receipt.wrong_transaction");

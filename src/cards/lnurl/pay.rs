@@ -5,9 +5,7 @@ use crate::Error;
 use crate::cards::boltcard::TapError;
 use crate::cards::error::CardError;
 use crate::cards::payment_error::CardPaymentError;
-use crate::cards::{
-    Cards, admit_top_up, current, load_active, programs, top_up_address,
-};
+use crate::cards::{Cards, admit_top_up, current, load_active, programs, top_up_address};
 use crate::ids::{CardId, InvoiceId};
 use crate::invoices::{AskedByLnurl, InvoicePurpose, Invoices};
 use crate::lnurl::{
