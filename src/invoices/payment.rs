@@ -148,11 +148,6 @@ impl InvoicePayment {
         self.amount_msat.saturating_sub(self.counted_msat)
     }
 
-    /// It is in no block (any more).
-    pub(crate) fn leave_block(&mut self) {
-        (self.confirmations, self.block, self.block_height) = (0, None, None);
-    }
-
     /// The hash it is known by in the node, where the node is to say what becomes of it.
     pub(crate) fn lightning_hash(&self) -> Option<PaymentHash> {
         let is_lightning = self.rail == Rail::Lightning;
@@ -175,6 +170,11 @@ impl InvoicePayment {
     pub fn is_live(&self) -> bool {
         use InvoicePaymentState::{Authorized, Pending, Settled};
         matches!(self.state, Pending | Authorized | Settled)
+    }
+
+    /// It is in no block (any more).
+    pub(crate) fn leave_block(&mut self) {
+        (self.confirmations, self.block, self.block_height) = (0, None, None);
     }
 }
 
