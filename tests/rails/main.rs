@@ -5,6 +5,8 @@
 
 mod away;
 mod by_book;
+mod checking;
+mod checkout;
 mod doors;
 mod foreign;
 mod lnurl;
@@ -14,6 +16,7 @@ mod no_lies;
 mod offers;
 mod owed;
 mod page;
+mod receipts;
 mod refund_model;
 mod refunds;
 mod set;
