@@ -5,4 +5,5 @@ mod support;
 
 mod imports;
 mod issuer_keys;
+mod killed;
 mod rules;

@@ -10,6 +10,7 @@ mod lnurl;
 mod machine;
 mod no_lies;
 mod page;
+mod rules_of_a_card;
 mod set;
 #[path = "../support/mod.rs"]
 mod support;
