@@ -6,6 +6,7 @@
 
 use super::charging::{self, VerifiedTap};
 use super::currency_payment::{self, PaymentTerms};
+use super::life::owns;
 use super::model::Card;
 use super::payment_error::CardPaymentError;
 use super::payment_model::{
@@ -13,7 +14,7 @@ use super::payment_model::{
     WithdrawalQuote,
 };
 use super::programs::{self, CardProgram, FeeBearer};
-use super::{Cards, guard, load_active, payment_rules as rules, pin, taps};
+use super::{Cards, guard, load, load_active, low_balance, payment_rules as rules, pin, taps};
 use crate::Error;
 use crate::access::Credential;
 use crate::core::{Answer, Caller, Decision, Executed, Loaded};
@@ -113,7 +114,8 @@ impl Cards {
         executed: Executed<CardPayment>,
     ) -> Result<Answer<CardPayment>, Error> {
         let id = executed.answer.value.id.to_string();
-        if executed.answer.value.by_book.is_some() {
+        let in_books = executed.answer.value.by_book.is_some();
+        if in_books || executed.answer.value.held_for.is_some() {
             return Ok(executed.answer);
         }
         if !executed.replayed && !self.core.node_is_away() {
@@ -176,10 +178,7 @@ impl Cards {
         )?;
         steps.extend(guards);
         steps.extend(paid.steps);
-        steps.extend(super::life::look_for_top_up(
-            &bill.card.value,
-            core.clock.now_ms(),
-        ));
+        steps.extend(low_balance::looks(core, &bill.card.value, paid.payment.id));
         Ok(Decision {
             steps,
             answer: paid.payment,
@@ -223,18 +222,24 @@ impl Cards {
         if payee == bill.payer() {
             return Err(CardPaymentError::OwnInvoice.into());
         }
-        // From one currency into another, nobody has said at which rates.
-        if bill.terms.is_some() && payee.asset() != Asset::Btc {
+        // From one currency into another, nobody has said at which rates; nor at which rate
+        // what is set aside would come back.
+        let is_held = own.value.options.hold;
+        if bill.terms.is_some() && (is_held || payee.asset() != Asset::Btc) {
             return Err(CardPaymentError::OtherUnit.into());
         }
         let holds = Holds::new(core, 0, 0)?;
         let mut payment = self.new_payment(bill, 0, holds, usage)?;
-        payment.state = CardPaymentState::Succeeded;
-        payment.route_fee_msat = Some(0);
-        payment.by_book = Some(PaidByBook {
-            invoice: own.value.id,
-            preimage: invoices::proof(core, &own.value, bill.invoice.payment_hash),
-        });
+        if is_held {
+            payment.held_for = Some(own.value.id);
+        } else {
+            payment.state = CardPaymentState::Succeeded;
+            payment.route_fee_msat = Some(0);
+            payment.by_book = Some(PaidByBook {
+                invoice: own.value.id,
+                preimage: invoices::proof(core, &own.value, bill.invoice.payment_hash),
+            });
+        }
         // Whose sale it is gives the points, whoever's till it was.
         payment.merchant = match own.value.purpose {
             InvoicePurpose::Sale { merchant } => Some(merchant),
@@ -243,7 +248,11 @@ impl Cards {
         let (hash, amount_msat) = (bill.invoice.payment_hash, bill.amount_msat);
         let (mut steps, payer) = self.exchange_by_book(bill, &mut payment).await?;
         steps.extend(invoices::pay_by_book(core, own, hash, amount_msat, payer).await?);
-        let (payment, points) = rules::with_points(payment, core).await?;
+        // Of what is set aside they are given when it is captured.
+        let (payment, points) = match is_held {
+            true => (payment, Vec::new()),
+            false => rules::with_points(payment, core).await?,
+        };
         steps.extend(payments::rules::paid_by_book(&payment)?);
         steps.extend(points);
         Ok(Paid {
@@ -347,6 +356,8 @@ impl Cards {
             by_book: None,
             program: None,
             points: 0,
+            points_taken_back: 0,
+            held_for: None,
             posting: CardPaymentPosting {
                 payer: bill.payer(),
                 holds,
@@ -436,7 +447,6 @@ impl Cards {
         self.core
             .detached(async move {
                 let caller = cards.core.authenticate(&credential).await?;
-                cards.require_owner(&caller, command.card).await?;
                 let executed: Executed<CardPayment> = cards
                     .core
                     .execute(&caller, "cards.withdraw", &command.key, &command, || {
@@ -455,9 +465,9 @@ impl Cards {
         command: &WithdrawFromCard,
     ) -> Result<Decision<CardPayment>, Error> {
         let core = &self.core;
-        // Again: whose a family card is may have changed since.
-        self.require_owner(caller, command.card).await?;
-        let card = load_active(core, command.card).await?;
+        let card = load(core, command.card).await?;
+        owns(caller, &card.value)?;
+        super::rules::require_active(&card.value, core.commit_time_ms())?;
         let invoice = rules::payable(&command.bolt11, &core.network, core.clock.now_ms())?;
         let amount_msat = match (invoice.amount_msat, command.amount_msat) {
             (Some(asked), None) => asked,
@@ -481,10 +491,7 @@ impl Cards {
         let paid = self.decide_bill(&bill, Vec::new()).await?;
         let mut steps = vec![guard(&bill.card)];
         steps.extend(paid.steps);
-        steps.extend(super::life::look_for_top_up(
-            &bill.card.value,
-            core.clock.now_ms(),
-        ));
+        steps.extend(low_balance::looks(core, &bill.card.value, paid.payment.id));
         Ok(Decision {
             steps,
             answer: paid.payment,

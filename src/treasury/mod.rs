@@ -19,7 +19,7 @@ use crate::money::Price;
 
 pub use error::TreasuryError;
 pub use suspense::{AssignSuspense, SuspenseItem, SuspenseTarget};
-pub(crate) use suspense::{suspend, suspend_on_chain, withdraw};
+pub(crate) use suspense::{give, item, suspend, suspend_on_chain, withdraw};
 
 /// Where the operator's money lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

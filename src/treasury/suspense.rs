@@ -143,6 +143,37 @@ pub(crate) async fn withdraw(core: &Core, item: TransferId) -> Result<Option<Ste
     write(&after, found.version).map(Some)
 }
 
+/// An amount in suspense as it stands.
+pub(crate) async fn item(
+    core: &Core,
+    item: TransferId,
+) -> Result<Option<Loaded<SuspenseItem>>, Error> {
+    core.load(SUSPENSE, &item.to_string()).await
+}
+
+/// The steps that give an amount which waits to whom it belongs, `account`.
+pub(crate) fn give(
+    core: &Core,
+    found: &Loaded<SuspenseItem>,
+    to: SuspenseTarget,
+    account: Account,
+    reason: String,
+) -> Result<Vec<Step>, Error> {
+    let after = SuspenseItem {
+        assigned_to: Some(to),
+        reason: Some(reason),
+        ..found.value.clone()
+    };
+    let id = core.new_id(TransferId::from_parts)?;
+    let (way, item) = ((Account::suspense(), account), after.id.to_string());
+    let kind = TransferKind::Assigned;
+    Ok(vec![
+        moved(id, way, after.amount_msat, kind, item.clone()),
+        write(&after, found.version)?,
+        emit("suspense.assigned", item, &after)?,
+    ])
+}
+
 /// A positive amount goes from the first account to the second, a negative one back.
 fn moved(
     id: TransferId,
@@ -278,6 +309,13 @@ impl Treasury {
         steps.extend(owner);
         if after.amount_msat > 0 {
             steps.extend(crate::cards::onward(&self.core, account).await?);
+            if let SuspenseTarget::Merchant { merchant } = command.to {
+                let id = self.core.new_id(TransferId::from_parts)?;
+                let (amount, reference) = (after.amount_msat, item.to_string());
+                steps.extend(crate::settlement::recover(merchant, amount, id, reference));
+            }
+        } else {
+            steps.extend(crate::cards::look_at_balance(&self.core, account, item).await?);
         }
         steps.push(emit("suspense.assigned", item.to_string(), &after)?);
         Ok(Decision {

@@ -12,6 +12,7 @@ mod error;
 mod labels;
 mod model;
 mod psbt;
+mod refunding;
 mod rules;
 mod sending;
 mod spends;
@@ -40,6 +41,7 @@ pub use model::{
 pub use descriptor::WalletPreview;
 pub use labels::LabelRecord;
 pub use psbt::signed_transaction;
+pub(crate) use refunding::RefundSpend;
 
 pub(crate) const WALLETS: &str = "wallet";
 const ADDRESSES: &str = "wallet_address";

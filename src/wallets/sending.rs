@@ -61,7 +61,10 @@ impl Wallets {
             .await
     }
 
-    async fn decide_submit(&self, command: &SubmitSpend) -> Result<Decision<Spend>, Error> {
+    pub(super) async fn decide_submit(
+        &self,
+        command: &SubmitSpend,
+    ) -> Result<Decision<Spend>, Error> {
         let spend = self.load_spend(command.spend).await?;
         let before = &spend.value;
         let (id, state) = (before.id, before.state);
@@ -91,7 +94,8 @@ impl Wallets {
             ..before.clone()
         };
         let mut steps = Vec::new();
-        if wallet.owner == WalletOwner::Operator && before.hold.is_none() {
+        let is_held = before.hold.is_some() || before.refund.is_some();
+        if wallet.owner == WalletOwner::Operator && !is_held {
             let hold = self.core.new_id(TransferId::from_parts)?;
             after.hold = Some(hold);
             steps.push(leaving(&after, hold)?);
@@ -120,6 +124,7 @@ impl Wallets {
 
     /// The job that broadcasts a spend, until a block has it or something else spends its coins.
     pub(crate) async fn broadcast(&self, id: SpendId) -> Result<(), Error> {
+        self.sign_if_refund(id).await?;
         let spend = self.load_spend(id).await?.value;
         let wanted = matches!(
             spend.state,
@@ -152,12 +157,15 @@ impl Wallets {
     /// What happened to a coin tells what became of the spends that it was set aside for.
     pub(super) async fn follow_spend(&self, coin: &Coin) -> Result<Vec<Step>, Error> {
         let (mut steps, mut next) = (Vec::new(), coin.reserved_by);
+        let mut spends = Vec::new();
         for _ in 0..MAX_REPLACED {
             let Some(id) = next else { break };
             let spend = self.load_spend(id).await?;
             next = spend.value.replaces;
             steps.extend(follow(&spend, coin)?);
+            spends.push(spend.value);
         }
+        steps.extend(self.refund_followed(&spends, coin).await?);
         Ok(steps)
     }
 }
@@ -263,7 +271,7 @@ fn leaving(spend: &Spend, hold: TransferId) -> Result<Step, Error> {
     }))
 }
 
-fn again(id: SpendId, due_at_ms: i64) -> Step {
+pub(super) fn again(id: SpendId, due_at_ms: i64) -> Step {
     Step::Due(DueJob {
         kind: BROADCAST_JOB.to_owned(),
         object: id.to_string(),

@@ -5,11 +5,16 @@
 
 mod away;
 mod by_book;
+mod doors;
 mod foreign;
 mod lnurl;
+mod low;
 mod machine;
 mod no_lies;
+mod owed;
 mod page;
+mod refund_model;
+mod refunds;
 mod rules_of_a_card;
 mod set;
 #[path = "../support/mod.rs"]
