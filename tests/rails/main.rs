@@ -5,6 +5,8 @@
 
 mod away;
 mod by_book;
+mod checking;
+mod checkout;
 mod doors;
 mod foreign;
 mod lnurl;
@@ -13,8 +15,10 @@ mod machine;
 mod no_lies;
 mod owed;
 mod page;
+mod receipts;
 mod refund_model;
 mod refunds;
+mod rules_of_a_card;
 mod set;
 #[path = "../support/mod.rs"]
 mod support;
