@@ -77,7 +77,7 @@ async fn r01_an_id_is_a_key_to_money() {
 /// 2. A retry is the same sale and the same points.
 ///
 /// Back when a batch does not carry its command: `command: None` in `decide_and_commit`,
-/// `core/command.rs`.
+/// `core/command.rs`. No command then has an answer, and the test ends at its first.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn r02_a_retry_rewards_twice() {
     let (mut stage, program) = stage().await;

@@ -245,26 +245,34 @@ async fn each_card_of_a_family_has_a_threshold_of_its_own() {
         limits: low(40_000),
     };
     cards.add_to_family(&holder, command).await.unwrap();
-    let command = SetCardLimits {
-        key: key("main"),
-        card: set.card.id,
-        limits: low(30_000),
-    };
-    cards.set_limits(&holder, command).await.unwrap();
     told(&set, 0).await;
-    // The main card's sale takes the child's card below its own threshold, not the main one's.
+    // The main card's sale takes the child's card below its threshold; it has none itself.
     let tap = set.card.chip.tap();
     cards
         .charge(&till, sale("main", tap, 15_000))
         .await
         .unwrap();
     assert_eq!(told(&set, 1).await.unwrap().card, child);
+    let limits = |name: &str, card, limits| SetCardLimits {
+        key: key(name),
+        card,
+        limits,
+    };
+    let main = limits("main", set.card.id, low(30_000));
+    cards.set_limits(&holder, main).await.unwrap();
+    let none = limits("none", child, CardLimits::default());
+    cards.set_limits(&holder, none).await.unwrap();
+    told(&set, 1).await;
+    // Nor has the child's card one any more, whose sale takes the main card below its own.
     cards
         .charge(&till, sale("child", chip.tap(), 10_000))
         .await
         .unwrap();
     let of_main = told(&set, 2).await.unwrap();
     assert_eq!((of_main.card, of_main.balance), (set.card.id, 25_000 * SAT));
+    let again = limits("again", child, low(40_000));
+    cards.set_limits(&holder, again).await.unwrap();
+    told(&set, 2).await;
     // One sale that crosses both tells both.
     refill(&set, "again").await;
     cards
