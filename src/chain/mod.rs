@@ -14,6 +14,8 @@ mod esplora;
 mod facts;
 #[cfg(feature = "chain")]
 mod http;
+#[cfg(feature = "chain")]
+mod looking;
 mod types;
 
 use async_trait::async_trait;
@@ -61,6 +63,12 @@ pub trait ChainSource: Send + Sync {
 
     /// The header of a block.
     async fn header(&self, block: BlockHash) -> Result<Option<Header>, ChainError>;
+
+    /// The header of a block of which the height is known too; for a source that finds headers by
+    /// their height alone this is the quicker question.
+    async fn header_at(&self, block: BlockId) -> Result<Option<Header>, ChainError> {
+        self.header(block.hash).await
+    }
 
     /// A transaction; `block` says where to find it, for a source without an index of them.
     async fn transaction(

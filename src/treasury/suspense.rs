@@ -5,15 +5,13 @@ use serde::{Deserialize, Serialize};
 use super::{Treasury, TreasuryError};
 use crate::Error;
 use crate::access::Credential;
-use crate::core::{
-    Answer, Core, Decision, Executed, IdempotencyKey, Loaded, check_text, emit, put,
-};
+use crate::core::{Answer, Decision, Executed, IdempotencyKey, Loaded, check_text, emit, put};
 use crate::ids::{CardId, MerchantId, TransferId};
 use crate::invoices::Outpoint;
-use crate::ledger::{Account, NewTransfer, Step, TransferKind};
+use crate::ledger::{Account, NewTransfer, Owner, Step, TransferKind};
 use crate::lightning::PaymentHash;
 
-const SUSPENSE: &str = "suspense";
+pub(super) const SUSPENSE: &str = "suspense";
 
 /// One amount in suspense.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,9 +30,16 @@ pub struct SuspenseItem {
     pub since_ms: i64,
     /// Whose it turned out to be; `None` while it waits.
     pub assigned_to: Option<SuspenseTarget>,
-    /// The chain took it away again: there is nothing to assign.
+    /// The transfer that gave it to whose it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub assignment: Option<TransferId>,
+    /// The chain took it away again: there is nothing to assign, and what was assigned was taken
+    /// back as far as its owner still had it; the rest is owed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub withdrawn: bool,
+    /// The item that it waits as since the chain gave it back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub returned_as: Option<TransferId>,
     /// How that is known, as whoever assigned it says.
     pub reason: Option<String>,
 }
@@ -111,7 +116,9 @@ fn suspend_by(
         amount_msat,
         since_ms,
         assigned_to: None,
+        assignment: None,
         withdrawn: false,
+        returned_as: None,
         reason: None,
     };
     let reference = match (payment_hash, outpoint) {
@@ -127,20 +134,6 @@ fn suspend_by(
         reference,
     );
     Ok([transfer, write(&item, 0)?])
-}
-
-/// The step that ends the waiting of an amount whose transfer is undone in the same commit; none
-/// where it waits no more.
-pub(crate) async fn withdraw(core: &Core, item: TransferId) -> Result<Option<Step>, Error> {
-    let found: Option<Loaded<SuspenseItem>> = core.load(SUSPENSE, &item.to_string()).await?;
-    let Some(found) = found.filter(|found| found.value.assigned_to.is_none()) else {
-        return Ok(None);
-    };
-    let after = SuspenseItem {
-        withdrawn: true,
-        ..found.value
-    };
-    write(&after, found.version).map(Some)
 }
 
 /// A positive amount goes from the first account to the second, a negative one back.
@@ -167,7 +160,37 @@ fn moved(
     })
 }
 
-fn write(item: &SuspenseItem, read_version: i64) -> Result<Step, Error> {
+/// What the owner owes for a credit that vanished is taken out of what is assigned to it.
+fn recover(
+    account: Account,
+    amount: i64,
+    item: TransferId,
+    new_id: impl Fn() -> Result<TransferId, Error>,
+) -> Result<Option<Step>, Error> {
+    let Some(owed) = receivable(&account) else {
+        return Ok(None);
+    };
+    Ok(Some(Step::TransferUpTo(NewTransfer {
+        id: new_id()?,
+        debit: account,
+        credit: owed,
+        amount,
+        kind: TransferKind::Recovered,
+        reference: item.to_string(),
+        credit_ceiling: None,
+    })))
+}
+
+/// Where stands what the owner of an account owes for a credit that vanished.
+pub(super) fn receivable(account: &Account) -> Option<Account> {
+    match account.owner() {
+        Owner::Card(card) => Some(Account::card_receivable(card)),
+        Owner::Merchant(merchant) => Some(Account::merchant_receivable(merchant)),
+        Owner::Operator | Owner::Program(_) => None,
+    }
+}
+
+pub(super) fn write(item: &SuspenseItem, read_version: i64) -> Result<Step, Error> {
     let state = if item.withdrawn {
         "withdrawn"
     } else if item.assigned_to.is_some() {
@@ -262,13 +285,15 @@ impl Treasury {
             return Err(TreasuryError::SuspenseAssigned { item }.into());
         }
         let (owner, account) = self.target(command.to).await?;
+        let id = self.core.new_id(TransferId::from_parts)?;
         let after = SuspenseItem {
             assigned_to: Some(command.to),
+            assignment: Some(id),
             reason: Some(command.reason.clone()),
             ..found.value
         };
         let transfer = moved(
-            self.core.new_id(TransferId::from_parts)?,
+            id,
             (Account::suspense(), account),
             after.amount_msat,
             TransferKind::Assigned,
@@ -277,6 +302,8 @@ impl Treasury {
         let mut steps = vec![transfer, write(&after, found.version)?];
         steps.extend(owner);
         if after.amount_msat > 0 {
+            let new_id = || self.core.new_id(TransferId::from_parts);
+            steps.extend(recover(account, after.amount_msat, item, new_id)?);
             steps.extend(crate::cards::onward(&self.core, account).await?);
         }
         steps.push(emit("suspense.assigned", item.to_string(), &after)?);

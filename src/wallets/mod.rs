@@ -9,6 +9,7 @@
 mod addresses;
 mod descriptor;
 mod error;
+mod following;
 mod labels;
 mod model;
 mod psbt;

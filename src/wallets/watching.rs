@@ -142,7 +142,7 @@ impl Wallets {
                 .remove(address.script.as_str())
                 .unwrap_or_default();
             for change in rules::observe(address, &known, &view, now_ms) {
-                match self.changed(address, change, &view).await {
+                match self.changed(&*source, address, change, &view).await {
                     Ok(()) => round.changed += 1,
                     // One that cannot be told does not keep the others waiting.
                     Err(error) => problem = problem.or(Some(error)),
@@ -348,10 +348,16 @@ impl Wallets {
     /// changes nothing.
     async fn changed(
         &self,
+        source: &dyn ChainSource,
         address: &WalletAddress,
-        change: Change,
+        mut change: Change,
         view: &View,
     ) -> Result<(), Error> {
+        if change.new.is_some() {
+            let since_ms = known_since(source, &change.coin).await?;
+            let coin = &mut change.coin;
+            coin.first_seen_ms = coin.first_seen_ms.min(since_ms);
+        }
         self.tell(address, &change.coin, view).await?;
         let change = &change;
         self.core
@@ -360,6 +366,7 @@ impl Wallets {
                     self.core.load(COINS, &change.coin.outpoint).await?;
                 let version = found.as_ref().map_or(0, |found| found.version);
                 let mut change = change.clone();
+                let before = found.as_ref().map(|found| found.value.clone());
                 if let Some(found) = found {
                     // What is ours to say is not the chain's to change.
                     change.coin.reserved_by = found.value.reserved_by;
@@ -371,6 +378,9 @@ impl Wallets {
                         change.facts.clear();
                     }
                 }
+                let followed = self
+                    .follow_spends(before.as_ref(), &mut change.coin)
+                    .await?;
                 let mut steps = rules::write(&change, version)?;
                 if let Some(transaction) = &change.new {
                     let txid = transaction.compute_txid().to_string();
@@ -380,7 +390,7 @@ impl Wallets {
                     }
                     steps.extend(self.mark_used(&change.coin).await?);
                 }
-                steps.extend(self.follow_spend(&change.coin).await?);
+                steps.extend(followed);
                 Ok(Some(steps))
             })
             .await
@@ -477,6 +487,17 @@ async fn proven(source: &dyn ChainSource, view: View) -> Result<View, ChainError
         }
     }
     Ok(view)
+}
+
+/// Since when a coin is known to be, where nobody looked before: as long as its block says. What
+/// was paid in time while the engine was down is in time. The word is the miner's, which consensus
+/// keeps behind the median of the eleven blocks before it and within two hours of now.
+async fn known_since(source: &dyn ChainSource, coin: &Coin) -> Result<i64, ChainError> {
+    let Standing::Confirmed { block } = coin.standing else {
+        return Ok(i64::MAX);
+    };
+    let header = source.header_at(block).await?.ok_or(ChainError::Moved)?;
+    Ok(i64::from(header.time) * 1_000)
 }
 
 fn outpoint(coin: &Coin) -> Result<OutPoint, Error> {

@@ -12,6 +12,7 @@ mod page;
 mod set;
 #[path = "../support/mod.rs"]
 mod support;
+mod suspense;
 mod top_up;
 mod traps;
 mod withdrawal;

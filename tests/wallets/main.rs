@@ -8,6 +8,7 @@ mod corpus;
 mod facts;
 mod invoices;
 mod receiving;
+mod reorgs;
 mod scene;
 mod sources;
 mod spending;
