@@ -11,6 +11,7 @@ mod descriptor;
 mod error;
 mod following;
 mod labels;
+mod looking;
 mod model;
 mod psbt;
 mod rules;

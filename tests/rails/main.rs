@@ -9,6 +9,9 @@ mod lnurl;
 mod machine;
 mod no_lies;
 mod page;
+mod search;
+#[path = "../support/searches.rs"]
+mod searches;
 mod set;
 #[path = "../support/mod.rs"]
 mod support;
