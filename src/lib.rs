@@ -23,6 +23,7 @@ pub mod money;
 mod payments;
 pub mod ports;
 pub mod rates;
+pub mod receipts;
 pub mod reports;
 pub mod rewards;
 pub mod settlement;

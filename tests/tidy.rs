@@ -164,6 +164,7 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
         "payments",
         "ports",
         "rates",
+        "receipts",
         "reports",
         "rewards",
         "settlement",
@@ -203,6 +204,7 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
         ("settlement", SERVICES),
         ("exchange", SERVICES),
         ("treasury", SERVICES),
+        ("receipts", SERVICES),
         ("reports", SERVICES),
         ("wallets", SERVICES),
     ])

@@ -98,13 +98,13 @@ fn in_msat(quote: &Quote, minor_units: i64) -> Result<i64, Error> {
     Ok(rate.fiat_to_msat(quote.currency, minor_units, Rounding::Up)?)
 }
 
-fn on_card(quote: &Quote, amount_msat: i64) -> Result<i64, Error> {
+pub(super) fn on_card(quote: &Quote, amount_msat: i64) -> Result<i64, Error> {
     let rate = quote.rate;
     Ok(rate.msat_to_fiat(quote.currency, amount_msat, Rounding::Up)?)
 }
 
 /// What a price in bitcoin comes to where the customer pays the spread.
-fn with_spread_on_top(amount_msat: i64, spread: Option<Spread>) -> Result<i64, Error> {
+pub(super) fn with_spread_on_top(amount_msat: i64, spread: Option<Spread>) -> Result<i64, Error> {
     let bps = match spread {
         Some(Spread {
             bps,
@@ -116,6 +116,21 @@ fn with_spread_on_top(amount_msat: i64, spread: Option<Spread>) -> Result<i64, E
     let amount_msat = with.ok_or(crate::money::MoneyError::Overflow)?;
     Price::Bitcoin { amount_msat }.validate()?;
     Ok(amount_msat)
+}
+
+/// The largest price in bitcoin that `available` on a card pays for.
+pub(super) fn affords(quote: &Quote, spread: Option<Spread>, available: i64) -> Result<i64, Error> {
+    let whole_msat = quote
+        .rate
+        .fiat_to_msat(quote.currency, available.max(0), Rounding::Down)?;
+    let bps = match spread {
+        Some(Spread {
+            bps,
+            side: SpreadSide::CustomerPays,
+        }) => i64::from(bps),
+        _ => 0,
+    };
+    Ok(share_down(whole_msat, 10_000, bps.saturating_add(10_000))?)
 }
 
 /// What a top-up comes to in bitcoin, of a card in a currency; `None` of one in bitcoin. The price

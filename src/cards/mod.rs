@@ -10,6 +10,7 @@ mod charge_model;
 mod charge_rules;
 mod charging;
 mod currency;
+mod currency_payment;
 mod error;
 mod imports;
 mod issuer_keys;
@@ -19,6 +20,7 @@ pub mod lnurl;
 mod low_balance;
 mod model;
 mod offline;
+mod paid;
 mod paying;
 mod payment_error;
 mod payment_model;
@@ -84,8 +86,8 @@ pub use offline::{
 };
 pub use payment_error::CardPaymentError;
 pub use payment_model::{
-    CardPayment, CardPaymentOutcome, CardPaymentState, PayWithCard, ResolveCardPayment,
-    WithdrawFromCard, WithdrawalQuote,
+    CardPayment, CardPaymentOutcome, CardPaymentState, PayWithCard, PaymentConversion,
+    ResolveCardPayment, WithdrawFromCard, WithdrawalQuote,
 };
 pub(crate) use payment_rules::CHECK_JOB;
 pub use pin::{Pin, PinStatus, SetCardPin, UnlockCardPin};

@@ -5,22 +5,24 @@
 //! money aside, what the route may cost included.
 
 use super::charging::{self, VerifiedTap};
+use super::currency_payment::{self, PaymentTerms};
 use super::model::Card;
 use super::payment_error::CardPaymentError;
 use super::payment_model::{
-    CardPayment, CardPaymentPosting, CardPaymentState, PayWithCard, ResolveCardPayment,
-    WithdrawFromCard, WithdrawalQuote,
+    CardPayment, CardPaymentPosting, CardPaymentState, PayWithCard, WithdrawFromCard,
+    WithdrawalQuote,
 };
 use super::programs::{self, CardProgram, FeeBearer};
 use super::{Cards, guard, load_active, payment_rules as rules, pin, taps};
 use crate::Error;
 use crate::access::Credential;
-use crate::core::{Answer, Caller, Decision, Executed, Loaded, check_text};
-use crate::ids::{CardId, CardPaymentId, CredentialId, MerchantId};
+use crate::core::{Answer, Caller, Decision, Executed, Loaded};
+use crate::exchange::{self, Moves};
+use crate::ids::{CardId, CardPaymentId, CredentialId, MerchantId, TransferId};
 use crate::invoices::{self, Invoice, InvoicePurpose};
-use crate::ledger::{Account, Step, UsageWindow};
-use crate::lightning::{Bolt11Details, PaymentHash};
-use crate::money::Price;
+use crate::ledger::{Account, NewTransfer, Step, TransferKind, UsageWindow};
+use crate::lightning::Bolt11Details;
+use crate::money::{Asset, Price};
 use crate::payments::{self, Attempt, Attempts, Holds};
 use crate::settlement::{self, PaidByBook};
 
@@ -31,6 +33,8 @@ struct Bill {
     invoice: Bolt11Details,
     bolt11: String,
     amount_msat: i64,
+    /// How a card in a currency pays it.
+    terms: Option<PaymentTerms>,
     merchant: Option<MerchantId>,
     asked_by: Option<CredentialId>,
 }
@@ -45,8 +49,8 @@ impl Bill {
 struct Paid {
     payment: CardPayment,
     steps: Vec<Step>,
-    /// What is counted towards the card's limits.
-    counted_msat: i64,
+    /// What is counted towards the card's limits, in its unit.
+    counted: i64,
 }
 
 impl Cards {
@@ -138,7 +142,12 @@ impl Cards {
         let tap = self.verify_from(source, &command.tap).await?;
         super::rules::require_active(&tap.card.value, core.commit_time_ms())?;
         let mut guards = vec![taps::guard(core, &tap).await?];
-        guards.extend(pin::check(core, &tap, amount_msat, command.pin.as_ref()).await?);
+        let terms = currency_payment::terms(core, &tap.card.value, tap.program.as_ref()).await?;
+        let on_card = match &terms {
+            Some(terms) => terms.on_card(amount_msat)?,
+            None => amount_msat,
+        };
+        guards.extend(pin::check(core, &tap, on_card, command.pin.as_ref()).await?);
         let limits = super::rules::usage_limits(&tap.card.value, core.commit_time_ms())?;
         let VerifiedTap {
             card,
@@ -151,18 +160,18 @@ impl Cards {
             invoice,
             bolt11: command.bolt11.clone(),
             amount_msat,
+            terms,
             merchant,
             asked_by: merchant.map(|_| caller.id),
         };
         let paid = self
             .decide_bill(&bill, super::rules::amount_windows(&limits))
             .await?;
-        let counted_msat = paid.counted_msat;
         let mut steps = super::rules::use_tap(
             &bill.card,
             counter,
             paid.payment.id.to_string(),
-            counted_msat,
+            paid.counted,
             limits,
         )?;
         steps.extend(guards);
@@ -191,7 +200,6 @@ impl Cards {
         };
         let program = bill.program.as_ref();
         rules::check_program(
-            &bill.card.value,
             program.map(|program| &program.value),
             merchant.as_ref().map(|merchant| &merchant.value),
         )?;
@@ -211,8 +219,13 @@ impl Cards {
         usage: Vec<UsageWindow>,
     ) -> Result<Paid, Error> {
         let core = &self.core;
-        if own.value.purpose.account() == bill.payer() {
+        let payee = super::account_now(core, own.value.purpose.account()).await?;
+        if payee == bill.payer() {
             return Err(CardPaymentError::OwnInvoice.into());
+        }
+        // From one currency into another, nobody has said at which rates.
+        if bill.terms.is_some() && payee.asset() != Asset::Btc {
+            return Err(CardPaymentError::OtherUnit.into());
         }
         let holds = Holds::new(core, 0, 0)?;
         let mut payment = self.new_payment(bill, 0, holds, usage)?;
@@ -228,16 +241,46 @@ impl Cards {
             _ => None,
         };
         let (hash, amount_msat) = (bill.invoice.payment_hash, bill.amount_msat);
-        let paid = invoices::pay_by_book(core, own, hash, amount_msat, bill.payer());
-        let mut steps = paid.await?;
+        let (mut steps, payer) = self.exchange_by_book(bill, &mut payment).await?;
+        steps.extend(invoices::pay_by_book(core, own, hash, amount_msat, payer).await?);
         let (payment, points) = rules::with_points(payment, core).await?;
         steps.extend(payments::rules::paid_by_book(&payment)?);
         steps.extend(points);
         Ok(Paid {
-            counted_msat: payment.amount_msat,
+            counted: payment.on_card(),
             payment,
             steps,
         })
+    }
+
+    /// Where the bitcoin of a payment in the books comes from, and the steps by which a card in a
+    /// currency pays the operator for it.
+    async fn exchange_by_book(
+        &self,
+        bill: &Bill,
+        payment: &mut CardPayment,
+    ) -> Result<(Vec<Step>, Account), Error> {
+        let core = &self.core;
+        let Some(terms) = &bill.terms else {
+            return Ok((Vec::new(), bill.payer()));
+        };
+        let mut conversion = terms.convert(bill.amount_msat)?;
+        // It is paid now: nothing drifts.
+        conversion.set_aside = conversion.amount;
+        let settled = conversion.settle(core, bill.amount_msat).await?;
+        let mut steps = vec![Step::Transfer(NewTransfer {
+            id: core.new_id(TransferId::from_parts)?,
+            debit: bill.payer(),
+            credit: Account::exchange(Asset::Fiat(terms.unit)),
+            amount: conversion.amount,
+            kind: TransferKind::CardPayment,
+            reference: payment.id.to_string(),
+            credit_ceiling: None,
+        })];
+        steps.extend(settled.spread(core, payment.id)?);
+        steps.extend(exchange::within_cap(core, terms.unit, Moves::Up).await?);
+        payment.conversion = Some(conversion);
+        Ok((steps, Account::exchange(Asset::Btc)))
     }
 
     async fn decide_to_send(&self, bill: &Bill, usage: Vec<UsageWindow>) -> Result<Paid, Error> {
@@ -252,6 +295,7 @@ impl Cards {
         let holds = Holds::new(core, 0, max_route_fee_msat)?;
         let mut payment = self.new_payment(bill, max_route_fee_msat, holds, usage)?;
         let window = rules::in_flight_window(bill.card.value.line());
+        payment.posting.attempts = self.payments.first_attempts();
         payment.posting.in_flight = Some(window.clone());
         payment.posting.max_lock_blocks = Some(terms.max_lock_blocks);
         let mut steps = vec![Step::Use {
@@ -259,14 +303,20 @@ impl Cards {
             amount: 1,
             limit: terms.max_in_flight.into(),
         }];
+        let mut counted = payment.most_msat();
+        let mut within_cap = None;
+        if let Some(terms) = &bill.terms {
+            let conversion = terms.convert(counted)?;
+            counted = conversion.set_aside;
+            payment.conversion = Some(conversion);
+            payment.posting.holds.exchanged = Some(core.new_id(TransferId::from_parts)?);
+            within_cap = Some(exchange::within_cap(core, terms.unit, Moves::Up).await?);
+        }
         let check_at_ms = self.payments.first_check_at();
         steps.extend(payments::rules::intend(&payment, check_at_ms)?);
-        let route_msat = match payment.fee_bearer {
-            FeeBearer::Card => max_route_fee_msat,
-            FeeBearer::Merchant | FeeBearer::Operator => 0,
-        };
+        steps.extend(within_cap.into_iter().flatten());
         Ok(Paid {
-            counted_msat: payment.amount_msat.saturating_add(route_msat),
+            counted,
             payment,
             steps,
         })
@@ -293,6 +343,7 @@ impl Cards {
             state: CardPaymentState::Sending,
             reason: None,
             created_at_ms: self.core.clock.now_ms(),
+            conversion: None,
             by_book: None,
             program: None,
             points: 0,
@@ -339,10 +390,11 @@ impl Cards {
         let account = card.balance_account();
         let balance = self.core.balance(&account).await?;
         let available = balance.available(account.kind().side());
-        let available_msat = i64::try_from(available).unwrap_or(i64::MAX);
+        let available = i64::try_from(available).unwrap_or(i64::MAX);
         let program = programs::of(&self.core, card).await?;
+        let terms = currency_payment::terms(&self.core, card, program.as_ref()).await?;
         let (amount_msat, max_route_fee_msat) =
-            self.largest_payment(program.as_ref(), available_msat)?;
+            self.largest_payment(program.as_ref(), terms.as_ref(), available)?;
         Ok(WithdrawalQuote {
             card: card.id,
             amount_msat,
@@ -350,12 +402,18 @@ impl Cards {
         })
     }
 
-    /// The largest amount that can be sent with this much, and what its route may cost.
+    /// The largest amount that can be sent with this much of the card's unit, and what its route
+    /// may cost.
     pub(super) fn largest_payment(
         &self,
         program: Option<&Loaded<CardProgram>>,
-        available_msat: i64,
+        exchanged: Option<&PaymentTerms>,
+        available: i64,
     ) -> Result<(i64, i64), Error> {
+        let available_msat = match exchanged {
+            Some(exchanged) => exchanged.affords(available)?,
+            None => available,
+        };
         let terms = self.core.settings.card_payments;
         let (base_msat, bps) = match self.fee_bearer(program) {
             FeeBearer::Card => (terms.route_base_msat, terms.route_bps),
@@ -409,8 +467,10 @@ impl Cards {
             (None, None) => self.largest_withdrawal(&card.value).await?.amount_msat,
         };
         Price::Bitcoin { amount_msat }.validate()?;
+        let program = programs::of(core, &card.value).await?;
         let bill = Bill {
-            program: programs::of(core, &card.value).await?,
+            terms: currency_payment::terms(core, &card.value, program.as_ref()).await?,
+            program,
             card,
             invoice,
             bolt11: command.bolt11.clone(),
@@ -429,121 +489,5 @@ impl Cards {
             steps,
             answer: paid.payment,
         })
-    }
-
-    /// A payment of a card as it stands now. The card's holder, a till of its merchant, or the
-    /// issuer.
-    ///
-    /// # Errors
-    /// `card.payment_not_found`, `access.*`.
-    pub async fn get_payment(
-        &self,
-        credential: &Credential,
-        payment: CardPaymentId,
-    ) -> Result<Answer<CardPayment>, Error> {
-        let caller = self.core.authenticate(credential).await?;
-        let as_of_ms = self.core.clock.now_ms();
-        let id = payment.to_string();
-        let value = self.payments.load::<CardPayment>(&id).await?.value;
-        let may = caller.require_issuer_or_holder(value.card);
-        match (may, value.merchant) {
-            (Err(_), Some(merchant)) => caller.require_seller(merchant)?,
-            (may, _) => may?,
-        }
-        Ok(Answer { as_of_ms, value })
-    }
-
-    /// The payments of a card, oldest first, after the payment `after`; at most `limit` (1 to
-    /// 1,000). The card's holder, or the issuer.
-    ///
-    /// # Errors
-    /// `access.*`.
-    pub async fn list_payments(
-        &self,
-        credential: &Credential,
-        card: CardId,
-        after: Option<CardPaymentId>,
-        limit: usize,
-    ) -> Result<Answer<Vec<CardPayment>>, Error> {
-        let caller = self.core.authenticate(credential).await?;
-        caller.require_issuer_or_holder(card)?;
-        let as_of_ms = self.core.clock.now_ms();
-        let (key, after) = (card.to_string(), after.map(|id| id.to_string()));
-        let found = self
-            .core
-            .list(rules::PAYMENTS, "card", &key, after, limit)
-            .await?;
-        Ok(Answer {
-            as_of_ms,
-            value: found,
-        })
-    }
-
-    /// A person says what became of a payment that the node cannot tell about any more. Should
-    /// the node tell later that it arrived after all, that is booked against suspense. Issuer only.
-    ///
-    /// # Errors
-    /// `card.payment_not_found`, `card.payment_final`, `card.payment_in_flight` when it is to be
-    /// `failed` and the node's record says otherwise, `command.*`, `access.*`.
-    pub async fn resolve_payment(
-        &self,
-        credential: &Credential,
-        command: ResolveCardPayment,
-    ) -> Result<Answer<CardPayment>, Error> {
-        let (cards, credential) = (self.clone(), credential.clone());
-        self.core
-            .detached(async move {
-                let core = &cards.core;
-                let caller = core.authenticate(&credential).await?;
-                caller.require_issuer()?;
-                check_text("reason", &command.reason, 200, "200 characters")?;
-                let _nothing_is_sent = cards.payments.nothing_is_sent().await;
-                let (id, outcome) = (command.payment.to_string(), command.outcome.into());
-                let asks_the_node = command.asks_the_node();
-                let decide = || {
-                    let payments = &cards.payments;
-                    payments.resolve::<CardPayment>(&id, outcome, &command.reason, asks_the_node)
-                };
-                let executed: Executed<CardPayment> = core
-                    .execute(
-                        &caller,
-                        "cards.resolve_payment",
-                        &command.key,
-                        &command,
-                        decide,
-                    )
-                    .await?;
-                Ok(executed.answer)
-            })
-            .await
-    }
-}
-
-/// What the node and the jobs say of payments.
-impl Cards {
-    /// The job that asks what became of a payment.
-    pub(crate) async fn check_payment(&self, id: CardPaymentId) -> Result<(), Error> {
-        self.payments.check::<CardPayment>(&id.to_string()).await
-    }
-
-    /// After a start: every open payment is asked about.
-    pub(crate) async fn reconcile_payments(&self) -> Result<Option<Error>, Error> {
-        self.payments.reconcile::<CardPayment>().await
-    }
-
-    /// The node says that a payment of ours arrived. False when it is none of a card.
-    pub(crate) async fn sent(&self, hash: PaymentHash, fee: Option<i64>) -> Result<bool, Error> {
-        self.payments.sent::<CardPayment>(hash, fee).await
-    }
-
-    /// The node says that an attempt failed for good. False when it is none of a card.
-    pub(crate) async fn attempt_failed(
-        &self,
-        hash: PaymentHash,
-        reason: &str,
-    ) -> Result<bool, Error> {
-        self.payments
-            .attempt_failed::<CardPayment>(hash, reason)
-            .await
     }
 }

@@ -5,9 +5,11 @@ use serde::{Deserialize, Serialize};
 use super::pin::Pin;
 use super::programs::FeeBearer;
 use crate::core::IdempotencyKey;
+use crate::exchange::DriftBearer;
 use crate::ids::{CardId, CardPaymentId, CredentialId, MerchantId, ProgramId};
 use crate::ledger::{Account, UsageWindow};
 use crate::lightning::PaymentHash;
+use crate::money::{Currency, Quote};
 use crate::payments::{Attempts, Holds};
 use crate::rewards::RewardPosting;
 use crate::settlement::PaidByBook;
@@ -151,6 +153,9 @@ pub struct CardPayment {
     pub reason: Option<String>,
     /// When it was asked for, milliseconds since the epoch.
     pub created_at_ms: i64,
+    /// Of a card in a currency: what it pays in that, and at which rate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conversion: Option<PaymentConversion>,
     /// For an invoice of this engine: it was paid in the books, at no fee, and nothing was sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by_book: Option<PaidByBook>,
@@ -162,6 +167,26 @@ pub struct CardPayment {
     pub points: i64,
     /// What in the books is behind it.
     pub(crate) posting: CardPaymentPosting,
+}
+
+/// What a card in a currency pays for a BOLT11: the operator's bitcoin is what leaves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PaymentConversion {
+    /// In which currency.
+    pub currency: Currency,
+    /// What the card pays, in the currency's minor unit. While the payment is on its way, what all
+    /// that its route may cost comes to at `quote`.
+    pub amount: i64,
+    /// The most that it can come to: this is set aside while the payment is on its way.
+    pub set_aside: i64,
+    /// Who bears what the rate moves until the payment arrives. Whoever is paid gets what the
+    /// invoice says, so that it is the card or the operator.
+    pub drift: DriftBearer,
+    /// The rate when it was asked for.
+    pub quote: Quote,
+    /// The rate when it arrived, where the card bears the drift and there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settled_quote: Option<Quote>,
 }
 
 /// What in the books is behind a payment of a card.

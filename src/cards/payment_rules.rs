@@ -9,11 +9,11 @@ use super::programs::{self, CardProgram, FeeBearer};
 use super::rules;
 use crate::Error;
 use crate::core::{Core, emit};
-use crate::ids::CardId;
+use crate::ids::{CardId, TransferId};
 use crate::ledger::{Account, AccountKind, Refusal, Step, TransferKind, UsageWindow};
 use crate::lightning::{Bolt11Details, LightningError};
 use crate::money::Asset;
-use crate::payments::{Attempts, Change, Leaving, Outcome, Outgoing, Standing};
+use crate::payments::{Attempts, Change, Exchanged, Leaving, Outcome, Outgoing, Standing};
 use crate::settlement::Merchant;
 use crate::store::StoreError;
 use crate::{rewards, settlement};
@@ -63,13 +63,17 @@ impl Outgoing for CardPayment {
             id: self.id.to_string(),
             payment_hash: self.payment_hash,
             bolt11: &self.bolt11,
-            payer: self.posting.payer,
+            payer: self.source(),
+            exchanged: self.conversion.as_ref().map(|conversion| Exchanged {
+                payer: self.posting.payer,
+                most: conversion.set_aside,
+            }),
             kind: TransferKind::CardPayment,
             amount_msat: self.amount_msat,
             fee: (TransferKind::PayoutFee, 0),
             max_route_fee_msat: self.max_route_fee_msat,
             route_payer: match (self.fee_bearer, self.merchant) {
-                (FeeBearer::Card, _) => Some(self.posting.payer),
+                (FeeBearer::Card, _) => Some(self.source()),
                 (FeeBearer::Merchant, Some(merchant)) => Some(Account::merchant_payable(merchant)),
                 (FeeBearer::Merchant, None) | (FeeBearer::Operator, _) => None,
             },
@@ -131,6 +135,24 @@ impl Outgoing for CardPayment {
         CardPaymentError::PaymentInFlight { payment: self.id }.into()
     }
 
+    /// What a card in a currency pays of it.
+    async fn exchanged(mut self, core: &Core) -> Result<(Self, Vec<Step>), Error> {
+        let Some((conversion, hold)) = self.conversion.as_ref().zip(self.posting.holds.exchanged)
+        else {
+            return Ok((self, Vec::new()));
+        };
+        let settled = conversion.settle(core, self.paid_msat()).await?;
+        let mut steps = vec![Step::Capture {
+            hold,
+            id: core.new_id(TransferId::from_parts)?,
+            amount: settled.conversion.amount,
+            release_rest: true,
+        }];
+        steps.extend(settled.spread(core, self.id)?);
+        self.conversion = Some(settled.conversion);
+        Ok((self, steps))
+    }
+
     /// The points of the merchant whose till it was.
     async fn when_succeeded(self, core: &Core) -> Result<(Self, Vec<Step>), Error> {
         with_points(self, core).await
@@ -144,6 +166,40 @@ impl Outgoing for CardPayment {
         let mut steps: Vec<Step> = back.into_iter().collect();
         steps.extend(super::onward(core, self.posting.payer).await?);
         Ok(steps)
+    }
+}
+
+impl CardPayment {
+    /// Where the bitcoin comes from: of a card in a currency, from the operator.
+    fn source(&self) -> Account {
+        match &self.conversion {
+            Some(_) => Account::exchange(Asset::Btc),
+            None => self.posting.payer,
+        }
+    }
+
+    fn with_route(&self, route_msat: i64) -> i64 {
+        match self.fee_bearer {
+            FeeBearer::Card => self.amount_msat.saturating_add(route_msat),
+            FeeBearer::Merchant | FeeBearer::Operator => self.amount_msat,
+        }
+    }
+
+    /// The most that the card has to pay for.
+    pub(super) fn most_msat(&self) -> i64 {
+        self.with_route(self.max_route_fee_msat)
+    }
+
+    /// What the card has to pay for, of one that arrived.
+    fn paid_msat(&self) -> i64 {
+        let route_msat = self.route_fee_msat.unwrap_or(0);
+        self.with_route(route_msat.min(self.max_route_fee_msat))
+    }
+
+    /// What the card pays of one that was paid in the books, in its unit.
+    pub(super) fn on_card(&self) -> i64 {
+        let paid = self.conversion.as_ref().map(|conversion| conversion.amount);
+        paid.unwrap_or(self.amount_msat)
     }
 }
 
@@ -214,12 +270,12 @@ pub(super) fn in_flight_window(card: CardId) -> UsageWindow {
     }
 }
 
-/// The largest amount that a tap of the card can spend at once, limits seen: `available_msat` is
-/// on the card, and `left_msat` is what each limit leaves.
-pub(super) fn most_of_a_tap(card: &Card, available_msat: i64, left_msat: &[i64]) -> i64 {
+/// The largest amount that a tap of the card can spend at once, limits seen, in the card's unit:
+/// `available` is on the card, and `left` is what each limit leaves.
+pub(super) fn most_of_a_tap(card: &Card, available: i64, left: &[i64]) -> i64 {
     let per_tap = card.limits.per_tap;
-    let limits = left_msat.iter().copied().chain(per_tap);
-    limits.fold(available_msat, i64::min).max(0)
+    let limits = left.iter().copied().chain(per_tap);
+    limits.fold(available, i64::min).max(0)
 }
 
 /// What a refusal of the ledger means for a payment of a card.
@@ -252,13 +308,9 @@ pub(super) fn refused(error: Error) -> Error {
 /// Whether the rules of a card's program let it pay an invoice of this merchant, or of somebody
 /// who is not known here.
 pub(super) fn check_program(
-    card: &Card,
     program: Option<&CardProgram>,
     merchant: Option<&Merchant>,
 ) -> Result<(), Error> {
-    if card.unit != Asset::Btc {
-        return Err(CardPaymentError::OtherUnit.into());
-    }
     let Some(program) = program else {
         return Ok(());
     };

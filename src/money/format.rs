@@ -1,6 +1,19 @@
 //! Amounts as people write them.
 
-use super::{Asset, MoneyError};
+use super::{Asset, Currency, MoneyError};
+
+/// The sign by which people know a currency, where it says which one: `J$`, and never `$`.
+pub fn currency_sign(currency: Currency) -> Option<&'static str> {
+    Some(match currency.code() {
+        "JMD" => "J$",
+        "USD" => "US$",
+        "KYD" => "CI$",
+        "TTD" => "TT$",
+        "EUR" => "€",
+        "GBP" => "£",
+        _ => return None,
+    })
+}
 
 /// How an asset's amounts are written: a sign before, a unit after, and the digits behind the
 /// point.
@@ -10,14 +23,9 @@ fn style(asset: Asset) -> (String, &'static str, u32) {
         Asset::Btc => (String::new(), " sat", 3),
         Asset::Points(_) => (String::new(), " points", 0),
         Asset::Fiat(currency) => {
-            let sign = match currency.code() {
-                "JMD" => "J$".to_owned(),
-                "USD" => "US$".to_owned(),
-                "KYD" => "CI$".to_owned(),
-                "TTD" => "TT$".to_owned(),
-                "EUR" => "€".to_owned(),
-                "GBP" => "£".to_owned(),
-                code => format!("{code} "),
+            let sign = match currency_sign(currency) {
+                Some(sign) => sign.to_owned(),
+                None => format!("{} ", currency.code()),
             };
             (sign, "", currency.minor_digits())
         }

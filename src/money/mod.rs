@@ -9,7 +9,7 @@ mod ratio;
 
 pub use asset::{Asset, Currency};
 pub use error::MoneyError;
-pub use format::{format_minor, parse_minor};
+pub use format::{currency_sign, format_minor, parse_minor};
 pub use price::{
     ConsideredRate, Price, Quote, QuoteLeg, QuoteSide, QuoteSpread, Spread, SpreadSide,
     SpreadSplit, Verdict,

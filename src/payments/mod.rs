@@ -10,5 +10,5 @@ mod model;
 pub(crate) mod rules;
 mod sending;
 
-pub(crate) use model::{Attempts, Change, Holds, Leaving, Outcome, Outgoing, Standing};
+pub(crate) use model::{Attempts, Change, Exchanged, Holds, Leaving, Outcome, Outgoing, Standing};
 pub(crate) use sending::{Attempt, Payments};

@@ -51,6 +51,15 @@ impl Default for Attempts {
 }
 
 impl Attempts {
+    /// None can have been made: the node is in another instance, which counts its first before it
+    /// makes it.
+    pub(super) fn none() -> Self {
+        Self {
+            begun: 0,
+            in_doubt: false,
+        }
+    }
+
     /// One more is about to be made.
     pub(super) fn begin(self) -> Self {
         Self {
@@ -70,8 +79,8 @@ impl Attempts {
     /// None was made: the node knows one before, and perhaps has it in its record.
     pub(super) fn known(self, is_recorded: bool) -> Self {
         Self {
+            begun: self.begun.max(1),
             in_doubt: !is_recorded,
-            ..self
         }
     }
 }
@@ -82,6 +91,9 @@ pub(crate) struct Holds {
     pub(crate) amount: TransferId,
     pub(crate) fee: Option<TransferId>,
     pub(crate) route: Option<TransferId>,
+    /// What a payer in a currency sets aside of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) exchanged: Option<TransferId>,
 }
 
 impl Holds {
@@ -92,8 +104,17 @@ impl Holds {
             amount: new_hold()?,
             fee: (fee_msat > 0).then(new_hold).transpose()?,
             route: (max_route_fee_msat > 0).then(new_hold).transpose()?,
+            exchanged: None,
         })
     }
+}
+
+/// What a payer whose unit is a currency sets aside of it: the operator's bitcoin is what leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Exchanged {
+    pub(crate) payer: Account,
+    /// The most that the payment can come to, in the unit.
+    pub(crate) most: i64,
 }
 
 /// A payment as the mechanism sees it, whatever it is for.
@@ -103,8 +124,10 @@ pub(crate) struct Leaving<'a> {
     pub(crate) id: String,
     pub(crate) payment_hash: PaymentHash,
     pub(crate) bolt11: &'a str,
-    /// Where the money comes from.
+    /// Where the bitcoin comes from.
     pub(crate) payer: Account,
+    /// Who pays for it in a currency; `None` where the payer has bitcoin.
+    pub(crate) exchanged: Option<Exchanged>,
     /// What the transfer of the amount is called.
     pub(crate) kind: TransferKind,
     pub(crate) amount_msat: i64,
@@ -165,6 +188,12 @@ pub(crate) trait Outgoing:
     fn has_ended(&self) -> Error;
     /// The node's record says that it has not failed.
     fn is_in_flight(&self) -> Error;
+
+    /// What a payer in a currency pays of one that arrived: the record with it, and the steps. They
+    /// belong to the success, and cannot be left out.
+    async fn exchanged(self, _core: &Core) -> Result<(Self, Vec<Step>), Error> {
+        Ok((self, Vec::new()))
+    }
 
     /// What else is posted in the commit that records its success: the record with it, and the
     /// steps. Where these are refused, success is recorded without them.

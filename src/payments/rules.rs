@@ -1,6 +1,6 @@
 //! Pure decisions about payments that leave: no I/O, no clock.
 
-use super::model::{Attempts, Change, Holds, Leaving, Outcome, Outgoing, Standing};
+use super::model::{Attempts, Change, Exchanged, Holds, Leaving, Outcome, Outgoing, Standing};
 use crate::Error;
 use crate::core::{CommandError, Loaded, emit, put};
 use crate::ids::TransferId;
@@ -63,7 +63,7 @@ fn hold(leaving: &Leaving<'_>, id: TransferId, kind: TransferKind, amount: i64) 
         reference: leaving.id.clone(),
         credit_ceiling: None,
     };
-    let usage = if debit == leaving.payer {
+    let usage = if debit == leaving.payer && leaving.exchanged.is_none() {
         leaving.usage.clone()
     } else {
         Vec::new()
@@ -73,6 +73,22 @@ fn hold(leaving: &Leaving<'_>, id: TransferId, kind: TransferKind, amount: i64) 
         transfer,
         expires_at_ms: None,
         usage,
+    })
+}
+
+fn hold_exchanged(leaving: &Leaving<'_>, id: TransferId, exchanged: Exchanged) -> Step {
+    Step::Hold(NewHold {
+        transfer: NewTransfer {
+            id,
+            debit: exchanged.payer,
+            credit: Account::exchange(exchanged.payer.asset()),
+            amount: exchanged.most,
+            kind: leaving.kind,
+            reference: leaving.id.clone(),
+            credit_ceiling: None,
+        },
+        expires_at_ms: None,
+        usage: leaving.usage.clone(),
     })
 }
 
@@ -118,15 +134,17 @@ pub(super) fn check_no_more<P: Outgoing>(id: String) -> Step {
 /// The intent: written, and all its money on hold, before the node is asked.
 pub(crate) fn intend<P: Outgoing>(payment: &P, check_at_ms: i64) -> Result<Vec<Step>, Error> {
     let leaving = payment.leaving();
-    let Holds { amount, fee, route } = leaving.holds;
+    let Holds {
+        amount, fee, route, ..
+    } = leaving.holds;
     let id = leaving.id.clone();
-    let mut steps = vec![
-        Step::Claim {
-            name: invoice_claim(leaving.payment_hash),
-            by: id.clone(),
-        },
-        hold(&leaving, amount, leaving.kind, leaving.amount_msat),
-    ];
+    let mut steps = vec![Step::Claim {
+        name: invoice_claim(leaving.payment_hash),
+        by: id.clone(),
+    }];
+    let exchanged = leaving.holds.exchanged.zip(leaving.exchanged);
+    steps.extend(exchanged.map(|(hold, exchanged)| hold_exchanged(&leaving, hold, exchanged)));
+    steps.push(hold(&leaving, amount, leaving.kind, leaving.amount_msat));
     let (fee_kind, fee_msat) = leaving.fee;
     steps.extend(fee.map(|fee| hold(&leaving, fee, fee_kind, fee_msat)));
     let most = leaving.max_route_fee_msat;
@@ -174,16 +192,18 @@ pub(super) fn after_failure(attempts: Attempts, record: Option<PaymentState>) ->
     }
 }
 
-/// How often the node was asked is written down. No event: nothing changed for anybody.
+/// How often the node was asked is written down, where nobody else has done so. No event: nothing
+/// changed for anybody.
 pub(super) fn note_attempts<P: Outgoing>(
     payment: &Loaded<P>,
-    attempts: Attempts,
+    from: Attempts,
+    to: Attempts,
 ) -> Result<Option<Vec<Step>>, Error> {
     let before = payment.value.leaving();
-    if before.standing.is_final() || before.attempts == attempts {
+    if before.standing.is_final() || before.attempts != from || from == to {
         return Ok(None);
     }
-    let after = payment.value.with_attempts(attempts);
+    let after = payment.value.with_attempts(to);
     let keys = index_keys(&after);
     let step = put(P::COLLECTION, before.id, payment.version, &after, keys)?;
     Ok(Some(vec![step]))
@@ -265,8 +285,13 @@ pub(super) fn came_back<P: Outgoing>(
         reason,
         route_fee_msat: None,
     });
-    let Holds { amount, fee, route } = before.holds;
-    let holds = [Some(amount), fee, route].into_iter().flatten();
+    let Holds {
+        amount,
+        fee,
+        route,
+        exchanged,
+    } = before.holds;
+    let holds = [Some(amount), fee, route, exchanged].into_iter().flatten();
     let mut steps = write(&after, payment.version)?.to_vec();
     steps.extend(holds.map(|hold| Step::Release { hold }));
     steps.extend(besides);

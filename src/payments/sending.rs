@@ -3,7 +3,8 @@
 //! What a node says of a payment is read with care:
 //!
 //! - A refusal means that *this call* sent nothing. Only when no earlier call can have been made
-//!   (the first call, by the process that has just committed the intent) is it a failure.
+//!   is it a failure: the first call, by the process that has just committed the intent; or, where
+//!   the node is in another instance, by the one that has just counted it as the first.
 //! - No record at the node proves nothing, since a node hands a payment to the network before it
 //!   writes its record. The node is asked to send again instead: it is idempotent by payment
 //!   hash, and answers that it knows the payment while it is on its way.
@@ -87,6 +88,16 @@ impl Payments {
         }
     }
 
+    /// What is written down of attempts with what is intended now. Where another instance has the
+    /// node, none follows at once.
+    pub(crate) fn first_attempts(&self) -> Attempts {
+        if self.core.node_is_away() {
+            Attempts::none()
+        } else {
+            Attempts::default()
+        }
+    }
+
     /// Asks the node to send, and writes down what that proves.
     pub(crate) async fn send<P: Outgoing>(&self, id: &str, attempt: Attempt) -> Result<(), Error> {
         let _one_at_a_time = self.sending.take().await;
@@ -103,8 +114,12 @@ impl Payments {
         } else {
             Attempt::Again
         };
-        if attempt == Attempt::Again && !self.note::<P>(id, before.begin()).await? {
-            // It ended in between.
+        let begun = match attempt {
+            Attempt::First => before,
+            Attempt::Again => before.begin(),
+        };
+        if attempt == Attempt::Again && !self.note::<P>(id, before, begun).await? {
+            // It ended in between, or another instance has begun one.
             return Ok(());
         }
         let has_amount = leaving
@@ -122,7 +137,8 @@ impl Payments {
             // The job that was set with the intent asks again, should the event not come.
             (Ok(Dispatch::Accepted | Dispatch::AlreadyKnown), Attempt::First) => Ok(()),
             (Ok(Dispatch::Accepted), Attempt::Again) => {
-                self.note::<P>(id, before.accepted()).await.map(drop)
+                let accepted = before.accepted();
+                self.note::<P>(id, begun, accepted).await.map(drop)
             }
             (Ok(Dispatch::AlreadyKnown), Attempt::Again) => {
                 // Only a record of it says that the attempt it knows is the last one.
@@ -130,22 +146,28 @@ impl Payments {
                 let is_recorded =
                     record.is_some_and(|record| record.state == PaymentState::Pending);
                 let known = before.known(is_recorded);
-                self.note::<P>(id, known).await.map(drop)
+                self.note::<P>(id, begun, known).await.map(drop)
             }
-            (Ok(Dispatch::Refused { reason }), Attempt::First) => {
-                self.fail_unsent::<P>(id, &reason).await
+            (Ok(Dispatch::Refused { reason }), _) if begun.begun <= 1 => {
+                self.fail_unsent::<P>(id, begun, &reason).await
             }
-            (Ok(Dispatch::Refused { reason }), Attempt::Again) => {
-                self.note::<P>(id, before).await?;
+            (Ok(Dispatch::Refused { reason }), _) => {
+                self.note::<P>(id, begun, before).await?;
                 self.doubt::<P>(id, &reason).await
             }
             (Err(error), _) => self.doubt::<P>(id, &error.to_string()).await,
         }
     }
 
-    /// False when there was nothing to write down: the payment has ended, or it stands there.
-    async fn note<P: Outgoing>(&self, id: &str, attempts: Attempts) -> Result<bool, Error> {
-        let decide = || async { rules::note_attempts(&self.load::<P>(id).await?, attempts) };
+    /// False when there was nothing to write down: the payment has ended, or its attempts are no
+    /// more as they were `before`.
+    async fn note<P: Outgoing>(
+        &self,
+        id: &str,
+        before: Attempts,
+        after: Attempts,
+    ) -> Result<bool, Error> {
+        let decide = || async { rules::note_attempts(&self.load::<P>(id).await?, before, after) };
         Ok(self.core.settle(decide).await?.is_some())
     }
 
@@ -160,10 +182,15 @@ impl Payments {
 
     /// The first call sent nothing. Should another instance have begun an attempt meanwhile (this
     /// one was paused, and lost the node), that proves nothing of it.
-    async fn fail_unsent<P: Outgoing>(&self, id: &str, reason: &str) -> Result<(), Error> {
+    async fn fail_unsent<P: Outgoing>(
+        &self,
+        id: &str,
+        begun: Attempts,
+        reason: &str,
+    ) -> Result<(), Error> {
         let decide = || async {
             let payment = self.load::<P>(id).await?;
-            if payment.value.leaving().attempts != Attempts::default() {
+            if payment.value.leaving().attempts != begun {
                 return Ok(None);
             }
             let besides = payment.value.when_ended(&self.core).await?;
@@ -228,10 +255,13 @@ impl Payments {
             reason,
             route_fee_msat,
         });
-        let (after, mut besides) = match besides {
+        let (after, mut exchanged) = after.exchanged(&self.core).await?;
+        let (after, besides) = match besides {
             Besides::Posted => after.when_succeeded(&self.core).await?,
             Besides::LeftOut => (after, Vec::new()),
         };
+        exchanged.extend(besides);
+        let mut besides = exchanged;
         besides.extend(payment.value.when_ended(&self.core).await?);
         let new_id = || self.core.new_id(TransferId::from_parts);
         let steps = rules::arrived(payment, &after, route_fee_msat, besides, new_id)?;

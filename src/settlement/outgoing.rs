@@ -52,6 +52,7 @@ impl Outgoing for Payout {
             payment_hash: self.payment_hash,
             bolt11: &self.bolt11,
             payer: Account::merchant_payable(self.merchant),
+            exchanged: None,
             kind: TransferKind::Payout,
             amount_msat: self.amount_msat,
             fee: (TransferKind::PayoutFee, self.fee_msat),

@@ -124,7 +124,7 @@ impl Settlement {
             reason: None,
             created_at_ms: now_ms,
             by_book: None,
-            attempts: Attempts::default(),
+            attempts: self.payments.first_attempts(),
             holds: Holds::new(core, fee_msat, max_route_fee_msat)?,
         };
         let mut steps = vec![guard(&merchant)];

@@ -6,6 +6,8 @@ mod support;
 
 mod flows;
 mod model;
+mod offline;
+mod payments;
 mod races;
 mod top_ups;
 mod vectors;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use flashkit::cards::{
     ActivateCard, AuthorizeCard, CaptureCharge, CardLimits, CardProgramTerms, Charge, ChargeAmount,
-    ChargeCard, CreateCardProgram, IssueCard, RefundCharge, ReleaseCharge,
+    ChargeCard, CreateCardProgram, FeeBearer, IssueCard, RefundCharge, ReleaseCharge,
 };
 use flashkit::exchange::{ConversionRules, SetPositionCap};
 use flashkit::ids::{BatchId, ChargeId, TransferId};
@@ -24,6 +24,7 @@ use flashkit::{Engine, Settings};
 use crate::support::books::expect_sound;
 use crate::support::key;
 use crate::support::scene::{NOON, Told, told};
+use crate::support::scripted::ScriptedNode;
 use crate::support::shop::{self, HeldCard, Merchant, UID};
 
 pub struct World {
@@ -44,6 +45,8 @@ pub struct Terms {
     pub rules: ConversionRules,
     pub limits: CardLimits,
     pub spread: Option<Spread>,
+    pub fee_bearer: FeeBearer,
+    pub offline_window_ms: Option<i64>,
 }
 
 pub fn currency(code: &str) -> Currency {
@@ -78,6 +81,20 @@ impl World {
         let customer = Arc::new(Wallet::new(Arc::new(customer), None));
         tokio::spawn(customer.clone().run());
         (world, customer)
+    }
+
+    /// With a node that does as told, in a network whose clock is the test's.
+    pub async fn with_node(
+        is_sqlite: bool,
+        rate: &str,
+        terms: Terms,
+    ) -> (Self, ScriptedNode, SimulatedNetwork) {
+        let network = SimulatedNetwork::new(Arc::new(ManualClock::at(NOON)));
+        let node = ScriptedNode::new(network.node(10_000_000_000));
+        let port: Arc<dyn LightningNode> = Arc::new(node.clone());
+        let world = Self::build(is_sqlite, "JMD", rate, terms, Some(port)).await;
+        world.engine.start().await.unwrap();
+        (world, node, network)
     }
 
     async fn build(
@@ -178,6 +195,28 @@ impl World {
             id: BatchId::from_parts(1, [self.funded; 10]),
             command: None,
             steps: steps.collect(),
+        };
+        self.store.commit(batch).await.unwrap();
+    }
+
+    /// Money on the card as it was when another issuer's cards were taken over: no position.
+    pub async fn take_over(&mut self, minor_units: i64) {
+        self.funded += 1;
+        let unit = Asset::Fiat(self.unit);
+        let former = format!("former_issuer/operator/{}", self.unit.code());
+        let step = Step::Transfer(NewTransfer {
+            id: TransferId::from_parts(1, [self.funded; 10]),
+            debit: former.parse().unwrap(),
+            credit: Account::card_balance_in(self.card.id, unit),
+            amount: minor_units,
+            kind: TransferKind::TopUp,
+            reference: "taken over".to_owned(),
+            credit_ceiling: None,
+        });
+        let batch = Batch {
+            id: BatchId::from_parts(1, [self.funded; 10]),
+            command: None,
+            steps: vec![step],
         };
         self.store.commit(batch).await.unwrap();
     }
@@ -326,6 +365,8 @@ async fn issue(engine: &Engine, unit: Currency, terms: &Terms) -> HeldCard {
         terms: CardProgramTerms {
             unit: Asset::Fiat(unit),
             conversion: terms.rules,
+            fee_bearer: terms.fee_bearer,
+            offline_window_ms: terms.offline_window_ms,
             ..CardProgramTerms::default()
         },
     };

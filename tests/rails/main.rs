@@ -3,6 +3,7 @@
 
 #![cfg(feature = "sqlite")]
 
+mod away;
 mod by_book;
 mod foreign;
 mod lnurl;

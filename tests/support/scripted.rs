@@ -20,6 +20,8 @@ pub enum Pay {
     Doubt,
     /// Does not send, and says so.
     Refuse,
+    /// Stands still until `resume`, and then sends.
+    Pause,
 }
 
 #[derive(Clone)]
@@ -30,6 +32,8 @@ pub struct ScriptedNode {
     injected: Arc<Mutex<VecDeque<LightningEvent>>>,
     last_was_injected: Arc<AtomicBool>,
     forgets: Arc<AtomicBool>,
+    paused: Arc<tokio::sync::Notify>,
+    asked: Arc<AtomicUsize>,
     pub sent: Arc<Mutex<Vec<String>>>,
     /// The amounts that were claimed.
     pub claimed: Arc<Mutex<Vec<i64>>>,
@@ -49,6 +53,8 @@ impl ScriptedNode {
             injected: Arc::default(),
             last_was_injected: Arc::default(),
             forgets: Arc::default(),
+            paused: Arc::default(),
+            asked: Arc::default(),
             sent: Arc::default(),
             claimed: Arc::default(),
             listeners: Arc::default(),
@@ -81,6 +87,21 @@ impl ScriptedNode {
 
     pub fn script(&self, pay: impl IntoIterator<Item = Pay>) {
         self.script.lock().unwrap().extend(pay);
+    }
+
+    /// How often it was asked to pay.
+    pub fn asked(&self) -> usize {
+        self.asked.load(Ordering::SeqCst)
+    }
+
+    /// What stands still goes on.
+    pub fn resume(&self) {
+        self.paused.notify_one();
+    }
+
+    /// Forgets what else it was to do.
+    pub fn unscript(&self) {
+        self.script.lock().unwrap().clear();
     }
 
     /// From now on the node has no record of any payment, or has them again.
@@ -156,12 +177,17 @@ impl LightningNode for ScriptedNode {
         let unknown = || LightningError::Unknown {
             reason: "the line went dead".to_owned(),
         };
+        self.asked.fetch_add(1, Ordering::SeqCst);
         let next = self.script.lock().unwrap().pop_front();
         if !matches!(next, Some(Pay::Doubt | Pay::Refuse)) {
             self.sent.lock().unwrap().push(request.bolt11.clone());
         }
         match next {
             None => self.node.pay(request).await,
+            Some(Pay::Pause) => {
+                self.paused.notified().await;
+                self.node.pay(request).await
+            }
             Some(Pay::SendAndDoubt) => {
                 self.node.pay(request).await?;
                 Err(unknown())

@@ -11,7 +11,7 @@ use crate::cards::model::{CardSnapshot, LimitKind};
 use crate::cards::payment_error::CardPaymentError;
 use crate::cards::payment_model::{CardPayment, CardPaymentState, PayWithCard};
 use crate::cards::pin::Pin;
-use crate::cards::{Cards, load, payment_rules, programs, require_bitcoin, rules, top_up_address};
+use crate::cards::{Cards, currency_payment, load, payment_rules, programs, rules, top_up_address};
 use crate::core::{Caller, CommandError, IdempotencyKey};
 use crate::lightning::{Bolt11Details, PaymentHash};
 
@@ -66,16 +66,27 @@ impl Cards {
         let snapshot = self.peek(&tap).await?.value;
         let card = load(&self.core, snapshot.card).await?.value;
         rules::require_active(&card, self.core.commit_time_ms())?;
-        require_bitcoin(&card)?;
+        let program = programs::of(&self.core, &card).await?;
+        let terms = currency_payment::terms(&self.core, &card, program.as_ref()).await?;
         let callback = format!("{}?p={p}&c={c}", base(&self.core.settings.tap_url));
         let left: Vec<i64> = left_of_limits(&snapshot).collect();
-        let most_msat = payment_rules::most_of_a_tap(&card, snapshot.balance_msat, &left);
-        let program = programs::of(&self.core, &card).await?;
-        let (max_withdrawable, _) = self.largest_payment(program.as_ref(), most_msat)?;
+        let balance = snapshot.money.as_ref().map(|money| money.balance);
+        let balance = balance.unwrap_or(snapshot.balance_msat);
+        let most = payment_rules::most_of_a_tap(&card, balance, &left);
+        let (max_withdrawable, _) = self.largest_payment(program.as_ref(), terms.as_ref(), most)?;
+        let current_balance = match &terms {
+            Some(terms) => terms.affords(balance)?,
+            None => balance,
+        };
         let own = card.limits.pin_above;
-        let pin_above_msat = match &program {
+        let pin_above = match &program {
             Some(program) => program.value.pin_above(own),
             None => own,
+        };
+        // A wallet asks from this amount on; the card does above its limit.
+        let pin_limit = match (&terms, pin_above) {
+            (Some(terms), Some(above)) => Some(terms.more_than(above)?),
+            (_, above) => above.map(|above| above.saturating_add(1)),
         };
         let address = top_up_address::of_card(&self.core, card.id).await?;
         let pay_link = match address.url.split_once("://") {
@@ -90,12 +101,11 @@ impl Cards {
                 k1: format!("{p}-{c}"),
                 min_withdrawable: MIN_WITHDRAWABLE_MSAT.min(max_withdrawable),
                 max_withdrawable,
-                current_balance: snapshot.balance_msat,
+                current_balance,
                 balance_check: &callback,
                 pay_link,
                 default_description: "Card payment",
-                // A wallet asks from this amount on; the card does above its limit.
-                pin_limit: pin_above_msat.map(|msat| msat.saturating_add(1)),
+                pin_limit,
             },
         ))
     }

@@ -6,8 +6,10 @@ use super::{OfflineError, TAPS, TILLS, Terms, TillKey, TillKeys, envelope, load_
 use crate::access::{AccessError, Credential, Role};
 use crate::cards::charge_model::{Charge, ChargePosting, ChargeState};
 use crate::cards::charging::VerifiedTap;
+use crate::cards::currency::{self, Due};
 use crate::cards::{CardError, Cards, charge_rules, guard, life, low_balance, programs, rules};
 use crate::core::{Answer, Caller, Loaded};
+use crate::exchange::{self, Moves};
 use crate::ids::{ChargeId, CredentialId, MerchantId, TransferId};
 use crate::ledger::Step;
 use crate::money::Price;
@@ -44,7 +46,9 @@ impl Cards {
     /// `offline.bad_key`, `offline.bad_signature`, `offline.unknown_key`, `offline.chain_broken`,
     /// `offline.from_the_future`, `offline.not_allowed`, `money.*`, `command.*`, `access.*`.
     /// Also `offline.forked` and `card.too_many_bad_taps`, after which the taps before it stay
-    /// settled.
+    /// settled; and `rate.*` where a card in a currency cannot be charged now, or only beyond the
+    /// operator's cap: its taps are not settled, all others are, and the envelope is handed in
+    /// again.
     pub async fn replay_offline(
         &self,
         credential: &Credential,
@@ -77,11 +81,19 @@ impl Cards {
                     let checked = offline::check_time(tap, core.commit_time_ms());
                     checked.map_err(envelope::refused)?;
                 }
-                let mut value = Vec::new();
+                let (mut value, mut waits) = (Vec::new(), None);
                 for tap in &envelope.taps {
-                    value.push(cards.replay_tap(&replay, tap).await?);
+                    match cards.replay_tap(&replay, tap).await {
+                        Ok(outcome) => value.push(outcome),
+                        // Nobody's fault, and not for ever: it waits, and keeps no other waiting.
+                        Err(Error::Rate(error)) => waits = waits.or(Some(error)),
+                        Err(error) => return Err(error),
+                    }
                 }
-                Ok(Answer { as_of_ms, value })
+                match waits {
+                    Some(error) => Err(error.into()),
+                    None => Ok(Answer { as_of_ms, value }),
+                }
             })
             .await
     }
@@ -266,19 +278,27 @@ impl Cards {
         let core = &self.core;
         let merchant = settlement::load_merchant(core, waiting.merchant).await?;
         let (of_till, at_ms) = (terms.of_till(), core.commit_time_ms());
-        let (mut paid_msat, mut not_paid) = (tap.amount_msat, None);
+        let by_rule = |error| (error, of_till.loss);
+        let (mut paid_msat, mut not_paid, mut due) = (0, None, None);
         if let Err(refused) = offline::may_pay(&tapped, &merchant.value, tap, of_till, at_ms) {
-            (paid_msat, not_paid) = (0, Some((refused.error, refused.borne_by)));
-        } else if let Some(error) = &learnt.not_paid {
-            (paid_msat, not_paid) = (0, Some((error.clone(), of_till.loss)));
-        } else if let Some(available_msat) = learnt.available_msat
-            && available_msat < tap.amount_msat
-        {
-            let error = CardError::InsufficientFunds {
-                available: available_msat,
-                needed: tap.amount_msat,
-            };
-            (paid_msat, not_paid) = (available_msat, Some((error, of_till.loss)));
+            not_paid = Some((refused.error, refused.borne_by));
+        } else {
+            let whole = self.due_offline(&tapped, tap.amount_msat).await?;
+            let (needed, available) = (whole.on_card(), learnt.available.unwrap_or(i64::MAX));
+            if let Err(error) = offline::holder_allows(&tapped, needed) {
+                not_paid = Some(by_rule(error));
+            } else if let Some(error) = &learnt.not_paid {
+                not_paid = Some(by_rule(error.clone()));
+            } else if available < needed {
+                not_paid = Some(by_rule(CardError::InsufficientFunds { available, needed }));
+                paid_msat = self.affords(&whole, available)?;
+                due = match paid_msat {
+                    0 => None,
+                    part_msat => Some(self.due_offline(&tapped, part_msat).await?),
+                };
+            } else {
+                (paid_msat, due) = (tap.amount_msat, Some(whole));
+            }
         }
         let not_paid = not_paid.map(|(error, borne_by)| (error.code().to_owned(), borne_by));
         let mut outcome = offline::settled(waiting, paid_msat, not_paid);
@@ -287,9 +307,9 @@ impl Cards {
         steps.extend(terms.guards.iter().cloned());
         steps.extend(claimed);
         steps.extend(offline::count_day(tap, &outcome, terms));
-        if paid_msat > 0 {
+        if let Some(due) = due {
             let (charge, paying) = self
-                .offline_charge(&outcome, &tapped, &merchant.value)
+                .offline_charge(&outcome, &tapped, &merchant.value, due)
                 .await?;
             outcome.charge = Some(charge);
             steps.extend(paying);
@@ -299,6 +319,24 @@ impl Cards {
         Ok(Settled { steps, outcome })
     }
 
+    /// What an amount comes to on the card: at the rate of now where its unit is a currency.
+    async fn due_offline(&self, tapped: &VerifiedTap, amount_msat: i64) -> Result<Due, Error> {
+        let rules = programs::conversion(tapped.program.as_ref());
+        let price = Price::Bitcoin { amount_msat };
+        currency::due(&self.core, &tapped.card.value, &rules, &price).await
+    }
+
+    /// How much of what is due `available` on the card pays for.
+    fn affords(&self, whole: &Due, available: i64) -> Result<i64, Error> {
+        match &whole.conversion {
+            Some(conversion) => {
+                let spread = self.core.settings.rates.spread;
+                currency::affords(&conversion.quote, spread, available)
+            }
+            None => Ok(available),
+        }
+    }
+
     /// The charge of what the card pays, as if it were tapped now: its limits count it, and it
     /// earns points.
     async fn offline_charge(
@@ -306,9 +344,10 @@ impl Cards {
         outcome: &OfflineOutcome,
         tapped: &VerifiedTap,
         merchant: &Merchant,
+        due: Due,
     ) -> Result<(ChargeId, Vec<Step>), Error> {
         let (core, card) = (&self.core, &tapped.card.value);
-        let amount_msat = outcome.paid_msat;
+        let amount_msat = due.amount_msat;
         let shared = programs::shared_reward(tapped.program.as_ref());
         let reward = rewards::accrual(core, merchant, shared, card.line(), amount_msat).await?;
         let charge = Charge {
@@ -330,19 +369,25 @@ impl Cards {
             program: reward.as_ref().map(|reward| reward.program),
             points: reward.as_ref().map_or(0, |reward| reward.points),
             points_taken_back: 0,
-            conversion: None,
+            conversion: due.conversion,
         };
         let limits = rules::usage_limits(card, core.commit_time_ms())?;
         let posting = ChargePosting {
             transfer: Some(core.new_id(TransferId::from_parts)?),
+            bitcoin: Some(core.new_id(TransferId::from_parts)?),
+            spread: Some(core.new_id(TransferId::from_parts)?),
             usage: rules::amount_windows(&limits),
             reward: reward.as_ref().and_then(|reward| reward.posting),
             ..ChargePosting::default()
         };
-        let mut steps: Vec<Step> = rules::count_usage(limits, amount_msat).collect();
+        let mut steps: Vec<Step> = rules::count_usage(limits, charge.on_card()).collect();
         steps.extend(charge_rules::pay(&charge, card.balance_account(), posting)?);
         steps.extend(low_balance::look(card, &charge, core.clock.now_ms()));
         steps.extend(life::look_for_top_up(card, core.clock.now_ms()));
+        if let Some(conversion) = &charge.conversion {
+            let unit = conversion.currency;
+            steps.extend(exchange::within_cap(core, unit, Moves::Up).await?);
+        }
         if let Some(reward) = reward {
             steps.extend(reward.steps(&charge.id.to_string()));
         }

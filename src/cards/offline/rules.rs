@@ -14,7 +14,6 @@ use crate::cards::{CardError, CardProgram, rules};
 use crate::core::{CommandError, emit, put};
 use crate::ids::TransferId;
 use crate::ledger::{Account, NewTransfer, Refusal, Step, TransferKind, UsageWindow};
-use crate::money::Asset;
 use crate::money::MAX_MSAT;
 use crate::settlement::Merchant;
 
@@ -161,8 +160,7 @@ pub(super) struct NotPaid {
     pub(super) borne_by: LossBearer,
 }
 
-/// Whether the card pays a tap, as its holder allows it. Its limits by the calendar and its
-/// balance are the commit's to check.
+/// Whether the card pays a tap, as its state and its program allow it.
 pub(super) fn may_pay(
     tapped: &VerifiedTap,
     merchant: &Merchant,
@@ -183,34 +181,35 @@ pub(super) fn may_pay(
         }
         return Err(not_paid);
     }
-    if card.unit != Asset::Btc {
-        // At which rate, nobody has said.
-        let (card, unit) = (card.id, card.unit);
-        return Err(by_rule(CardError::UnitMismatch { card, unit }));
-    }
     if let Some(program) = program {
         program.value.check_merchant(merchant).map_err(by_rule)?;
         in_window(&program.value, tap, at_ms).map_err(by_rule)?;
     }
-    let amount_msat = tap.amount_msat;
+    Ok(())
+}
+
+/// Whether its holder lets the card pay that much at once, in its unit. Its limits by the calendar
+/// and its balance are the commit's to check.
+pub(super) fn holder_allows(tapped: &VerifiedTap, amount: i64) -> Result<(), CardError> {
+    let (card, program) = (&tapped.card.value, tapped.program.as_ref());
     let own = card.limits.pin_above;
     let pin_above = match program {
         Some(program) => program.value.pin_above(own),
         None => own,
     };
     if let Some(above) = pin_above
-        && amount_msat > above
+        && amount > above
     {
-        return Err(by_rule(CardError::PinRequired { above }));
+        return Err(CardError::PinRequired { above });
     }
     if let Some(allowed) = card.limits.per_tap
-        && amount_msat > allowed
+        && amount > allowed
     {
-        return Err(by_rule(CardError::LimitExceeded {
+        return Err(CardError::LimitExceeded {
             limit: "per_tap",
             allowed,
             used: 0,
-        }));
+        });
     }
     Ok(())
 }
@@ -320,8 +319,8 @@ fn lost(outcome: &OfflineOutcome, borne_by: LossBearer, id: TransferId) -> NewTr
 /// What a commit has told that was not known when it was decided.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Learnt {
-    /// All that the card has.
-    pub(super) available_msat: Option<i64>,
+    /// All that the card has, in its unit.
+    pub(super) available: Option<i64>,
     /// Why the card pays nothing.
     pub(super) not_paid: Option<CardError>,
     /// What the till did wrong.
@@ -342,7 +341,7 @@ impl Learnt {
             }
             other => match rules::refused(other.into()) {
                 Error::Card(CardError::InsufficientFunds { available, .. }) => {
-                    self.available_msat = Some(available.max(0));
+                    self.available = Some(available.max(0));
                     Ok(())
                 }
                 Error::Card(

@@ -1,0 +1,128 @@
+//! What became of a card's payments: as they are read, as a person says it, as the node tells it.
+
+use super::Cards;
+use super::payment_model::{CardPayment, ResolveCardPayment};
+use super::payment_rules as rules;
+use crate::Error;
+use crate::access::Credential;
+use crate::core::{Answer, Executed, check_text};
+use crate::ids::{CardId, CardPaymentId};
+use crate::lightning::PaymentHash;
+
+impl Cards {
+    /// A payment of a card as it stands now. The card's holder, a till of its merchant, or the
+    /// issuer.
+    ///
+    /// # Errors
+    /// `card.payment_not_found`, `access.*`.
+    pub async fn get_payment(
+        &self,
+        credential: &Credential,
+        payment: CardPaymentId,
+    ) -> Result<Answer<CardPayment>, Error> {
+        let caller = self.core.authenticate(credential).await?;
+        let as_of_ms = self.core.clock.now_ms();
+        let id = payment.to_string();
+        let value = self.payments.load::<CardPayment>(&id).await?.value;
+        let may = caller.require_issuer_or_holder(value.card);
+        match (may, value.merchant) {
+            (Err(_), Some(merchant)) => caller.require_seller(merchant)?,
+            (may, _) => may?,
+        }
+        Ok(Answer { as_of_ms, value })
+    }
+
+    /// The payments of a card, oldest first, after the payment `after`; at most `limit` (1 to
+    /// 1,000). The card's holder, or the issuer.
+    ///
+    /// # Errors
+    /// `access.*`.
+    pub async fn list_payments(
+        &self,
+        credential: &Credential,
+        card: CardId,
+        after: Option<CardPaymentId>,
+        limit: usize,
+    ) -> Result<Answer<Vec<CardPayment>>, Error> {
+        let caller = self.core.authenticate(credential).await?;
+        caller.require_issuer_or_holder(card)?;
+        let as_of_ms = self.core.clock.now_ms();
+        let (key, after) = (card.to_string(), after.map(|id| id.to_string()));
+        let found = self
+            .core
+            .list(rules::PAYMENTS, "card", &key, after, limit)
+            .await?;
+        Ok(Answer {
+            as_of_ms,
+            value: found,
+        })
+    }
+
+    /// A person says what became of a payment that the node cannot tell about any more. Should
+    /// the node tell later that it arrived after all, that is booked against suspense. Issuer only.
+    ///
+    /// # Errors
+    /// `card.payment_not_found`, `card.payment_final`, `card.payment_in_flight` when it is to be
+    /// `failed` and the node's record says otherwise, `command.*`, `access.*`.
+    pub async fn resolve_payment(
+        &self,
+        credential: &Credential,
+        command: ResolveCardPayment,
+    ) -> Result<Answer<CardPayment>, Error> {
+        let (cards, credential) = (self.clone(), credential.clone());
+        self.core
+            .detached(async move {
+                let core = &cards.core;
+                let caller = core.authenticate(&credential).await?;
+                caller.require_issuer()?;
+                check_text("reason", &command.reason, 200, "200 characters")?;
+                let _nothing_is_sent = cards.payments.nothing_is_sent().await;
+                let (id, outcome) = (command.payment.to_string(), command.outcome.into());
+                let asks_the_node = command.asks_the_node();
+                let decide = || {
+                    let payments = &cards.payments;
+                    payments.resolve::<CardPayment>(&id, outcome, &command.reason, asks_the_node)
+                };
+                let executed: Executed<CardPayment> = core
+                    .execute(
+                        &caller,
+                        "cards.resolve_payment",
+                        &command.key,
+                        &command,
+                        decide,
+                    )
+                    .await?;
+                Ok(executed.answer)
+            })
+            .await
+    }
+}
+
+/// What the node and the jobs say of payments.
+impl Cards {
+    /// The job that asks what became of a payment.
+    pub(crate) async fn check_payment(&self, id: CardPaymentId) -> Result<(), Error> {
+        self.payments.check::<CardPayment>(&id.to_string()).await
+    }
+
+    /// After a start: every open payment is asked about.
+    pub(crate) async fn reconcile_payments(&self) -> Result<Option<Error>, Error> {
+        self.payments.reconcile::<CardPayment>().await
+    }
+
+    /// The node says that a payment of ours arrived. False when it is none of a card.
+    pub(crate) async fn sent(&self, hash: PaymentHash, fee: Option<i64>) -> Result<bool, Error> {
+        self.payments.sent::<CardPayment>(hash, fee).await
+    }
+
+    /// The node says that an attempt failed for good. False when it is none of a card.
+    pub(crate) async fn attempt_failed(
+        &self,
+        hash: PaymentHash,
+        reason: &str,
+    ) -> Result<bool, Error> {
+        self.payments
+            .attempt_failed::<CardPayment>(hash, reason)
+            .await
+    }
+}
