@@ -216,6 +216,18 @@ pub(super) fn observe(
             });
         }
     }
+    changes.extend(found_at(address, known, spends, view, now_ms));
+    changes
+}
+
+/// The coins of an address that were not known.
+fn found_at(
+    address: &WalletAddress,
+    known: &[(Coin, KnownTransaction)],
+    spends: &BTreeMap<OutPoint, SpentBy>,
+    view: &View,
+    now_ms: i64,
+) -> impl Iterator<Item = Change> {
     let mut found: BTreeMap<String, Change> = BTreeMap::new();
     for seen in &view.seen {
         let txid = seen.transaction.compute_txid();
@@ -255,8 +267,7 @@ pub(super) fn observe(
             found.insert(outpoint, change);
         }
     }
-    changes.extend(found.into_values());
-    changes
+    found.into_values()
 }
 
 fn depth(standing: &Standing, view: &View) -> u32 {

@@ -1,17 +1,23 @@
 //! Spends whose blocks come and go, and what the books have of them each time: a spend is booked
 //! while a block has it, on hold while it is on its way, and its coins are free when it lost.
 
+use std::sync::Arc;
+
+use flashkit::Engine;
 use flashkit::chain::bitcoin::consensus::encode::deserialize_hex;
 use flashkit::chain::bitcoin::{Transaction, Txid};
 use flashkit::ids::WalletId;
 use flashkit::ledger::{Account, Side};
+use flashkit::lightning::simulated::SimulatedNetwork;
+use flashkit::ports::SystemClock;
+use flashkit::reports::Control;
 use flashkit::testkit::chain::RegtestChain;
 use flashkit::wallets::{BumpSpend, CancelSpend, Spend, SpendState, WalletOwner, XpubKind};
 
 use crate::scene::{Scene, Signer};
 use crate::sources::{Servers, servers};
 use crate::spending::{everything, fill, pay};
-use crate::support::key;
+use crate::support::{key, shop};
 
 /// An operator's wallet with coins of these amounts, on the first source.
 async fn begin(servers: &Servers, number: u8, coins: &[u64]) -> (Scene, Signer, WalletId) {
@@ -316,4 +322,60 @@ async fn a_receipt_that_matches_nothing_goes_with_its_block_spent_or_not() {
         let waits: Vec<i64> = waits.value.iter().map(|item| item.amount_msat).collect();
         assert_eq!((waits, suspense().await), (vec![40_000_000], 40_000_000));
     }
+}
+
+/// The books of what the operator's own wallets have are tied to what their coins are worth: also
+/// when somebody else with the keys takes some of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_audit_ties_the_books_to_the_coins_of_watched_wallets() {
+    let servers = servers().await;
+    let chain = &servers.chain;
+    chain.mine(110).unwrap();
+    let (scene, signer, wallet) = begin(&servers, 60, &[50_000, 60_000]).await;
+    let node = SimulatedNetwork::new(Arc::new(SystemClock)).node(0);
+    let builder = Engine::builder(scene.store.clone(), shop::master()).network("regtest");
+    let auditor = builder.lightning(Arc::new(node)).open().await.unwrap();
+    auditor.start().await.unwrap();
+    let audit = async || {
+        let audit = auditor
+            .reports()
+            .audit(&auditor.issuer())
+            .await
+            .unwrap()
+            .value;
+        assert!(audit.is_balanced && audit.differences.is_empty());
+        let is_it = |control: &&Control| control.account == Account::node_onchain();
+        audit.controls.iter().find(is_it).cloned().unwrap()
+    };
+    let tied = audit().await;
+    assert_eq!(
+        (tied.booked_msat, tied.actual_msat),
+        (110_000_000, 110_000_000)
+    );
+    assert_eq!(tied.since_ms, None);
+    let spend = scene.prepare("one", wallet, pay(55_000)).await.unwrap();
+    let signed = Some(signer.sign(&spend.psbt));
+    scene.submit("one", spend.id, signed).await.unwrap();
+    scene.look().await;
+    let on_its_way = audit().await;
+    assert!(on_its_way.is_explained(), "{on_its_way:?}");
+    chain.mine(1).unwrap();
+    scene.look().await;
+    let tied = audit().await;
+    assert_eq!((tied.difference_msat, tied.since_ms), (0, None), "{tied:?}");
+    // Whoever else has the keys takes a coin of 50,000 for 30,000: a person has to say so.
+    let rival = foreign(&servers, 60, 2, 30_000).await;
+    let kept: u64 = rival
+        .output
+        .iter()
+        .map(|output| output.value.to_sat())
+        .sum::<u64>()
+        - 30_000;
+    blocks(chain, 0, &[rival]);
+    scene.look().await;
+    let differs = audit().await;
+    assert!(differs.since_ms.is_some(), "{differs:?}");
+    // Its change went to an address that these books have given out as well.
+    let gone = differs.difference_msat;
+    assert!(gone == -50_000_000 || gone == i64::try_from(kept * 1_000).unwrap() - 50_000_000);
 }
