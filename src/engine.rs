@@ -23,6 +23,7 @@ use crate::jobs::{self, JobsRun};
 use crate::lightning::{LightningError, LightningEvent, LightningNode, LostChannel, PaymentHash};
 use crate::payments::Payments;
 use crate::ports::BoxFuture;
+use crate::refunds::Refunds;
 use crate::reports::Reports;
 use crate::rewards::Rewards;
 use crate::settlement::Settlement;
@@ -45,6 +46,7 @@ pub struct Engine {
     cards: Cards,
     invoices: Invoices,
     settlement: Settlement,
+    refunds: Refunds,
     payments: Payments,
     life: Arc<Life>,
 }
@@ -99,6 +101,11 @@ impl Engine {
     /// Merchants and payouts.
     pub fn settlement(&self) -> Settlement {
         self.settlement.clone()
+    }
+
+    /// Refunds of invoices.
+    pub fn refunds(&self) -> Refunds {
+        self.refunds.clone()
     }
 
     /// Conversions, and what the operator has open in each currency.
@@ -206,7 +213,13 @@ impl Engine {
     /// # Errors
     /// `store.*`.
     pub async fn run_due_jobs(&self) -> Result<JobsRun, Error> {
-        jobs::run_due(&self.core, &self.cards, &self.invoices, &self.settlement).await
+        let handles = jobs::Handles {
+            cards: &self.cards,
+            invoices: &self.invoices,
+            settlement: &self.settlement,
+            refunds: &self.refunds,
+        };
+        jobs::run_due(&self.core, handles).await
     }
 
     /// Whether the books and the node's state are written, and what prevents it otherwise. An
@@ -358,6 +371,9 @@ impl Engine {
         if self.cards.sent(hash, fee_msat).await? {
             return Ok(());
         }
+        if self.refunds.sent(hash, fee_msat).await? {
+            return Ok(());
+        }
         self.payments.unexpected(hash, None, fee_msat).await
     }
 
@@ -365,7 +381,10 @@ impl Engine {
         if self.settlement.attempt_failed(hash, reason).await? {
             return Ok(());
         }
-        self.cards.attempt_failed(hash, reason).await.map(drop)
+        if self.cards.attempt_failed(hash, reason).await? {
+            return Ok(());
+        }
+        self.refunds.attempt_failed(hash, reason).await.map(drop)
     }
 }
 
@@ -385,6 +404,7 @@ fn is_about_the_event(error: &Error) -> bool {
         | Error::Lightning(LightningError::Refused { .. }) => true,
         Error::Ledger(refusal) => !refusal.should_decide_again(),
         Error::Money(_) | Error::Card(_) | Error::Invoice(_) | Error::Settlement(_) => true,
+        Error::Refund(_) => true,
         _ => false,
     }
 }

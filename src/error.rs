@@ -10,6 +10,7 @@ use crate::lightning::LightningError;
 use crate::money::MoneyError;
 use crate::ports::EntropyError;
 use crate::rates::RateError;
+use crate::refunds::RefundError;
 use crate::reports::ReportError;
 use crate::rewards::RewardError;
 use crate::settlement::SettlementError;
@@ -59,6 +60,9 @@ pub enum Error {
     /// A merchant or a payout.
     #[error(transparent)]
     Settlement(#[from] SettlementError),
+    /// A refund of an invoice.
+    #[error(transparent)]
+    Refund(#[from] RefundError),
     /// The operator's own money, or what waits in suspense.
     #[error(transparent)]
     Treasury(#[from] TreasuryError),
@@ -91,6 +95,7 @@ impl Error {
             Self::Card(error) => error.code(),
             Self::Reward(error) => error.code(),
             Self::Settlement(error) => error.code(),
+            Self::Refund(error) => error.code(),
             Self::Treasury(error) => error.code(),
             #[cfg(feature = "chain")]
             Self::Wallet(error) => error.code(),
@@ -109,6 +114,7 @@ impl Error {
             Self::Ledger(refusal) => refusal.should_decide_again(),
             Self::Command(error) => error.is_retryable(),
             Self::Card(error) => error.is_retryable(),
+            Self::Refund(error) => error.is_retryable(),
             Self::Entropy(_) => true,
             _ => false,
         }

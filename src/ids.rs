@@ -91,6 +91,8 @@ entity_ids! {
     ProgramId = "prog";
     /// A BOLT11 that is paid with the money of a card.
     CardPaymentId = "cpay";
+    /// A refund of an invoice.
+    RefundId = "rfd";
     /// A payout.
     PayoutId = "pay";
     /// A credential.

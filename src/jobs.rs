@@ -1,5 +1,6 @@
 //! Work that waits for its time: picked up under a lease, so that a crash only delays it.
 
+use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::Error;
@@ -9,7 +10,9 @@ use crate::core::Core;
 use crate::invoices::{self, Invoices};
 use crate::ledger::{DueJob, Step};
 use crate::lightning::LightningError;
+use crate::refunds::{self, Refunds};
 use crate::settlement::{self, Settlement};
+use crate::store::StoreError;
 
 /// The most jobs taken at once.
 const MAX_JOBS: usize = 100;
@@ -23,6 +26,7 @@ const NODE_JOBS: &[&str] = &[
     invoices::RAIL_JOB,
     settlement::CHECK_JOB,
     cards::CHECK_JOB,
+    refunds::CHECK_JOB,
 ];
 
 /// What only an instance with a source for the chain can do.
@@ -37,13 +41,17 @@ pub struct JobsRun {
     pub failed: Vec<(String, Error)>,
 }
 
+/// Whoever does the work.
+#[derive(Clone, Copy)]
+pub(crate) struct Handles<'a> {
+    pub(crate) cards: &'a Cards,
+    pub(crate) invoices: &'a Invoices,
+    pub(crate) settlement: &'a Settlement,
+    pub(crate) refunds: &'a Refunds,
+}
+
 /// Does what is due now.
-pub(crate) async fn run_due(
-    core: &Arc<Core>,
-    cards: &Cards,
-    invoices: &Invoices,
-    settlement: &Settlement,
-) -> Result<JobsRun, Error> {
+pub(crate) async fn run_due(core: &Arc<Core>, handles: Handles<'_>) -> Result<JobsRun, Error> {
     let now_ms = core.clock.now_ms();
     let lease_until_ms = now_ms.saturating_add(core.settings.job_lease_ms);
     if let Some(keep_ms) = core.settings.keep_answers_ms {
@@ -63,7 +71,7 @@ pub(crate) async fn run_due(
         .lease_due(now_ms, lease_until_ms, &except, MAX_JOBS);
     let mut run = JobsRun::default();
     for job in leased.await? {
-        match do_job(core, &job, cards, invoices, settlement).await {
+        match do_job(core, &job, handles).await {
             Ok(()) => run.done += 1,
             // The node was lost in between: whoever has it now gets the job at once.
             Err(Error::Lightning(LightningError::NotRunning)) if core.node_is_away() => {
@@ -77,73 +85,45 @@ pub(crate) async fn run_due(
     Ok(run)
 }
 
-async fn do_job(
-    core: &Arc<Core>,
-    job: &DueJob,
-    cards: &Cards,
-    invoices: &Invoices,
-    settlement: &Settlement,
-) -> Result<(), Error> {
-    let unreadable = || crate::store::StoreError::Corrupt {
-        reason: format!("no job {} {}", job.kind, job.object),
-    };
+async fn do_job(core: &Arc<Core>, job: &DueJob, handles: Handles<'_>) -> Result<(), Error> {
+    let Handles {
+        cards,
+        invoices,
+        settlement,
+        refunds,
+    } = handles;
     #[cfg(not(feature = "chain"))]
     let _ = core;
     match job.kind.as_str() {
-        cards::EXPIRE_JOB => {
-            cards
-                .expire_charge(job.object.parse().map_err(|_| unreadable())?)
-                .await
-        }
-        cards::LOW_BALANCE_JOB => {
-            cards
-                .tell_low_balance(job.object.parse().map_err(|_| unreadable())?)
-                .await
-        }
-        cards::CHECK_JOB => {
-            cards
-                .check_payment(job.object.parse().map_err(|_| unreadable())?)
-                .await
-        }
+        cards::EXPIRE_JOB => cards.expire_charge(object(job)?).await,
+        cards::LOW_BALANCE_JOB => cards.tell_low_balance(object(job)?).await,
+        cards::CHECK_JOB => cards.check_payment(object(job)?).await,
         cards::EXPIRE_CARD_JOB | cards::BREAKAGE_JOB | cards::AUTO_TOP_UP_JOB => {
-            let card = job.object.parse().map_err(|_| unreadable())?;
-            cards.look_after(&job.kind, card).await
+            cards.look_after(&job.kind, object(job)?).await
         }
-        invoices::EXPIRE_JOB => {
-            invoices
-                .expire(job.object.parse().map_err(|_| unreadable())?)
-                .await
-        }
-        invoices::CHECK_JOB => {
-            invoices
-                .check(job.object.parse().map_err(|_| unreadable())?)
-                .await
-        }
-        invoices::MONITOR_JOB => {
-            invoices
-                .stop_monitoring(job.object.parse().map_err(|_| unreadable())?)
-                .await
-        }
-        invoices::RAIL_JOB => {
-            invoices
-                .renew_rail(job.object.parse().map_err(|_| unreadable())?)
-                .await
-        }
-        settlement::CHECK_JOB => {
-            settlement
-                .check(job.object.parse().map_err(|_| unreadable())?)
-                .await
-        }
+        invoices::EXPIRE_JOB => invoices.expire(object(job)?).await,
+        invoices::CHECK_JOB => invoices.check(object(job)?).await,
+        invoices::HOLD_JOB => invoices.hold_over(object(job)?).await,
+        invoices::MONITOR_JOB => invoices.stop_monitoring(object(job)?).await,
+        invoices::RAIL_JOB => invoices.renew_rail(object(job)?).await,
+        settlement::CHECK_JOB => settlement.check(object(job)?).await,
+        refunds::CHECK_JOB => refunds.check(object(job)?).await,
         #[cfg(feature = "chain")]
         chain::WATCH_JOB => wallets_of(core, invoices).watch().await,
         #[cfg(feature = "chain")]
-        chain::BROADCAST_JOB => {
-            wallets_of(core, invoices)
-                .broadcast(job.object.parse().map_err(|_| unreadable())?)
-                .await
-        }
-        _ => Err(unreadable().into()),
+        chain::BROADCAST_JOB => wallets_of(core, invoices).broadcast(object(job)?).await,
+        _ => Err(unreadable(job)),
     }
+}
+
+/// The object of a job, by its id.
+fn object<T: FromStr>(job: &DueJob) -> Result<T, Error> {
+    job.object.parse().map_err(|_| unreadable(job))
+}
+
+fn unreadable(job: &DueJob) -> Error {
+    let reason = format!("no job {} {}", job.kind, job.object);
+    StoreError::Corrupt { reason }.into()
 }
 
 #[cfg(feature = "chain")]

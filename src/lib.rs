@@ -24,6 +24,7 @@ mod payments;
 pub mod ports;
 pub mod rates;
 pub mod receipts;
+pub mod refunds;
 pub mod reports;
 pub mod rewards;
 pub mod settlement;

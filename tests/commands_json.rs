@@ -30,6 +30,10 @@ use flashkit::invoices::{
 use flashkit::ledger::JournalProblem;
 use flashkit::money::Currency;
 use flashkit::ports::{Clock, SystemClock};
+use flashkit::refunds::{
+    AnswerRefund, CancelRefund, CreateRefund, RefundAmount, RefundFeeBearer, RefundOutcome,
+    RefundTo, ResolveRefund,
+};
 use flashkit::reports::{ExportFormat, StatementPeriod};
 use flashkit::rewards::{CreateProgram, RedeemPoints};
 use flashkit::settlement::{
@@ -687,6 +691,7 @@ async fn every_command_and_every_answer() {
     check(&command);
     check_answer(&cards.renew_holder(&issuer, command).await.unwrap());
     invoice_commands(&shop, &merchant, invoice.id).await;
+    refund_records(&shop, &seller).await;
     check(&GiveUpInvoice {
         key: key("give-up"),
         invoice: invoice.id,
@@ -842,6 +847,73 @@ async fn every_command_and_every_answer() {
     engine.stop().await.unwrap();
 }
 
+/// Refunds of a sale that was paid.
+async fn refund_records(shop: &shop::Simulated, seller: &shop::Merchant) {
+    let (engine, issuer) = (&shop.engine, shop.engine.issuer());
+    let sale = shop::sale(engine, seller, "refunded", jmd(15_000)).await;
+    shop.customer.pay(&sale.bolt11).await.unwrap();
+    shop::settled(engine, &sale).await;
+    let refunds = engine.refunds();
+    let now = RefundAmount::RateNow {
+        minor_units: Some(1_500),
+    };
+    let quote = refunds.quote(&issuer, sale.id, now, RefundFeeBearer::Operator);
+    check_answer(&quote.await.unwrap());
+    let create = |name: &str, to, amount| CreateRefund {
+        key: key(name),
+        invoice: sale.id,
+        to,
+        amount,
+        fee_bearer: RefundFeeBearer::Operator,
+        reason: "cold".to_owned(),
+    };
+    let address = RefundTo::LightningAddress {
+        address: "ann@x.com".to_owned(),
+    };
+    let command = create("refund-mail", address, now);
+    let text = check(&command);
+    assert_eq!(text["amount"]["kind"], "rate_now");
+    let made = refunds.create(&issuer, command).await.unwrap();
+    check_answer(&made);
+    let command = AnswerRefund {
+        key: key("refund-answer"),
+        refund: made.id,
+        asked: made.ask.clone().unwrap(),
+        body: r#"{"tag":"payRequest","callback":"https://x.com","minSendable":1,"maxSendable":900000000,"metadata":"[]"}"#
+            .to_owned(),
+    };
+    check(&command);
+    check_answer(&refunds.answer(&issuer, command).await.unwrap());
+    let command = CancelRefund {
+        key: key("refund-cancel"),
+        refund: made.id,
+    };
+    check(&command);
+    check_answer(&refunds.cancel(&issuer, command).await.unwrap());
+    let bolt11 = shop.customer.invoice(7_000, "back").await.unwrap();
+    let some = RefundAmount::Bitcoin { amount_msat: 7_000 };
+    let command = create("refund-bolt11", RefundTo::Bolt11 { bolt11 }, some);
+    check(&command);
+    check_answer(&refunds.create(&issuer, command).await.unwrap());
+    let command = ResolveRefund {
+        key: key("refund-resolve"),
+        refund: made.id,
+        outcome: RefundOutcome::Succeeded {
+            fee_msat: Some(1_000),
+        },
+        reason: "seen".to_owned(),
+        despite_record: false,
+    };
+    check(&command);
+    let on_chain = RefundTo::OnChain {
+        address: "bcrt1q".to_owned(),
+        fee_sat_per_kvb: None,
+    };
+    check(&create("refund-chain", on_chain, RefundAmount::Surplus));
+    check_answer(&refunds.get(&issuer, made.id).await.unwrap());
+    check_answer(&refunds.list(&issuer, sale.id, None, 10).await.unwrap());
+}
+
 /// The commands about invoices that are more than a price.
 async fn invoice_commands(
     shop: &shop::Simulated,
@@ -854,6 +926,7 @@ async fn invoice_commands(
         ask_for_rest: true,
         surplus: Some(SurplusTo::Refund),
         accept_late_within_per_mille: Some(10),
+        refund_up_to_per_mille: Some(1_200),
         confirmations: vec![ConfirmationTier {
             up_to_msat: 1_000_000,
             confirmations: 0,

@@ -163,6 +163,7 @@ targets!(
     chip_answers,
     commands,
     import_stream,
+    lightning_address,
     lnurl_query,
     money,
     names,

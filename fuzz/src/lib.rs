@@ -9,6 +9,7 @@ pub mod bolt11;
 pub mod chip_answers;
 pub mod commands;
 pub mod import_stream;
+pub mod lightning_address;
 pub mod lnurl_query;
 pub mod money;
 pub mod names;
@@ -30,6 +31,7 @@ pub const TARGETS: &[Target] = &[
     ("chip_answers", chip_answers::run),
     ("commands", commands::run),
     ("import_stream", import_stream::run),
+    ("lightning_address", lightning_address::run),
     ("lnurl_query", lnurl_query::run),
     ("money", money::run),
     ("names", names::run),

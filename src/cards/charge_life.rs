@@ -93,6 +93,8 @@ impl Cards {
         if let Some(reward) = reward {
             steps.extend(reward.steps(&after.charge.id.to_string()));
         }
+        let recovered = core.new_id(TransferId::from_parts)?;
+        steps.extend(charge_rules::recover(&after.charge, recovered));
         Ok(Decision {
             steps,
             answer: after.charge,

@@ -14,6 +14,7 @@ use crate::ledger::{
 };
 use crate::money::{Asset, MoneyError};
 use crate::rewards::Clawback;
+use crate::settlement;
 
 /// The job that ends an authorisation which nobody captured.
 pub(crate) const EXPIRE_JOB: &str = "charge.expire";
@@ -78,6 +79,17 @@ fn after_money(charge: &Charge, posting: &mut ChargePosting) -> Result<Vec<Step>
     }
     steps.extend(spread);
     Ok(steps)
+}
+
+/// What the merchant owes is taken out of what the charge has brought, as far as both reach; after
+/// the points, which are the merchant's to give of it.
+pub(super) fn recover(charge: &Charge, id: TransferId) -> Option<Step> {
+    settlement::recover(
+        charge.merchant,
+        charge.amount_msat,
+        id,
+        charge.id.to_string(),
+    )
 }
 
 fn expire_job(charge: &Charge) -> (String, String) {

@@ -173,6 +173,8 @@ impl Cards {
         if let Some(reward) = reward {
             steps.extend(reward.steps(&charge.id.to_string()));
         }
+        let recovered = core.new_id(TransferId::from_parts)?;
+        steps.extend(charge_rules::recover(&charge, recovered));
         Ok(Decision {
             steps,
             answer: charge,

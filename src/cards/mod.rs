@@ -29,6 +29,7 @@ mod pin;
 mod programmer;
 pub mod programming;
 pub(crate) mod programs;
+mod refunded_points;
 mod rules;
 mod statement;
 mod taps;
@@ -95,6 +96,7 @@ pub use programs::{
     CardProgram, CardProgramTerms, CardPrograms, CreateCardProgram, FeeBearer, PinRules,
     UpdateCardProgram,
 };
+pub(crate) use refunded_points::{Left, give_points_again, set_points_aside};
 pub use statement::CardStatementQuery;
 pub(crate) use top_up_address::admit_top_up;
 pub use top_up_address::{RenewTopUpAddress, TopUpAddress};

@@ -113,7 +113,8 @@ impl Cards {
         executed: Executed<CardPayment>,
     ) -> Result<Answer<CardPayment>, Error> {
         let id = executed.answer.value.id.to_string();
-        if executed.answer.value.by_book.is_some() {
+        let in_books = executed.answer.value.by_book.is_some();
+        if in_books || executed.answer.value.held_for.is_some() {
             return Ok(executed.answer);
         }
         if !executed.replayed && !self.core.node_is_away() {
@@ -223,18 +224,24 @@ impl Cards {
         if payee == bill.payer() {
             return Err(CardPaymentError::OwnInvoice.into());
         }
-        // From one currency into another, nobody has said at which rates.
-        if bill.terms.is_some() && payee.asset() != Asset::Btc {
+        // From one currency into another, nobody has said at which rates; nor at which rate
+        // what is set aside would come back.
+        let is_held = own.value.options.hold;
+        if bill.terms.is_some() && (is_held || payee.asset() != Asset::Btc) {
             return Err(CardPaymentError::OtherUnit.into());
         }
         let holds = Holds::new(core, 0, 0)?;
         let mut payment = self.new_payment(bill, 0, holds, usage)?;
-        payment.state = CardPaymentState::Succeeded;
-        payment.route_fee_msat = Some(0);
-        payment.by_book = Some(PaidByBook {
-            invoice: own.value.id,
-            preimage: invoices::proof(core, &own.value, bill.invoice.payment_hash),
-        });
+        if is_held {
+            payment.held_for = Some(own.value.id);
+        } else {
+            payment.state = CardPaymentState::Succeeded;
+            payment.route_fee_msat = Some(0);
+            payment.by_book = Some(PaidByBook {
+                invoice: own.value.id,
+                preimage: invoices::proof(core, &own.value, bill.invoice.payment_hash),
+            });
+        }
         // Whose sale it is gives the points, whoever's till it was.
         payment.merchant = match own.value.purpose {
             InvoicePurpose::Sale { merchant } => Some(merchant),
@@ -243,7 +250,11 @@ impl Cards {
         let (hash, amount_msat) = (bill.invoice.payment_hash, bill.amount_msat);
         let (mut steps, payer) = self.exchange_by_book(bill, &mut payment).await?;
         steps.extend(invoices::pay_by_book(core, own, hash, amount_msat, payer).await?);
-        let (payment, points) = rules::with_points(payment, core).await?;
+        // Of what is set aside they are given when it is captured.
+        let (payment, points) = match is_held {
+            true => (payment, Vec::new()),
+            false => rules::with_points(payment, core).await?,
+        };
         steps.extend(payments::rules::paid_by_book(&payment)?);
         steps.extend(points);
         Ok(Paid {
@@ -347,6 +358,8 @@ impl Cards {
             by_book: None,
             program: None,
             points: 0,
+            points_taken_back: 0,
+            held_for: None,
             posting: CardPaymentPosting {
                 payer: bill.payer(),
                 holds,

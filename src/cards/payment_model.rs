@@ -6,7 +6,7 @@ use super::pin::Pin;
 use super::programs::FeeBearer;
 use crate::core::IdempotencyKey;
 use crate::exchange::DriftBearer;
-use crate::ids::{CardId, CardPaymentId, CredentialId, MerchantId, ProgramId};
+use crate::ids::{CardId, CardPaymentId, CredentialId, InvoiceId, MerchantId, ProgramId};
 use crate::ledger::{Account, UsageWindow};
 use crate::lightning::PaymentHash;
 use crate::money::{Currency, Quote};
@@ -165,6 +165,12 @@ pub struct CardPayment {
     /// The points that the card got when it succeeded.
     #[serde(default)]
     pub points: i64,
+    /// What of the points went back, or is on its way back, with refunds of the sale.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub points_taken_back: i64,
+    /// The hold invoice of this engine that its money is set aside for, in the books.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_for: Option<InvoiceId>,
     /// What in the books is behind it.
     pub(crate) posting: CardPaymentPosting,
 }
@@ -208,4 +214,8 @@ pub(crate) struct CardPaymentPosting {
     /// The points that it earned, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) reward: Option<RewardPosting>,
+}
+
+fn is_zero(points: &i64) -> bool {
+    *points == 0
 }

@@ -14,7 +14,7 @@ use crate::ledger::{Account, AccountKind, Refusal, Step, TransferKind, UsageWind
 use crate::lightning::{Bolt11Details, LightningError};
 use crate::money::Asset;
 use crate::payments::{Attempts, Change, Exchanged, Leaving, Outcome, Outgoing, Standing};
-use crate::settlement::Merchant;
+use crate::settlement::{Merchant, PaidByBook};
 use crate::store::StoreError;
 use crate::{rewards, settlement};
 
@@ -81,6 +81,7 @@ impl Outgoing for CardPayment {
             usage: self.posting.usage.clone(),
             created_at_ms: self.created_at_ms,
             standing: self.state.into(),
+            in_books: self.held_for.is_some(),
             attempts: self.posting.attempts,
             holds: self.posting.holds,
         }
@@ -99,6 +100,13 @@ impl Outgoing for CardPayment {
         let mut after = self.clone();
         after.posting.attempts = attempts;
         after
+    }
+
+    fn with_proof(self, proof: PaidByBook) -> Self {
+        Self {
+            by_book: Some(proof),
+            ..self
+        }
     }
 
     fn owner_keys(&self) -> Vec<(&'static str, String)> {
@@ -160,7 +168,7 @@ impl Outgoing for CardPayment {
 
     /// It is no more on its way; and what comes back to a card that was replaced meanwhile goes on
     /// to the one in its place.
-    async fn when_ended(&self, core: &Core) -> Result<Vec<Step>, Error> {
+    async fn when_ended(&self, core: &Core, _standing: Standing) -> Result<Vec<Step>, Error> {
         let in_flight = self.posting.in_flight.clone();
         let back = in_flight.map(|window| Step::Unuse { window, amount: 1 });
         let mut steps: Vec<Step> = back.into_iter().collect();

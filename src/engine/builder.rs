@@ -15,6 +15,7 @@ use crate::lightning::LightningNode;
 use crate::payments::Payments;
 use crate::ports::{Clock, Entropy, Executor, SystemClock, SystemEntropy, TokioExecutor};
 use crate::rates::{FixedRates, RateSource};
+use crate::refunds::Refunds;
 use crate::settlement::Settlement;
 use crate::store::Store;
 
@@ -161,6 +162,7 @@ impl EngineBuilder {
             cards: Cards::new(core.clone(), Arc::new(issuer_keys), payments.clone()),
             invoices: Invoices::new(core.clone()),
             settlement: Settlement::new(core.clone(), payments.clone()),
+            refunds: Refunds::new(core.clone(), payments.clone()),
             payments,
             life: Arc::default(),
             core,

@@ -53,6 +53,7 @@ impl Engine {
         let problem = self.invoices.reconcile().await?;
         let problem = self.settlement.reconcile().await?.or(problem);
         let problem = self.cards.reconcile_payments().await?.or(problem);
+        let problem = self.refunds.reconcile().await?.or(problem);
         self.note(Work::Jobs, problem);
         self.core.set_node_status(NodeStatus::Running);
         Ok(())

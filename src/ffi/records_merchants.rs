@@ -28,6 +28,7 @@ impl From<PayoutTerms> for settlement::PayoutTerms {
             fee_bps: terms.fee_bps,
             route_base_msat: terms.route_base_msat,
             route_bps: terms.route_bps,
+            own_wallet_bps: None,
         }
     }
 }

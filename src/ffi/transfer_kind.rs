@@ -69,6 +69,14 @@ transfer_kinds! {
     Refund,
     /// What somebody owed, out of what came in.
     Recovered,
+    /// What a transaction cost that paid somebody back.
+    ChainFee,
+    /// What the operator keeps of a sale that was paid to the merchant's own wallet.
+    OwnWalletFee,
+    /// Points of a sale that was refunded.
+    PointsClawback,
+    /// What was set aside for points of a sale that was refunded.
+    RewardReturned,
     /// Another transfer undone.
     Reversal,
 }

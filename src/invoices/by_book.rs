@@ -7,13 +7,15 @@
 
 use super::model::{Invoice, LightningRail};
 use super::payment::Rail;
-use super::rules::{self, Fact, Offer, Verdict};
+use super::rules::{self, Fact, Move, Offer, Verdict};
 use super::{INVOICES, InvoiceError, taking, upgraded};
 use crate::Error;
 use crate::core::{Core, Loaded};
 use crate::ids::TransferId;
 use crate::ledger::{Account, Step};
 use crate::lightning::PaymentHash;
+use crate::payments::ended_in_books;
+use crate::settlement::PaidByBook;
 
 /// The invoice of this engine with this payment hash, if it is one of its own.
 pub(crate) async fn own_invoice(
@@ -41,16 +43,16 @@ pub(crate) async fn pay_by_book(
         let invoice = invoice.value.id;
         Err(InvoiceError::NotPayable { invoice, reason }.into())
     };
-    // Its money would be set aside, and nothing would tell the payer what became of it.
-    if invoice.value.options.hold {
-        return refused("it is only paid over Lightning");
-    }
+    // Over the network the route's deadline ends it, and in the books the engine's own time.
+    let now_ms = core.clock.now_ms();
+    let held_until_ms = now_ms.saturating_add(core.settings.authorization_ms);
     let offer = Fact::Offered(Offer {
         rail: Rail::Book,
         reference: hash.to_string(),
         amount_msat,
         blocks_left: None,
         deadline_height: None,
+        held_until_ms: Some(held_until_ms),
     });
     let moment = taking::moment(core, &invoice.value).await;
     let outcome = rules::transition(&invoice.value, &offer, moment);
@@ -63,6 +65,36 @@ pub(crate) async fn pay_by_book(
     }
     let new_id = || core.new_id(TransferId::from_parts);
     let (_, steps) = taking::decide(core, invoice, outcome, Some(payer), &new_id).await?;
+    Ok(steps)
+}
+
+/// The steps by which those end whose money was set aside by book for an invoice: those of what an
+/// outcome captures succeed and have their proof, those of what it gives back fail.
+pub(super) async fn payers_end(
+    core: &Core,
+    invoice: &Invoice,
+    moves: &[Move],
+) -> Result<Vec<Step>, Error> {
+    let mut steps = Vec::new();
+    for step in moves {
+        let (at, is_captured) = match step {
+            Move::Capture(at) => (*at, true),
+            Move::Release(at) => (*at, false),
+            _ => continue,
+        };
+        let paid = &invoice.payments[at];
+        if paid.rail != Rail::Book {
+            continue;
+        }
+        let Ok(hash) = paid.reference.parse() else {
+            continue;
+        };
+        let proof = is_captured.then(|| PaidByBook {
+            invoice: invoice.id,
+            preimage: proof(core, invoice, hash),
+        });
+        steps.extend(ended_in_books(core, hash, proof).await?);
+    }
     Ok(steps)
 }
 

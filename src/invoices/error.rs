@@ -62,6 +62,13 @@ pub enum InvoiceError {
         /// Which.
         invoice: InvoiceId,
     },
+    /// What is set aside for the invoice cannot be taken any more: it is so close to its deadline
+    /// that a claim could come too late, and goes back. `invoice.capture_too_late`.
+    #[error("what is set aside for the invoice {invoice} is too close to its deadline")]
+    CaptureTooLate {
+        /// Which.
+        invoice: InvoiceId,
+    },
     /// Where it stands, it cannot be said to be that. `invoice.not_markable`.
     #[error("the invoice {invoice} is {state:?}")]
     NotMarkable {
@@ -84,6 +91,7 @@ impl InvoiceError {
             Self::RailUnknown { .. } => "invoice.rail_unavailable",
             Self::Dust { .. } => "chain.dust",
             Self::NotAuthorized { .. } => "invoice.not_authorized",
+            Self::CaptureTooLate { .. } => "invoice.capture_too_late",
             Self::NotMarkable { .. } => "invoice.not_markable",
         }
     }

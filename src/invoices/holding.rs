@@ -8,12 +8,14 @@ use serde::{Deserialize, Serialize};
 
 use super::model::Invoice;
 use super::payment::{InvoicePaymentState, MarkedAs};
-use super::rules::{Fact, HOLD_MARGIN_BLOCKS};
-use super::{InvoiceError, Invoices};
+use super::rules::{self, Fact, Verdict};
+use super::taking::{decide, moment};
+use super::{HOLD_JOB, InvoiceError, Invoices, steps};
 use crate::Error;
 use crate::access::Credential;
 use crate::core::{Answer, Decision, Executed, IdempotencyKey};
-use crate::ids::InvoiceId;
+use crate::ids::{InvoiceId, TransferId};
+use crate::ledger::Step;
 
 /// Takes what was set aside for a hold invoice.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,10 +38,14 @@ pub struct CancelInvoice {
 
 impl Invoices {
     /// Takes what was set aside for a hold invoice. The answer says `processing`; that the money
-    /// is booked follows as an event. Whoever may make the invoice may capture it.
+    /// is booked follows as an event. Whoever may make the invoice may capture it. What is within
+    /// six blocks of its deadline is not taken any more: it goes back, since a claim could come
+    /// too late.
     ///
     /// # Errors
-    /// `invoice.not_found`, `invoice.not_authorized`, `command.*`, `access.*`.
+    /// `invoice.not_found`, `invoice.not_authorized`, `invoice.capture_too_late`,
+    /// `lightning.not_running` where the node that would know the best block is not here,
+    /// `command.*`, `access.*`.
     pub async fn capture(
         &self,
         credential: &Credential,
@@ -51,20 +57,37 @@ impl Invoices {
                 let caller = invoices.core.authenticate(&credential).await?;
                 let found = invoices.require(command.invoice).await?;
                 super::require_owner(&caller, found.value.purpose)?;
-                let decide = || async {
-                    let invoice = invoices.require(command.invoice).await?;
-                    require_authorized(&invoice.value)?;
-                    invoices.decide_fact(&invoice, &Fact::Captured).await
-                };
                 let core = &invoices.core;
                 let executed: Executed<Invoice> = core
-                    .execute(&caller, "invoices.capture", &command.key, &command, decide)
+                    .execute(&caller, "invoices.capture", &command.key, &command, || {
+                        invoices.decide_capture(command.invoice)
+                    })
                     .await?;
                 // Whatever comes of it, the job that asks goes on.
                 invoices.claim_captured(&executed.answer).await;
                 Ok(executed.answer)
             })
             .await
+    }
+
+    async fn decide_capture(&self, id: InvoiceId) -> Result<Decision<Invoice>, Error> {
+        let core = &self.core;
+        let invoice = self.require(id).await?;
+        require_authorized(&invoice.value)?;
+        let mut payments = invoice.value.payments.iter();
+        let has_deadline = payments.any(|paid| paid.claim_deadline_height.is_some());
+        let height = match has_deadline {
+            true => core.node()?.best_block_height().await?,
+            false => None,
+        };
+        let moment = moment(core, &invoice.value).await;
+        let outcome = rules::transition(&invoice.value, &Fact::Captured { height }, moment);
+        if outcome.verdict != Verdict::Taken {
+            return Err(InvoiceError::CaptureTooLate { invoice: id }.into());
+        }
+        let new_id = || core.new_id(TransferId::from_parts);
+        let (answer, steps) = decide(core, &invoice, outcome, None, &new_id).await?;
+        Ok(Decision { steps, answer })
     }
 
     async fn claim_captured(&self, invoice: &Invoice) {
@@ -136,20 +159,30 @@ impl Invoices {
         }
     }
 
+    /// The job that gives back what was set aside by book, when its time is over.
+    pub(crate) async fn hold_over(&self, id: InvoiceId) -> Result<(), Error> {
+        self.happen(id, &Fact::Due { height: None }).await?;
+        let over = self.core.settle(|| async move {
+            let found = self.load(id).await?;
+            let waits = found.iter().flat_map(|found| &found.value.payments);
+            let until_ms = waits
+                .filter(|paid| paid.state == InvoicePaymentState::Authorized)
+                .filter_map(|paid| paid.held_until_ms);
+            let (kind, object) = (HOLD_JOB, id.to_string());
+            let mut steps: Vec<Step> = found.iter().map(super::guard).collect();
+            steps.push(match (until_ms.min(), &found) {
+                (Some(at_ms), Some(found)) => steps::later(kind, &found.value, at_ms),
+                _ => Step::Done { kind, object },
+            });
+            Ok(Some(steps))
+        });
+        over.await.map(drop)
+    }
+
     /// What was set aside goes back while there is still time to.
-    pub(super) async fn look_at_deadline(
-        &self,
-        invoice: &Invoice,
-        deadline_height: Option<u32>,
-    ) -> Result<(), Error> {
+    pub(super) async fn look_at_deadline(&self, invoice: &Invoice) -> Result<(), Error> {
         let height = self.core.node()?.best_block_height().await?;
-        let (Some(deadline), Some(height)) = (deadline_height, height) else {
-            return Ok(());
-        };
-        if height.saturating_add(HOLD_MARGIN_BLOCKS) < deadline {
-            return Ok(());
-        }
-        self.happen(invoice.id, &Fact::GivenBack).await?;
+        self.happen(invoice.id, &Fact::Due { height }).await?;
         let invoice = self.require(invoice.id).await?.value;
         self.return_cancelled(&invoice).await;
         Ok(())
@@ -164,4 +197,41 @@ fn require_authorized(invoice: &Invoice) -> Result<(), InvoiceError> {
     }
     let invoice = invoice.id;
     Err(InvoiceError::NotAuthorized { invoice })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::InvoiceId;
+    use crate::invoices::payment::{InvoicePayment, Rail};
+    use crate::invoices::rules::Move;
+
+    #[test]
+    fn what_has_gone_back_is_one_payment_and_not_another_on_its_way() {
+        let id = InvoiceId::from_parts(1, [0; 10]);
+        let mut invoice: Invoice = serde_json::from_value(serde_json::json!({
+            "id": id, "purpose": {"kind": "plain"}, "amount_msat": 1_000, "quote": null,
+            "description": "", "payment_hash": "00".repeat(32), "bolt11": "", "state": "new",
+            "created_at_ms": 0, "expires_at_ms": 1_000, "received_msat": 0,
+        }))
+        .unwrap();
+        for reference in ["one", "two"] {
+            let state = InvoicePaymentState::Returning;
+            let reference = reference.to_owned();
+            let paid = InvoicePayment::new(Rail::Lightning, reference, 1_000, state, 0);
+            invoice.payments.push(paid);
+        }
+        let moment = rules::Moment {
+            now_ms: 1,
+            rate_moved_per_mille: None,
+        };
+        let returned = Fact::Returned {
+            reference: "two".to_owned(),
+        };
+        let outcome = rules::transition(&invoice, &returned, moment);
+        let states = outcome.after.payments.iter().map(|paid| paid.state);
+        let expected = [InvoicePaymentState::Returning, InvoicePaymentState::Void];
+        assert_eq!(states.collect::<Vec<_>>(), expected);
+        assert_eq!(outcome.moves, [Move::Release(1)]);
+    }
 }

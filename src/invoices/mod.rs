@@ -14,9 +14,11 @@ mod holding;
 mod model;
 mod on_chain;
 mod options;
+mod own_wallet;
 mod payment;
 mod policy;
 mod rails;
+mod refunded;
 mod rules;
 mod search;
 mod standing;
@@ -49,11 +51,13 @@ pub use options::{
 };
 pub use payment::{InvoiceFlags, InvoiceMark, InvoicePayment, InvoicePaymentState, MarkedAs, Rail};
 pub use policy::{InvoicePolicy, SetInvoicePolicy};
+pub(crate) use refunded::{RefundEntry, Refundable, owner_of, refundable, with_refund};
 pub use search::{InvoiceFilter, InvoiceOwner, InvoicePosition, InvoiceResults};
 
 pub(crate) const INVOICES: &str = "invoice";
 pub(crate) const EXPIRE_JOB: &str = "invoice.expire";
 pub(crate) const CHECK_JOB: &str = "invoice.check";
+pub(crate) const HOLD_JOB: &str = "invoice.hold";
 pub(crate) const MONITOR_JOB: &str = "invoice.monitor";
 pub(crate) const RAIL_JOB: &str = "invoice.rail";
 
@@ -142,8 +146,9 @@ impl Invoices {
         let expiry_seconds = rules::expiry(command.expiry_seconds, quote.as_ref(), now_ms);
         let id = core.new_id(InvoiceId::from_parts)?;
         let mut options = command.options.clone();
-        if options.rules.is_none() {
-            options.rules = self.rules_of(command.purpose.merchant()).await?;
+        match &options.rules {
+            Some(rules) => steps.extend(policy::guard_surplus(core, rules).await?),
+            None => options.rules = self.rules_of(command.purpose.merchant()).await?,
         }
         let mut invoice = Invoice {
             id,
@@ -283,6 +288,22 @@ impl Invoices {
     }
 }
 
+/// An invoice, as it was read.
+pub(crate) async fn load(core: &Core, invoice: InvoiceId) -> Result<Loaded<Invoice>, Error> {
+    let found = core.load(INVOICES, &invoice.to_string()).await?;
+    let found = found.ok_or(InvoiceError::NotFound { invoice })?;
+    Ok(upgraded(found))
+}
+
+/// Holds in the commit: the invoice is as it was read.
+pub(crate) fn guard(invoice: &Loaded<Invoice>) -> Step {
+    Step::Require {
+        collection: INVOICES,
+        id: invoice.value.id.to_string(),
+        version: invoice.version,
+    }
+}
+
 /// What was written before payments were records is read as if it were written now.
 pub(crate) fn upgraded(found: Loaded<Invoice>) -> Loaded<Invoice> {
     Loaded {
@@ -291,7 +312,7 @@ pub(crate) fn upgraded(found: Loaded<Invoice>) -> Loaded<Invoice> {
     }
 }
 
-fn require_owner(caller: &Caller, purpose: InvoicePurpose) -> Result<(), Error> {
+pub(crate) fn require_owner(caller: &Caller, purpose: InvoicePurpose) -> Result<(), Error> {
     match purpose {
         InvoicePurpose::Sale { merchant } | InvoicePurpose::Contribution { merchant } => {
             caller.require_seller(merchant)?;

@@ -106,6 +106,10 @@ pub struct PaymentRules {
     /// the invoice was made; 0 to 1,000. One priced in bitcoin has no rate to move.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub accept_late_within_per_mille: Option<u32>,
+    /// What refunds at the rate of now may come to together: at most so many thousandths of the
+    /// bitcoin that was paid, 1 to 10,000. Where it is left out, never more than was paid.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refund_up_to_per_mille: Option<u32>,
     /// How many confirmations a payment on chain needs, by its amount: the first tier whose amount
     /// is not exceeded, else the last one's. 1 where there is none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -144,6 +148,7 @@ impl PaymentRules {
         ask_for_rest: false,
         surplus: None,
         accept_late_within_per_mille: None,
+        refund_up_to_per_mille: None,
         confirmations: Vec::new(),
     };
 
@@ -171,6 +176,12 @@ impl PaymentRules {
             .is_some_and(|most| most > 1_000)
         {
             return bad("accept_late_within_per_mille", "0 to 1,000");
+        }
+        if self
+            .refund_up_to_per_mille
+            .is_some_and(|most| !(1..=10_000).contains(&most))
+        {
+            return bad("refund_up_to_per_mille", "1 to 10,000");
         }
         let tiers = &self.confirmations;
         let grows = tiers

@@ -73,6 +73,13 @@ pub struct InvoicePayment {
     /// The block from which on it can no longer be claimed, for one that is authorized.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub claim_deadline_height: Option<u32>,
+    /// When it goes back by itself, for one that is authorized by book: milliseconds since the
+    /// epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_until_ms: Option<i64>,
+    /// What its merchant owes the operator for it, of one that went to the merchant's own wallet.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub owed_fee_msat: i64,
     /// The holds of what counts and of the surplus, while it is being taken.
     #[serde(default, skip_serializing_if = "PaymentEntries::is_none")]
     pub(crate) holds: PaymentEntries,
@@ -125,6 +132,8 @@ impl InvoicePayment {
             replaced_by: None,
             short_msat: 0,
             claim_deadline_height: None,
+            held_until_ms: None,
+            owed_fee_msat: 0,
             holds: PaymentEntries::default(),
             transfers: PaymentEntries::default(),
         }
@@ -139,6 +148,12 @@ impl InvoicePayment {
     pub(crate) fn lightning_hash(&self) -> Option<PaymentHash> {
         let is_lightning = self.rail == Rail::Lightning;
         self.reference.parse().ok().filter(|_| is_lightning)
+    }
+
+    /// The hash of one that was paid from an account of this engine.
+    pub(crate) fn booked_hash(&self) -> Option<PaymentHash> {
+        let is_booked = self.rail == Rail::Book && self.state == InvoicePaymentState::Settled;
+        self.reference.parse().ok().filter(|_| is_booked)
     }
 
     /// True while the node is to be asked what becomes of it.
@@ -168,9 +183,16 @@ pub struct InvoiceFlags {
     /// What came after the invoice's time.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub late_msat: i64,
-    /// What was paid back.
+    /// What was paid back, of the bitcoin that came.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub refunded_msat: i64,
+    /// What is being paid back: set aside, on its way, or not known to have arrived.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub refunding_msat: i64,
+    /// What of the invoice the two pay back at the rate it was made at. It differs from their sum
+    /// where the rate of a later time was asked for.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub refund_covers_msat: i64,
     /// What was booked once and was then taken away by the chain; it stays counted although the
     /// payment comes back.
     #[serde(default, skip_serializing_if = "is_zero")]

@@ -8,6 +8,7 @@ use crate::Error;
 use crate::access::Credential;
 use crate::core::{Answer, Core, Decision, Executed, IdempotencyKey, Loaded, emit, put};
 use crate::ids::MerchantId;
+use crate::ledger::Step;
 use crate::{cards, settlement};
 
 const POLICIES: &str = "invoice_policy";
@@ -41,6 +42,19 @@ pub(super) async fn load(
         Some(merchant) => core.load(POLICIES, &merchant.to_string()).await,
         None => Ok(None),
     }
+}
+
+/// Holds in the commit: the card that a surplus is to go on is there, and takes bitcoin.
+pub(super) async fn guard_surplus(
+    core: &Core,
+    rules: &PaymentRules,
+) -> Result<Option<Step>, Error> {
+    let Some(SurplusTo::Card { card }) = rules.surplus else {
+        return Ok(None);
+    };
+    let card = cards::load(core, card).await?;
+    cards::require_bitcoin(&card.value)?;
+    Ok(Some(cards::guard(&card)))
 }
 
 impl Invoices {
@@ -80,11 +94,7 @@ impl Invoices {
     ) -> Result<Decision<InvoicePolicy>, Error> {
         let (core, merchant) = (&self.core, command.merchant);
         let mut steps = vec![settlement::guard_merchant(core, merchant).await?];
-        if let Some(SurplusTo::Card { card }) = command.rules.surplus {
-            let card = cards::load(core, card).await?;
-            cards::require_bitcoin(&card.value)?;
-            steps.push(cards::guard(&card));
-        }
+        steps.extend(guard_surplus(core, &command.rules).await?);
         let before = load(core, Some(merchant)).await?;
         let version = before.map_or(0, |before| before.version);
         let answer = InvoicePolicy {

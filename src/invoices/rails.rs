@@ -180,7 +180,13 @@ impl Invoices {
             object: id.to_string(),
         };
         let (Some(Loaded { version, value }), Some(rail)) = (&invoice, renewed) else {
-            return self.core.commit(vec![done]).await.map(drop);
+            // Another part may have been paid meanwhile: the rest is then asked for by this job.
+            let mut batch: Vec<Step> = invoice.iter().map(super::guard).collect();
+            batch.push(done);
+            return match self.core.commit(batch).await {
+                Err(Error::Ledger(refusal)) if refusal.should_decide_again() => Ok(()),
+                other => other.map(drop),
+            };
         };
         let mut after = value.clone();
         after.bolt11.clone_from(&rail.bolt11);

@@ -15,7 +15,7 @@ use crate::money::Quote;
 /// no claim, and its sender has the money back.
 const MIN_BLOCKS_LEFT: u32 = 3;
 /// A payment that is set aside goes back when only so many blocks are left to claim it in.
-pub(super) const HOLD_MARGIN_BLOCKS: u32 = 6;
+const HOLD_MARGIN_BLOCKS: u32 = 6;
 /// More payments than anybody makes: what comes beyond is not this invoice's.
 pub(super) const MAX_PAYMENTS: usize = 100;
 /// Confirmations beyond this are not written down.
@@ -34,12 +34,13 @@ pub(super) enum Fact<'a> {
     TimeOver,
     /// A person says what it is.
     Marked { as_state: MarkedAs, reason: &'a str },
-    /// What was set aside is taken.
-    Captured,
-    /// What was set aside is to go back.
-    GivenBack,
-    /// It has gone back.
-    Returned,
+    /// What was set aside is taken; the best block is known to be at this height.
+    Captured { height: Option<u32> },
+    /// What was set aside is to go back, since the best block is at this height: what has time
+    /// left stays.
+    Due { height: Option<u32> },
+    /// The payment under this reference has gone back.
+    Returned { reference: String },
 }
 
 /// A payment that waits.
@@ -52,6 +53,8 @@ pub(super) struct Offer {
     pub(super) blocks_left: Option<u32>,
     /// The block from which on it cannot be claimed, where that is known.
     pub(super) deadline_height: Option<u32>,
+    /// When it goes back by itself, by book: if it is to be set aside.
+    pub(super) held_until_ms: Option<i64>,
 }
 
 /// When a fact is judged, and what the rate has done since the invoice was made.
@@ -120,9 +123,9 @@ pub(super) fn transition(invoice: &Invoice, fact: &Fact<'_>, moment: Moment) -> 
         Fact::OnChain(fact) => next.on_chain(fact, moment),
         Fact::TimeOver => {}
         Fact::Marked { as_state, reason } => next.marked(*as_state, reason, moment),
-        Fact::Captured => next.captured(),
-        Fact::GivenBack => next.given_back(),
-        Fact::Returned => next.returned(),
+        Fact::Captured { height } => next.captured(*height, moment),
+        Fact::Due { height } => next.given_back(|payment| is_due(payment, *height, moment)),
+        Fact::Returned { reference } => next.returned(reference),
     }
     let is_news = next.after != *invoice || matches!(fact, Fact::TimeOver);
     if is_news {
@@ -154,6 +157,7 @@ impl Outcome {
                     claim_deadline_height: offer
                         .deadline_height
                         .filter(|_| self.after.options.hold),
+                    held_until_ms: offer.held_until_ms.filter(|_| self.after.options.hold),
                     ..InvoicePayment::new(
                         offer.rail,
                         offer.reference.clone(),
@@ -292,7 +296,7 @@ impl Outcome {
         let missing_msat = self.after.due_msat();
         match as_state {
             MarkedAs::GivenUp => self.give_up(),
-            MarkedAs::Cancelled => self.given_back(),
+            MarkedAs::Cancelled => self.given_back(|_| true),
             MarkedAs::Settled | MarkedAs::Invalid => {}
         }
         self.after.flags.marked = Some(InvoiceMark {
@@ -314,10 +318,15 @@ impl Outcome {
         }
     }
 
-    /// What is set aside is taken: claimed over Lightning, moved at once by book.
-    fn captured(&mut self) {
+    /// What is set aside is taken: claimed over Lightning, moved at once by book. One whose time is
+    /// nearly up is not: a claim that comes too late is none.
+    fn captured(&mut self, height: Option<u32>, moment: Moment) {
         for (at, payment) in self.after.payments.iter_mut().enumerate() {
             if payment.state != InvoicePaymentState::Authorized {
+                continue;
+            }
+            if is_due(payment, height, moment) {
+                self.verdict = Verdict::Refused("too close to its deadline");
                 continue;
             }
             payment.state = InvoicePaymentState::Pending;
@@ -329,10 +338,10 @@ impl Outcome {
         }
     }
 
-    /// What is set aside goes back.
-    fn given_back(&mut self) {
+    /// What is set aside, and is to, goes back.
+    fn given_back(&mut self, is_to: impl Fn(&InvoicePayment) -> bool) {
         for (at, payment) in self.after.payments.iter_mut().enumerate() {
-            if payment.state != InvoicePaymentState::Authorized {
+            if payment.state != InvoicePaymentState::Authorized || !is_to(payment) {
                 continue;
             }
             payment.state = InvoicePaymentState::Returning;
@@ -344,15 +353,29 @@ impl Outcome {
         }
     }
 
-    fn returned(&mut self) {
-        for (at, payment) in self.after.payments.iter_mut().enumerate() {
-            if payment.state == InvoicePaymentState::Returning {
-                payment.state = InvoicePaymentState::Void;
-                self.moves.push(Move::Release(at));
-                self.verdict = Verdict::Taken;
-            }
+    fn returned(&mut self, reference: &str) {
+        let Some(at) = self.after.position(reference) else {
+            return;
+        };
+        let payment = &mut self.after.payments[at];
+        if payment.state == InvoicePaymentState::Returning {
+            payment.state = InvoicePaymentState::Void;
+            self.moves.push(Move::Release(at));
+            self.verdict = Verdict::Taken;
         }
     }
+}
+
+/// True when a payment that is set aside goes back rather than being taken: only so many blocks
+/// are left to claim it in, or, by book, its time is over.
+fn is_due(payment: &InvoicePayment, height: Option<u32>, moment: Moment) -> bool {
+    let too_high = |deadline: u32| {
+        height.is_some_and(|height| height.saturating_add(HOLD_MARGIN_BLOCKS) >= deadline)
+    };
+    payment.claim_deadline_height.is_some_and(too_high)
+        || payment
+            .held_until_ms
+            .is_some_and(|until_ms| moment.now_ms >= until_ms)
 }
 
 /// A payment that was offered before is offered again.

@@ -116,8 +116,12 @@ impl Invoice {
         let refund_due_msat = sum(&refund_due);
         let missing_msat = self.amount_msat.saturating_sub(counted_msat).max(0);
         self.received_msat = received_msat;
+        // Whatever was paid back was the surplus first.
         self.refund_due_msat = match self.rules().surplus {
-            Some(SurplusTo::Refund) => refund_due_msat,
+            Some(SurplusTo::Refund) => {
+                let left_msat = refund_due_msat.saturating_sub(self.flags.refund_covers_msat);
+                left_msat.max(0)
+            }
             _ => 0,
         };
         self.flags.overpaid_msat = overpaid_msat;

@@ -4,7 +4,7 @@ use super::model::{Custody, Invoice, InvoicePurpose, InvoiceState};
 use super::options::SurplusTo;
 use super::payment::{InvoicePayment, InvoicePaymentState, MarkedAs, PaymentEntries, Rail};
 use super::rules::{Move, Outcome, claim_name, state_key};
-use super::{CHECK_JOB, EXPIRE_JOB, INVOICES, MONITOR_JOB, RAIL_JOB, search};
+use super::{CHECK_JOB, EXPIRE_JOB, HOLD_JOB, INVOICES, MONITOR_JOB, RAIL_JOB, own_wallet, search};
 use crate::Error;
 use crate::core::{Loaded, emit, put};
 use crate::exchange;
@@ -13,6 +13,7 @@ use crate::ledger::{
     Account, DueJob, NewHold, NewReversal, NewTransfer, Shortfall, Step, TransferKind,
 };
 use crate::money::{Asset, Price};
+use crate::settlement;
 use crate::treasury::{suspend, suspend_on_chain};
 
 /// What the steps need beside the outcome.
@@ -29,6 +30,8 @@ pub(super) struct Context<'a> {
     pub(super) credit_ceiling: Option<i64>,
     /// Whose account a payment by book comes from.
     pub(super) payer: Option<Account>,
+    /// What the operator keeps of what goes to the merchant's own wallet.
+    pub(super) own_wallet_bps: u32,
 }
 
 /// The keys under which an invoice is found.
@@ -157,6 +160,12 @@ fn is_authorized(payment: &InvoicePayment) -> bool {
     payment.state == InvoicePaymentState::Authorized
 }
 
+/// When what is set aside by book goes back.
+fn held_until_ms(invoice: &Invoice) -> Option<i64> {
+    let held = invoice.payments.iter().filter(|paid| is_authorized(paid));
+    held.filter_map(|paid| paid.held_until_ms).min()
+}
+
 /// What is to be asked of the node, and when.
 fn jobs(before: &Invoice, after: &Invoice, context: &Context<'_>) -> Vec<Step> {
     let waits = |invoice: &Invoice| invoice.payments.iter().any(InvoicePayment::waits);
@@ -164,6 +173,11 @@ fn jobs(before: &Invoice, after: &Invoice, context: &Context<'_>) -> Vec<Step> {
     match (waits(before), waits(after)) {
         (false, true) => jobs.push(later(CHECK_JOB, after, context.check_at_ms)),
         (true, false) => jobs.push(no_more(CHECK_JOB, after)),
+        _ => {}
+    }
+    match (held_until_ms(before), held_until_ms(after)) {
+        (None, Some(until_ms)) => jobs.push(later(HOLD_JOB, after, until_ms)),
+        (Some(_), None) => jobs.push(no_more(HOLD_JOB, after)),
         _ => {}
     }
     if after.state == InvoiceState::Settled && after.on_chain.is_none() {
@@ -375,6 +389,9 @@ fn book(
     } = parts(after, at, context)?;
     steps.extend(transfers.into_iter().map(Step::Transfer));
     take_shares(after, at, &mut entries, context, steps)?;
+    if source(after, after.payments[at].rail, context).is_none() {
+        steps.extend(own_wallet::owe(after, at, context)?);
+    }
     let payment = &after.payments[at];
     let surplus_msat = payment.surplus_msat();
     let is_ours = source(after, payment.rail, context).is_some();
@@ -411,6 +428,15 @@ fn recover(
     context: &Context<'_>,
 ) -> Result<Option<Step>, Error> {
     let owed = invoice.purpose.receivable();
+    if let Some(merchant) = invoice.purpose.merchant() {
+        let id = (context.new_id)()?;
+        return Ok(settlement::recover(
+            merchant,
+            amount_msat,
+            id,
+            invoice.id.to_string(),
+        ));
+    }
     let Some(owed) = owed.filter(|_| context.credit.asset() == Asset::Btc && amount_msat > 0)
     else {
         return Ok(None);
@@ -440,6 +466,7 @@ fn undo(
         spread,
         ..
     } = std::mem::take(&mut after.payments[at].transfers);
+    steps.extend(own_wallet::forgive(after, at, booked[0], context)?);
     let kept_msat = exchange::spread(after.quote.as_ref(), booked[0])?;
     let owner = after.purpose.receivable();
     let surplus_owner = match after.rules().surplus {

@@ -1,11 +1,11 @@
 //! Taking payments: decide, commit, claim, book.
 
-use super::model::{Invoice, InvoicePurpose, InvoiceState};
+use super::model::{Custody, Invoice, InvoicePurpose, InvoiceState};
 use super::options::SurplusTo;
-use super::payment::{InvoicePaymentState, Rail};
+use super::payment::{InvoicePayment, InvoicePaymentState, Rail};
 use super::rules::{self, Arrival, Fact, Moment, Offer, Outcome};
 use super::steps::{self, Context};
-use super::{CHECK_JOB, EXPIRE_JOB, INVOICES, Invoices, MONITOR_JOB};
+use super::{CHECK_JOB, EXPIRE_JOB, INVOICES, Invoices, MONITOR_JOB, by_book, guard};
 use crate::Error;
 use crate::cards;
 use crate::core::{Core, Loaded, emit};
@@ -13,6 +13,7 @@ use crate::ids::{InvoiceId, TransferId};
 use crate::ledger::{Account, Refusal, Step};
 use crate::lightning::{LightningError, PaymentDirection, PaymentHash, PaymentState};
 use crate::rates::price_in_msat;
+use crate::settlement;
 use crate::treasury;
 
 /// When a fact is judged. The rate is asked only where a rule needs it; one that is not known
@@ -51,28 +52,14 @@ pub(super) async fn decide(
     new_id: &(dyn Fn() -> Result<TransferId, Error> + Send + Sync),
 ) -> Result<(Invoice, Vec<Step>), Error> {
     let now_ms = core.clock.now_ms();
-    let takes = outcome
-        .moves
-        .iter()
-        .any(|step| matches!(step, rules::Move::Hold(_) | rules::Move::Book(_)));
-    let refusable = payer.is_some()
-        || outcome
-            .moves
-            .iter()
-            .any(|step| matches!(step, rules::Move::Hold(_)));
+    let mut moves = outcome.moves.iter();
+    let takes = moves.any(|step| matches!(step, rules::Move::Hold(_) | rules::Move::Book(_)));
+    let mut moves = outcome.moves.iter();
+    let refusable = payer.is_some() || moves.any(|step| matches!(step, rules::Move::Hold(_)));
     let (mut credit_ceiling, mut guards, mut onward) = (None, Vec::new(), Vec::new());
     // What has arrived on chain is booked, whatever the card is by now.
     if takes && refusable {
-        if let InvoicePurpose::TopUp { card } = invoice.value.purpose {
-            let address = invoice.value.top_up_address.as_deref();
-            (credit_ceiling, guards) = cards::admit_top_up(core, card, address).await?;
-        }
-        if let Some(SurplusTo::Card { card }) = invoice.value.rules().surplus {
-            let card = cards::current(core, card).await?.value.id;
-            let card = cards::load_active(core, card).await?;
-            cards::require_bitcoin(&card.value)?;
-            guards.push(cards::guard(&card));
-        }
+        (credit_ceiling, guards) = admitted(core, &invoice.value).await?;
     }
     let mut credit = cards::account_now(core, invoice.value.purpose.account()).await?;
     let surplus = cards::account_now(core, invoice.value.surplus_account()).await?;
@@ -96,6 +83,8 @@ pub(super) async fn decide(
         onward.extend(cards::onward(core, credit).await?);
         onward.extend(cards::onward(core, surplus).await?);
     }
+    let payers = by_book::payers_end(core, &invoice.value, &outcome.moves).await?;
+    let own_wallet_bps = own_wallet_bps(core, &invoice.value, takes).await?;
     let context = Context {
         new_id,
         credit,
@@ -104,11 +93,55 @@ pub(super) async fn decide(
         check_at_ms: core.ask_again_at(now_ms),
         credit_ceiling,
         payer,
+        own_wallet_bps,
     };
     let (after, mut batch) = steps::steps(invoice, outcome, &context)?;
     batch.extend(guards);
     batch.extend(onward);
+    batch.extend(payers);
     Ok((after, batch))
+}
+
+/// Whoever gets the money can: the most that may come to a card, and what holds in the commit.
+async fn admitted(core: &Core, invoice: &Invoice) -> Result<(Option<i64>, Vec<Step>), Error> {
+    let (mut credit_ceiling, mut guards) = (None, Vec::new());
+    if let InvoicePurpose::TopUp { card } = invoice.purpose {
+        let address = invoice.top_up_address.as_deref();
+        (credit_ceiling, guards) = cards::admit_top_up(core, card, address).await?;
+    }
+    if let Some(SurplusTo::Card { card }) = invoice.rules().surplus {
+        let card = cards::current(core, card).await?.value.id;
+        let card = cards::load_active(core, card).await?;
+        cards::require_bitcoin(&card.value)?;
+        guards.push(cards::guard(&card));
+    }
+    Ok((credit_ceiling, guards))
+}
+
+/// What the operator keeps of what is paid to the wallet of the invoice's merchant, as its terms
+/// are when it arrives.
+async fn own_wallet_bps(core: &Core, invoice: &Invoice, takes: bool) -> Result<u32, Error> {
+    let custody = invoice.on_chain.as_ref().map(|rail| rail.custody);
+    match invoice.purpose.merchant() {
+        Some(merchant) if takes && custody == Some(Custody::Merchant) => {
+            let merchant = settlement::load_merchant(core, merchant).await?;
+            Ok(merchant.value.terms.own_wallet_bps())
+        }
+        _ => Ok(0),
+    }
+}
+
+/// The steps that end the job which asks about an invoice's payments, where none waits: they hold
+/// the invoice as it was read.
+fn asks_no_more(id: InvoiceId, invoice: Option<&Loaded<Invoice>>) -> Option<Vec<Step>> {
+    let mut payments = invoice.iter().flat_map(|found| &found.value.payments);
+    if payments.any(InvoicePayment::waits) {
+        return None;
+    }
+    let mut steps: Vec<Step> = invoice.map(guard).into_iter().collect();
+    let (kind, object) = (CHECK_JOB, id.to_string());
+    steps.push(Step::Done { kind, object });
+    Some(steps)
 }
 
 /// The payments that were being taken and have arrived.
@@ -160,6 +193,7 @@ impl Invoices {
                 amount_msat,
                 blocks_left,
                 deadline_height,
+                held_until_ms: None,
             });
             match self.happen(invoice.value.id, &offer).await {
                 Ok(()) => {}
@@ -205,7 +239,8 @@ impl Invoices {
     /// A payment that was set aside goes back to its sender, and is then written off.
     pub(super) async fn give_back(&self, id: InvoiceId, hash: PaymentHash) -> Result<(), Error> {
         self.fail(hash).await?;
-        self.happen(id, &Fact::Returned).await
+        let reference = hash.to_string();
+        self.happen(id, &Fact::Returned { reference }).await
     }
 
     /// Money arrived: book it where it belongs, or in suspense.
@@ -303,15 +338,15 @@ impl Invoices {
 
     /// The job that asks what became of payments that are being taken or set aside.
     pub(crate) async fn check(&self, id: InvoiceId) -> Result<(), Error> {
-        let (kind, object) = (CHECK_JOB, id.to_string());
-        let done = Step::Done { kind, object };
-        let Some(invoice) = self.load(id).await?.map(|invoice| invoice.value) else {
-            return self.core.commit(vec![done]).await.map(drop);
-        };
-        if !invoice.payments.iter().any(|payment| payment.waits()) {
-            return self.core.commit(vec![done]).await.map(drop);
+        // A payment may come while this is decided, and its job is this one.
+        let ended = self
+            .core
+            .settle(|| async move { Ok(asks_no_more(id, self.load(id).await?.as_ref())) });
+        if ended.await?.is_some() {
+            return Ok(());
         }
         self.core.node()?;
+        let invoice = self.require(id).await?.value;
         let at_ms = self.core.ask_again_at(invoice.created_at_ms);
         let later = steps::later(CHECK_JOB, &invoice, at_ms);
         self.core.commit(vec![later]).await?;
@@ -336,8 +371,7 @@ impl Invoices {
                     node.claim(hash, preimage, payment.amount_msat).await?;
                 }
                 InvoicePaymentState::Authorized => {
-                    self.look_at_deadline(&invoice, payment.claim_deadline_height)
-                        .await?;
+                    self.look_at_deadline(&invoice).await?;
                 }
                 InvoicePaymentState::Returning => self.give_back(invoice.id, hash).await?,
                 InvoicePaymentState::Settled | InvoicePaymentState::Void => {}
@@ -389,5 +423,34 @@ impl Invoices {
                 problem = taken.err().or(problem);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_job_of_an_invoice_ends_only_as_long_as_nothing_came_meanwhile() {
+        let id = InvoiceId::from_parts(1, [0; 10]);
+        let value: Invoice = serde_json::from_value(serde_json::json!({
+            "id": id, "purpose": {"kind": "plain"}, "amount_msat": 1_000, "quote": null,
+            "description": "", "payment_hash": "00".repeat(32), "bolt11": "", "state": "new",
+            "created_at_ms": 0, "expires_at_ms": 1_000, "received_msat": 0,
+        }))
+        .unwrap();
+        let mut found = Loaded { version: 7, value };
+        let steps = asks_no_more(id, Some(&found)).unwrap();
+        assert!(
+            matches!(
+                &steps[..],
+                [Step::Require { version: 7, .. }, Step::Done { .. }]
+            ),
+            "{steps:?}"
+        );
+        let state = InvoicePaymentState::Pending;
+        let paid = InvoicePayment::new(Rail::Lightning, "one".to_owned(), 1, state, 0);
+        found.value.payments.push(paid);
+        assert_eq!(asks_no_more(id, Some(&found)), None);
     }
 }

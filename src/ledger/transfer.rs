@@ -48,6 +48,10 @@ stored_by_name! {
         RewardFunding = "reward_funding",
         /// Points given.
         PointsAccrual = "points_accrual",
+        /// Points of a sale that was refunded.
+        PointsClawback = "points_clawback",
+        /// What was set aside for points of a sale that was refunded.
+        RewardReturned = "reward_returned",
         /// Points handed back.
         PointsRedemption = "points_redemption",
         /// Bitcoin for points handed back.
@@ -58,13 +62,18 @@ stored_by_name! {
         PayoutFee = "payout_fee",
         /// What the route of a payout cost.
         RoutingFee = "routing_fee",
+        /// What a transaction cost that paid somebody back.
+        ChainFee = "chain_fee",
+        /// What the operator keeps of a sale that was paid to the merchant's own wallet.
+        OwnWalletFee = "own_wallet_fee",
         /// Money that matches nothing.
         Unmatched = "unmatched",
         /// Money that matched nothing, given to whom it belongs.
         Assigned = "assigned",
         /// What the operator keeps of a conversion.
         Spread = "spread",
-        /// Money of a charge that goes back at another rate than it came.
+        /// Money of a sale or a top-up that goes back: of an invoice; of a charge at another rate
+        /// than it came.
         Refund = "refund",
         /// All that was on a card, to the one that came in its place.
         Replacement = "replacement",

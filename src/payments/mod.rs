@@ -6,9 +6,11 @@
 //! kind of payment adds (its record, its events, what else is posted when it succeeded or ended)
 //! it says by [`Outgoing`].
 
+mod in_books;
 mod model;
 pub(crate) mod rules;
 mod sending;
 
+pub(crate) use in_books::ended_in_books;
 pub(crate) use model::{Attempts, Change, Exchanged, Holds, Leaving, Outcome, Outgoing, Standing};
 pub(crate) use sending::{Attempt, Payments};

@@ -9,6 +9,7 @@ use crate::core::Core;
 use crate::ids::TransferId;
 use crate::ledger::{Account, Step, TransferKind, UsageWindow};
 use crate::lightning::PaymentHash;
+use crate::settlement::PaidByBook;
 
 /// How a payment that leaves stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -142,6 +143,9 @@ pub(crate) struct Leaving<'a> {
     pub(crate) usage: Vec<UsageWindow>,
     pub(crate) created_at_ms: i64,
     pub(crate) standing: Standing,
+    /// It is set aside in the books for a hold invoice of this engine, and the node knows nothing
+    /// of it.
+    pub(crate) in_books: bool,
     pub(crate) attempts: Attempts,
     pub(crate) holds: Holds,
 }
@@ -201,8 +205,11 @@ pub(crate) trait Outgoing:
         Ok((self, Vec::new()))
     }
 
-    /// What is posted in the commit that ends it, however it ends.
-    async fn when_ended(&self, _core: &Core) -> Result<Vec<Step>, Error> {
+    /// The record, with what proves that an invoice of this engine was paid.
+    fn with_proof(self, proof: PaidByBook) -> Self;
+
+    /// What is posted in the commit that ends it, however it ends: `standing` says how.
+    async fn when_ended(&self, _core: &Core, _standing: Standing) -> Result<Vec<Step>, Error> {
         Ok(Vec::new())
     }
 }

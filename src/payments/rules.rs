@@ -92,12 +92,14 @@ fn hold_exchanged(leaving: &Leaving<'_>, id: TransferId, exchanged: Exchanged) -
     })
 }
 
-fn index_keys<P: Outgoing>(payment: &P) -> Vec<(&'static str, String)> {
+/// The keys under which a payment is found.
+pub(crate) fn index_keys<P: Outgoing>(payment: &P) -> Vec<(&'static str, String)> {
     let leaving = payment.leaving();
-    let open = if leaving.standing.is_final() {
-        "closed"
-    } else {
-        "open"
+    // What is set aside in the books is nothing that the node is asked about.
+    let open = match (leaving.standing.is_final(), leaving.in_books) {
+        (true, _) => "closed",
+        (false, true) => "held",
+        (false, false) => "open",
     };
     let mut keys = vec![
         ("payment_hash", leaving.payment_hash.to_string()),
@@ -107,7 +109,7 @@ fn index_keys<P: Outgoing>(payment: &P) -> Vec<(&'static str, String)> {
     keys
 }
 
-fn write<P: Outgoing>(after: &P, read_version: i64) -> Result<[Step; 2], Error> {
+pub(super) fn write<P: Outgoing>(after: &P, read_version: i64) -> Result<[Step; 2], Error> {
     let id = after.leaving().id;
     let (event, object) = after.event();
     Ok([
@@ -154,7 +156,7 @@ pub(crate) fn intend<P: Outgoing>(payment: &P, check_at_ms: i64) -> Result<Vec<S
     Ok(steps)
 }
 
-/// One that was paid in the books: written as it is. The hash stays taken for ever.
+/// One that was paid in the books, or set aside there: written as it is. The hash stays taken for ever.
 pub(crate) fn paid_by_book<P: Outgoing>(payment: &P) -> Result<Vec<Step>, Error> {
     let leaving = payment.leaving();
     let mut steps = vec![Step::Claim {
@@ -220,7 +222,7 @@ pub(super) fn check_resolve<P: Outgoing>(
     if leaving.standing.is_final() {
         return Err(payment.has_ended());
     }
-    if record.is_some_and(|state| state != PaymentState::Failed) {
+    if leaving.in_books || record.is_some_and(|state| state != PaymentState::Failed) {
         return Err(payment.is_in_flight());
     }
     if let Outcome::Succeeded {

@@ -103,7 +103,7 @@ impl Payments {
         let _one_at_a_time = self.sending.take().await;
         let payment = self.load::<P>(id).await?.value;
         let leaving = payment.leaving();
-        if leaving.standing.is_final() {
+        if leaving.standing.is_final() || leaving.in_books {
             return Ok(());
         }
         let before = leaving.attempts;
@@ -174,7 +174,10 @@ impl Payments {
     async fn fail<P: Outgoing>(&self, id: &str, reason: &str) -> Result<(), Error> {
         let decide = || async {
             let payment = self.load::<P>(id).await?;
-            let besides = payment.value.when_ended(&self.core).await?;
+            let besides = payment
+                .value
+                .when_ended(&self.core, Standing::Failed)
+                .await?;
             rules::failed(&payment, reason, besides)
         };
         self.core.settle(decide).await.map(drop)
@@ -193,7 +196,10 @@ impl Payments {
             if payment.value.leaving().attempts != begun {
                 return Ok(None);
             }
-            let besides = payment.value.when_ended(&self.core).await?;
+            let besides = payment
+                .value
+                .when_ended(&self.core, Standing::Failed)
+                .await?;
             rules::failed(&payment, reason, besides)
         };
         self.core.settle(decide).await.map(drop)
@@ -262,7 +268,8 @@ impl Payments {
         };
         exchanged.extend(besides);
         let mut besides = exchanged;
-        besides.extend(payment.value.when_ended(&self.core).await?);
+        let ended = payment.value.when_ended(&self.core, Standing::Succeeded);
+        besides.extend(ended.await?);
         let new_id = || self.core.new_id(TransferId::from_parts);
         let steps = rules::arrived(payment, &after, route_fee_msat, besides, new_id)?;
         Ok((after, steps))
@@ -294,7 +301,10 @@ impl Payments {
                     .await?
             }
             Outcome::Failed => {
-                let besides = payment.value.when_ended(&self.core).await?;
+                let besides = payment
+                    .value
+                    .when_ended(&self.core, Standing::Failed)
+                    .await?;
                 rules::came_back(&payment, reason, besides)?
             }
         };
@@ -310,7 +320,7 @@ impl Payments {
     pub(crate) async fn check<P: Outgoing>(&self, id: &str) -> Result<(), Error> {
         let payment = self.load::<P>(id).await?.value;
         let leaving = payment.leaving();
-        if leaving.standing.is_final() {
+        if leaving.standing.is_final() || leaving.in_books {
             let done = rules::check_no_more::<P>(id.to_owned());
             return self.core.commit(vec![done]).await.map(drop);
         }
@@ -354,7 +364,8 @@ impl Payments {
         hash: PaymentHash,
         fee_msat: Option<i64>,
     ) -> Result<bool, Error> {
-        let Some(payment) = self.by_hash::<P>(hash).await? else {
+        let found = self.by_hash::<P>(hash).await?;
+        let Some(payment) = found.filter(|payment| !payment.value.leaving().in_books) else {
             return Ok(false);
         };
         let id = payment.value.leaving().id;
@@ -376,7 +387,8 @@ impl Payments {
         reason: &str,
     ) -> Result<bool, Error> {
         let _one_at_a_time = self.sending.take().await;
-        let Some(payment) = self.by_hash::<P>(hash).await? else {
+        let found = self.by_hash::<P>(hash).await?;
+        let Some(payment) = found.filter(|payment| !payment.value.leaving().in_books) else {
             return Ok(false);
         };
         let leaving = payment.value.leaving();

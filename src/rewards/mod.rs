@@ -5,6 +5,7 @@
 
 mod error;
 mod model;
+mod refunded;
 mod rules;
 
 use std::sync::Arc;
@@ -20,6 +21,8 @@ use crate::money::{Asset, Currency, MoneyError, Rounding};
 use crate::settlement::{self, Merchant};
 
 pub use error::RewardError;
+pub use refunded::PointsBack;
+pub(crate) use refunded::{give_again, set_aside, taken_back};
 pub(crate) use rules::{Clawback, RewardPosting};
 
 pub use model::{

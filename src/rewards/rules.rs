@@ -107,6 +107,11 @@ pub(super) fn clawback(
 }
 
 impl Clawback {
+    /// Those that the card still has, and what they are worth.
+    pub(super) fn at_hand(&self) -> (i64, i64) {
+        (self.at_hand, self.at_hand_msat)
+    }
+
     /// The points come back, and what was set aside for them goes to the merchant again. `ids`
     /// are for the two reversals.
     pub(super) fn steps(

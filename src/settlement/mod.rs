@@ -24,6 +24,7 @@ pub use model::{
     Till,
 };
 pub(crate) use payouts::{CHECK_JOB, PAYOUTS};
+pub(crate) use rules::{max_route_fee, recover};
 
 const MERCHANTS: &str = "merchant";
 
@@ -238,11 +239,15 @@ impl Settlement {
         let account = Account::merchant_payable(merchant);
         let side = account.kind().side();
         let balance = self.core.balance(&account).await?;
+        let receivable = Account::merchant_receivable(merchant);
+        let owed = self.core.balance(&receivable).await?;
         Ok(MerchantBalance {
             merchant,
             available_msat: i64::try_from(balance.available(side)).unwrap_or(i64::MAX),
             owed_msat: i64::try_from(balance.posted(side)).unwrap_or(i64::MAX),
             pending_msat: balance.incoming(side),
+            receivable_msat: i64::try_from(owed.posted(receivable.kind().side()))
+                .unwrap_or(i64::MAX),
         })
     }
 

@@ -20,6 +20,19 @@ pub struct PayoutTerms {
     pub route_base_msat: i64,
     /// The proportional part, in hundredths of a percent; 0 to 10,000.
     pub route_bps: u32,
+    /// What the operator keeps of a sale that is paid straight to a wallet of the merchant's own,
+    /// in hundredths of a percent; 0 to 10,000. It never has that money: the merchant owes it, and
+    /// it is taken out of what comes in for the merchant. Where it is left out, as much as the
+    /// proportional part of a payout.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub own_wallet_bps: Option<u32>,
+}
+
+impl PayoutTerms {
+    /// What the operator keeps of a sale that is paid straight to a wallet of the merchant's own.
+    pub fn own_wallet_bps(&self) -> u32 {
+        self.own_wallet_bps.unwrap_or(self.fee_bps)
+    }
 }
 
 impl Default for PayoutTerms {
@@ -30,6 +43,7 @@ impl Default for PayoutTerms {
             fee_bps: 100,
             route_base_msat: 10_000,
             route_bps: 50,
+            own_wallet_bps: None,
         }
     }
 }
@@ -119,6 +133,9 @@ pub struct MerchantBalance {
     pub owed_msat: i64,
     /// Sales that are being taken.
     pub pending_msat: i64,
+    /// What the merchant owes the operator: it is taken out of what comes in next.
+    #[serde(default)]
+    pub receivable_msat: i64,
 }
 
 /// What a payout of everything comes to.
@@ -228,6 +245,9 @@ pub struct Payout {
     /// For an invoice of this engine: it was paid in the books, at no fee, and nothing was sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by_book: Option<PaidByBook>,
+    /// The hold invoice of this engine that its money is set aside for, in the books.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_for: Option<InvoiceId>,
     /// Its holds: what is sent, the operator's fee, the route.
     pub(crate) holds: Holds,
     /// How often the node was asked to send it.

@@ -2,7 +2,9 @@
 
 use async_trait::async_trait;
 
-use super::{CHECK_JOB, PAYOUTS, Payout, PayoutOutcome, PayoutState, Settlement, SettlementError};
+use super::{
+    CHECK_JOB, PAYOUTS, PaidByBook, Payout, PayoutOutcome, PayoutState, Settlement, SettlementError,
+};
 use crate::Error;
 use crate::ids::PayoutId;
 use crate::ledger::{Account, TransferKind};
@@ -63,6 +65,7 @@ impl Outgoing for Payout {
             usage: Vec::new(),
             created_at_ms: self.created_at_ms,
             standing: self.state.into(),
+            in_books: self.held_for.is_some(),
             attempts: self.attempts,
             holds: self.holds,
         }
@@ -81,6 +84,13 @@ impl Outgoing for Payout {
         Self {
             attempts,
             ..self.clone()
+        }
+    }
+
+    fn with_proof(self, proof: PaidByBook) -> Self {
+        Self {
+            by_book: Some(proof),
+            ..self
         }
     }
 

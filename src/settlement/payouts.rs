@@ -124,6 +124,7 @@ impl Settlement {
             reason: None,
             created_at_ms: now_ms,
             by_book: None,
+            held_for: None,
             attempts: self.payments.first_attempts(),
             holds: Holds::new(core, fee_msat, max_route_fee_msat)?,
         };
@@ -151,22 +152,29 @@ impl Settlement {
             return Err(SettlementError::OwnInvoice.into());
         }
         let amount_msat = asked.amount_msat.ok_or(SettlementError::NoAmount)?;
+        // What a hold invoice sets aside is paid out when it is captured.
+        let is_held = invoice.value.options.hold;
+        let proof = || PaidByBook {
+            invoice: invoice.value.id,
+            preimage: invoices::proof(core, &invoice.value, asked.payment_hash),
+        };
         let payout = Payout {
             id: core.new_id(PayoutId::from_parts)?,
             merchant: command.merchant,
             amount_msat,
             fee_msat: 0,
             max_route_fee_msat: 0,
-            route_fee_msat: Some(0),
+            route_fee_msat: (!is_held).then_some(0),
             payment_hash: asked.payment_hash,
             bolt11: command.bolt11.clone(),
-            state: PayoutState::PaidOut,
+            state: match is_held {
+                true => PayoutState::Sending,
+                false => PayoutState::PaidOut,
+            },
             reason: None,
             created_at_ms: core.clock.now_ms(),
-            by_book: Some(PaidByBook {
-                invoice: invoice.value.id,
-                preimage: invoices::proof(core, &invoice.value, asked.payment_hash),
-            }),
+            by_book: (!is_held).then(proof),
+            held_for: is_held.then_some(invoice.value.id),
             attempts: Attempts::default(),
             holds: Holds::new(core, 0, 0)?,
         };

@@ -2,6 +2,8 @@
 
 use super::model::PayoutTerms;
 use crate::core::CommandError;
+use crate::ids::{MerchantId, TransferId};
+use crate::ledger::{Account, NewTransfer, Step, TransferKind};
 use crate::money::{MAX_MSAT, MoneyError};
 use crate::payments::rules;
 
@@ -9,7 +11,11 @@ const MAX_BPS: u32 = 10_000;
 
 /// Terms that make sense.
 pub(super) fn check_terms(terms: &PayoutTerms) -> Result<(), CommandError> {
-    for (field, bps) in [("fee_bps", terms.fee_bps), ("route_bps", terms.route_bps)] {
+    for (field, bps) in [
+        ("fee_bps", terms.fee_bps),
+        ("route_bps", terms.route_bps),
+        ("own_wallet_bps", terms.own_wallet_bps()),
+    ] {
         if bps > MAX_BPS {
             return Err(CommandError::OutOfBounds {
                 field,
@@ -35,8 +41,28 @@ pub(super) fn fee(terms: &PayoutTerms, amount_msat: i64) -> Result<i64, MoneyErr
 }
 
 /// What the route of a payout may cost.
-pub(super) fn max_route_fee(terms: &PayoutTerms, amount_msat: i64) -> Result<i64, MoneyError> {
+pub(crate) fn max_route_fee(terms: &PayoutTerms, amount_msat: i64) -> Result<i64, MoneyError> {
     rules::share(terms.route_base_msat, terms.route_bps, amount_msat)
+}
+
+/// What a merchant owes is taken out of what has just come in for it, as far as both reach. Where
+/// nothing is owed, nothing is written.
+pub(crate) fn recover(
+    merchant: MerchantId,
+    amount_msat: i64,
+    id: TransferId,
+    reference: String,
+) -> Option<Step> {
+    let transfer = NewTransfer {
+        id,
+        debit: Account::merchant_payable(merchant),
+        credit: Account::merchant_receivable(merchant),
+        amount: amount_msat,
+        kind: TransferKind::Recovered,
+        reference,
+        credit_ceiling: None,
+    };
+    (amount_msat > 0).then_some(Step::TransferUpTo(transfer))
 }
 
 /// The most that can be paid out of a balance, and its fee: the largest amount of whole sats

@@ -20,7 +20,7 @@ use crate::money::Price;
 
 pub use error::TreasuryError;
 pub use suspense::{AssignSuspense, SuspenseItem, SuspenseTarget};
-pub(crate) use suspense::{suspend, suspend_on_chain};
+pub(crate) use suspense::{give, item, suspend, suspend_on_chain};
 pub(crate) use withdrawal::{follow, withdraw};
 
 /// Where the operator's money lies.

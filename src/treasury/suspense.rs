@@ -5,7 +5,9 @@ use serde::{Deserialize, Serialize};
 use super::{Treasury, TreasuryError};
 use crate::Error;
 use crate::access::Credential;
-use crate::core::{Answer, Decision, Executed, IdempotencyKey, Loaded, check_text, emit, put};
+use crate::core::{
+    Answer, Core, Decision, Executed, IdempotencyKey, Loaded, check_text, emit, put,
+};
 use crate::ids::{CardId, MerchantId, TransferId};
 use crate::invoices::Outpoint;
 use crate::ledger::{Account, NewTransfer, Owner, Step, TransferKind};
@@ -134,6 +136,38 @@ fn suspend_by(
         reference,
     );
     Ok([transfer, write(&item, 0)?])
+}
+
+/// An amount in suspense as it stands.
+pub(crate) async fn item(
+    core: &Core,
+    item: TransferId,
+) -> Result<Option<Loaded<SuspenseItem>>, Error> {
+    core.load(SUSPENSE, &item.to_string()).await
+}
+
+/// The steps that give an amount which waits to whom it belongs, `account`.
+pub(crate) fn give(
+    core: &Core,
+    found: &Loaded<SuspenseItem>,
+    to: SuspenseTarget,
+    account: Account,
+    reason: String,
+) -> Result<Vec<Step>, Error> {
+    let id = core.new_id(TransferId::from_parts)?;
+    let after = SuspenseItem {
+        assigned_to: Some(to),
+        assignment: Some(id),
+        reason: Some(reason),
+        ..found.value.clone()
+    };
+    let (way, item) = ((Account::suspense(), account), after.id.to_string());
+    let kind = TransferKind::Assigned;
+    Ok(vec![
+        moved(id, way, after.amount_msat, kind, item.clone()),
+        write(&after, found.version)?,
+        emit("suspense.assigned", item, &after)?,
+    ])
 }
 
 /// A positive amount goes from the first account to the second, a negative one back.

@@ -36,6 +36,7 @@ impl Wallets {
         let its = its.min_by_key(|spend| (rank(spend.value.state), spend.value.id));
         let its = its.map(|spend| spend.value.id);
         let is_in_block = coin.spent_by.as_ref().is_some_and(|by| by.block.is_some());
+        let spends: Vec<Spend> = concerned.iter().map(|spend| spend.value.clone()).collect();
         let mut news = Vec::new();
         for spend in concerned {
             let is_the_one = its == Some(spend.value.id);
@@ -61,6 +62,10 @@ impl Wallets {
             if *state == SpendState::Replaced {
                 steps.extend(self.set_free(&spend.value, &lost, Some(&mut *coin)).await?);
             }
+        }
+        // A coin that only a replacement has says nothing of what it was to replace.
+        if spends.iter().any(|spend| spend.replaces.is_none()) {
+            steps.extend(self.refund_followed(&spends, coin).await?);
         }
         Ok(steps)
     }
@@ -122,14 +127,15 @@ impl Wallets {
             }));
         }
         let wallet = self.load(before.wallet).await?.value;
-        let is_operators = wallet.owner == WalletOwner::Operator;
+        // What a refund sends is on hold by the refund.
+        let is_ours = wallet.owner == WalletOwner::Operator && before.refund.is_none();
         match (state, before.hold) {
-            (Confirmed, _) if is_operators => {
+            (Confirmed, _) if is_ours => {
                 let id = self.core.new_id(TransferId::from_parts)?;
                 (after.hold, after.booked) = (None, Some(id));
                 moved.push(entry(before, id));
             }
-            (Broadcast, None) if is_operators => {
+            (Broadcast, None) if is_ours => {
                 let hold = self.core.new_id(TransferId::from_parts)?;
                 after.hold = Some(hold);
                 moved.push(leaving(&after, hold));

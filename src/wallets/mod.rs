@@ -14,6 +14,7 @@ mod labels;
 mod looking;
 mod model;
 mod psbt;
+mod refunding;
 mod rules;
 mod sending;
 mod spends;
@@ -42,6 +43,7 @@ pub use model::{
 pub use descriptor::WalletPreview;
 pub use labels::LabelRecord;
 pub use psbt::signed_transaction;
+pub(crate) use refunding::RefundSpend;
 
 pub(crate) const WALLETS: &str = "wallet";
 const ADDRESSES: &str = "wallet_address";

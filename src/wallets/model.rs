@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::chain::{BlockId, Standing};
 use crate::core::IdempotencyKey;
-use crate::ids::{InvoiceId, MerchantId, SpendId, TransferId, WalletId};
+use crate::ids::{InvoiceId, MerchantId, RefundId, SpendId, TransferId, WalletId};
 
 /// Whose wallet it is, and so whose money arrives in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -362,6 +362,9 @@ pub struct Spend {
     /// The transfer of what left the books by it, while a block has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub booked: Option<TransferId>,
+    /// The refund of an invoice that it pays: that one has its money on hold.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refund: Option<RefundId>,
     /// When it was prepared, milliseconds since the epoch.
     pub created_at_ms: i64,
 }

@@ -52,7 +52,10 @@ impl Wallets {
             .await
     }
 
-    async fn decide_submit(&self, command: &SubmitSpend) -> Result<Decision<Spend>, Error> {
+    pub(super) async fn decide_submit(
+        &self,
+        command: &SubmitSpend,
+    ) -> Result<Decision<Spend>, Error> {
         let spend = self.load_spend(command.spend).await?;
         let before = &spend.value;
         let (id, state) = (before.id, before.state);
@@ -82,7 +85,8 @@ impl Wallets {
             ..before.clone()
         };
         let mut steps = Vec::new();
-        if wallet.owner == WalletOwner::Operator && before.hold.is_none() {
+        let is_held = before.hold.is_some() || before.refund.is_some();
+        if wallet.owner == WalletOwner::Operator && !is_held {
             let hold = self.core.new_id(TransferId::from_parts)?;
             after.hold = Some(hold);
             steps.push(leaving(&after, hold));
@@ -111,6 +115,7 @@ impl Wallets {
 
     /// The job that broadcasts a spend, until a block has it or something else spends its coins.
     pub(crate) async fn broadcast(&self, id: SpendId) -> Result<(), Error> {
+        self.sign_if_refund(id).await?;
         let spend = self.load_spend(id).await?.value;
         let wanted = matches!(
             spend.state,

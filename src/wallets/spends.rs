@@ -15,24 +15,26 @@ use super::{COINS, SPENDS, WalletError, Wallets, rules};
 use crate::Error;
 use crate::access::Credential;
 use crate::core::{Answer, CommandError, Decision, Executed, IdempotencyKey, Loaded, emit, put};
-use crate::ids::{SpendId, WalletId};
+use crate::ids::{RefundId, SpendId, WalletId};
 use crate::ledger::Step;
 
 /// Fees that somebody may mean, in satoshis for 1,000 virtual bytes.
 const FEES: std::ops::RangeInclusive<u64> = 1_000..=10_000_000;
 const MAX_OUTPUTS: usize = 100;
 /// The most coins in one transaction: what any network relays, with room to spare.
-const MAX_COINS: usize = 500;
+pub(super) const MAX_COINS: usize = 500;
 
 /// What a PSBT is made from.
-struct Draft<'a> {
-    wallet: &'a Loaded<Wallet>,
-    required: Vec<(i64, Coin)>,
-    optional: Vec<(i64, Coin)>,
-    outputs: Vec<SpendOutput>,
-    is_everything: bool,
-    fee_sat_per_kvb: u64,
-    replaces: Option<&'a Spend>,
+pub(super) struct Draft<'a> {
+    pub(super) wallet: &'a Loaded<Wallet>,
+    pub(super) required: Vec<(i64, Coin)>,
+    pub(super) optional: Vec<(i64, Coin)>,
+    pub(super) outputs: Vec<SpendOutput>,
+    pub(super) is_everything: bool,
+    pub(super) fee_sat_per_kvb: u64,
+    pub(super) replaces: Option<&'a Spend>,
+    /// The refund that it pays; of a replacement, what it replaces says so.
+    pub(super) refund: Option<RefundId>,
 }
 
 impl Wallets {
@@ -76,13 +78,7 @@ impl Wallets {
 
     async fn decide_prepare(&self, command: &PrepareSpend) -> Result<Decision<Spend>, Error> {
         let wallet = self.load(command.wallet).await?;
-        let fee_sat_per_kvb = match command.fee_sat_per_kvb {
-            Some(fee) => fee,
-            None => {
-                let rates = self.core.chain()?.fee_rates().await?;
-                rates.normal_sat_per_kvb.clamp(*FEES.start(), *FEES.end())
-            }
-        };
+        let fee_sat_per_kvb = self.fee_or_usual(command.fee_sat_per_kvb).await?;
         let mut free = self.free(command.wallet).await?;
         let (outputs, is_everything) = match &command.target {
             SpendTarget::Pay { outputs } => (outputs.clone(), false),
@@ -113,12 +109,22 @@ impl Wallets {
             is_everything,
             fee_sat_per_kvb,
             replaces: None,
+            refund: None,
         })
         .await
     }
 
+    /// The fee that was asked for, or what the chain's server says for the next hour.
+    pub(super) async fn fee_or_usual(&self, asked: Option<u64>) -> Result<u64, Error> {
+        if let Some(fee) = asked {
+            return Ok(fee);
+        }
+        let rates = self.core.chain()?.fee_rates().await?;
+        Ok(rates.normal_sat_per_kvb.clamp(*FEES.start(), *FEES.end()))
+    }
+
     /// Coins that a new spend may take: in a block, or our own change, and not set aside.
-    async fn free(&self, wallet: WalletId) -> Result<Vec<(i64, Coin)>, Error> {
+    pub(super) async fn free(&self, wallet: WalletId) -> Result<Vec<(i64, Coin)>, Error> {
         let mut coins = self.core.unspent(wallet).await?;
         coins.retain(|(_, coin)| {
             let is_sure = coin.confirmations > 0 || coin.keychain == Keychain::Change;
@@ -189,6 +195,7 @@ impl Wallets {
                 is_everything: before.is_everything,
                 fee_sat_per_kvb: command.fee_sat_per_kvb,
                 replaces: Some(before),
+                refund: before.refund,
             })
             .await?;
         let built = psbt::parse(&decision.answer.psbt)?;
@@ -206,7 +213,7 @@ impl Wallets {
         Ok(decision)
     }
 
-    async fn decide_spend(&self, draft: Draft<'_>) -> Result<Decision<Spend>, Error> {
+    pub(super) async fn decide_spend(&self, draft: Draft<'_>) -> Result<Decision<Spend>, Error> {
         let core = &self.core;
         let wallet = &draft.wallet.value;
         let descriptors = self.descriptors(wallet)?;
@@ -241,6 +248,7 @@ impl Wallets {
             refusal: None,
             hold: None,
             booked: None,
+            refund: draft.refund,
             created_at_ms: core.clock.now_ms(),
         };
         let mut steps = vec![
@@ -371,6 +379,7 @@ impl Wallets {
             emit("wallet.spend_cancelled", id.to_string(), &after)?,
         ];
         steps.extend(before.hold.map(|hold| Step::Release { hold }));
+        steps.extend(self.refund_cancelled(before).await?);
         steps.extend(self.set_free(before, &[], None).await?);
         Ok(Decision {
             steps,
@@ -435,7 +444,7 @@ pub(super) fn write_spend(spend: &Spend, read_version: i64) -> Result<Step, Erro
     put(SPENDS, spend.id.to_string(), read_version, spend, keys)
 }
 
-fn check_fee(fee_sat_per_kvb: Option<u64>) -> Result<(), CommandError> {
+pub(super) fn check_fee(fee_sat_per_kvb: Option<u64>) -> Result<(), CommandError> {
     match fee_sat_per_kvb {
         Some(fee) if !FEES.contains(&fee) => {
             let (field, bounds) = ("fee_sat_per_kvb", "1,000 to 10,000,000");

@@ -328,6 +328,7 @@ fn rules(dice: &mut Dice) -> PaymentRules {
         ask_for_rest: dice.roll(2) == 0,
         surplus: dice.pick(&[None, Some(SurplusTo::Tip)]),
         accept_late_within_per_mille: dice.pick(&[None, Some(10)]),
+        refund_up_to_per_mille: None,
         confirmations: vec![ConfirmationTier {
             up_to_msat: i64::MAX,
             confirmations: dice.pick(&[0, 1, 2, 6]),

@@ -9,7 +9,10 @@ mod foreign;
 mod lnurl;
 mod machine;
 mod no_lies;
+mod owed;
 mod page;
+mod refund_model;
+mod refunds;
 mod search;
 #[path = "../support/searches.rs"]
 mod searches;

@@ -26,17 +26,17 @@ use crate::support::scripted::ScriptedNode;
 use crate::support::shop::{self, Merchant, SAT, jmd, sat};
 use crate::support::{key, until};
 
-struct Set {
-    engine: Engine,
-    store: MemoryStore,
-    clock: Arc<ManualClock>,
-    rates: Arc<FixedRates>,
-    node: ScriptedNode,
-    customer: Arc<Wallet>,
-    merchant: Merchant,
+pub(crate) struct Set {
+    pub(crate) engine: Engine,
+    pub(crate) store: MemoryStore,
+    pub(crate) clock: Arc<ManualClock>,
+    pub(crate) rates: Arc<FixedRates>,
+    pub(crate) node: ScriptedNode,
+    pub(crate) customer: Arc<Wallet>,
+    pub(crate) merchant: Merchant,
 }
 
-async fn set() -> Set {
+pub(crate) async fn set() -> Set {
     let clock = Arc::new(ManualClock::at(1_800_000_000_000));
     let store = MemoryStore::new(clock.clone());
     let network = SimulatedNetwork::new(clock.clone());
@@ -68,13 +68,18 @@ async fn set() -> Set {
 }
 
 impl Set {
-    fn rate(&self, text: &str) {
+    pub(crate) fn rate(&self, text: &str) {
         let jmd = Currency::from_code("JMD").unwrap();
         self.rates
             .set(jmd, text.parse().unwrap(), "test", self.clock.now_ms());
     }
 
-    fn command(&self, name: &str, price: Price, options: InvoiceOptions) -> CreateInvoice {
+    pub(crate) fn command(
+        &self,
+        name: &str,
+        price: Price,
+        options: InvoiceOptions,
+    ) -> CreateInvoice {
         CreateInvoice {
             key: key(name),
             purpose: InvoicePurpose::Sale {
@@ -87,7 +92,7 @@ impl Set {
         }
     }
 
-    async fn make(&self, command: CreateInvoice) -> Result<Invoice, &'static str> {
+    pub(crate) async fn make(&self, command: CreateInvoice) -> Result<Invoice, &'static str> {
         let made = self
             .engine
             .invoices()
@@ -96,7 +101,7 @@ impl Set {
         made.map(|made| made.value).map_err(|error| error.code())
     }
 
-    async fn sale(&self, name: &str, price: Price, rules: PaymentRules) -> Invoice {
+    pub(crate) async fn sale(&self, name: &str, price: Price, rules: PaymentRules) -> Invoice {
         let options = InvoiceOptions {
             rules: Some(rules),
             ..on_chain(name, Custody::Operator)
@@ -104,7 +109,7 @@ impl Set {
         self.make(self.command(name, price, options)).await.unwrap()
     }
 
-    async fn get(&self, invoice: &Invoice) -> Invoice {
+    pub(crate) async fn get(&self, invoice: &Invoice) -> Invoice {
         let found = self
             .engine
             .invoices()
@@ -113,7 +118,7 @@ impl Set {
         found.unwrap().value
     }
 
-    async fn until(&self, invoice: &Invoice, state: InvoiceState) -> Invoice {
+    pub(crate) async fn until(&self, invoice: &Invoice, state: InvoiceState) -> Invoice {
         until(&format!("{state:?}"), || async {
             self.engine.run_due_jobs().await.unwrap();
             self.get(invoice).await.state == state
@@ -123,7 +128,7 @@ impl Set {
     }
 
     /// What is true of an output to the invoice's address.
-    async fn chain(
+    pub(crate) async fn chain(
         &self,
         invoice: &Invoice,
         output: u8,
@@ -150,7 +155,7 @@ impl Set {
         self.get(invoice).await
     }
 
-    async fn offer(
+    pub(crate) async fn offer(
         &self,
         invoice: &Invoice,
         amount_msat: i64,
@@ -165,7 +170,7 @@ impl Set {
         self.get(invoice).await
     }
 
-    async fn over_lightning(&self, invoice: &Invoice, amount_msat: i64) -> Invoice {
+    pub(crate) async fn over_lightning(&self, invoice: &Invoice, amount_msat: i64) -> Invoice {
         let payment_hash = invoice.lightning.last().unwrap().payment_hash;
         self.offer(invoice, amount_msat, None).await;
         self.node.inject(LightningEvent::Received {
@@ -176,11 +181,11 @@ impl Set {
         self.get(invoice).await
     }
 
-    fn pass(&self, seconds: u64) {
+    pub(crate) fn pass(&self, seconds: u64) {
         self.clock.advance(Duration::from_secs(seconds));
     }
 
-    async fn events(&self, invoice: &Invoice) -> Vec<String> {
+    pub(crate) async fn events(&self, invoice: &Invoice) -> Vec<String> {
         let events = self.store.events(0, 1_000).await.unwrap();
         let of_it = events
             .into_iter()
@@ -190,16 +195,16 @@ impl Set {
             .collect()
     }
 
-    async fn expect(&self, step: &str, lines: &[(Account, i64)]) {
+    pub(crate) async fn expect(&self, step: &str, lines: &[(Account, i64)]) {
         expect(&self.engine, step, lines).await;
     }
 
-    fn payable(&self) -> Account {
+    pub(crate) fn payable(&self) -> Account {
         Account::merchant_payable(self.merchant.id)
     }
 }
 
-fn on_chain(name: &str, custody: Custody) -> InvoiceOptions {
+pub(crate) fn on_chain(name: &str, custody: Custody) -> InvoiceOptions {
     InvoiceOptions {
         rails: vec![Rail::Lightning, Rail::OnChain],
         address: Some(GivenAddress {
@@ -210,7 +215,7 @@ fn on_chain(name: &str, custody: Custody) -> InvoiceOptions {
     }
 }
 
-fn after(confirmations: u32) -> PaymentRules {
+pub(crate) fn after(confirmations: u32) -> PaymentRules {
     PaymentRules {
         confirmations: vec![ConfirmationTier {
             up_to_msat: i64::MAX,
@@ -220,7 +225,7 @@ fn after(confirmations: u32) -> PaymentRules {
     }
 }
 
-fn block(confirmations: u32) -> OnChainPlace {
+pub(crate) fn block(confirmations: u32) -> OnChainPlace {
     OnChainPlace::Block {
         height: 100,
         hash: "ab".repeat(32),
@@ -228,8 +233,8 @@ fn block(confirmations: u32) -> OnChainPlace {
     }
 }
 
-const MEMPOOL: OnChainPlace = OnChainPlace::Mempool { replaceable: false };
-const GONE: OnChainPlace = OnChainPlace::Gone { replaced_by: None };
+pub(crate) const MEMPOOL: OnChainPlace = OnChainPlace::Mempool { replaceable: false };
+pub(crate) const GONE: OnChainPlace = OnChainPlace::Gone { replaced_by: None };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_settled_unconfirmed_and_was_double_spent_is_settled_no_more() {
@@ -536,7 +541,7 @@ async fn under_and_over_by_rule_and_rounding_is_neither() {
     set.expect("all is the merchant's", &lines).await;
 }
 
-async fn held(set: &Set, name: &str) -> Invoice {
+pub(crate) async fn held(set: &Set, name: &str) -> Invoice {
     let options = InvoiceOptions {
         hold: true,
         ..InvoiceOptions::default()
@@ -665,12 +670,21 @@ async fn what_was_never_the_operators_is_in_no_account() {
         set.chain(&sale, 1, 1_500, block(1)).await.state,
         InvoiceState::Settled
     );
-    set.expect("it is the merchant's own wallet", &[]).await;
+    // 1,000 sats count; the operator keeps 1 % of a payout, and so much of this.
+    set.expect(
+        "it is the merchant's own wallet, and the operator's fee is owed",
+        &[
+            (Account::merchant_receivable(set.merchant.id), 10 * SAT),
+            (Account::fee_income(), 10 * SAT),
+        ],
+    )
+    .await;
     assert_eq!(
         set.chain(&sale, 1, 1_500, GONE).await.state,
         InvoiceState::New
     );
-    set.expect("nothing to undo", &[]).await;
+    set.expect("nothing is owed for what the chain took away", &[])
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

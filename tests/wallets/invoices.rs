@@ -19,7 +19,7 @@ use crate::sources::{Servers, of, servers};
 use crate::support::{key, shop};
 
 impl Scene {
-    async fn invoice(
+    pub(crate) async fn invoice(
         &self,
         name: &str,
         merchant: MerchantId,
@@ -53,7 +53,7 @@ impl Scene {
             .value
     }
 
-    async fn now(&self, invoice: InvoiceId) -> Invoice {
+    pub(crate) async fn now(&self, invoice: InvoiceId) -> Invoice {
         self.engine
             .invoices()
             .get(&self.issuer, invoice)
@@ -62,7 +62,7 @@ impl Scene {
             .value
     }
 
-    async fn posted(&self, account: Account, side: Side) -> i128 {
+    pub(crate) async fn posted(&self, account: Account, side: Side) -> i128 {
         self.store.balance(&account).await.unwrap().posted(side)
     }
 }

@@ -8,6 +8,7 @@ mod corpus;
 mod facts;
 mod invoices;
 mod receiving;
+mod refunds;
 mod reorgs;
 mod scene;
 mod sources;

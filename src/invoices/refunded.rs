@@ -1,0 +1,124 @@
+//! What of an invoice can be paid back, and what refunds leave of it.
+
+use super::model::{Custody, Invoice, InvoicePurpose};
+use super::options::SurplusTo;
+use super::payment::{InvoicePayment, InvoicePaymentState, Rail};
+use super::steps;
+use crate::Error;
+use crate::core::{Core, Loaded};
+use crate::ledger::Step;
+use crate::treasury::{self, SuspenseItem, SuspenseTarget};
+
+/// What came by the payments of an invoice, as far as it can be paid back.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Refundable {
+    /// What whoever the invoice is of has got.
+    pub(crate) owners_msat: i64,
+    /// What of all is beyond what was due.
+    pub(crate) surplus_msat: i64,
+    /// What waits in suspense, and can be made the owner's.
+    pub(crate) waiting: Vec<Loaded<SuspenseItem>>,
+}
+
+impl Refundable {
+    /// What waits in suspense.
+    pub(crate) fn waiting_msat(&self) -> i64 {
+        let waiting = self.waiting.iter().map(|item| item.value.amount_msat);
+        waiting.fold(0, i64::saturating_add)
+    }
+}
+
+/// To whom suspense is given whose invoice it came for.
+pub(crate) fn owner_of(purpose: InvoicePurpose) -> SuspenseTarget {
+    match purpose {
+        InvoicePurpose::Sale { merchant } | InvoicePurpose::Contribution { merchant } => {
+            SuspenseTarget::Merchant { merchant }
+        }
+        InvoicePurpose::TopUp { card } => SuspenseTarget::Card { card },
+        InvoicePurpose::Plain => SuspenseTarget::Operator,
+    }
+}
+
+/// What came by the settled payments of an invoice and is its owner's, or waits in suspense. What
+/// went on another card as surplus, or was given to somebody else, cannot be paid back by it.
+pub(crate) async fn refundable(core: &Core, invoice: &Invoice) -> Result<Refundable, Error> {
+    let mut sum = Refundable::default();
+    let settled = |paid: &&InvoicePayment| paid.state == InvoicePaymentState::Settled;
+    for paid in invoice.payments.iter().filter(settled) {
+        sum.owners_msat = sum.owners_msat.saturating_add(paid.counted_msat);
+        let surplus_msat = paid.surplus_msat();
+        if surplus_msat <= 0 {
+            continue;
+        }
+        let is_owners = match (is_in_own_wallet(invoice, paid), surplus_of(invoice, paid)) {
+            (true, _) | (false, Some(SurplusTo::Tip | SurplusTo::Refund)) => true,
+            (false, Some(SurplusTo::Card { .. })) => false,
+            (false, None) => match suspended(core, paid).await? {
+                Some(item) if is_waiting(&item) => {
+                    sum.waiting.push(item);
+                    sum.surplus_msat = sum.surplus_msat.saturating_add(surplus_msat);
+                    false
+                }
+                Some(item) => item.value.assigned_to == Some(owner_of(invoice.purpose)),
+                None => false,
+            },
+        };
+        if is_owners {
+            sum.owners_msat = sum.owners_msat.saturating_add(surplus_msat);
+            sum.surplus_msat = sum.surplus_msat.saturating_add(surplus_msat);
+        }
+    }
+    Ok(sum)
+}
+
+fn is_waiting(item: &Loaded<SuspenseItem>) -> bool {
+    item.value.assigned_to.is_none() && !item.value.withdrawn
+}
+
+fn is_in_own_wallet(invoice: &Invoice, paid: &InvoicePayment) -> bool {
+    let custody = invoice.on_chain.as_ref().map(|rail| rail.custody);
+    paid.rail == Rail::OnChain && custody == Some(Custody::Merchant)
+}
+
+fn surplus_of(invoice: &Invoice, paid: &InvoicePayment) -> Option<SurplusTo> {
+    invoice.rules().surplus.filter(|_| !paid.suspended)
+}
+
+async fn suspended(
+    core: &Core,
+    paid: &InvoicePayment,
+) -> Result<Option<Loaded<SuspenseItem>>, Error> {
+    match paid.transfers.surplus {
+        Some(item) => treasury::item(core, item).await,
+        None => Ok(None),
+    }
+}
+
+/// By how much a refund changes what is written of its invoice.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct RefundEntry {
+    pub(crate) refunding_msat: i64,
+    pub(crate) refunded_msat: i64,
+    pub(crate) covers_msat: i64,
+}
+
+/// The steps that write an invoice with what a refund changes of it.
+pub(crate) fn with_refund(
+    invoice: &Loaded<Invoice>,
+    entry: RefundEntry,
+    now_ms: i64,
+) -> Result<[Step; 2], Error> {
+    let mut after = invoice.value.clone();
+    let flags = &mut after.flags;
+    let add = |to: &mut i64, more: i64| *to = to.saturating_add(more).max(0);
+    add(&mut flags.refunding_msat, entry.refunding_msat);
+    add(&mut flags.refunded_msat, entry.refunded_msat);
+    add(&mut flags.refund_covers_msat, entry.covers_msat);
+    after.stand(now_ms);
+    let event = match entry {
+        RefundEntry { refunded_msat, .. } if refunded_msat > 0 => "invoice.refunded",
+        RefundEntry { refunding_msat, .. } if refunding_msat > 0 => "invoice.refunding",
+        _ => "invoice.refund_ended",
+    };
+    steps::write(invoice, &mut after, event)
+}

@@ -1,0 +1,254 @@
+//! From what is asked for to what a refund comes to, whatever way it goes.
+
+use super::model::{
+    CreateRefund, Refund, RefundAmount, RefundFeeBearer, RefundPosting, RefundState, RefundTo,
+};
+use super::rules::{self, Due, Paid};
+use super::{RefundError, Refunds};
+use crate::Error;
+use crate::cards::{self, Left};
+use crate::core::{Caller, Core, Loaded};
+use crate::ids::RefundId;
+use crate::invoices::{self, Invoice, InvoicePurpose, Refundable};
+use crate::ledger::{Account, Step};
+use crate::money::{Asset, Quote};
+use crate::payments::{Holds, rules::share};
+use crate::rates::{self, RatePolicy};
+use crate::rewards::PointsBack;
+use crate::{settlement, treasury};
+
+/// A refund that goes nowhere yet, and what its commit brings besides.
+pub(super) struct Draft {
+    pub(super) refund: Refund,
+    pub(super) invoice: Loaded<Invoice>,
+    /// Guards, suspense that is given to its owner, points that are set aside.
+    pub(super) steps: Vec<Step>,
+}
+
+/// What an invoice's refund would take, before it goes anywhere.
+pub(super) struct Reckoned {
+    pub(super) came: Refundable,
+    pub(super) paid: Paid,
+    pub(super) due: Due,
+}
+
+/// Whoever may sell for the merchant; of what is on a card or the operator's own, the issuer.
+pub(super) fn admit(caller: &Caller, purpose: InvoicePurpose) -> Result<(), Error> {
+    match purpose.merchant() {
+        Some(merchant) => caller.require_seller(merchant)?,
+        None => caller.require_issuer()?,
+    }
+    Ok(())
+}
+
+impl Refunds {
+    /// What is asked for comes to so much. What waits in suspense is given out by the issuer
+    /// alone, so that for a till it is not there.
+    pub(super) async fn reckon(
+        &self,
+        caller: &Caller,
+        invoice: &Invoice,
+        asked: RefundAmount,
+    ) -> Result<Reckoned, Error> {
+        let core = &self.core;
+        rules::check_open(invoice, core.clock.now_ms())?;
+        let mut came = invoices::refundable(core, invoice).await?;
+        if caller.require_issuer().is_err() {
+            came.surplus_msat = came.surplus_msat.saturating_sub(came.waiting_msat());
+            came.waiting.clear();
+        }
+        let flags = &invoice.flags;
+        let paid = Paid {
+            received_msat: came.owners_msat.saturating_add(came.waiting_msat()),
+            surplus_msat: came.surplus_msat,
+            sent_msat: flags.refunded_msat.saturating_add(flags.refunding_msat),
+            covered_msat: flags.refund_covers_msat,
+        };
+        let quote = self.rate_now(invoice, asked).await?;
+        let due = rules::due(invoice, &paid, asked, quote)?;
+        Ok(Reckoned { came, paid, due })
+    }
+
+    async fn rate_now(
+        &self,
+        invoice: &Invoice,
+        asked: RefundAmount,
+    ) -> Result<Option<Quote>, Error> {
+        let core = &self.core;
+        let Some(currency) = rules::needs_rate(invoice, asked)? else {
+            return Ok(None);
+        };
+        // Nobody earns by a refund.
+        let policy = RatePolicy {
+            spread: None,
+            ..core.settings.rates
+        };
+        let seen = core.rates.rate(currency).await?;
+        Ok(Some(rates::quote(
+            currency,
+            seen,
+            policy,
+            core.clock.now_ms(),
+        )?))
+    }
+
+    /// The most that the route of `sent_msat` may cost, by the terms of whoever pays it.
+    pub(super) async fn max_fee_msat(
+        &self,
+        purpose: InvoicePurpose,
+        sent_msat: i64,
+    ) -> Result<i64, Error> {
+        let core = &self.core;
+        Ok(match purpose.merchant() {
+            Some(merchant) => {
+                let merchant = settlement::load_merchant(core, merchant).await?;
+                settlement::max_route_fee(&merchant.value.terms, sent_msat)?
+            }
+            None => {
+                let terms = core.settings.card_payments;
+                share(terms.route_base_msat, terms.route_bps, sent_msat)?
+            }
+        })
+    }
+
+    pub(super) async fn draft(
+        &self,
+        caller: &Caller,
+        command: &CreateRefund,
+    ) -> Result<Draft, Error> {
+        let core = &self.core;
+        let invoice = invoices::load(core, command.invoice).await?;
+        let purpose = invoice.value.purpose;
+        admit(caller, purpose)?;
+        let payer = cards::account_now(core, purpose.account()).await?;
+        if payer.asset() != Asset::Btc {
+            let invoice = invoice.value.id;
+            return Err(RefundError::CardInCurrency { invoice }.into());
+        }
+        let Reckoned { came, paid, due } =
+            self.reckon(caller, &invoice.value, command.amount).await?;
+        let id = core.new_id(RefundId::from_parts)?;
+        let from_suspense_msat = match command.amount {
+            // What waits there is what is to go back.
+            RefundAmount::Everything | RefundAmount::Surplus => due.covers_msat,
+            _ => paid.covered_msat + due.covers_msat - came.owners_msat,
+        };
+        let mut steps = given_out(core, &came, from_suspense_msat, (id, payer, purpose))?;
+        let left = Left {
+            part_msat: paid.received_msat - paid.covered_msat - due.covers_msat,
+            whole_msat: paid.received_msat,
+        };
+        let (points, set_aside) = points_back(core, &invoice.value, left, id).await?;
+        steps.extend(set_aside);
+        let redeemed = points.iter().map(|back| back.redeemed_msat);
+        let withheld_msat = redeemed.fold(0, i64::saturating_add);
+        let max_fee_msat = match &command.to {
+            // On chain it is known once the coins are chosen.
+            RefundTo::Card { .. } | RefundTo::OnChain { .. } => 0,
+            _ => self.max_fee_msat(purpose, due.amount_msat).await?,
+        };
+        let bearer = command.fee_bearer;
+        let posting = RefundPosting::new(payer, Holds::new(core, 0, max_fee_msat)?);
+        let sent_msat = rules::sent_msat(due.amount_msat, withheld_msat, bearer, max_fee_msat)?;
+        let refund = Refund {
+            sent_msat,
+            max_fee_msat,
+            points,
+            withheld_msat,
+            ..new(command, (id, purpose), due, posting, core.clock.now_ms())
+        };
+        Ok(Draft {
+            refund,
+            invoice,
+            steps,
+        })
+    }
+}
+
+/// A refund that goes nowhere yet, at no cost.
+fn new(
+    command: &CreateRefund,
+    (id, purpose): (RefundId, InvoicePurpose),
+    due: Due,
+    posting: RefundPosting,
+    now_ms: i64,
+) -> Refund {
+    Refund {
+        id,
+        invoice: command.invoice,
+        purpose,
+        to: command.to.clone(),
+        asked: command.amount,
+        amount_msat: due.amount_msat,
+        sent_msat: due.amount_msat,
+        covers_msat: due.covers_msat,
+        quote: due.quote,
+        fee_bearer: command.fee_bearer,
+        max_fee_msat: 0,
+        fee_msat: None,
+        payment_hash: None,
+        bolt11: String::new(),
+        ask: None,
+        state: RefundState::Sending,
+        reason: command.reason.clone(),
+        detail: None,
+        created_at_ms: now_ms,
+        by_book: None,
+        held_for: None,
+        spend: None,
+        points: Vec::new(),
+        withheld_msat: 0,
+        posting,
+    }
+}
+
+/// As much of what waits in suspense as is needed becomes its owner's.
+fn given_out(
+    core: &Core,
+    came: &Refundable,
+    mut needed_msat: i64,
+    (id, payer, purpose): (RefundId, Account, InvoicePurpose),
+) -> Result<Vec<Step>, Error> {
+    let mut steps = Vec::new();
+    for item in &came.waiting {
+        if needed_msat <= 0 {
+            break;
+        }
+        needed_msat = needed_msat.saturating_sub(item.value.amount_msat);
+        let to = invoices::owner_of(purpose);
+        let reason = format!("refund {id}");
+        steps.extend(treasury::give(core, item, to, payer, reason)?);
+    }
+    Ok(steps)
+}
+
+/// The points that go back of what cards of this engine paid, and the steps that set them aside.
+async fn points_back(
+    core: &Core,
+    invoice: &Invoice,
+    left: Left,
+    id: RefundId,
+) -> Result<(Vec<PointsBack>, Vec<Step>), Error> {
+    let (mut points, mut steps) = (Vec::new(), Vec::new());
+    for hash in invoice
+        .payments
+        .iter()
+        .filter_map(|paid| paid.booked_hash())
+    {
+        let back = cards::set_points_aside(core, hash, left, &points, &id.to_string()).await?;
+        if let Some((back, set_aside)) = back {
+            points.push(back);
+            steps.extend(set_aside);
+        }
+    }
+    Ok((points, steps))
+}
+
+/// Taken by the amount alone, where whoever is paid back bears the fee.
+pub(super) fn sent_of(
+    due: &Due,
+    bearer: RefundFeeBearer,
+    max_fee_msat: i64,
+) -> Result<i64, RefundError> {
+    rules::sent_msat(due.amount_msat, 0, bearer, max_fee_msat)
+}

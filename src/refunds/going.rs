@@ -1,0 +1,268 @@
+//! The ways a refund goes: over the network, in the books, by a Lightning address.
+
+use super::drafting::Draft;
+use super::model::{AnswerRefund, CancelRefund, CreateRefund, Refund, RefundState, RefundTo};
+use super::{REFUNDS, RefundError, Refunds, address, rules};
+use crate::Error;
+use crate::cards;
+use crate::core::{Caller, Decision, Loaded, NodeStatus, emit, put};
+use crate::ids::{CardId, TransferId};
+use crate::invoices;
+use crate::ledger::{NewTransfer, Step, TransferKind};
+use crate::lightning::{Bolt11Details, LightningError};
+use crate::payments;
+use crate::settlement::PaidByBook;
+
+impl Refunds {
+    pub(super) async fn decide_create(
+        &self,
+        caller: &Caller,
+        command: &CreateRefund,
+    ) -> Result<Decision<Refund>, Error> {
+        let core = &self.core;
+        let Draft {
+            mut refund,
+            invoice,
+            steps: drafted,
+        } = self.draft(caller, command).await?;
+        let mut steps = Vec::new();
+        match &command.to {
+            RefundTo::Bolt11 { bolt11 } => {
+                steps.extend(self.to_bolt11(&mut refund, bolt11).await?);
+            }
+            RefundTo::LightningAddress { address } => {
+                let url = address::first_question(address)?;
+                self.check_can_send(&refund).await?;
+                refund.state = RefundState::Resolving;
+                refund.ask = Some(url);
+                steps.extend(write(&refund, 0)?);
+            }
+            RefundTo::OnChain {
+                address,
+                fee_sat_per_kvb,
+            } => {
+                let spent = self.to_chain(&mut refund, address, *fee_sat_per_kvb);
+                steps.extend(spent.await?);
+            }
+            RefundTo::Card { card } => steps.extend(self.to_card(&mut refund, *card).await?),
+        }
+        let is_paid = refund.state == RefundState::Succeeded;
+        let entry = rules::begun(&refund, is_paid);
+        // Written first: whoever lost a race is to read again.
+        let mut first = invoices::with_refund(&invoice, entry, core.clock.now_ms())?.to_vec();
+        first.extend(drafted);
+        if is_paid {
+            first.extend(refund.points_go_back(core)?);
+        }
+        first.append(&mut steps);
+        let steps = first;
+        Ok(Decision {
+            steps,
+            answer: refund,
+        })
+    }
+
+    /// The intent of a refund to a BOLT11, or the transfer where that is of this engine.
+    async fn to_bolt11(&self, refund: &mut Refund, bolt11: &str) -> Result<Vec<Step>, Error> {
+        let core = &self.core;
+        let asked: Bolt11Details = bolt11.parse()?;
+        if asked.network != core.network {
+            let (expected, found) = (core.network.clone(), asked.network);
+            return Err(LightningError::WrongNetwork { expected, found }.into());
+        }
+        let hash = asked.payment_hash;
+        bolt11.trim().clone_into(&mut refund.bolt11);
+        refund.payment_hash = Some(hash);
+        let Some(own) = invoices::own_invoice(core, hash).await? else {
+            rules::payable(&asked, refund.sent_msat, core.clock.now_ms())?;
+            self.check_can_send(refund).await?;
+            refund.state = RefundState::Sending;
+            refund.posting.attempts = self.payments.first_attempts();
+            return payments::rules::intend(refund, self.payments.first_check_at());
+        };
+        if own.value.purpose.account() == refund.purpose.account() {
+            return Err(RefundError::OwnAccount.into());
+        }
+        if matches!(refund.to, RefundTo::Bolt11 { .. }) {
+            self.costs_nothing(refund)?;
+        }
+        rules::payable(&asked, refund.sent_msat, core.clock.now_ms())?;
+        let (sent_msat, payer) = (refund.sent_msat, refund.posting.payer);
+        let paid = invoices::pay_by_book(core, &own, hash, sent_msat, payer).await?;
+        if own.value.options.hold {
+            refund.state = RefundState::Sending;
+            refund.held_for = Some(own.value.id);
+            let mut steps = payments::rules::paid_by_book(refund)?;
+            steps.extend(paid);
+            return Ok(steps);
+        }
+        refund.state = RefundState::Succeeded;
+        refund.fee_msat = Some(0);
+        refund.by_book = Some(PaidByBook {
+            invoice: own.value.id,
+            preimage: invoices::proof(core, &own.value, hash),
+        });
+        let mut steps = payments::rules::paid_by_book(refund)?;
+        steps.extend(paid);
+        Ok(steps)
+    }
+
+    /// In the books there is no route to pay for.
+    fn costs_nothing(&self, refund: &mut Refund) -> Result<(), RefundError> {
+        refund.max_fee_msat = 0;
+        refund.posting.holds.route = None;
+        let (amount_msat, withheld_msat) = (refund.amount_msat, refund.withheld_msat);
+        refund.sent_msat = rules::sent_msat(amount_msat, withheld_msat, refund.fee_bearer, 0)?;
+        Ok(())
+    }
+
+    async fn to_card(&self, refund: &mut Refund, card: CardId) -> Result<Vec<Step>, Error> {
+        let core = &self.core;
+        let card = cards::current(core, card).await?;
+        cards::require_bitcoin(&card.value)?;
+        let credit = card.value.balance_account();
+        if credit == refund.posting.payer {
+            return Err(RefundError::OwnAccount.into());
+        }
+        let (credit_ceiling, held) = cards::programs::ceiling(core, &card.value).await?;
+        let transfer = core.new_id(TransferId::from_parts)?;
+        refund.state = RefundState::Succeeded;
+        refund.fee_msat = Some(0);
+        refund.posting.transfer = Some(transfer);
+        let mut steps = write(refund, 0)?.to_vec();
+        steps.push(Step::Transfer(NewTransfer {
+            id: transfer,
+            debit: refund.posting.payer,
+            credit,
+            amount: refund.sent_msat,
+            kind: TransferKind::Refund,
+            reference: refund.id.to_string(),
+            credit_ceiling,
+        }));
+        steps.extend(held);
+        steps.extend(cards::onward(core, credit).await?);
+        Ok(steps)
+    }
+
+    /// Refused before anything is set aside where the channels cannot carry it now. Where another
+    /// instance has the node, that one says so.
+    async fn check_can_send(&self, refund: &Refund) -> Result<(), Error> {
+        let core = &self.core;
+        if core.lightning_elsewhere && core.lightning.is_none() {
+            return Ok(());
+        }
+        let node = core.node()?;
+        match core.node_status() {
+            NodeStatus::Standby => return Ok(()),
+            NodeStatus::Locked => return Err(LightningError::NotRunning.into()),
+            NodeStatus::None | NodeStatus::Stopped | NodeStatus::Running => {}
+        }
+        let available_msat = node.balances().await?.outbound_capacity_msat;
+        let needed_msat = refund.sent_msat.saturating_add(refund.max_fee_msat);
+        if needed_msat > available_msat {
+            return Err(RefundError::NoOutboundCapacity {
+                available_msat,
+                needed_msat,
+            }
+            .into());
+        }
+        Ok(())
+    }
+
+    /// What the host fetched: the next question, or the invoice that is paid.
+    pub(super) async fn decide_answer(
+        &self,
+        command: &AnswerRefund,
+    ) -> Result<Decision<Refund>, Error> {
+        let found = self.require(command.refund).await?;
+        let mut refund = self.waiting(&found)?;
+        let asked = refund.ask.take();
+        let is_first = match &refund.to {
+            RefundTo::LightningAddress { address } => {
+                asked == address::first_question(address).ok()
+            }
+            _ => false,
+        };
+        if asked.as_deref() != Some(command.asked.as_str()) {
+            let refund = command.refund;
+            return Err(RefundError::OtherQuestion { refund }.into());
+        }
+        if is_first {
+            let url = address::second_question(&command.body, refund.sent_msat)?;
+            refund.ask = Some(url);
+            let steps = write(&refund, found.version)?.to_vec();
+            return Ok(Decision {
+                steps,
+                answer: refund,
+            });
+        }
+        let now_ms = self.core.clock.now_ms();
+        let holds = |quote: &crate::money::Quote| now_ms < quote.valid_until_ms;
+        if !refund.quote.as_ref().is_none_or(holds) {
+            let refund = command.refund;
+            return Err(RefundError::QuoteExpired { refund }.into());
+        }
+        let bolt11 = address::invoice_of(&command.body)?;
+        let mut steps = self.to_bolt11(&mut refund, &bolt11).await?;
+        written_again(&mut steps, found.version);
+        if refund.state == RefundState::Succeeded {
+            steps.extend(refund.ends(&self.core, true).await?);
+        }
+        Ok(Decision {
+            steps,
+            answer: refund,
+        })
+    }
+
+    pub(super) async fn decide_cancel(
+        &self,
+        command: &CancelRefund,
+    ) -> Result<Decision<Refund>, Error> {
+        let found = self.require(command.refund).await?;
+        let mut refund = self.waiting(&found)?;
+        refund.state = RefundState::Cancelled;
+        refund.ask = None;
+        let mut steps = write(&refund, found.version)?.to_vec();
+        steps.extend(refund.ends(&self.core, false).await?);
+        Ok(Decision {
+            steps,
+            answer: refund,
+        })
+    }
+
+    /// A refund that waits for its Lightning address.
+    fn waiting(&self, found: &Loaded<Refund>) -> Result<Refund, RefundError> {
+        let Refund { id, state, .. } = found.value;
+        if state != RefundState::Resolving {
+            return Err(RefundError::WrongState { refund: id, state });
+        }
+        Ok(found.value.clone())
+    }
+}
+
+/// The steps that write a refund which the node knows nothing of.
+pub(super) fn write(refund: &Refund, read_version: i64) -> Result<[Step; 2], Error> {
+    let id = refund.id.to_string();
+    let mut keys = refund.keys();
+    let state = if refund.state.is_final() {
+        "closed"
+    } else {
+        "waiting"
+    };
+    keys.push(("state", state.to_owned()));
+    Ok([
+        put(REFUNDS, id.clone(), read_version, refund, keys)?,
+        emit(refund.event_kind(), id, refund)?,
+    ])
+}
+
+/// The record of an intent is new; that of a refund which waited was there before.
+fn written_again(steps: &mut [Step], read_version: i64) {
+    for step in steps {
+        if let Step::Put(document) = step
+            && document.collection == REFUNDS
+        {
+            document.read_version = read_version;
+        }
+    }
+}

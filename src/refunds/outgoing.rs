@@ -1,0 +1,163 @@
+//! A refund as a payment that leaves.
+
+use async_trait::async_trait;
+
+use super::model::{Refund, RefundFeeBearer, RefundOutcome, RefundState};
+use super::{CHECK_JOB, REFUNDS, RefundError, rules};
+use crate::Error;
+use crate::cards;
+use crate::core::Core;
+use crate::invoices;
+use crate::ledger::{Step, TransferKind};
+use crate::lightning::PaymentHash;
+use crate::payments::{Attempts, Change, Leaving, Outcome, Outgoing, Standing};
+use crate::rewards;
+use crate::settlement::PaidByBook;
+use crate::store::StoreError;
+
+impl From<RefundOutcome> for Outcome {
+    fn from(outcome: RefundOutcome) -> Self {
+        match outcome {
+            RefundOutcome::Succeeded { fee_msat } => Self::Succeeded {
+                route_fee_msat: fee_msat,
+            },
+            RefundOutcome::Failed => Self::Failed,
+        }
+    }
+}
+
+impl Refund {
+    /// The keys under which it is found besides those of every payment.
+    pub(super) fn keys(&self) -> Vec<(&'static str, String)> {
+        let merchant = self.purpose.merchant();
+        let merchant = merchant.map(|id| ("merchant", id.to_string()));
+        let invoice = ("invoice", self.invoice.to_string());
+        std::iter::once(invoice).chain(merchant).collect()
+    }
+
+    /// The event that says how it stands.
+    pub(super) fn event_kind(&self) -> &'static str {
+        match self.state {
+            RefundState::Resolving => "refund.resolving",
+            RefundState::Sending => "refund.sending",
+            RefundState::Unknown => "refund.unknown",
+            RefundState::Succeeded => "refund.succeeded",
+            RefundState::Failed => "refund.failed",
+            RefundState::Cancelled => "refund.cancelled",
+        }
+    }
+
+    /// The points of the sale go back, and what was set aside for them is the merchant's again.
+    pub(super) fn points_go_back(&self, core: &Core) -> Result<Vec<Step>, Error> {
+        let (mut steps, reference) = (Vec::new(), self.id.to_string());
+        if let Some(merchant) = self.purpose.merchant() {
+            for back in &self.points {
+                steps.extend(rewards::taken_back(core, back, merchant, &reference)?);
+            }
+        }
+        Ok(steps)
+    }
+
+    /// What is posted when it ends: the invoice says so, and the points of the sale go back or
+    /// stay.
+    pub(super) async fn ends(&self, core: &Core, is_paid: bool) -> Result<Vec<Step>, Error> {
+        let invoice = invoices::load(core, self.invoice).await?;
+        let entry = rules::ended(self, is_paid);
+        let mut steps = invoices::with_refund(&invoice, entry, core.clock.now_ms())?.to_vec();
+        if is_paid {
+            steps.extend(self.points_go_back(core)?);
+        } else {
+            for back in &self.points {
+                steps.extend(cards::give_points_again(core, back).await?);
+            }
+            // What comes back to a card that went out of use meanwhile goes on from there.
+            steps.extend(cards::onward(core, self.posting.payer).await?);
+        }
+        Ok(steps)
+    }
+}
+
+#[async_trait]
+impl Outgoing for Refund {
+    const COLLECTION: &'static str = REFUNDS;
+    const CHECK_JOB: &'static str = CHECK_JOB;
+
+    fn leaving(&self) -> Leaving<'_> {
+        Leaving {
+            id: self.id.to_string(),
+            // One that has none is asked of nobody.
+            payment_hash: self.payment_hash.unwrap_or(PaymentHash([0; 32])),
+            bolt11: &self.bolt11,
+            payer: self.posting.payer,
+            exchanged: None,
+            kind: TransferKind::Refund,
+            amount_msat: self.sent_msat,
+            fee: (TransferKind::PayoutFee, 0),
+            max_route_fee_msat: self.max_fee_msat,
+            route_payer: match self.fee_bearer {
+                RefundFeeBearer::Merchant | RefundFeeBearer::Customer => Some(self.posting.payer),
+                RefundFeeBearer::Operator => None,
+            },
+            max_lock_blocks: None,
+            usage: Vec::new(),
+            created_at_ms: self.created_at_ms,
+            standing: self.state.into(),
+            in_books: self.payment_hash.is_none() || self.held_for.is_some(),
+            attempts: self.posting.attempts,
+            holds: self.posting.holds,
+        }
+    }
+
+    fn changed(&self, change: Change) -> Self {
+        Self {
+            state: change.standing.into(),
+            detail: change.reason,
+            fee_msat: change.route_fee_msat,
+            ..self.clone()
+        }
+    }
+
+    fn with_attempts(&self, attempts: Attempts) -> Self {
+        let mut after = self.clone();
+        after.posting.attempts = attempts;
+        after
+    }
+
+    fn with_proof(self, proof: PaidByBook) -> Self {
+        Self {
+            by_book: Some(proof),
+            ..self
+        }
+    }
+
+    fn owner_keys(&self) -> Vec<(&'static str, String)> {
+        self.keys()
+    }
+
+    fn event(&self) -> (&'static str, String) {
+        (self.event_kind(), self.id.to_string())
+    }
+
+    fn missing(id: &str) -> Error {
+        match id.parse() {
+            Ok(refund) => RefundError::NotFound { refund }.into(),
+            Err(_) => StoreError::Corrupt {
+                reason: format!("no refund {id}"),
+            }
+            .into(),
+        }
+    }
+
+    fn has_ended(&self) -> Error {
+        let (refund, state) = (self.id, self.state);
+        RefundError::WrongState { refund, state }.into()
+    }
+
+    fn is_in_flight(&self) -> Error {
+        RefundError::InFlight { refund: self.id }.into()
+    }
+
+    async fn when_ended(&self, core: &Core, standing: Standing) -> Result<Vec<Step>, Error> {
+        self.ends(core, standing == Standing::Succeeded).await
+    }
+}
