@@ -339,6 +339,8 @@ impl Treasury {
             let new_id = || self.core.new_id(TransferId::from_parts);
             steps.extend(recover(account, after.amount_msat, item, new_id)?);
             steps.extend(crate::cards::onward(&self.core, account).await?);
+        } else {
+            steps.extend(crate::cards::look_at_balance(&self.core, account, item).await?);
         }
         steps.push(emit("suspense.assigned", item.to_string(), &after)?);
         Ok(Decision {

@@ -1,9 +1,12 @@
 //! The life of a card: lost, replaced, expired, wiped, retired; its family, its holder's recovery
 //! code, its virtual and bearer kin; and who may do what.
 
+mod desk;
 mod hands;
 mod model;
+mod owner;
 mod private;
+mod receipts;
 mod story;
 #[path = "../support/mod.rs"]
 mod support;
