@@ -230,12 +230,13 @@ impl ChainSource for Electrum {
         Ok(None)
     }
 
-    async fn header_at(&self, block: BlockId) -> Result<Option<Header>, ChainError> {
-        let at = usize::try_from(block.height).unwrap_or(usize::MAX);
-        let header = self.ask(move |client| client.block_header(at)).await?;
-        Ok(header
-            .ok()
-            .filter(|header| header.block_hash() == block.hash))
+    async fn header_at(&self, height: u32) -> Result<Option<Header>, ChainError> {
+        if height > self.tip().await?.height {
+            return Ok(None);
+        }
+        let at = usize::try_from(height).unwrap_or(usize::MAX);
+        let header = self.get("a header", move |client| client.block_header(at));
+        header.await.map(Some)
     }
 
     async fn transaction(

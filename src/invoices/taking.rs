@@ -13,6 +13,7 @@ use crate::ids::{InvoiceId, TransferId};
 use crate::ledger::{Account, Refusal, Step};
 use crate::lightning::{LightningError, PaymentDirection, PaymentHash, PaymentState};
 use crate::rates::price_in_msat;
+use crate::receipts;
 use crate::settlement;
 use crate::treasury;
 
@@ -83,6 +84,7 @@ pub(super) async fn decide(
         onward.extend(cards::onward(core, credit).await?);
         onward.extend(cards::onward(core, surplus).await?);
     }
+    let receipt = receipts::owed(core, &invoice.value, &outcome.after).await?;
     let payers = by_book::payers_end(core, &invoice.value, &outcome.moves).await?;
     let lows = looks(core, &invoice.value, &outcome.moves).await?;
     let own_wallet_bps = own_wallet_bps(core, &invoice.value, takes).await?;
@@ -97,6 +99,7 @@ pub(super) async fn decide(
         own_wallet_bps,
     };
     let (after, mut batch) = steps::steps(invoice, outcome, &context)?;
+    batch.extend(receipt);
     for more in [guards, onward, payers, lows] {
         batch.extend(more);
     }

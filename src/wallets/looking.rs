@@ -65,7 +65,9 @@ pub(super) async fn known_since(source: &dyn ChainSource, coin: &Coin) -> Result
     let Standing::Confirmed { block } = coin.standing else {
         return Ok(i64::MAX);
     };
-    let header = source.header_at(block).await?.ok_or(ChainError::Moved)?;
+    let header = source.header_at(block.height).await?;
+    let header = header.filter(|header| header.block_hash() == block.hash);
+    let header = header.ok_or(ChainError::Moved)?;
     Ok(i64::from(header.time) * 1_000)
 }
 
