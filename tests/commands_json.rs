@@ -852,7 +852,9 @@ async fn every_command_and_every_answer() {
         amount_msat: -1,
         since_ms: 1,
         assigned_to: Some(SuspenseTarget::Operator),
+        assignment: Some(flashkit::ids::TransferId::from_parts(1, [2; 10])),
         withdrawn: false,
+        returned_as: None,
         reason: Some("a letter".to_owned()),
     });
     check_answer(&reports.audit(&issuer).await.unwrap());

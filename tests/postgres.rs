@@ -1,6 +1,8 @@
 //! The PostgreSQL store: its contract, several instances on one database, and what is lost when a
 //! connection or the server is.
 
+#[path = "support/searches.rs"]
+mod searches;
 #[path = "support/postgres/mod.rs"]
 mod support;
 
@@ -1028,4 +1030,19 @@ async fn what_no_standby_has_is_not_acknowledged_out_of_the_tables() {
     let again = store.commit(batch).await.unwrap();
     assert!(again.replayed);
     assert!(store.command(scope).await.unwrap().is_some());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn invoices_are_found_as_in_memory() {
+    let Some(cluster) = Cluster::shared() else {
+        return;
+    };
+    let clock = searches::clock();
+    let store = MemoryStore::new(clock.clone());
+    let in_memory = searches::search(Arc::new(store), clock).await;
+    let clock = searches::clock();
+    let url = cluster.url(cluster.port, "sslmode=disable");
+    let config = PostgresConfig::new(url).schema("searches");
+    let store = PostgresStore::connect(config, clock.clone()).await.unwrap();
+    assert_eq!(searches::search(Arc::new(store), clock).await, in_memory);
 }

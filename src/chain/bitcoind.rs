@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use super::esplora::sat_per_kvb;
 use super::http::Http;
+use super::looking::of_one_tip;
 use super::{
     BlockId, ChainError, ChainSource, FeeRates, MerkleBranch, SeenTransaction, View, Watch,
 };
@@ -367,12 +368,7 @@ impl ChainSource for Bitcoind {
 
     async fn look(&self, watch: &Watch) -> Result<View, ChainError> {
         let tip = self.tip().await?;
-        let view = self.look_once(watch, tip).await?;
-        if self.tip().await? == tip {
-            Ok(view)
-        } else {
-            Err(ChainError::Moved)
-        }
+        of_one_tip(self, self.look_once(watch, tip).await?).await
     }
 
     async fn broadcast(&self, transaction: &Transaction) -> Result<(), ChainError> {

@@ -12,9 +12,8 @@ use electrum_client::{Client, ConfigBuilder, ElectrumApi, Error, Param};
 use futures_channel::oneshot;
 
 use super::esplora::sat_per_kvb;
-use super::{
-    BlockId, ChainError, ChainSource, FeeRates, MerkleBranch, SeenTransaction, View, Watch,
-};
+use super::looking::{fetch, of_one_tip};
+use super::{BlockId, ChainError, ChainSource, FeeRates, MerkleBranch, View, Watch};
 
 /// The most questions that wait.
 const MAX_WAITING: usize = 64;
@@ -127,7 +126,7 @@ impl Electrum {
                 }
             }
         }
-        let (mut standing, mut seen) = (Vec::new(), Vec::new());
+        let (mut standing, mut others) = (Vec::new(), Vec::new());
         for (txid, height) in found {
             let block = match height {
                 Some(height) => {
@@ -136,16 +135,11 @@ impl Electrum {
                 }
                 None => None,
             };
-            if watch.known.iter().any(|known| known.txid == txid) {
-                standing.push((txid, block));
-                continue;
-            }
-            let transaction = self
-                .transaction(txid, None)
-                .await?
-                .ok_or(ChainError::Moved)?;
-            seen.push(SeenTransaction { transaction, block });
+            let is_known = watch.known.iter().any(|known| known.txid == txid);
+            let place = if is_known { &mut standing } else { &mut others };
+            place.push((txid, block));
         }
+        let seen = fetch(self, others).await?;
         Ok(View {
             tip,
             through: tip,
@@ -287,12 +281,7 @@ impl ChainSource for Electrum {
 
     async fn look(&self, watch: &Watch) -> Result<View, ChainError> {
         let tip = self.tip().await?;
-        let view = self.look_once(watch, tip).await?;
-        if self.tip().await? == tip {
-            Ok(view)
-        } else {
-            Err(ChainError::Moved)
-        }
+        of_one_tip(self, self.look_once(watch, tip).await?).await
     }
 
     async fn broadcast(&self, transaction: &Transaction) -> Result<(), ChainError> {

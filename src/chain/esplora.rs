@@ -13,9 +13,9 @@ use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
 use super::http::{Answer, Http};
+use super::looking::{fetch, of_one_tip};
 use super::{
-    BlockId, ChainError, ChainSource, FeeRates, KnownTransaction, MerkleBranch, SeenTransaction,
-    View, Watch,
+    BlockId, ChainError, ChainSource, FeeRates, KnownTransaction, MerkleBranch, View, Watch,
 };
 
 /// The most pages of one script's history that are read; a page has 25 transactions.
@@ -176,15 +176,7 @@ impl Esplora {
                 None => self.rivals(known, &mut found).await?,
             }
         }
-        let mut seen = Vec::new();
-        for (txid, block) in found {
-            // Gone between two questions: the next look tells.
-            let transaction = self
-                .transaction(txid, None)
-                .await?
-                .ok_or(ChainError::Moved)?;
-            seen.push(SeenTransaction { transaction, block });
-        }
+        let seen = fetch(self, found).await?;
         Ok(View {
             tip,
             through: tip,
@@ -270,12 +262,7 @@ impl ChainSource for Esplora {
 
     async fn look(&self, watch: &Watch) -> Result<View, ChainError> {
         let tip = self.tip().await?;
-        let view = self.look_once(watch, tip).await?;
-        if self.tip().await? == tip {
-            Ok(view)
-        } else {
-            Err(ChainError::Moved)
-        }
+        of_one_tip(self, self.look_once(watch, tip).await?).await
     }
 
     async fn broadcast(&self, transaction: &Transaction) -> Result<(), ChainError> {

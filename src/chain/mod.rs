@@ -14,6 +14,8 @@ mod esplora;
 mod facts;
 #[cfg(feature = "chain")]
 mod http;
+#[cfg(feature = "chain")]
+mod looking;
 mod types;
 
 use async_trait::async_trait;

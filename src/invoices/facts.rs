@@ -69,8 +69,10 @@ pub struct OnChainFact {
     pub outpoint: Outpoint,
     /// What it has.
     pub amount_sat: i64,
-    /// When it was first known to be: seen in the mempool, or the time of its block where that was
-    /// before; milliseconds since the epoch. This decides whether it is late.
+    /// When it was first known to be: seen in the mempool, or the time in its block's header where
+    /// that is before; milliseconds since the epoch. This decides whether it is late, so that a
+    /// payment which a block had in time is in time, however long nobody looked. One that was in
+    /// no block yet when the engine came back is as old as it was first seen.
     pub first_known_ms: i64,
     /// Where it is now.
     pub place: OnChainPlace,

@@ -16,7 +16,7 @@ use crate::treasury;
 impl Invoices {
     /// Tells what is true now of an output to an address of an invoice, for a host that watches
     /// the chain itself. Told twice, or in any order, it comes to the same. True when the address
-    /// is an invoice's; money at any other waits in suspense once it has a block. Issuer only.
+    /// is an invoice's; money at any other waits in suspense while a block has it. Issuer only.
     ///
     /// # Errors
     /// `access.*`, `money.not_positive`, `money.above_cap`.
@@ -37,7 +37,7 @@ impl Invoices {
 
     /// What is true now of an output to an address. Told twice, or in any order, it comes to the
     /// same; true when the address is an invoice's. Money at an address of ours that is no
-    /// invoice's, or of more payments than an invoice has, waits in suspense once it has a block.
+    /// invoice's, or of more payments than an invoice has, waits in suspense while a block has it.
     pub(crate) async fn seen_on_chain(
         &self,
         address: &str,
@@ -48,7 +48,7 @@ impl Invoices {
         let mine = found.is_some();
         let decided = core.settle(|| async move {
             let Some(invoice) = self.by_address(address).await? else {
-                return self.unmatched_on_chain(fact);
+                return self.unmatched_on_chain(fact).await;
             };
             let moment = moment(core, &invoice.value).await;
             let outcome = rules::transition(&invoice.value, &Fact::OnChain(fact), moment);
@@ -57,7 +57,7 @@ impl Invoices {
                 if custody == Some(Custody::Merchant) {
                     return Ok(None);
                 }
-                return self.unmatched_on_chain(fact);
+                return self.unmatched_on_chain(fact).await;
             }
             let withdrawn = self.withdrawn(&invoice.value, &outcome).await?;
             let new_id = || core.new_id(TransferId::from_parts);
@@ -90,16 +90,27 @@ impl Invoices {
         Ok(steps)
     }
 
-    fn unmatched_on_chain(&self, fact: &OnChainFact) -> Result<Option<Vec<Step>>, Error> {
-        let OnChainPlace::Block { .. } = fact.place else {
-            return Ok(None);
-        };
+    /// Money that is no invoice's is in suspense as long as a block has it.
+    async fn unmatched_on_chain(&self, fact: &OnChainFact) -> Result<Option<Vec<Step>>, Error> {
+        let is_here = matches!(fact.place, OnChainPlace::Block { .. });
         let core = &self.core;
+        let name = rules::claim_name(super::Rail::OnChain, &fact.outpoint.to_string());
+        if let Some(by) = core.store.claim(&name).await? {
+            // Whose an invoice's is, is the invoice's to say.
+            let Ok(first) = by.parse() else {
+                return Ok(None);
+            };
+            let steps = treasury::follow(core, first, fact.outpoint, is_here).await?;
+            return Ok((!steps.is_empty()).then_some(steps));
+        }
+        if !is_here {
+            return Ok(None);
+        }
         let amount_msat = fact.amount_sat.saturating_mul(1_000);
         let id = core.new_id(TransferId::from_parts)?;
         let mut batch = vec![
             Step::Claim {
-                name: rules::claim_name(super::Rail::OnChain, &fact.outpoint.to_string()),
+                name,
                 by: id.to_string(),
             },
             emit("payment.unmatched", fact.outpoint.to_string(), &amount_msat)?,

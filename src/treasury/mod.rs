@@ -5,6 +5,7 @@
 
 mod error;
 mod suspense;
+mod withdrawal;
 
 use std::sync::Arc;
 
@@ -19,7 +20,8 @@ use crate::money::Price;
 
 pub use error::TreasuryError;
 pub use suspense::{AssignSuspense, SuspenseItem, SuspenseTarget};
-pub(crate) use suspense::{give, item, suspend, suspend_on_chain, withdraw};
+pub(crate) use suspense::{give, item, suspend, suspend_on_chain};
+pub(crate) use withdrawal::{follow, withdraw};
 
 /// Where the operator's money lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -10,10 +10,10 @@ use crate::core::{
 };
 use crate::ids::{CardId, MerchantId, TransferId};
 use crate::invoices::Outpoint;
-use crate::ledger::{Account, NewTransfer, Step, TransferKind};
+use crate::ledger::{Account, NewTransfer, Owner, Step, TransferKind};
 use crate::lightning::PaymentHash;
 
-const SUSPENSE: &str = "suspense";
+pub(super) const SUSPENSE: &str = "suspense";
 
 /// One amount in suspense.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,9 +32,16 @@ pub struct SuspenseItem {
     pub since_ms: i64,
     /// Whose it turned out to be; `None` while it waits.
     pub assigned_to: Option<SuspenseTarget>,
-    /// The chain took it away again: there is nothing to assign.
+    /// The transfer that gave it to whose it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub assignment: Option<TransferId>,
+    /// The chain took it away again: there is nothing to assign, and what was assigned was taken
+    /// back as far as its owner still had it; the rest is owed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub withdrawn: bool,
+    /// The item that it waits as since the chain gave it back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub returned_as: Option<TransferId>,
     /// How that is known, as whoever assigned it says.
     pub reason: Option<String>,
 }
@@ -111,7 +118,9 @@ fn suspend_by(
         amount_msat,
         since_ms,
         assigned_to: None,
+        assignment: None,
         withdrawn: false,
+        returned_as: None,
         reason: None,
     };
     let reference = match (payment_hash, outpoint) {
@@ -127,20 +136,6 @@ fn suspend_by(
         reference,
     );
     Ok([transfer, write(&item, 0)?])
-}
-
-/// The step that ends the waiting of an amount whose transfer is undone in the same commit; none
-/// where it waits no more.
-pub(crate) async fn withdraw(core: &Core, item: TransferId) -> Result<Option<Step>, Error> {
-    let found: Option<Loaded<SuspenseItem>> = core.load(SUSPENSE, &item.to_string()).await?;
-    let Some(found) = found.filter(|found| found.value.assigned_to.is_none()) else {
-        return Ok(None);
-    };
-    let after = SuspenseItem {
-        withdrawn: true,
-        ..found.value
-    };
-    write(&after, found.version).map(Some)
 }
 
 /// An amount in suspense as it stands.
@@ -159,12 +154,13 @@ pub(crate) fn give(
     account: Account,
     reason: String,
 ) -> Result<Vec<Step>, Error> {
+    let id = core.new_id(TransferId::from_parts)?;
     let after = SuspenseItem {
         assigned_to: Some(to),
+        assignment: Some(id),
         reason: Some(reason),
         ..found.value.clone()
     };
-    let id = core.new_id(TransferId::from_parts)?;
     let (way, item) = ((Account::suspense(), account), after.id.to_string());
     let kind = TransferKind::Assigned;
     Ok(vec![
@@ -198,7 +194,37 @@ fn moved(
     })
 }
 
-fn write(item: &SuspenseItem, read_version: i64) -> Result<Step, Error> {
+/// What the owner owes for a credit that vanished is taken out of what is assigned to it.
+fn recover(
+    account: Account,
+    amount: i64,
+    item: TransferId,
+    new_id: impl Fn() -> Result<TransferId, Error>,
+) -> Result<Option<Step>, Error> {
+    let Some(owed) = receivable(&account) else {
+        return Ok(None);
+    };
+    Ok(Some(Step::TransferUpTo(NewTransfer {
+        id: new_id()?,
+        debit: account,
+        credit: owed,
+        amount,
+        kind: TransferKind::Recovered,
+        reference: item.to_string(),
+        credit_ceiling: None,
+    })))
+}
+
+/// Where stands what the owner of an account owes for a credit that vanished.
+pub(super) fn receivable(account: &Account) -> Option<Account> {
+    match account.owner() {
+        Owner::Card(card) => Some(Account::card_receivable(card)),
+        Owner::Merchant(merchant) => Some(Account::merchant_receivable(merchant)),
+        Owner::Operator | Owner::Program(_) => None,
+    }
+}
+
+pub(super) fn write(item: &SuspenseItem, read_version: i64) -> Result<Step, Error> {
     let state = if item.withdrawn {
         "withdrawn"
     } else if item.assigned_to.is_some() {
@@ -293,13 +319,15 @@ impl Treasury {
             return Err(TreasuryError::SuspenseAssigned { item }.into());
         }
         let (owner, account) = self.target(command.to).await?;
+        let id = self.core.new_id(TransferId::from_parts)?;
         let after = SuspenseItem {
             assigned_to: Some(command.to),
+            assignment: Some(id),
             reason: Some(command.reason.clone()),
             ..found.value
         };
         let transfer = moved(
-            self.core.new_id(TransferId::from_parts)?,
+            id,
             (Account::suspense(), account),
             after.amount_msat,
             TransferKind::Assigned,
@@ -308,12 +336,9 @@ impl Treasury {
         let mut steps = vec![transfer, write(&after, found.version)?];
         steps.extend(owner);
         if after.amount_msat > 0 {
+            let new_id = || self.core.new_id(TransferId::from_parts);
+            steps.extend(recover(account, after.amount_msat, item, new_id)?);
             steps.extend(crate::cards::onward(&self.core, account).await?);
-            if let SuspenseTarget::Merchant { merchant } = command.to {
-                let id = self.core.new_id(TransferId::from_parts)?;
-                let (amount, reference) = (after.amount_msat, item.to_string());
-                steps.extend(crate::settlement::recover(merchant, amount, id, reference));
-            }
         } else {
             steps.extend(crate::cards::look_at_balance(&self.core, account, item).await?);
         }

@@ -9,7 +9,9 @@
 mod addresses;
 mod descriptor;
 mod error;
+mod following;
 mod labels;
+mod looking;
 mod model;
 mod psbt;
 mod refunding;

@@ -311,9 +311,10 @@ pub enum SpendState {
     Confirmed,
     /// The network does not take it. It can be submitted again, or cancelled.
     Refused,
-    /// Something else spends its coins.
+    /// Something else spends its coins, in a block. It is followed all the same, and so is one
+    /// that was cancelled: whoever has a signed transaction can broadcast it.
     Replaced,
-    /// Given up before it was broadcast.
+    /// Given up before the network took it.
     Cancelled,
 }
 
@@ -358,6 +359,9 @@ pub struct Spend {
     /// The hold of what leaves the books by it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hold: Option<TransferId>,
+    /// The transfer of what left the books by it, while a block has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub booked: Option<TransferId>,
     /// The refund of an invoice that it pays: that one has its money on hold.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refund: Option<RefundId>,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use bitcoin::{OutPoint, Transaction};
+use bitcoin::{OutPoint, Transaction, Txid};
 
 use super::model::{Coin, Keychain, SpentBy, Wallet, WalletAddress, WalletBalance, WalletOwner};
 use super::{ADDRESSES, COINS, TRANSACTIONS, WALLETS, WalletError};
@@ -162,10 +162,35 @@ pub(super) struct Change {
     pub(super) spent: bool,
 }
 
-/// What became of the coins of one address. `known` are its coins with their transactions.
+/// What the known transactions that are still there spend. They are not among the seen ones, and
+/// may spend coins that something else had spent before.
+pub(super) fn known_spends(known: &[KnownTransaction], view: &View) -> BTreeMap<OutPoint, SpentBy> {
+    let mut spends: BTreeMap<OutPoint, SpentBy> = BTreeMap::new();
+    let inputs: BTreeMap<Txid, &Vec<OutPoint>> = known
+        .iter()
+        .map(|known| (known.txid, &known.inputs))
+        .collect();
+    for (txid, block) in &view.standing {
+        for input in inputs.get(txid).into_iter().copied().flatten() {
+            let by = SpentBy {
+                txid: txid.to_string(),
+                block: *block,
+            };
+            let other = spends.get(input);
+            if block.is_some() || other.is_none_or(|other| other.block.is_none()) {
+                spends.insert(*input, by);
+            }
+        }
+    }
+    spends
+}
+
+/// What became of the coins of one address. `known` are its coins with their transactions, and
+/// `spends` what [`known_spends`] says.
 pub(super) fn observe(
     address: &WalletAddress,
     known: &[(Coin, KnownTransaction)],
+    spends: &BTreeMap<OutPoint, SpentBy>,
     view: &View,
     now_ms: i64,
 ) -> Vec<Change> {
@@ -175,7 +200,7 @@ pub(super) fn observe(
             continue;
         };
         let facts = judge(Some(&coin.standing), &now);
-        let spent_by = spender(coin, view);
+        let spent_by = spender(coin, spends, view);
         let after = Coin {
             confirmations: depth(&now, view),
             standing: now,
@@ -191,6 +216,18 @@ pub(super) fn observe(
             });
         }
     }
+    changes.extend(found_at(address, known, spends, view, now_ms));
+    changes
+}
+
+/// The coins of an address that were not known.
+fn found_at(
+    address: &WalletAddress,
+    known: &[(Coin, KnownTransaction)],
+    spends: &BTreeMap<OutPoint, SpentBy>,
+    view: &View,
+    now_ms: i64,
+) -> impl Iterator<Item = Change> {
     let mut found: BTreeMap<String, Change> = BTreeMap::new();
     for seen in &view.seen {
         let txid = seen.transaction.compute_txid();
@@ -220,7 +257,7 @@ pub(super) fn observe(
                 label: String::new(),
                 first_seen_ms: now_ms,
             };
-            coin.spent_by = spender(&coin, view);
+            coin.spent_by = spender(&coin, spends, view);
             let change = Change {
                 spent: coin.spent_by.is_some(),
                 coin,
@@ -230,8 +267,7 @@ pub(super) fn observe(
             found.insert(outpoint, change);
         }
     }
-    changes.extend(found.into_values());
-    changes
+    found.into_values()
 }
 
 fn depth(standing: &Standing, view: &View) -> u32 {
@@ -241,17 +277,23 @@ fn depth(standing: &Standing, view: &View) -> u32 {
 /// What spends a coin by what is seen now. A source that reads blocks tells of a block once: what
 /// was in a block stays so until all blocks were read again without it, which is what happens
 /// when its block is no more (the cursor goes back).
-fn spender(coin: &Coin, view: &View) -> Option<SpentBy> {
-    let spends = view.seen.iter().filter(|seen| {
+fn spender(coin: &Coin, spends: &BTreeMap<OutPoint, SpentBy>, view: &View) -> Option<SpentBy> {
+    let seen = view.seen.iter().filter(|seen| {
         let mut inputs = seen.transaction.input.iter();
         inputs.any(|input| input.previous_output.to_string() == coin.outpoint)
     });
-    let seen = spends.max_by_key(|seen| seen.block.is_some());
-    if let Some(seen) = seen {
-        return Some(SpentBy {
-            txid: seen.transaction.compute_txid().to_string(),
-            block: seen.block,
-        });
+    let seen = seen.map(|seen| SpentBy {
+        txid: seen.transaction.compute_txid().to_string(),
+        block: seen.block,
+    });
+    let outpoint: Option<OutPoint> = coin.outpoint.parse().ok();
+    let known = outpoint.and_then(|outpoint| spends.get(&outpoint)).cloned();
+    if let Some(by) = known
+        .into_iter()
+        .chain(seen)
+        .max_by_key(|by| by.block.is_some())
+    {
+        return Some(by);
     }
     let before = coin.spent_by.clone()?;
     let there = view

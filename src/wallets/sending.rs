@@ -13,12 +13,10 @@ use super::{COINS, TRANSACTIONS, WalletError, Wallets, psbt, rules};
 use crate::Error;
 use crate::access::Credential;
 use crate::chain::{BROADCAST_JOB, ChainError};
-use crate::core::{Answer, Decision, Executed, Loaded, emit};
+use crate::core::{Answer, Decision, Loaded, emit};
 use crate::ids::{SpendId, TransferId};
 use crate::ledger::{Account, DueJob, NewHold, NewTransfer, Step, TransferKind};
 
-/// The most spends that replaced one another.
-const MAX_REPLACED: usize = 20;
 /// A spend of more coins is noticed by any of them in its turn.
 const MAX_WARMED: usize = 50;
 
@@ -40,21 +38,14 @@ impl Wallets {
         let (wallets, credential) = (self.clone(), credential.clone());
         self.core
             .detached(async move {
-                let spend = wallets.load_spend(command.spend).await?;
-                let (caller, _) = wallets.admitted(&credential, spend.value.wallet).await?;
-                let executed: Executed<Spend> = wallets
-                    .core
-                    .execute(
-                        &caller,
-                        "wallets.submit_spend",
-                        &command.key,
-                        &command,
-                        || wallets.decide_submit(&command),
-                    )
+                let (name, id) = ("wallets.submit_spend", command.spend);
+                let decide = || wallets.decide_submit(&command);
+                let executed = wallets
+                    .of_spend(&credential, id, (name, &command.key), &command, decide)
                     .await?;
                 if !executed.replayed {
                     // It is kept: what goes wrong now is tried again by its job.
-                    drop(wallets.broadcast(command.spend).await);
+                    drop(wallets.broadcast(id).await);
                 }
                 Ok(executed.answer)
             })
@@ -98,7 +89,7 @@ impl Wallets {
         if wallet.owner == WalletOwner::Operator && !is_held {
             let hold = self.core.new_id(TransferId::from_parts)?;
             after.hold = Some(hold);
-            steps.push(leaving(&after, hold)?);
+            steps.push(leaving(&after, hold));
         }
         steps.insert(0, write_spend(&after, spend.version)?);
         steps.push(again(id, self.core.clock.now_ms()));
@@ -153,21 +144,6 @@ impl Wallets {
             .await
             .map(drop)
     }
-
-    /// What happened to a coin tells what became of the spends that it was set aside for.
-    pub(super) async fn follow_spend(&self, coin: &Coin) -> Result<Vec<Step>, Error> {
-        let (mut steps, mut next) = (Vec::new(), coin.reserved_by);
-        let mut spends = Vec::new();
-        for _ in 0..MAX_REPLACED {
-            let Some(id) = next else { break };
-            let spend = self.load_spend(id).await?;
-            next = spend.value.replaces;
-            steps.extend(follow(&spend, coin)?);
-            spends.push(spend.value);
-        }
-        steps.extend(self.refund_followed(&spends, coin).await?);
-        Ok(steps)
-    }
 }
 
 fn after_broadcast(
@@ -194,69 +170,17 @@ fn after_broadcast(
     ]))
 }
 
-fn follow(spend: &Loaded<Spend>, coin: &Coin) -> Result<Vec<Step>, Error> {
-    use SpendState::{Broadcast, Cancelled, Confirmed, Replaced};
-    let before = &spend.value;
-    let by = coin.spent_by.as_ref();
-    let is_its = by.is_some_and(|by| Some(&by.txid) == before.txid.as_ref());
-    let block = by.and_then(|by| by.block);
-    let (state, event) = match (is_its, block) {
-        (true, Some(_)) => (Confirmed, "wallet.spend_confirmed"),
-        (false, Some(_)) => (Replaced, "wallet.spend_replaced"),
-        // What was in a block and is not any more is broadcast again.
-        (true, None) => (Broadcast, "wallet.spend_broadcast"),
-        (false, None) if before.state == Confirmed => (Broadcast, "wallet.spend_broadcast"),
-        (false, None) => return Ok(Vec::new()),
-    };
-    if before.state == state || before.state == Cancelled {
-        return Ok(Vec::new());
-    }
-    let mut after = Spend {
-        state,
-        ..before.clone()
-    };
-    let mut steps = Vec::new();
-    match (state, before.hold) {
-        (Confirmed, Some(hold)) => {
-            after.hold = None;
-            steps.push(Step::Capture {
-                hold,
-                id: capture_of(before)?,
-                amount: leaves_msat(before),
-                release_rest: true,
-            });
-        }
-        (Replaced, Some(hold)) => {
-            after.hold = None;
-            steps.push(Step::Release { hold });
-        }
-        _ => {}
-    }
-    steps.insert(0, write_spend(&after, spend.version)?);
-    steps.push(emit(event, before.id.to_string(), &after)?);
-    if state == Broadcast {
-        steps.push(again(before.id, coin.first_seen_ms));
-    }
-    Ok(steps)
-}
-
-/// A spend's entry is made once: its id comes from the spend's own.
-fn capture_of(spend: &Spend) -> Result<TransferId, Error> {
-    let text = spend.id.to_string();
-    let digits = text.rsplit('_').next().unwrap_or("");
-    format!("tr_{digits}").parse().map_err(|_| corrupt("an id"))
-}
-
 /// What leaves the wallet: all outputs but the change, and the fee.
-fn leaves_msat(spend: &Spend) -> i64 {
+pub(super) fn leaves_msat(spend: &Spend) -> i64 {
     let sent = spend.outputs.iter().map(|output| output.amount_sat);
     let sat = sent.fold(spend.fee_sat, u64::saturating_add);
     i64::try_from(sat.saturating_mul(1_000)).unwrap_or(i64::MAX)
 }
 
-fn leaving(spend: &Spend, hold: TransferId) -> Result<Step, Error> {
+/// The hold of what leaves a wallet of the operator's.
+pub(super) fn leaving(spend: &Spend, hold: TransferId) -> Step {
     // No timeout: only what becomes of the transaction can end it.
-    Ok(Step::Hold(NewHold {
+    Step::Hold(NewHold {
         transfer: NewTransfer {
             id: hold,
             debit: Account::operator_capital(),
@@ -268,9 +192,10 @@ fn leaving(spend: &Spend, hold: TransferId) -> Result<Step, Error> {
         },
         expires_at_ms: None,
         usage: Vec::new(),
-    }))
+    })
 }
 
+/// The step that has a spend broadcast (again).
 pub(super) fn again(id: SpendId, due_at_ms: i64) -> Step {
     Step::Due(DueJob {
         kind: BROADCAST_JOB.to_owned(),

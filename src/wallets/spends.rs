@@ -1,6 +1,7 @@
 //! Spends: prepared, signed elsewhere, taken back, replaced, given up.
 
 use bitcoin::{Amount, OutPoint, TxOut};
+use serde::Serialize;
 
 use super::addresses::HOT_MS;
 use super::descriptor::{self, Descriptors};
@@ -13,7 +14,7 @@ use super::watching::corrupt;
 use super::{COINS, SPENDS, WalletError, Wallets, rules};
 use crate::Error;
 use crate::access::Credential;
-use crate::core::{Answer, CommandError, Decision, Executed, Loaded, emit, put};
+use crate::core::{Answer, CommandError, Decision, Executed, IdempotencyKey, Loaded, emit, put};
 use crate::ids::{RefundId, SpendId, WalletId};
 use crate::ledger::Step;
 
@@ -147,18 +148,10 @@ impl Wallets {
         let (wallets, credential) = (self.clone(), credential.clone());
         self.core
             .detached(async move {
-                let spend = wallets.load_spend(command.spend).await?;
-                let (caller, _) = wallets.admitted(&credential, spend.value.wallet).await?;
-                check_fee(Some(command.fee_sat_per_kvb))?;
-                let executed: Executed<Spend> = wallets
-                    .core
-                    .execute(
-                        &caller,
-                        "wallets.bump_spend",
-                        &command.key,
-                        &command,
-                        || wallets.decide_bump(&command),
-                    )
+                let (name, id) = ("wallets.bump_spend", command.spend);
+                let decide = || wallets.decide_bump(&command);
+                let executed = wallets
+                    .of_spend(&credential, id, (name, &command.key), &command, decide)
                     .await?;
                 Ok(executed.answer)
             })
@@ -166,6 +159,7 @@ impl Wallets {
     }
 
     async fn decide_bump(&self, command: &BumpSpend) -> Result<Decision<Spend>, Error> {
+        check_fee(Some(command.fee_sat_per_kvb))?;
         let spend = self.load_spend(command.spend).await?;
         let before = &spend.value;
         let (id, state) = (before.id, before.state);
@@ -253,6 +247,7 @@ impl Wallets {
             transaction: None,
             refusal: None,
             hold: None,
+            booked: None,
             refund: draft.refund,
             created_at_ms: core.clock.now_ms(),
         };
@@ -338,21 +333,33 @@ impl Wallets {
         let (wallets, credential) = (self.clone(), credential.clone());
         self.core
             .detached(async move {
-                let spend = wallets.load_spend(command.spend).await?;
-                let (caller, _) = wallets.admitted(&credential, spend.value.wallet).await?;
-                let executed: Executed<Spend> = wallets
-                    .core
-                    .execute(
-                        &caller,
-                        "wallets.cancel_spend",
-                        &command.key,
-                        &command,
-                        || wallets.decide_cancel(command.spend),
-                    )
+                let (name, id) = ("wallets.cancel_spend", command.spend);
+                let decide = || wallets.decide_cancel(id);
+                let executed = wallets
+                    .of_spend(&credential, id, (name, &command.key), &command, decide)
                     .await?;
                 Ok(executed.answer)
             })
             .await
+    }
+
+    /// Carries out a command about a spend, for whoever may spend of its wallet.
+    pub(super) async fn of_spend<C, F, Fut>(
+        &self,
+        credential: &Credential,
+        spend: SpendId,
+        (name, key): (&'static str, &IdempotencyKey),
+        command: &C,
+        decide: F,
+    ) -> Result<Executed<Spend>, Error>
+    where
+        C: Serialize,
+        F: Fn() -> Fut,
+        Fut: Future<Output = Result<Decision<Spend>, Error>>,
+    {
+        let spend = self.load_spend(spend).await?;
+        let (caller, _) = self.admitted(credential, spend.value.wallet).await?;
+        self.core.execute(&caller, name, key, command, decide).await
     }
 
     async fn decide_cancel(&self, id: SpendId) -> Result<Decision<Spend>, Error> {
@@ -373,24 +380,7 @@ impl Wallets {
         ];
         steps.extend(before.hold.map(|hold| Step::Release { hold }));
         steps.extend(self.refund_cancelled(before).await?);
-        for outpoint in &before.coins {
-            let coin: Option<Loaded<Coin>> = self.core.load(COINS, outpoint).await?;
-            if let Some(coin) = coin.filter(|coin| coin.value.reserved_by == Some(id)) {
-                // A coin of the spend that this one was to replace is that one's again.
-                let replaced = match before.replaces {
-                    Some(replaced) => {
-                        let replaced = self.load_spend(replaced).await?.value;
-                        replaced.coins.contains(outpoint).then_some(replaced.id)
-                    }
-                    None => None,
-                };
-                let free = Coin {
-                    reserved_by: replaced,
-                    ..coin.value
-                };
-                steps.push(rules::write_coin(&free, coin.version)?);
-            }
-        }
+        steps.extend(self.set_free(before, &[], None).await?);
         Ok(Decision {
             steps,
             answer: after,
@@ -438,8 +428,19 @@ impl Wallets {
     }
 }
 
+/// The id of a spend's transaction. Before it is signed that is what it will be, unless its inputs
+/// are of a kind whose signatures are part of it.
+pub(super) fn txid_of(spend: &Spend) -> Option<String> {
+    let unsigned = || {
+        let psbt = psbt::parse(&spend.psbt).ok()?;
+        Some(psbt.unsigned_tx.compute_txid().to_string())
+    };
+    spend.txid.clone().or_else(unsigned)
+}
+
 pub(super) fn write_spend(spend: &Spend, read_version: i64) -> Result<Step, Error> {
-    let keys = vec![("wallet", spend.wallet.to_string())];
+    let mut keys = vec![("wallet", spend.wallet.to_string())];
+    keys.extend(txid_of(spend).map(|txid| ("transaction", txid)));
     put(SPENDS, spend.id.to_string(), read_version, spend, keys)
 }
 

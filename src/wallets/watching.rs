@@ -5,7 +5,7 @@
 //! blocks gets all scripts, and a number of blocks a round, from where the last round ended: a
 //! cursor in the books. Every round may be cut off anywhere: it is told and written again.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bitcoin::consensus::encode::deserialize_hex;
@@ -13,6 +13,7 @@ use bitcoin::{OutPoint, ScriptBuf, Transaction, Txid};
 use serde::{Deserialize, Serialize};
 
 use super::addresses::HOT_MS;
+use super::looking::{inputs_of, known_since, look, since, spending};
 use super::model::{Coin, Keychain, WalletAddress, WatchRound};
 use super::rules::{self, Change};
 use super::{ADDRESSES, COINS, TRANSACTIONS, Wallets};
@@ -32,10 +33,6 @@ const CURSOR: &str = "chain_cursor";
 const HOT: usize = 300;
 /// All others, asked for in one round.
 const COLD: usize = 30;
-/// How often a look is repeated when the chain changes under it.
-const LOOKS: usize = 5;
-/// How far back a source that reads blocks begins again after a reorganisation.
-const REWIND: u32 = 100;
 
 /// How far the chain was read, and which scripts were asked for last.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -130,6 +127,7 @@ impl Wallets {
             let of = by_script.entry(coin.script.as_str()).or_default();
             of.push((coin.clone(), known.clone()));
         }
+        let spends = rules::known_spends(&watch.known, &view);
         let now_ms = self.core.clock.now_ms();
         let mut problem = None;
         let mut round = WatchRound {
@@ -141,8 +139,8 @@ impl Wallets {
             let known = by_script
                 .remove(address.script.as_str())
                 .unwrap_or_default();
-            for change in rules::observe(address, &known, &view, now_ms) {
-                match self.changed(address, change, &view).await {
+            for change in rules::observe(address, &known, &spends, &view, now_ms) {
+                match self.changed(&*source, address, change, &view).await {
                     Ok(()) => round.changed += 1,
                     // One that cannot be told does not keep the others waiting.
                     Err(error) => problem = problem.or(Some(error)),
@@ -302,9 +300,7 @@ impl Wallets {
         };
         // What it spends matters only as long as another one can spend the same.
         let inputs = if coin.confirmations < rules::FINAL {
-            let transaction = self.core.wallet_transaction(txid).await?;
-            let inputs = transaction.input.iter();
-            inputs.map(|input| input.previous_output).collect()
+            inputs_of(&self.core.wallet_transaction(txid).await?)
         } else {
             Vec::new()
         };
@@ -329,9 +325,14 @@ impl Wallets {
             if let Some(by) = &coin.spent_by
                 && let Ok(txid) = by.txid.parse()
             {
+                // It may spend others of ours as well.
+                let inputs = match self.core.kept_transaction(txid).await? {
+                    Some(kept) => inputs_of(&kept),
+                    None => vec![outpoint(coin)?],
+                };
                 known.entry(txid).or_insert(KnownTransaction {
                     txid,
-                    inputs: vec![outpoint(coin)?],
+                    inputs,
                     block: by.block,
                 });
             }
@@ -348,10 +349,16 @@ impl Wallets {
     /// changes nothing.
     async fn changed(
         &self,
+        source: &dyn ChainSource,
         address: &WalletAddress,
-        change: Change,
+        mut change: Change,
         view: &View,
     ) -> Result<(), Error> {
+        if change.new.is_some() {
+            let since_ms = known_since(source, &change.coin).await?;
+            let coin = &mut change.coin;
+            coin.first_seen_ms = coin.first_seen_ms.min(since_ms);
+        }
         self.tell(address, &change.coin, view).await?;
         let change = &change;
         self.core
@@ -360,6 +367,7 @@ impl Wallets {
                     self.core.load(COINS, &change.coin.outpoint).await?;
                 let version = found.as_ref().map_or(0, |found| found.version);
                 let mut change = change.clone();
+                let before = found.as_ref().map(|found| found.value.clone());
                 if let Some(found) = found {
                     // What is ours to say is not the chain's to change.
                     change.coin.reserved_by = found.value.reserved_by;
@@ -371,16 +379,21 @@ impl Wallets {
                         change.facts.clear();
                     }
                 }
+                let followed = self
+                    .follow_spends(before.as_ref(), &mut change.coin)
+                    .await?;
                 let mut steps = rules::write(&change, version)?;
-                if let Some(transaction) = &change.new {
-                    let txid = transaction.compute_txid().to_string();
-                    let kept: Option<Loaded<String>> = self.core.load(TRANSACTIONS, &txid).await?;
-                    if kept.is_none() {
+                let spending = spending(&change.coin, view);
+                for transaction in change.new.iter().chain(spending) {
+                    let txid = transaction.compute_txid();
+                    if self.core.kept_transaction(txid).await?.is_none() {
                         steps.push(rules::keep(transaction, 0)?);
                     }
+                }
+                if change.new.is_some() {
                     steps.extend(self.mark_used(&change.coin).await?);
                 }
-                steps.extend(self.follow_spend(&change.coin).await?);
+                steps.extend(followed);
                 Ok(Some(steps))
             })
             .await
@@ -433,52 +446,6 @@ impl Wallets {
     }
 }
 
-/// Where a source that reads blocks goes on: behind the last block that was read, or some blocks
-/// before it where that one is in the best chain no more.
-async fn since(
-    source: &dyn ChainSource,
-    through: Option<BlockId>,
-) -> Result<Option<BlockId>, ChainError> {
-    let Some(through) = through else {
-        return Ok(None);
-    };
-    if source.block_hash(through.height).await? == Some(through.hash) {
-        return Ok(Some(through));
-    }
-    let tip = source.tip().await?;
-    let height = through.height.min(tip.height).saturating_sub(REWIND);
-    let hash = source.block_hash(height).await?.ok_or(ChainError::Moved)?;
-    Ok(Some(BlockId { height, hash }))
-}
-
-/// Looks until the chain keeps still, and sees to it that every block it names is in the best
-/// chain: a server behind a proxy may be two.
-async fn look(source: &dyn ChainSource, watch: &Watch) -> Result<View, ChainError> {
-    let mut looked = Err(ChainError::Moved);
-    for _ in 0..LOOKS {
-        looked = match source.look(watch).await {
-            Ok(view) => proven(source, view).await,
-            Err(error) => Err(error),
-        };
-        if looked != Err(ChainError::Moved) {
-            break;
-        }
-    }
-    looked
-}
-
-async fn proven(source: &dyn ChainSource, view: View) -> Result<View, ChainError> {
-    let seen = view.seen.iter().filter_map(|seen| seen.block);
-    let known = view.standing.iter().filter_map(|(_, block)| *block);
-    let blocks: BTreeSet<BlockId> = seen.chain(known).collect();
-    for block in blocks {
-        if source.block_hash(block.height).await? != Some(block.hash) {
-            return Err(ChainError::Moved);
-        }
-    }
-    Ok(view)
-}
-
 fn outpoint(coin: &Coin) -> Result<OutPoint, Error> {
     let parsed = coin.outpoint.parse();
     parsed.map_err(|_| corrupt("an outpoint"))
@@ -496,9 +463,16 @@ pub(super) fn corrupt(what: &str) -> Error {
 }
 
 impl crate::core::Core {
-    pub(super) async fn wallet_transaction(&self, txid: Txid) -> Result<Transaction, Error> {
+    /// A transaction that pays to a wallet or spends of it, once it was seen.
+    async fn kept_transaction(&self, txid: Txid) -> Result<Option<Transaction>, Error> {
         let found: Option<Loaded<String>> = self.load(TRANSACTIONS, &txid.to_string()).await?;
-        let found = found.and_then(|found| deserialize_hex(&found.value).ok());
+        let read = |found: Loaded<String>| deserialize_hex(&found.value);
+        let read = found.map(read).transpose();
+        read.map_err(|_| corrupt("a transaction"))
+    }
+
+    pub(super) async fn wallet_transaction(&self, txid: Txid) -> Result<Transaction, Error> {
+        let found = self.kept_transaction(txid).await?;
         found.ok_or_else(|| corrupt("a transaction"))
     }
 }

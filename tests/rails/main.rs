@@ -20,9 +20,13 @@ mod receipts;
 mod refund_model;
 mod refunds;
 mod rules_of_a_card;
+mod search;
+#[path = "../support/searches.rs"]
+mod searches;
 mod set;
 #[path = "../support/mod.rs"]
 mod support;
+mod suspense;
 mod top_up;
 mod traps;
 mod withdrawal;

@@ -1,15 +1,21 @@
 //! Invoices that are paid on chain, seen by our own watching of their addresses.
 
+use std::sync::Arc;
+
 use flashkit::ids::{InvoiceId, MerchantId};
 use flashkit::invoices::{
     ConfirmationTier, CreateInvoice, Custody, Invoice, InvoiceOptions, InvoicePurpose,
     InvoiceState, PaymentRules, Rail,
 };
 use flashkit::ledger::{Account, Side};
+use flashkit::ports::{Clock, SystemClock};
+use flashkit::store::{MemoryStore, Store};
+use flashkit::testkit::chain::RegtestChain;
+use flashkit::testkit::clock::ManualClock;
 use flashkit::wallets::{WalletOwner, WalletSource, XpubKind};
 
 use crate::scene::{Scene, Signer};
-use crate::sources::{Servers, servers};
+use crate::sources::{Servers, of, servers};
 use crate::support::{key, shop};
 
 impl Scene {
@@ -216,5 +222,58 @@ async fn a_merchants_own_wallet_makes_no_payable_and_none_is_a_refusal() {
         Account::suspense(),
     ] {
         assert_eq!(later.posted(account, Side::Credit).await, 0, "{account}");
+    }
+}
+
+/// An invoice expires while the engine is down. What a block had before is in time, over every
+/// source; what waits in the mempool afterwards, and what a block had later, is not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_block_had_in_time_is_in_time_however_late_it_is_seen() {
+    let clock = Arc::new(ManualClock::at(SystemClock.now_ms()));
+    let servers = of(RegtestChain::in_memory().with_clock(clock.clone())).await;
+    let chain = &servers.chain;
+    chain.mine(110).unwrap();
+    for ((name, source), number) in servers.sources.iter().zip(70..) {
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::new(clock.clone()));
+        let scene = Scene::at(store.clone(), source.clone(), clock.clone()).await;
+        let merchant = scene.merchant().await;
+        let keys = Signer::new(number).xpub(XpubKind::SegwitV0);
+        scene.wallet(WalletOwner::Operator, keys).await;
+        let mut made = Vec::new();
+        for invoice in ["early", "edge", "late", "waiting"] {
+            made.push(scene.invoice(invoice, merchant, 20_000, 1).await);
+        }
+        let [early, edge, late, waiting] = made.try_into().unwrap();
+        drop(scene);
+        let at = |ms: i64| clock.set(ms);
+        for (invoice, ms) in [
+            (&early, early.created_at_ms + 60_000),
+            // To the second, as a header says it.
+            (&edge, edge.expires_at_ms / 1_000 * 1_000 - 1_000),
+            (&late, late.expires_at_ms + 1_000),
+        ] {
+            at(ms);
+            chain.fund(&address(invoice), 20_000).unwrap();
+            chain.mine(1).unwrap();
+        }
+        chain.fund(&address(&waiting), 20_000).unwrap();
+        // More blocks than a server of headers is searched back for.
+        at(late.expires_at_ms + 7_200_000);
+        let scene = Scene::at(store, source.clone(), clock.clone()).await;
+        // The job that ends its time may come first.
+        scene.engine.run_due_jobs().await.unwrap();
+        scene.look().await;
+        for (invoice, is_late) in [(&early, false), (&edge, false), (&late, true)] {
+            let now = scene.now(invoice.id).await;
+            let found = (now.state, now.flags.late_msat > 0);
+            let wanted = match is_late {
+                false => (InvoiceState::Settled, false),
+                true => (InvoiceState::Expired, true),
+            };
+            assert_eq!(found, wanted, "{name}: {now:?}");
+        }
+        let now = scene.now(waiting.id).await;
+        assert!(now.flags.late_msat > 0, "{name}: first seen after its time");
+        chain.mine(1).unwrap();
     }
 }

@@ -10,6 +10,7 @@ mod invoices;
 mod receipts;
 mod receiving;
 mod refunds;
+mod reorgs;
 mod scene;
 mod sources;
 mod spending;

@@ -8,7 +8,7 @@ use flashkit::chain::bitcoin::bip32::{DerivationPath, Xpriv, Xpub};
 use flashkit::chain::bitcoin::secp256k1::Secp256k1;
 use flashkit::chain::bitcoin::{Network, Psbt};
 use flashkit::ids::{MerchantId, WalletId};
-use flashkit::ports::SystemClock;
+use flashkit::ports::{Clock, SystemClock};
 use flashkit::store::{MemoryStore, Store};
 use flashkit::wallets::{
     AddWallet, Coin, NewAddress, Wallet, WalletAddress, WalletOwner, WalletSource, XpubKind,
@@ -30,10 +30,20 @@ impl Scene {
 
     /// As after a restart.
     pub async fn on(store: Arc<dyn Store>, source: Arc<dyn ChainSource>) -> Self {
+        Self::at(store, source, Arc::new(SystemClock)).await
+    }
+
+    /// At the time of a clock.
+    pub async fn at(
+        store: Arc<dyn Store>,
+        source: Arc<dyn ChainSource>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
         let engine = Engine::builder(store.clone(), shop::master())
             .network("regtest")
             .rates(shop::rates())
             .chain(source)
+            .clock(clock)
             .settings(Settings {
                 chain_poll_ms: 0,
                 ..Settings::default()

@@ -17,7 +17,12 @@ pub struct Servers {
 }
 
 pub async fn servers() -> Servers {
-    let chain = Arc::new(RegtestChain::in_memory());
+    of(RegtestChain::in_memory()).await
+}
+
+/// Servers of a chain.
+pub async fn of(chain: RegtestChain) -> Servers {
+    let chain = Arc::new(chain);
     let esplora = chain.clone().serve().await.unwrap();
     let electrum = chain.clone().serve_electrum().await.unwrap();
     let sources: Vec<(&'static str, Arc<dyn ChainSource>)> = vec![

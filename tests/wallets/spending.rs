@@ -14,7 +14,7 @@ use crate::sources::{script, servers};
 use crate::support::key;
 
 impl Scene {
-    async fn prepare(
+    pub async fn prepare(
         &self,
         name: &str,
         wallet: WalletId,
@@ -30,7 +30,7 @@ impl Scene {
         Ok(wallets.prepare_spend(&self.issuer, command).await?.value)
     }
 
-    async fn submit(
+    pub async fn submit(
         &self,
         name: &str,
         spend: SpendId,
@@ -51,7 +51,7 @@ impl Scene {
     }
 }
 
-fn pay(amount_sat: u64) -> SpendTarget {
+pub fn pay(amount_sat: u64) -> SpendTarget {
     let address = script(9).1;
     SpendTarget::Pay {
         outputs: vec![SpendOutput {
@@ -61,13 +61,13 @@ fn pay(amount_sat: u64) -> SpendTarget {
     }
 }
 
-fn everything() -> SpendTarget {
+pub fn everything() -> SpendTarget {
     SpendTarget::Everything {
         address: script(9).1,
     }
 }
 
-async fn fill(scene: &Scene, chain: &RegtestChain, wallet: WalletId, coins: &[u64]) {
+pub async fn fill(scene: &Scene, chain: &RegtestChain, wallet: WalletId, coins: &[u64]) {
     for (number, sats) in coins.iter().enumerate() {
         let address = scene.address(wallet, &format!("fill-{number}")).await;
         chain.fund(&address.address, *sats).unwrap();
