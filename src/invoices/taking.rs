@@ -62,6 +62,7 @@ pub(super) async fn decide(
         (credit_ceiling, guards) = admitted(core, &invoice.value).await?;
     }
     let mut credit = cards::account_now(core, invoice.value.purpose.account()).await?;
+    let owes = steps::owed_by(credit);
     let surplus = cards::account_now(core, invoice.value.surplus_account()).await?;
     // What comes to a card that went out of use meanwhile goes on from there.
     for at in captured(&outcome) {
@@ -83,6 +84,13 @@ pub(super) async fn decide(
         onward.extend(cards::onward(core, credit).await?);
         onward.extend(cards::onward(core, surplus).await?);
     }
+    // What the chain takes back is wherever the card's money went since.
+    let mut brought_back = Vec::new();
+    for undone in undone(invoice, &outcome) {
+        let (held, back) = cards::back_from(core, undone).await?;
+        guards.extend(held);
+        brought_back.extend(back);
+    }
     let payers = by_book::payers_end(core, &invoice.value, &outcome.moves).await?;
     let own_wallet_bps = own_wallet_bps(core, &invoice.value, takes).await?;
     let context = Context {
@@ -93,6 +101,8 @@ pub(super) async fn decide(
         check_at_ms: core.ask_again_at(now_ms),
         credit_ceiling,
         payer,
+        owes,
+        brought_back,
         own_wallet_bps,
     };
     let (after, mut batch) = steps::steps(invoice, outcome, &context)?;
@@ -152,6 +162,17 @@ fn captured(outcome: &Outcome) -> Vec<usize> {
         _ => None,
     });
     at.collect()
+}
+
+/// The credits that the chain takes back.
+fn undone(invoice: &Loaded<Invoice>, outcome: &Outcome) -> Vec<TransferId> {
+    let moves = outcome.moves.iter();
+    let entries = moves.filter_map(|step| match step {
+        rules::Move::Undo(at, _) => Some(invoice.value.payments[*at].transfers),
+        _ => None,
+    });
+    let credits = entries.flat_map(|entries| [entries.counted, entries.surplus]);
+    credits.flatten().collect()
 }
 
 impl Invoices {

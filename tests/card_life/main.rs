@@ -3,6 +3,7 @@
 
 mod hands;
 mod model;
+mod owed;
 mod private;
 mod story;
 #[path = "../support/mod.rs"]

@@ -33,7 +33,7 @@ pub use model::{
     TopUpSource, TopUpWanted, UnlockCardCode, WipeCard,
 };
 pub(crate) use onward::{
-    account_now, current, onward, onward_from, onward_from_hold, onward_to_hold,
+    account_now, back_from, current, onward, onward_from, onward_from_hold, onward_to_hold,
 };
 pub use presented::{CardNumber, VirtualTap};
 pub use recovery::RecoveryCode;
