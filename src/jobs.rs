@@ -96,7 +96,7 @@ async fn do_job(core: &Arc<Core>, job: &DueJob, handles: Handles<'_>) -> Result<
     let _ = core;
     match job.kind.as_str() {
         cards::EXPIRE_JOB => cards.expire_charge(object(job)?).await,
-        cards::LOW_BALANCE_JOB => cards.tell_low_balance(object(job)?).await,
+        cards::LOW_BALANCE_JOB => cards.tell_low_balance(&job.object).await,
         cards::CHECK_JOB => cards.check_payment(object(job)?).await,
         cards::EXPIRE_CARD_JOB | cards::BREAKAGE_JOB | cards::AUTO_TOP_UP_JOB => {
             cards.look_after(&job.kind, object(job)?).await

@@ -9,6 +9,8 @@ use flashkit::cards::{
     CaptureCharge, CardError, CardLimits, ChargeAmount, ChargeCard, LowBalance, RefundCharge,
     SetCardLimits,
 };
+use flashkit::ids::{CardId, ChargeId};
+use flashkit::ledger::TransferKind;
 use support::scene::{Scene, on_both_stores, told};
 use support::shop::{self, SAT, sat};
 use support::{key, until};
@@ -95,20 +97,22 @@ async fn a_till_of_forged_taps_waits(is_sqlite: bool) {
 }
 
 /// What the holder was told.
-async fn lows(scene: &Scene) -> Vec<LowBalance> {
+async fn lows(scene: &Scene) -> Vec<(CardId, Option<ChargeId>, i64, i64)> {
     let events = scene.store.events(0, 1_000).await.unwrap();
     let low = events
         .into_iter()
         .filter(|event| event.kind == "card.low_balance");
     low.map(|event| {
         assert_eq!(event.object, scene.card.id.to_string());
-        serde_json::from_value(event.body).unwrap()
+        let low: LowBalance = serde_json::from_value(event.body).unwrap();
+        assert_eq!(low.kind, TransferKind::Charge);
+        (low.card, low.charge, low.balance, low.threshold)
     })
     .collect()
 }
 
 /// Waits until every charge was looked at.
-async fn looked(scene: &Scene) -> Vec<LowBalance> {
+async fn looked(scene: &Scene) -> Vec<(CardId, Option<ChargeId>, i64, i64)> {
     let due = || async {
         let now_ms = flashkit::ports::Clock::now_ms(&*scene.clock);
         let run = scene.engine().run_due_jobs().await.unwrap();
@@ -148,13 +152,7 @@ async fn a_holder_is_told_when_a_charge_crosses_the_threshold(is_sqlite: bool) {
     assert_eq!(looked(&scene).await, [], "it is not below");
     let crossing = scene.charge("to-9,999", 1).await.unwrap();
     let card = scene.card.id;
-    let below = |charge, sats| LowBalance {
-        card,
-        charge,
-        balance: sats * SAT,
-        threshold: 10_000 * SAT,
-        unit: flashkit::money::Asset::Btc,
-    };
+    let below = |charge, sats: i64| (card, Some(charge), sats * SAT, 10_000 * SAT);
     let mut told = vec![below(crossing.id, 9_999)];
     assert_eq!(looked(&scene).await, told);
     scene.charge("further", 1_000).await.unwrap();
@@ -234,6 +232,6 @@ async fn charges_at_once_cross_the_threshold_once(is_sqlite: bool) {
     }
     let told = looked(&scene).await;
     assert_eq!(told.len(), 1, "{told:?}");
-    assert_eq!(told[0].balance, 45_000 * SAT);
+    assert_eq!(told[0].2, 45_000 * SAT);
     scene.stop("at once").await;
 }

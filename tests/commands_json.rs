@@ -10,15 +10,15 @@ use flashkit::access::Credential;
 use flashkit::cards::lnurl::LnurlRequest;
 use flashkit::cards::{
     ActivateCard, AddFamilyCard, AuthorizeCard, AutoTopUp, BearerUnit, CaptureCharge, CardCounter,
-    CardLimits, CardPaymentOutcome, CardProgramTerms, CardStatementQuery, ChargeAmount, ChargeCard,
-    CreateCardImport, CreateCardProgram, CutOver, ExistingChip, FreezeCard, ImportIssuerKey,
-    ImportedCard, IssueCard, IssueCards, IssueVirtualCard, LossBearer, MakeRecoveryCode,
-    OfflineBook, OfflineKey, OfflineTerms, PayWithCard, RecoverHolder, RefundCharge,
-    RegisterBearerCard, ReleaseCharge, RenewHolder, RenewTopUpAddress, ReplaceCard, ReportLost,
-    ResolveCardPayment, RetireCard, RetireTo, RotateIssuerKey, SetAutoTopUp, SetCardExpiry,
-    SetCardLimits, SetCardNote, SetCardPin, SetOfflineTerms, StoppedCard, SyncCounters, TopUpCard,
-    TopUpSource, TopUpWanted, UnlockCardCode, UnlockCardPin, UpdateCardProgram, WipeCard,
-    WithdrawFromCard,
+    CardLimits, CardPaymentOutcome, CardProgramTerms, CardReceiptOf, CardStatementQuery,
+    ChargeAmount, ChargeCard, CreateCardImport, CreateCardProgram, CutOver, ExistingChip,
+    FreezeCard, ImportIssuerKey, ImportedCard, IssueCard, IssueCards, IssueVirtualCard, LossBearer,
+    MakeRecoveryCode, OfflineBook, OfflineKey, OfflineTerms, PayWithCard, RecoverHolder,
+    RefundCharge, RegisterBearerCard, ReleaseCharge, RenewHolder, RenewTopUpAddress, ReplaceCard,
+    ReportLost, ResolveCardPayment, RetireCard, RetireTo, RotateIssuerKey, SetAutoTopUp,
+    SetCardExpiry, SetCardLimits, SetCardNote, SetCardPin, SetOfflineTerms, StoppedCard,
+    SyncCounters, TopUpCard, TopUpSource, TopUpWanted, UnlockCardCode, UnlockCardPin,
+    UpdateCardProgram, WipeCard, WithdrawFromCard,
 };
 use flashkit::exchange::SetPositionCap;
 use flashkit::ids::{CredentialId, MerchantId};
@@ -343,6 +343,12 @@ async fn every_command_and_every_answer() {
     };
     let value = check(&command);
     assert_eq!(value["terms"]["unit"], json!("BTC"));
+    assert_eq!(
+        value["terms"].get("breakage"),
+        None,
+        "an old request has the same form"
+    );
+    check(&flashkit::cards::BreakageRule::After { wait_ms: 1 });
     let programs = cards.programs();
     let card_program = programs.create(&issuer, command).await.unwrap();
     check_answer(&card_program);
@@ -543,6 +549,14 @@ async fn every_command_and_every_answer() {
         },
     });
     check_answer(&cards.refund(&credential, command).await.unwrap());
+    let (charge, number) = (charged.id, 1);
+    for of in [
+        CardReceiptOf::Charge { charge },
+        CardReceiptOf::Refund { charge, number },
+    ] {
+        check(&of);
+        check_answer(&cards.receipt(&credential, of).await.unwrap());
+    }
     let command = SetPositionCap {
         key: key("cap"),
         currency: jmd,
@@ -785,6 +799,14 @@ async fn every_command_and_every_answer() {
         }
     }
     offline_records(engine, till.till.id, &credential, merchant.id).await;
+
+    let command = flashkit::settlement::SetMerchantCategory {
+        key: key("category"),
+        merchant: merchant.id,
+        category: Some("5814".parse().unwrap()),
+    };
+    check(&command);
+    check_answer(&settlement.set_category(&issuer, command).await.unwrap());
 
     let command = RevokeTill {
         key: key("revoke"),

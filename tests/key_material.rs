@@ -27,6 +27,7 @@ use serde::Serialize;
 use support::key;
 use support::shop::{self, SAT, UID, sat};
 
+const OTHER_UID: &str = "04b1c2d3e4f5a6";
 const PIN: &str = "83915264";
 const NEW_PIN: &str = "60718293";
 const MASTER: [u8; 32] = *b"\x91\xa7master-secret-of-the-test\xfe\xee\x01\x88\x17";
@@ -203,6 +204,7 @@ async fn nothing_secret_is_told_or_kept() {
     }
     // No UID in clear either.
     secrets.text("the chip's number", UID);
+    secrets.text("the other chip's number", OTHER_UID);
     secrets.text("the chip's number in HEX", &UID.to_uppercase());
     secrets
         .0
@@ -266,7 +268,18 @@ impl World {
             limits: CardLimits::default(),
             program: None,
         };
+        // A digest of it would tell the chip's number to whoever tries all of them.
+        self.digest("the digest of an issue command", &issue);
         let card = cards.issue(&issuer, issue).await.unwrap();
+        let batch = flashkit::cards::IssueCards {
+            key: key("batch"),
+            uids: vec![OTHER_UID.to_owned()],
+            limits: CardLimits::default(),
+            program: None,
+        };
+        self.digest("the digest of a batch", &batch);
+        let issued = cards.issue_batch(&issuer, batch).await.unwrap();
+        self.seen.answer("a batch", &issued);
         self.seen.answer("issue", &card);
         // The one reply that has them, to the issuer alone: its debug print has not.
         let keys = cards.programming_keys(&issuer, UID).await.unwrap();
@@ -507,6 +520,27 @@ impl World {
             .await
             .unwrap();
         self.seen.answer("offline taps", &outcomes);
+    }
+
+    /// The bare digest of a request, of both forms that limits have had.
+    fn digest(&mut self, what: &str, request: &impl Serialize) {
+        let now = serde_json::to_string(request).unwrap();
+        let mut then = now.clone();
+        for field in [
+            "per_tap",
+            "per_day",
+            "per_week",
+            "per_month",
+            "pin_above",
+            "low_balance",
+            "max_balance",
+        ] {
+            then = then.replace(&format!("\"{field}\":"), &format!("\"{field}_msat\":"));
+        }
+        for text in [now, then] {
+            let digest = <sha2::Sha256 as sha2::Digest>::digest(text);
+            self.secrets.bytes(what, &digest);
+        }
     }
 
     fn credential(&mut self, what: &str, credential: &flashkit::access::Credential) {

@@ -86,7 +86,7 @@ impl Cards {
         steps.extend(program.as_ref().map(programs::guard));
         steps.extend(low_balance::look(
             &tapped,
-            &after.charge,
+            after.charge.id,
             core.clock.now_ms(),
         ));
         steps.extend(life::onward_from_hold(core, hold).await?);
@@ -201,7 +201,8 @@ impl Cards {
             bitcoin: core.new_id(TransferId::from_parts)?,
             spread: core.new_id(TransferId::from_parts)?,
         };
-        let (answer, mut steps) = charge_rules::refund(&before, back, of, ids, points)?;
+        let (answer, mut steps) =
+            charge_rules::refund(&before, back, of, ids, points, core.clock.now_ms())?;
         steps.extend(life::onward_from(core, of).await?);
         steps.extend(guards);
         Ok(Decision { steps, answer })

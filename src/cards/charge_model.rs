@@ -64,6 +64,26 @@ impl std::fmt::Debug for AuthorizeCard {
     }
 }
 
+/// Both ask the same of a tap, and have the same form: so has the digest of what was asked.
+impl From<AuthorizeCard> for ChargeCard {
+    fn from(asked: AuthorizeCard) -> Self {
+        let AuthorizeCard {
+            key,
+            tap,
+            price,
+            reference,
+            pin,
+        } = asked;
+        Self {
+            key,
+            tap,
+            price,
+            reference,
+            pin,
+        }
+    }
+}
+
 /// How much of a charge. In JSON its fields stand beside the others of the command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
@@ -305,6 +325,27 @@ pub(super) struct ChargePosting {
     /// yet, because the refund was less: the next one withholds it.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub(super) to_withhold_msat: i64,
+    /// What came back of it, refund by refund.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) refunds: Vec<RefundPosting>,
+}
+
+/// What in the books is behind a refund.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct RefundPosting {
+    /// What came on the card; `None` where all of it was withheld.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) transfer: Option<TransferId>,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(super) withheld_msat: i64,
+    /// The points that were taken back.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(super) points: i64,
+    /// The rate, where that was the one of then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) quote: Option<Quote>,
+    /// When it was decided, milliseconds since the epoch.
+    pub(super) refunded_at_ms: i64,
 }
 
 #[allow(

@@ -1,6 +1,6 @@
 //! Pure decisions about charges: no I/O, no clock.
 
-use super::charge_model::{Charge, ChargePosting, ChargeRecord, ChargeState};
+use super::charge_model::{Charge, ChargePosting, ChargeRecord, ChargeState, RefundPosting};
 use super::currency::Back;
 use super::error::CardError;
 use super::{CHARGES, rules};
@@ -280,11 +280,6 @@ pub(super) fn expire(
     Ok(steps)
 }
 
-/// The payment behind a charge, if it was made.
-pub(super) fn payment(record: &ChargeRecord) -> Option<TransferId> {
-    record.posting.as_ref()?.transfer
-}
-
 /// A charge as it is shown at a time: one whose time is up has expired, whether or not its job
 /// has run.
 pub(super) fn shown(record: ChargeRecord, at_ms: i64) -> Charge {
@@ -330,6 +325,7 @@ pub(super) fn refund(
     of: TransferId,
     ids: RefundIds,
     (clawback, points): (Clawback, Vec<Step>),
+    at_ms: i64,
 ) -> Result<(Charge, Vec<Step>), Error> {
     let mut after = before.value.clone();
     let amount_msat = back.amount_msat;
@@ -343,6 +339,13 @@ pub(super) fn refund(
     let paid_msat = amount_msat.saturating_sub(withheld_msat);
     let withheld = share_down(back.on_card, withheld_msat, amount_msat)?;
     let merchant = merchant_back(&after.charge, &posting, &back, paid_msat, ids);
+    posting.refunds.push(RefundPosting {
+        transfer: (back.on_card > withheld).then_some(ids.on_card),
+        withheld_msat,
+        points: clawback.points,
+        quote: back.quote.clone(),
+        refunded_at_ms: at_ms,
+    });
     after.posting = Some(posting);
     after.charge.refunded_msat += amount_msat;
     after.charge.withheld_msat += withheld_msat;

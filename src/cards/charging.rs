@@ -1,6 +1,6 @@
 //! Taps: verified, and charged.
 
-use super::boltcard::{BoltcardKeys, KeyDerivation, Opened, RingKey, TapError, TapUrl};
+use super::boltcard::{BoltcardKeys, KeyDerivation, Opened, PiccData, RingKey, TapError, TapUrl};
 use super::charge_model::{AuthorizeCard, Charge, ChargeCard, ChargePosting, ChargeState};
 use super::currency::{self, Due};
 use super::life::{self, VirtualTap};
@@ -30,6 +30,22 @@ impl VerifiedTap {
     /// The program's own, if the card is of one.
     pub(super) fn terms(&self) -> Option<&CardProgramTerms> {
         self.program.as_ref().map(|program| &program.value.terms)
+    }
+}
+
+/// How a tap pays a sale.
+#[derive(Clone, Copy)]
+enum Taking {
+    AtOnce,
+    SetAside,
+}
+
+impl Taking {
+    fn operation(self) -> &'static str {
+        match self {
+            Self::AtOnce => "cards.charge",
+            Self::SetAside => "cards.authorize",
+        }
     }
 }
 
@@ -101,30 +117,51 @@ impl Cards {
         credential: &Credential,
         command: ChargeCard,
     ) -> Result<Answer<Charge>, Error> {
+        self.take(credential, Taking::AtOnce, command).await
+    }
+
+    /// What is the same of every sale that a till has a tap pay.
+    async fn take(
+        &self,
+        credential: &Credential,
+        taking: Taking,
+        command: ChargeCard,
+    ) -> Result<Answer<Charge>, Error> {
         let (cards, credential) = (self.clone(), credential.clone());
         self.core
             .detached(async move {
-                let caller = cards.core.authenticate(&credential).await?;
+                let core = &cards.core;
+                let caller = core.authenticate(&credential).await?;
                 caller.require_till()?;
                 check_text("reference", &command.reference, 100, "100 characters")?;
-                let operation = "cards.charge";
+                let operation = taking.operation();
                 let pin = command.pin.as_ref();
                 let asked = ChargeCard {
-                    pin: pin.map(|pin| pin.blinded(&cards.core)),
+                    pin: pin.map(|pin| pin.blinded(core)),
                     ..command.clone()
                 };
                 let _turn = cards.pin_turn(&command.tap, pin).await;
-                let executed: Result<Executed<Charge>, Error> = cards
-                    .core
-                    .execute(&caller, operation, &command.key, &asked, || {
-                        cards.decide_charge(&caller, &command)
-                    })
+                let decide = || cards.decide_taking(&caller, taking, &command);
+                let executed: Result<Executed<Charge>, Error> = core
+                    .execute(&caller, operation, &command.key, &asked, decide)
                     .await;
                 let attempt = attempt(&caller, operation, &command.key, asked.pin.as_ref());
                 let executed = cards.count_if_wrong(&attempt, executed).await;
                 Ok(executed.map_err(rules::refused)?.answer)
             })
             .await
+    }
+
+    async fn decide_taking(
+        &self,
+        caller: &Caller,
+        taking: Taking,
+        command: &ChargeCard,
+    ) -> Result<Decision<Charge>, Error> {
+        match taking {
+            Taking::AtOnce => self.decide_charge(caller, command).await,
+            Taking::SetAside => self.decide_authorize(caller, command).await,
+        }
     }
 
     async fn decide_charge(
@@ -163,12 +200,7 @@ impl Cards {
         )?;
         let from = sale.card.value.balance_account();
         steps.extend(charge_rules::pay(&charge, from, posting)?);
-        steps.extend(low_balance::look(
-            &sale.card.value,
-            &charge,
-            core.clock.now_ms(),
-        ));
-        steps.extend(life::look_for_top_up(&sale.card.value, core.clock.now_ms()));
+        steps.extend(low_balance::looks(core, &sale.card.value, charge.id));
         steps.extend(sale.guards);
         if let Some(reward) = reward {
             steps.extend(reward.steps(&charge.id.to_string()));
@@ -193,36 +225,14 @@ impl Cards {
         credential: &Credential,
         command: AuthorizeCard,
     ) -> Result<Answer<Charge>, Error> {
-        let (cards, credential) = (self.clone(), credential.clone());
-        self.core
-            .detached(async move {
-                let caller = cards.core.authenticate(&credential).await?;
-                caller.require_till()?;
-                check_text("reference", &command.reference, 100, "100 characters")?;
-                let operation = "cards.authorize";
-                let pin = command.pin.as_ref();
-                let asked = AuthorizeCard {
-                    pin: pin.map(|pin| pin.blinded(&cards.core)),
-                    ..command.clone()
-                };
-                let _turn = cards.pin_turn(&command.tap, pin).await;
-                let executed: Result<Executed<Charge>, Error> = cards
-                    .core
-                    .execute(&caller, operation, &command.key, &asked, || {
-                        cards.decide_authorize(&caller, &command)
-                    })
-                    .await;
-                let attempt = attempt(&caller, operation, &command.key, asked.pin.as_ref());
-                let executed = cards.count_if_wrong(&attempt, executed).await;
-                Ok(executed.map_err(rules::refused)?.answer)
-            })
+        self.take(credential, Taking::SetAside, command.into())
             .await
     }
 
     async fn decide_authorize(
         &self,
         caller: &Caller,
-        command: &AuthorizeCard,
+        command: &ChargeCard,
     ) -> Result<Decision<Charge>, Error> {
         let core = &self.core;
         let sale = self
@@ -331,44 +341,55 @@ impl Cards {
             return Err(self.refuse_bearer(public_key).await);
         }
         let tap = TapUrl::parse(tap).map_err(CardError::from)?;
-        let verified = self.verify_with_ring(&tap).await;
+        let is_signed = |opened: &Opened<'_>, card: &Card| {
+            let form = card.pull_payment_id.as_deref();
+            let verified = opened.key.verify(&opened.picc, card.version, form, &tap);
+            verified.map_err(CardError::from)
+        };
+        let (card, picc) = self.card_of(tap.p(), is_signed).await?;
+        let program = programs::of(&self.core, &card.value).await?;
+        Ok(VerifiedTap {
+            card,
+            program,
+            counter: i64::from(picc.counter),
+        })
+    }
+
+    /// The card that a `p` is of, as far as `is_right` says so of what came out of it.
+    pub(super) async fn card_of(
+        &self,
+        p: &[u8; 16],
+        is_right: impl Fn(&Opened<'_>, &Card) -> Result<(), CardError>,
+    ) -> Result<(Loaded<Card>, PiccData), Error> {
         let unknown = CardError::Tap(TapError::NotOurs);
         let is_unknown = |error: &Error| match error {
             Error::Card(error) => *error == unknown || *error == CardError::NotFound,
             _ => false,
         };
-        match verified {
+        match self.card_in_ring(p, &is_right).await {
             // It may be of a key that another instance has taken in.
             Err(error) if is_unknown(&error) && self.issuer_keys.refresh(&self.core).await? => {
-                self.verify_with_ring(&tap).await
+                self.card_in_ring(p, &is_right).await
             }
-            verified => verified,
+            found => found,
         }
     }
 
-    async fn verify_with_ring(&self, tap: &TapUrl) -> Result<VerifiedTap, Error> {
+    async fn card_in_ring(
+        &self,
+        p: &[u8; 16],
+        is_right: impl Fn(&Opened<'_>, &Card) -> Result<(), CardError>,
+    ) -> Result<(Loaded<Card>, PiccData), Error> {
         let issuer_keys = self.issuer_keys.state();
-        let opened = issuer_keys.ring.open(tap.p());
         let mut refused = CardError::Tap(TapError::NotOurs);
-        for Opened { key, picc } in opened {
-            let chip = hex::encode(key.card_id_hash(&picc.uid));
+        for opened in issuer_keys.ring.open(p) {
+            let chip = hex::encode(opened.key.card_id_hash(&opened.picc.uid));
             let Some(card) = self.core.find::<Card>(CARDS, "chip", &chip).await? else {
                 refused = CardError::NotFound;
                 continue;
             };
-            let Card {
-                version,
-                pull_payment_id,
-                ..
-            } = &card.value;
-            key.verify(&picc, *version, pull_payment_id.as_deref(), tap)
-                .map_err(CardError::from)?;
-            let program = programs::of(&self.core, &card.value).await?;
-            return Ok(VerifiedTap {
-                card,
-                program,
-                counter: i64::from(picc.counter),
-            });
+            is_right(&opened, &card.value)?;
+            return Ok((card, opened.picc));
         }
         Err(refused.into())
     }

@@ -231,6 +231,10 @@ pub enum CardError {
         /// Which.
         charge: ChargeId,
     },
+    /// There is no such refund, payment or transfer that a receipt could be of, or not yet.
+    /// `card.receipt_not_found`.
+    #[error("there is nothing that this receipt could be of")]
+    ReceiptNotFound,
     /// The amount is not in the unit of the card. `card.unit_mismatch`.
     #[error("the card {card} is in {unit}")]
     UnitMismatch {
@@ -331,6 +335,7 @@ impl CardError {
             Self::RefundExceedsCharge { .. } => "card.refund_exceeds_charge",
             Self::RefundNotCovered { .. } => "card.refund_not_covered",
             Self::ChargeNotRefundable { .. } => "card.charge_not_refundable",
+            Self::ReceiptNotFound => "card.receipt_not_found",
             Self::UnitMismatch { .. } => "card.unit_mismatch",
             Self::BadPin => "card.bad_pin",
             Self::PinRequired { .. } => "card.pin_required",

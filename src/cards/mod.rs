@@ -29,8 +29,11 @@ mod pin;
 mod programmer;
 pub mod programming;
 pub(crate) mod programs;
+mod receipt_model;
+mod receipts;
 mod refunded_points;
 mod rules;
+mod snapshot;
 mod statement;
 mod taps;
 mod top_up_address;
@@ -40,11 +43,10 @@ use std::sync::Arc;
 use crate::Error;
 use crate::access::Credential;
 use crate::core::{Answer, Core, Loaded};
-use crate::exchange;
 use crate::ids::CardId;
 use crate::invoices::{CreateInvoice, Invoice, InvoiceOptions, InvoicePurpose, Invoices};
-use crate::ledger::{Balance, Step, TransferRow};
-use crate::money::{Asset, Currency, Quote, Rounding};
+use crate::ledger::{Step, TransferRow};
+use crate::money::Asset;
 use crate::payments::Payments;
 
 pub use charge_model::{
@@ -72,7 +74,7 @@ pub use life::{
     SetCardNote, TopUpSource, TopUpWanted, UnlockCardCode, VirtualCardDetails, VirtualTap,
     WipeCard,
 };
-pub(crate) use low_balance::LOW_BALANCE_JOB;
+pub(crate) use low_balance::{LOW_BALANCE_JOB, look_at as look_at_balance};
 pub use model::{
     ActivateCard, Activation, Card, CardLimits, CardSnapshot, CardState, CurrencyBalance,
     ExistingChip, FreezeCard, IssueCard, IssueCards, LimitKind, LimitUsage, LowBalance,
@@ -94,9 +96,10 @@ pub use payment_model::{
 pub(crate) use payment_rules::CHECK_JOB;
 pub use pin::{Pin, PinStatus, SetCardPin, UnlockCardPin};
 pub use programs::{
-    CardProgram, CardProgramTerms, CardPrograms, CreateCardProgram, FeeBearer, PinRules,
-    UpdateCardProgram,
+    BreakageRule, CardProgram, CardProgramTerms, CardPrograms, CreateCardProgram, FeeBearer,
+    PinRules, UpdateCardProgram,
 };
+pub use receipt_model::{CardReceipt, CardReceiptKind, CardReceiptLine, CardReceiptOf};
 pub(crate) use refunded_points::{Left, give_points_again, set_points_aside};
 pub use statement::CardStatementQuery;
 pub(crate) use top_up_address::admit_top_up;
@@ -104,8 +107,6 @@ pub use top_up_address::{RenewTopUpAddress, TopUpAddress};
 
 pub(crate) const CARDS: &str = "card";
 pub(crate) const CHARGES: &str = "charge";
-/// How much of its history a card shows at once.
-const SNAPSHOT_HISTORY: usize = 20;
 const TOP_UP_EXPIRY_SECONDS: u32 = 3_600;
 
 /// The handle for cards.
@@ -196,7 +197,13 @@ impl Cards {
         };
         taps::require_unused(&self.core, &tap).await?;
         taps::see(&self.core, &tap).await?;
-        let value = self.snapshot_of(tap.card.value).await?;
+        // Whoever has found a card that was lost learns what it is, and not what it has.
+        let card = tap.card.value;
+        let shows_money = card.state != CardState::Lost;
+        if shows_money && !life::reads_nothing(&card) {
+            top_up_address::of_card(&self.core, card.id).await?;
+        }
+        let value = self.snapshot_of(card, shows_money).await?;
         Ok(Answer { as_of_ms, value })
     }
 
@@ -213,14 +220,15 @@ impl Cards {
         caller.require_issuer_or_holder(card)?;
         let as_of_ms = self.core.clock.now_ms();
         let value = self
-            .snapshot_of(load(&self.core, card).await?.value)
+            .snapshot_of(load(&self.core, card).await?.value, true)
             .await?;
         Ok(Answer { as_of_ms, value })
     }
 
     /// What moved on a card, newest first, before the position `before`; at most `limit` (1 to
-    /// 1,000). Its holder or that of a card that came in its place, or the issuer. A family card
-    /// shows what moved on the balance that it spends.
+    /// 1,000). Its holder or that of a card that came in its place, or the issuer; the holder of
+    /// one that was replaced not any more. A family card shows what moved on the balance that it
+    /// spends, as long as it is of the family.
     ///
     /// # Errors
     /// `card.not_found`, `access.*`.
@@ -232,64 +240,11 @@ impl Cards {
         limit: usize,
     ) -> Result<Answer<Vec<TransferRow>>, Error> {
         let caller = self.core.authenticate(credential).await?;
-        self.require_reader(&caller, card).await?;
+        life::require_reader(&self.core, &caller, card).await?;
         let as_of_ms = self.core.clock.now_ms();
         let account = load(&self.core, card).await?.value.balance_account();
         let value = self.core.store.transfers(&account, before, limit).await?;
         Ok(Answer { as_of_ms, value })
-    }
-
-    /// What is on a card in a currency, with what it is worth where there is a fresh rate.
-    async fn worth(&self, currency: Currency, balance: i64, pending: i64) -> CurrencyBalance {
-        let quote = exchange::quote(&self.core, currency, None).await.ok();
-        let value = |quote: &Quote| {
-            let rate = quote.rate;
-            rate.fiat_to_msat(currency, balance, Rounding::Down).ok()
-        };
-        CurrencyBalance {
-            currency,
-            balance,
-            pending,
-            value_msat: quote.as_ref().and_then(value),
-            quote,
-        }
-    }
-
-    async fn snapshot_of(&self, card: Card) -> Result<CardSnapshot, Error> {
-        let account = card.balance_account();
-        let side = account.kind().side();
-        let balance: Balance = self.core.balance(&account).await?;
-        let mut usage = Vec::new();
-        for limit in rules::usage_limits(&card, self.core.commit_time_ms())? {
-            usage.push(LimitUsage {
-                kind: limit.kind,
-                limit: limit.limit,
-                used: self.core.store.usage(&limit.window).await?,
-                renews_at_ms: limit.window.end_ms,
-            });
-        }
-        let history = self.core.store.transfers(&account, None, SNAPSHOT_HISTORY);
-        let history = history.await?;
-        let (balance, pending) = (
-            i64::try_from(balance.available(side)).unwrap_or(i64::MAX),
-            balance.incoming(side),
-        );
-        let money = match card.unit {
-            Asset::Fiat(currency) => Some(self.worth(currency, balance, pending).await),
-            _ => None,
-        };
-        let in_msat = |amount| if money.is_none() { amount } else { 0 };
-        Ok(CardSnapshot {
-            card: card.id,
-            state: card.state,
-            kind: card.kind,
-            balance_msat: in_msat(balance),
-            pending_msat: in_msat(pending),
-            money,
-            limits: card.limits,
-            usage,
-            history,
-        })
     }
 }
 

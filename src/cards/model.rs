@@ -4,10 +4,11 @@ use serde::{Deserialize, Serialize};
 
 use super::boltcard::IssuerKeyId;
 use super::life::{AutoTopUp, CardKind, RecoveryNumber, RetireTo};
+use super::top_up_address::TopUpAddress;
 use crate::access::Credential;
 use crate::core::IdempotencyKey;
-use crate::ids::{CardId, CardImportId, CardProgramId, ChargeId, CredentialId};
-use crate::ledger::{Account, TransferRow};
+use crate::ids::{CardId, CardImportId, CardProgramId, ChargeId, CredentialId, TransferId};
+use crate::ledger::{Account, TransferKind, TransferRow};
 use crate::money::{Asset, Currency, Price, Quote};
 
 /// What a card may do; `None` is no limit. Amounts are in the card's unit: msat, or the minor unit
@@ -44,8 +45,8 @@ pub struct CardLimits {
         skip_serializing_if = "Option::is_none"
     )]
     pub pin_above: Option<i64>,
-    /// Not a limit: when a charge brings the card below it, its holder is told, by the event
-    /// `card.low_balance`.
+    /// Not a limit: when the balance falls below it, whatever took it there, its holder is told, by
+    /// the event `card.low_balance`.
     #[serde(
         default,
         alias = "low_balance_msat",
@@ -264,6 +265,9 @@ pub struct Card {
     /// The main card of its family, whose balance it spends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub family_of: Option<CardId>,
+    /// Other cards spend its balance, or did.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub has_family: bool,
     /// Where its money went when it was retired, and where goes what still comes to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retired_to: Option<RetireTo>,
@@ -298,6 +302,14 @@ fn is_zero(count: &u32) -> bool {
     *count == 0
 }
 
+#[allow(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde gives it a reference"
+)]
+fn is_false(flag: &bool) -> bool {
+    !*flag
+}
+
 impl Card {
     /// The account that the card spends from and is topped up to. Nothing else says so.
     pub fn balance_account(&self) -> Account {
@@ -327,6 +339,7 @@ impl Card {
             first: None,
             replacements: 0,
             family_of: None,
+            has_family: false,
             retired_to: None,
             auto_top_up: None,
             auto_top_up_by: None,
@@ -408,14 +421,21 @@ pub struct LimitUsage {
     pub renews_at_ms: i64,
 }
 
-/// A card that a charge brought below what its holder wants to be told of: the event
+/// A card whose balance fell below what its holder wants to be told of: the event
 /// `card.low_balance`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LowBalance {
     /// The card.
     pub card: CardId,
-    /// The charge.
-    pub charge: ChargeId,
+    /// The charge, where it was one that took it there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub charge: Option<ChargeId>,
+    /// Why the money went.
+    pub kind: TransferKind,
+    /// The transfer.
+    pub transfer: TransferId,
+    /// The object that the transfer belongs to.
+    pub reference: String,
     /// What the card is in.
     #[serde(default = "bitcoin", skip_serializing_if = "is_bitcoin")]
     pub unit: Asset,
@@ -442,7 +462,8 @@ pub struct CurrencyBalance {
     pub quote: Option<Quote>,
 }
 
-/// What a tap shows without using it up.
+/// What a tap shows without using it up. Of a card that was lost, and of one in whose place another
+/// came, nothing of its money.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CardSnapshot {
     /// The card.
@@ -469,4 +490,9 @@ pub struct CardSnapshot {
     /// [`Cards::history`](super::Cards::history), to its holder.
     #[serde(default)]
     pub history: Vec<TransferRow>,
+    /// Where anybody can top it up, until its holder takes the address away; `None` of a card
+    /// whose money is not shown, and before the first tap or
+    /// [`Cards::top_up_address`](super::Cards::top_up_address) asked for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub top_up: Option<TopUpAddress>,
 }

@@ -6,6 +6,7 @@
 
 use super::charging::{self, VerifiedTap};
 use super::currency_payment::{self, PaymentTerms};
+use super::life::owns;
 use super::model::Card;
 use super::payment_error::CardPaymentError;
 use super::payment_model::{
@@ -13,7 +14,7 @@ use super::payment_model::{
     WithdrawalQuote,
 };
 use super::programs::{self, CardProgram, FeeBearer};
-use super::{Cards, guard, load_active, payment_rules as rules, pin, taps};
+use super::{Cards, guard, load, load_active, low_balance, payment_rules as rules, pin, taps};
 use crate::Error;
 use crate::access::Credential;
 use crate::core::{Answer, Caller, Decision, Executed, Loaded};
@@ -177,10 +178,7 @@ impl Cards {
         )?;
         steps.extend(guards);
         steps.extend(paid.steps);
-        steps.extend(super::life::look_for_top_up(
-            &bill.card.value,
-            core.clock.now_ms(),
-        ));
+        steps.extend(low_balance::looks(core, &bill.card.value, paid.payment.id));
         Ok(Decision {
             steps,
             answer: paid.payment,
@@ -449,7 +447,6 @@ impl Cards {
         self.core
             .detached(async move {
                 let caller = cards.core.authenticate(&credential).await?;
-                cards.require_owner(&caller, command.card).await?;
                 let executed: Executed<CardPayment> = cards
                     .core
                     .execute(&caller, "cards.withdraw", &command.key, &command, || {
@@ -468,9 +465,9 @@ impl Cards {
         command: &WithdrawFromCard,
     ) -> Result<Decision<CardPayment>, Error> {
         let core = &self.core;
-        // Again: whose a family card is may have changed since.
-        self.require_owner(caller, command.card).await?;
-        let card = load_active(core, command.card).await?;
+        let card = load(core, command.card).await?;
+        owns(caller, &card.value)?;
+        super::rules::require_active(&card.value, core.commit_time_ms())?;
         let invoice = rules::payable(&command.bolt11, &core.network, core.clock.now_ms())?;
         let amount_msat = match (invoice.amount_msat, command.amount_msat) {
             (Some(asked), None) => asked,
@@ -494,10 +491,7 @@ impl Cards {
         let paid = self.decide_bill(&bill, Vec::new()).await?;
         let mut steps = vec![guard(&bill.card)];
         steps.extend(paid.steps);
-        steps.extend(super::life::look_for_top_up(
-            &bill.card.value,
-            core.clock.now_ms(),
-        ));
+        steps.extend(low_balance::looks(core, &bill.card.value, paid.payment.id));
         Ok(Decision {
             steps,
             answer: paid.payment,

@@ -166,13 +166,14 @@ impl Outgoing for CardPayment {
         with_points(self, core).await
     }
 
-    /// It is no more on its way; and what comes back to a card that was replaced meanwhile goes on
-    /// to the one in its place.
+    /// It is no more on its way; what comes back to a card that was replaced meanwhile goes on to
+    /// the one in its place; and what did not come back may leave the card low.
     async fn when_ended(&self, core: &Core, _standing: Standing) -> Result<Vec<Step>, Error> {
         let in_flight = self.posting.in_flight.clone();
         let back = in_flight.map(|window| Step::Unuse { window, amount: 1 });
         let mut steps: Vec<Step> = back.into_iter().collect();
         steps.extend(super::onward(core, self.posting.payer).await?);
+        steps.extend(super::look_at_balance(core, self.posting.payer, self.id).await?);
         Ok(steps)
     }
 }

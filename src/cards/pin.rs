@@ -16,9 +16,9 @@ use zeroize::Zeroizing;
 
 use super::boltcard::TapUrl;
 use super::charging::VerifiedTap;
-use super::life::{LifeError, VirtualTap};
+use super::life::{LifeError, VirtualTap, owns, owns_or_issued};
 use super::programs::{self, PinRules};
-use super::{CardError, Cards, load, taps};
+use super::{CardError, Cards, guard, load, taps};
 use crate::Error;
 use crate::access::Credential;
 use crate::core::{
@@ -346,7 +346,7 @@ impl Cards {
     }
 
     /// Sets a card's PIN, or changes it, and forgets the wrong attempts. From which amount on it
-    /// is asked for say the card's limits. Its holder alone.
+    /// is asked for say the card's limits. Its holder alone; of a family card the main card's.
     ///
     /// # Errors
     /// `card.not_found`, `command.*`, `access.*`.
@@ -360,15 +360,17 @@ impl Cards {
             .detached(async move {
                 let core = &cards.core;
                 let caller = core.authenticate(&credential).await?;
-                caller.require_holder(command.card)?;
                 let card = command.card;
+                cards.require_owner(&caller, card).await?;
                 let asked = SetCardPin {
                     pin: command.pin.blinded(core),
                     ..command.clone()
                 };
                 let _turn = cards.pins.take(0).await;
-                let hash = &hash(core, command.pin).await?;
+                let (hash, caller) = (&hash(core, command.pin).await?, &caller);
                 let decide = || async move {
+                    let owned = load(core, card).await?;
+                    owns(caller, &owned.value)?;
                     let rules = rules_of(core, card).await?;
                     let found = load_pin(core, card).await?;
                     let version = found.map_or(0, |found| found.version);
@@ -378,23 +380,25 @@ impl Cards {
                     };
                     let answer = record.status(card, &rules);
                     let steps = vec![
+                        guard(&owned),
                         write(card, version, &record)?,
                         emit("card.pin_set", card.to_string(), &answer)?,
                     ];
                     Ok(Decision { steps, answer })
                 };
                 let executed: Executed<PinStatus> = core
-                    .execute(&caller, "cards.set_pin", &command.key, &asked, decide)
+                    .execute(caller, "cards.set_pin", &command.key, &asked, decide)
                     .await?;
                 Ok(executed.answer)
             })
             .await
     }
 
-    /// Lets a PIN be tried again that was wrong too often. The card's holder, or the issuer.
+    /// Lets a PIN be tried again that was wrong too often. The card's holder, of a family card the
+    /// main card's, or the issuer.
     ///
     /// # Errors
-    /// `card.pin_not_set`, `command.*`, `access.*`.
+    /// `card.not_found`, `card.pin_not_set`, `command.*`, `access.*`.
     pub async fn unlock_pin(
         &self,
         credential: &Credential,
@@ -405,22 +409,24 @@ impl Cards {
             .detached(async move {
                 let core = &cards.core;
                 let caller = core.authenticate(&credential).await?;
-                caller.require_issuer_or_holder(command.card)?;
-                let card = command.card;
+                let (card, caller) = (command.card, &caller);
                 let decide = || async move {
+                    let owned = load(core, card).await?;
+                    owns_or_issued(caller, &owned.value)?;
                     let found = load_pin(core, card).await?;
                     let Loaded { version, mut value } =
                         found.ok_or(CardError::PinNotSet { card })?;
                     value.wrong.clear();
                     let answer = value.status(card, &rules_of(core, card).await?);
                     let steps = vec![
+                        guard(&owned),
                         write(card, version, &value)?,
                         emit("card.pin_unlocked", card.to_string(), &answer)?,
                     ];
                     Ok(Decision { steps, answer })
                 };
                 let executed: Executed<PinStatus> = core
-                    .execute(&caller, "cards.unlock_pin", &command.key, &command, decide)
+                    .execute(caller, "cards.unlock_pin", &command.key, &command, decide)
                     .await?;
                 Ok(executed.answer)
             })

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::life::require_reader;
 use super::{Cards, load};
 use crate::Error;
 use crate::access::Credential;
@@ -22,7 +23,8 @@ pub struct CardStatementQuery {
 
 impl Cards {
     /// What stood on a card when a period began, what moved in it by reason, and what stood at its
-    /// end. Money that is set aside has not moved. Its holder, or the issuer.
+    /// end. Money that is set aside has not moved. Its holder or that of a card that came in its
+    /// place, or the issuer; as for [`history`](Self::history).
     ///
     /// # Errors
     /// `card.not_found`, `report.bad_period`, `access.*`.
@@ -83,7 +85,7 @@ impl Cards {
         card: CardId,
     ) -> Result<(Account, String, i64), Error> {
         let caller = self.core.authenticate(credential).await?;
-        caller.require_issuer_or_holder(card)?;
+        require_reader(&self.core, &caller, card).await?;
         let as_of_ms = self.core.clock.now_ms();
         let card = load(&self.core, card).await?.value;
         Ok((card.balance_account(), card.limits.time_zone, as_of_ms))

@@ -6,12 +6,13 @@
 use serde::{Deserialize, Serialize};
 
 use super::error::CardError;
+use super::life::reads_nothing;
 use super::lnurl;
 use super::payment_error::CardPaymentError;
 use super::{Cards, current, guard, load, load_active, programs};
 use crate::Error;
-use crate::access::Credential;
-use crate::core::{Answer, Core, Decision, Executed, IdempotencyKey, Loaded, emit, put};
+use crate::access::{AccessError, Credential};
+use crate::core::{Answer, Caller, Core, Decision, Executed, IdempotencyKey, Loaded, emit, put};
 use crate::exchange::{self, Moves};
 use crate::ids::CardId;
 use crate::ledger::Step;
@@ -116,6 +117,12 @@ pub(super) async fn of_card(core: &Core, card: CardId) -> Result<TopUpAddress, E
     Ok(TopUpAddress::new(core, card, &current.value.address))
 }
 
+/// The address of a card, if it was asked for before.
+pub(super) async fn known(core: &Core, card: CardId) -> Result<Option<TopUpAddress>, Error> {
+    let current = load_current(core, card).await?;
+    Ok(current.map(|current| TopUpAddress::new(core, card, &current.value.address)))
+}
+
 /// Whose address it is, unless it was taken away.
 pub(super) async fn card_of(core: &Core, address: &str) -> Result<CardId, Error> {
     let found = load_address(core, address).await?.value;
@@ -194,7 +201,7 @@ impl Cards {
                         "cards.renew_top_up_address",
                         &command.key,
                         &command,
-                        || cards.decide_renew_address(&command),
+                        || cards.decide_renew_address(&caller, &command),
                     )
                     .await?;
                 Ok(executed.answer)
@@ -204,11 +211,18 @@ impl Cards {
 
     async fn decide_renew_address(
         &self,
+        caller: &Caller,
         command: &RenewTopUpAddress,
     ) -> Result<Decision<TopUpAddress>, Error> {
         let core = &self.core;
-        let card = load(core, command.card).await?.value.id;
-        let mut steps = Vec::new();
+        let card = load(core, command.card).await?;
+        if caller.require_issuer().is_err() && reads_nothing(&card.value) {
+            // What was printed of it still leads to the card in its place.
+            let needs = "issuer, or holder of a card in use";
+            return Err(AccessError::NotAllowed { needs }.into());
+        }
+        let mut steps = vec![guard(&card)];
+        let card = card.value.id;
         let mut pointer_version = 0;
         if let Some(Loaded { version, value }) = load_current(core, card).await? {
             pointer_version = version;

@@ -168,7 +168,7 @@ impl Core {
         Fut: Future<Output = Result<Decision<A>, Error>>,
     {
         let scope = scope(caller, operation, key);
-        let fingerprint = fingerprint(command)?;
+        let fingerprint = self.fingerprint(command)?;
         let refusal = match self
             .decide_and_commit(caller, &scope, &fingerprint, decide)
             .await
@@ -206,7 +206,7 @@ impl Core {
         Fut: Future<Output = Result<Decision<A>, Error>>,
     {
         let scope = scope(caller, operation, key);
-        let fingerprint = fingerprint(command)?;
+        let fingerprint = self.fingerprint(command)?;
         match self.done_before(&scope, &fingerprint).await? {
             Some(done) => Ok(done),
             None => {
@@ -220,12 +220,12 @@ impl Core {
     async fn done_before<A: DeserializeOwned>(
         &self,
         scope: &str,
-        fingerprint: &str,
+        fingerprint: &Fingerprint,
     ) -> Result<Option<Executed<A>>, Error> {
         let Some((known, commit)) = self.store.command(scope).await? else {
             return Ok(None);
         };
-        if known != fingerprint {
+        if known != fingerprint.kept && known != fingerprint.plain {
             return Err(CommandError::KeyReused.into());
         }
         executed(commit.answer, commit.at_ms, true).map(Some)
@@ -235,7 +235,7 @@ impl Core {
         &self,
         caller: &Caller,
         scope: &str,
-        fingerprint: &str,
+        fingerprint: &Fingerprint,
         decide: F,
     ) -> Result<Executed<A>, Error>
     where
@@ -249,7 +249,7 @@ impl Core {
             steps.insert(0, guard);
             let command = CommandRecord {
                 scope: scope.to_owned(),
-                fingerprint: fingerprint.to_owned(),
+                fingerprint: fingerprint.kept.clone(),
                 answer: serde_json::to_value(&answer).map_err(unreadable)?,
             };
             let id = self.new_id(BatchId::from_parts)?;
@@ -333,15 +333,30 @@ const RENAMED: &[(&str, &str)] = &[
     ("\"max_balance\":", "\"max_balance_msat\":"),
 ];
 
-fn fingerprint(command: &impl Serialize) -> Result<String, Error> {
-    let mut text = serde_json::to_string(command).map_err(unreadable)?;
-    // Limits of a card are always whole, so that the first of them says whether there are any.
-    if RENAMED.first().is_some_and(|(now, _)| text.contains(now)) {
-        for (now, then) in RENAMED {
-            text = text.replace(now, then);
+/// What a request is known by.
+struct Fingerprint {
+    /// Under a key of the engine's: a request may have little in it that is not known, the number of
+    /// a chip, and whoever had a bare digest would find it by trying.
+    kept: String,
+    /// The bare digest, by which an earlier version knew it.
+    plain: String,
+}
+
+impl Core {
+    fn fingerprint(&self, command: &impl Serialize) -> Result<Fingerprint, Error> {
+        let mut text = serde_json::to_string(command).map_err(unreadable)?;
+        // Limits of a card are always whole, so that the first of them says whether there are any.
+        if RENAMED.first().is_some_and(|(now, _)| text.contains(now)) {
+            for (now, then) in RENAMED {
+                text = text.replace(now, then);
+            }
         }
+        let plain = hex::encode(Sha256::digest(text));
+        Ok(Fingerprint {
+            kept: self.secrets.fingerprint(&plain),
+            plain,
+        })
     }
-    Ok(hex::encode(Sha256::digest(text)))
 }
 
 pub(crate) fn unreadable(error: serde_json::Error) -> Error {

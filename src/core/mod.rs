@@ -57,7 +57,8 @@ pub struct Settings {
     #[serde(default = "ten_seconds_in_ms")]
     pub chain_poll_ms: i64,
     /// How long after a card expired its money becomes the operator's, in milliseconds, if nobody
-    /// had it replaced or retired; `None` for never, which is the default.
+    /// had it replaced or retired and its program says nothing else; `None` for never, which is the
+    /// default.
     #[serde(default)]
     pub breakage_after_ms: Option<i64>,
 }

@@ -145,6 +145,12 @@ impl Secrets {
         hex::encode(*bytes)
     }
 
+    /// What a request is known by, of its digest.
+    pub(crate) fn fingerprint(&self, digest: &str) -> String {
+        let label: [&[u8]; 2] = [b"flashkit/fingerprint/1/", digest.as_bytes()];
+        hex::encode(*self.0.derive::<32>(&label))
+    }
+
     /// A digest by which books know the secret that they were made with.
     pub(crate) fn check(&self) -> String {
         let bytes: Zeroizing<[u8; 16]> = self.0.derive(&[b"flashkit/identity/1"]);

@@ -102,6 +102,7 @@ const CODES: &[(&str, Kind)] = &[
     ("card.charge_not_found", Kind::NotFound),
     ("card.charge_not_open", Kind::Conflict),
     ("card.charge_not_refundable", Kind::Declined),
+    ("card.receipt_not_found", Kind::NotFound),
     ("card.code_locked", Kind::Declined),
     ("card.expired", Kind::Declined),
     ("card.family_full", Kind::Declined),

@@ -106,7 +106,6 @@ pub(crate) struct RefundEntry {
 pub(crate) fn with_refund(
     invoice: &Loaded<Invoice>,
     entry: RefundEntry,
-    now_ms: i64,
 ) -> Result<[Step; 2], Error> {
     let mut after = invoice.value.clone();
     let flags = &mut after.flags;
@@ -114,7 +113,8 @@ pub(crate) fn with_refund(
     add(&mut flags.refunding_msat, entry.refunding_msat);
     add(&mut flags.refunded_msat, entry.refunded_msat);
     add(&mut flags.refund_covers_msat, entry.covers_msat);
-    after.stand(now_ms);
+    // Where it stands is its payments' to say, and tells of itself.
+    after.note_refund_due();
     let event = match entry {
         RefundEntry { refunded_msat, .. } if refunded_msat > 0 => "invoice.refunded",
         RefundEntry { refunding_msat, .. } if refunding_msat > 0 => "invoice.refunding",

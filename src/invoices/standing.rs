@@ -109,25 +109,32 @@ impl Invoice {
             false => 0,
         };
         let (overpaid_msat, late_msat) = (sum(&surplus), sum(&late));
-        let refund_due = |payment: &InvoicePayment| match payment.state {
-            InvoicePaymentState::Settled if !payment.suspended => payment.surplus_msat(),
-            _ => 0,
-        };
-        let refund_due_msat = sum(&refund_due);
         let missing_msat = self.amount_msat.saturating_sub(counted_msat).max(0);
         self.received_msat = received_msat;
-        // Whatever was paid back was the surplus first.
-        self.refund_due_msat = match self.rules().surplus {
-            Some(SurplusTo::Refund) => {
-                let left_msat = refund_due_msat.saturating_sub(self.flags.refund_covers_msat);
-                left_msat.max(0)
-            }
-            _ => 0,
-        };
+        self.note_refund_due();
         self.flags.overpaid_msat = overpaid_msat;
         self.flags.late_msat = late_msat;
         self.flags.underpaid_msat = if counted_msat > 0 { missing_msat } else { 0 };
         self.state = self.standing(counted_msat, now_ms);
+    }
+
+    /// What of the surplus is to be paid back and was not: whatever was paid back was the surplus
+    /// first.
+    pub(super) fn note_refund_due(&mut self) {
+        let came = self
+            .payments
+            .iter()
+            .filter(|payment| payment.state == InvoicePaymentState::Settled && !payment.suspended);
+        let surplus_msat = came.fold(0_i64, |sum, payment| {
+            sum.saturating_add(payment.surplus_msat())
+        });
+        self.refund_due_msat = match self.rules().surplus {
+            Some(SurplusTo::Refund) => {
+                let left_msat = surplus_msat.saturating_sub(self.flags.refund_covers_msat);
+                left_msat.max(0)
+            }
+            _ => 0,
+        };
     }
 
     fn standing(&self, counted_msat: i64, now_ms: i64) -> InvoiceState {

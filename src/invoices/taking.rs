@@ -92,6 +92,7 @@ pub(super) async fn decide(
         brought_back.extend(back);
     }
     let payers = by_book::payers_end(core, &invoice.value, &outcome.moves).await?;
+    let lows = looks(core, &invoice.value, &outcome.moves).await?;
     let own_wallet_bps = own_wallet_bps(core, &invoice.value, takes).await?;
     let context = Context {
         new_id,
@@ -106,10 +107,22 @@ pub(super) async fn decide(
         own_wallet_bps,
     };
     let (after, mut batch) = steps::steps(invoice, outcome, &context)?;
-    batch.extend(guards);
-    batch.extend(onward);
-    batch.extend(payers);
+    for more in [guards, onward, payers, lows] {
+        batch.extend(more);
+    }
     Ok((after, batch))
+}
+
+/// What has vanished may leave a card low.
+async fn looks(core: &Core, invoice: &Invoice, moves: &[rules::Move]) -> Result<Vec<Step>, Error> {
+    let mut steps = Vec::new();
+    if moves.iter().any(|it| matches!(it, rules::Move::Undo(..))) {
+        let own = invoice.purpose.account();
+        for account in [own, cards::account_now(core, own).await?] {
+            steps.extend(cards::look_at_balance(core, account, invoice.id).await?);
+        }
+    }
+    Ok(steps)
 }
 
 /// Whoever gets the money can: the most that may come to a card, and what holds in the commit.

@@ -51,7 +51,7 @@ impl Refunds {
         asked: RefundAmount,
     ) -> Result<Reckoned, Error> {
         let core = &self.core;
-        rules::check_open(invoice, core.clock.now_ms())?;
+        rules::check_open(invoice)?;
         let mut came = invoices::refundable(core, invoice).await?;
         if caller.require_issuer().is_err() {
             came.surplus_msat = came.surplus_msat.saturating_sub(came.waiting_msat());

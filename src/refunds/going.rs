@@ -49,7 +49,7 @@ impl Refunds {
         let is_paid = refund.state == RefundState::Succeeded;
         let entry = rules::begun(&refund, is_paid);
         // Written first: whoever lost a race is to read again.
-        let mut first = invoices::with_refund(&invoice, entry, core.clock.now_ms())?.to_vec();
+        let mut first = invoices::with_refund(&invoice, entry)?.to_vec();
         first.extend(drafted);
         if is_paid {
             first.extend(refund.points_go_back(core)?);

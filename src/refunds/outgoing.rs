@@ -63,7 +63,7 @@ impl Refund {
     pub(super) async fn ends(&self, core: &Core, is_paid: bool) -> Result<Vec<Step>, Error> {
         let invoice = invoices::load(core, self.invoice).await?;
         let entry = rules::ended(self, is_paid);
-        let mut steps = invoices::with_refund(&invoice, entry, core.clock.now_ms())?.to_vec();
+        let mut steps = invoices::with_refund(&invoice, entry)?.to_vec();
         if is_paid {
             steps.extend(self.points_go_back(core)?);
         } else {

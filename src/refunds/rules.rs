@@ -79,16 +79,13 @@ fn price_of(invoice: &Invoice) -> Result<(Currency, i64), RefundError> {
 
 /// One that can still be paid is not paid back: what came would count towards it, and go back as
 /// well.
-pub(super) fn check_open(invoice: &Invoice, now_ms: i64) -> Result<(), RefundError> {
-    let is_open = match invoice.state {
-        InvoiceState::New => now_ms < invoice.expires_at_ms,
-        InvoiceState::Processing => true,
-        InvoiceState::Settled | InvoiceState::Expired | InvoiceState::Invalid => false,
-    };
-    let invoice = invoice.id;
-    match is_open {
-        true => Err(RefundError::InvoiceOpen { invoice }),
-        false => Ok(()),
+pub(super) fn check_open(invoice: &Invoice) -> Result<(), RefundError> {
+    match invoice.state {
+        InvoiceState::New | InvoiceState::Processing => {
+            let invoice = invoice.id;
+            Err(RefundError::InvoiceOpen { invoice })
+        }
+        InvoiceState::Settled | InvoiceState::Expired | InvoiceState::Invalid => Ok(()),
     }
 }
 

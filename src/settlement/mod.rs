@@ -21,7 +21,7 @@ pub use error::SettlementError;
 pub use model::{
     CreateMerchant, Merchant, MerchantBalance, PaidByBook, PairTill, PairedTill, Payout,
     PayoutOutcome, PayoutQuote, PayoutState, PayoutTerms, RequestPayout, ResolvePayout, RevokeTill,
-    Till,
+    SetMerchantCategory, Till,
 };
 pub(crate) use payouts::{CHECK_JOB, PAYOUTS};
 pub(crate) use rules::{max_route_fee, recover};
@@ -75,6 +75,44 @@ impl Settlement {
                 };
                 let executed: Executed<Merchant> = core
                     .execute(&caller, "settlement.create", &command.key, &command, decide)
+                    .await?;
+                Ok(executed.answer)
+            })
+            .await
+    }
+
+    /// Says what kind of shop a merchant is. Cards that pay only in some are judged by it in the
+    /// commit of each sale: one that was decided before is decided again. Issuer only.
+    ///
+    /// # Errors
+    /// `settlement.merchant_not_found`, `command.*`, `access.*`.
+    pub async fn set_category(
+        &self,
+        credential: &Credential,
+        command: SetMerchantCategory,
+    ) -> Result<Answer<Merchant>, Error> {
+        let (settlement, credential) = (self.clone(), credential.clone());
+        self.core
+            .detached(async move {
+                let core = &settlement.core;
+                let caller = core.authenticate(&credential).await?;
+                caller.require_issuer()?;
+                let decide = || async {
+                    let Loaded { version, value } = load_merchant(core, command.merchant).await?;
+                    let answer = Merchant {
+                        category: command.category,
+                        ..value
+                    };
+                    let id = answer.id.to_string();
+                    let steps = vec![
+                        write_merchant(&answer, version)?,
+                        emit("merchant.category_set", id, &answer)?,
+                    ];
+                    Ok(Decision { steps, answer })
+                };
+                let operation = "settlement.set_category";
+                let executed: Executed<Merchant> = core
+                    .execute(&caller, operation, &command.key, &command, decide)
                     .await?;
                 Ok(executed.answer)
             })

@@ -62,6 +62,17 @@ pub struct CreateMerchant {
     pub category: Option<MerchantCategory>,
 }
 
+/// Says what kind of shop a merchant is from now on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetMerchantCategory {
+    /// Made by the caller before the call.
+    pub key: IdempotencyKey,
+    /// The merchant.
+    pub merchant: MerchantId,
+    /// What kind of shop it is; `None` for none that is named.
+    pub category: Option<MerchantCategory>,
+}
+
 /// A merchant.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Merchant {

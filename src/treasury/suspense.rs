@@ -314,6 +314,8 @@ impl Treasury {
                 let (amount, reference) = (after.amount_msat, item.to_string());
                 steps.extend(crate::settlement::recover(merchant, amount, id, reference));
             }
+        } else {
+            steps.extend(crate::cards::look_at_balance(&self.core, account, item).await?);
         }
         steps.push(emit("suspense.assigned", item.to_string(), &after)?);
         Ok(Decision {

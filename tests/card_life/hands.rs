@@ -5,15 +5,15 @@ use flashkit::cards::{
     Activation, AddFamilyCard, Card, CardLimits, CardState, ChargeCard, FreezeCard, IssueCard,
     ReplaceCard, ReportLost, RetireCard, RetireTo,
 };
-use flashkit::ids::{BatchId, CardId, TransferId};
-use flashkit::ledger::{Account, Batch, NewTransfer, Step, TransferKind};
+use flashkit::ids::CardId;
+use flashkit::ledger::Account;
 use flashkit::store::Store;
 use flashkit::testkit::virtual_card::VirtualCard;
 use flashkit::{Answer, Engine, Error};
 
 use crate::support::key;
 use crate::support::scene::{Told, told};
-use crate::support::shop::{SAT, sat};
+use crate::support::shop::{self, SAT, sat};
 
 /// The number of the chip with this number.
 pub fn uid(number: usize) -> String {
@@ -139,21 +139,5 @@ pub async fn state(engine: &Engine, card: CardId) -> CardState {
 
 /// Money on a card, from outside.
 pub async fn fund(store: &dyn Store, number: u16, card: CardId, sats: i64) {
-    let mut random = [0x6c; 10];
-    random[..2].copy_from_slice(&number.to_be_bytes());
-    let transfer = NewTransfer {
-        id: TransferId::from_parts(3, random),
-        debit: Account::node_channels(),
-        credit: Account::card_balance(card),
-        amount: sats * SAT,
-        kind: TransferKind::TopUp,
-        reference: "from outside".to_owned(),
-        credit_ceiling: None,
-    };
-    let batch = Batch {
-        id: BatchId::from_parts(3, random),
-        command: None,
-        steps: vec![Step::Transfer(transfer)],
-    };
-    store.commit(batch).await.unwrap();
+    shop::fund(store, number, card, sats * SAT).await;
 }

@@ -1,10 +1,13 @@
 //! The life of a card: lost, replaced, expired, wiped, retired; its family, its holder's recovery
 //! code, its virtual and bearer kin; and who may do what.
 
+mod desk;
 mod hands;
 mod model;
 mod owed;
+mod owner;
 mod private;
+mod receipts;
 mod story;
 #[path = "../support/mod.rs"]
 mod support;

@@ -19,9 +19,9 @@ use flashkit::{Engine, Settings};
 use crate::hands::{
     add, blank, charge, freeze, fund, lose, on_card, replace, retire, state, uid, unfreeze,
 };
-use crate::support::key;
 use crate::support::scene::{DAY, NOON, Scene, digits, on_both_stores, told};
 use crate::support::shop::{self, SAT, sat};
+use crate::support::{key, until};
 
 on_both_stores! {
     a_lost_card_is_replaced_and_its_money_is_there;
@@ -709,7 +709,12 @@ async fn a_card_is_filled_up_by_rule(is_sqlite: bool) {
         .await
         .unwrap();
     scene.charge("outside", 30_000).await.unwrap();
-    engine.run_due_jobs().await.unwrap();
+    // The engine looks for due jobs as well: it may have taken this one.
+    until("the app is asked", || async {
+        engine.run_due_jobs().await.unwrap();
+        scene.seen("card.top_up_wanted").await > 0
+    })
+    .await;
     let events = scene.store.events(0, 1_000).await.unwrap();
     let wanted: Vec<_> = events
         .iter()

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use flashkit::access::{HostKey, HostKeys};
 use flashkit::cards::boltcard::{IssuerKey, IssuerKeyRing, KeyDerivation, TapError, TapUrl};
+use flashkit::cards::lnurl::LnurlRequest;
 use flashkit::cards::{
     CardLimits, ExistingChip, ImportIssuerKey, IssueCard, IssueCards, IssuerKeyOrigin,
     ProgrammingKeys, RotateIssuerKey,
@@ -191,6 +192,15 @@ async fn a_card_keeps_its_key_and_a_new_one_gets_the_current() {
     let card = cards.issue(&issuer, issue).await.unwrap();
     assert_eq!(card.issuer_key, Some(old.id()));
     assert_eq!(card.chip, hex::encode(old.card_id_hash(&uid)));
+    // The other instance has not heard of the key yet: the first `p` of its card tells it.
+    let tap = chip.tap();
+    let (_, p) = tap.split_once("?p=").unwrap();
+    let request = LnurlRequest {
+        url: format!("https://localhost/boltcard/pay?p={}", &p[..32]),
+        till: None,
+    };
+    let reply = elsewhere.cards().answer(&request).await;
+    assert!(reply.body.contains("not in use"), "{}", reply.body);
     assert_eq!(
         elsewhere.cards().peek(&chip.tap()).await.unwrap().card,
         card.id

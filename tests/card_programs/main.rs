@@ -3,6 +3,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod breakage;
 mod imports;
 mod issuer_keys;
 mod rules;

@@ -31,7 +31,7 @@ on_both_stores! {
     programs_are_the_issuers_and_stay_in_their_bounds;
 }
 
-async fn program(engine: &Engine, name: &str, terms: CardProgramTerms) -> CardProgramId {
+pub async fn program(engine: &Engine, name: &str, terms: CardProgramTerms) -> CardProgramId {
     let (key, name) = (key(name), name.to_owned());
     let command = CreateCardProgram { key, name, terms };
     let programs = engine.cards().programs();
@@ -54,7 +54,7 @@ async fn update(scene: &Scene, name: &str, of: &HeldCard, terms: CardProgramTerm
     cards.programs().update(&issuer, command).await.unwrap();
 }
 
-async fn issue(engine: &Engine, uid: &str, limits: CardLimits, of: CardProgramId) -> HeldCard {
+pub async fn issue(engine: &Engine, uid: &str, limits: CardLimits, of: CardProgramId) -> HeldCard {
     let (cards, issuer) = (engine.cards(), engine.issuer());
     let command = IssueCard {
         key: key(&format!("issue/{uid}")),
@@ -95,7 +95,7 @@ async fn scene(is_sqlite: bool, terms: CardProgramTerms) -> Scene {
     scene
 }
 
-async fn merchant(engine: &Engine, name: &str, category: Option<&str>) -> Merchant {
+pub async fn merchant(engine: &Engine, name: &str, category: Option<&str>) -> Merchant {
     let issuer = engine.issuer();
     let command = CreateMerchant {
         key: key(name),

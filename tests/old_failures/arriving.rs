@@ -290,3 +290,42 @@ async fn p17_storms_of_listeners() {
     assert_eq!(stage.node.claimed.lock().unwrap().len(), 5);
     stage.stop().await;
 }
+
+/// P18. The metadata of a top-up is the text of a JSON array, once, and the invoice commits to
+/// exactly that text.
+///
+/// Back when `metadata` of `PayRequest` is written as JSON before it is put into the reply, in
+/// `cards/lnurl/pay.rs`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn p18_metadata_is_serialised_twice() {
+    use sha2::{Digest, Sha256};
+
+    let stage = Stage::new().await;
+    let cards = stage.engine.cards();
+    let address = cards
+        .top_up_address(&stage.card.holder, stage.card.id)
+        .await;
+    let ask = |url: String| {
+        let request = flashkit::cards::lnurl::LnurlRequest { url, till: None };
+        let cards = cards.clone();
+        async move {
+            let reply = cards.answer(&request).await;
+            assert_eq!(reply.status, 200, "{}", reply.body);
+            serde_json::from_str::<serde_json::Value>(&reply.body).unwrap()
+        }
+    };
+    let url = address.unwrap().url.clone();
+    let offer = ask(url.clone()).await;
+    // As LUD-06 has it: a string in which there is an array of arrays of strings.
+    let metadata = offer["metadata"].as_str().unwrap();
+    let entries: Vec<Vec<String>> = serde_json::from_str(metadata).unwrap();
+    assert_eq!(entries, [["text/plain", "Card top-up"]]);
+    let paid = ask(format!("{url}?amount=10000")).await;
+    let bolt11: lightning_invoice::Bolt11Invoice = paid["pr"].as_str().unwrap().parse().unwrap();
+    let lightning_invoice::Bolt11InvoiceDescriptionRef::Hash(hash) = bolt11.description() else {
+        panic!("the invoice commits to no metadata");
+    };
+    let committed: &[u8] = hash.0.as_ref();
+    assert_eq!(committed, Sha256::digest(metadata).as_slice());
+    stage.stop().await;
+}

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use flashkit::cards::lnurl::LnurlRequest;
 use flashkit::cards::{
-    ActivateCard, CardLimits, FreezeCard, IssueCard, RefundCharge, SetCardLimits, SetCardPin,
+    ActivateCard, AuthorizeCard, CaptureCharge, CardLimits, ChargeAmount, FreezeCard, IssueCard,
+    PayWithCard, RefundCharge, SetCardLimits, SetCardPin,
 };
 use flashkit::ids::ProgramId;
 use flashkit::ledger::Account;
@@ -224,7 +226,7 @@ async fn r04_limits_are_checked_after_paying_and_r05_have_no_effect() {
     stage.stop().await;
 }
 
-/// 6, 7 and 8. The first tap of a card at a till earns its points, in the commit of the sale.
+/// 7 and 8. The first tap of a card at a till earns its points, in the commit of the sale.
 ///
 /// Back when the reward's steps are left out of `decide_charge`, `cards/charging.rs`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -240,6 +242,66 @@ async fn r07_the_first_tap_earns_nothing_and_r08_points_come_later() {
         .filter(|row| row.reference == charge.id.to_string());
     let commits: BTreeSet<i64> = of_sale.map(|row| row.commit).collect();
     assert_eq!(commits.len(), 1);
+    stage.stop().await;
+}
+
+/// 6. The points of a program are the same however a card pays: at once, by a tab, and by a BOLT11
+/// of the merchant's at its own till or at another wallet's.
+///
+/// Back without `with_points` in `decide_by_book`, `cards/paying.rs`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r06_the_automatic_path_knows_no_campaign() {
+    let (mut stage, program) = stage().await;
+    let (cards, till) = (stage.engine.cards(), stage.merchant.till.clone());
+    let mut expected = 0;
+    for way in ["charge", "tab", "till", "lnurl"] {
+        let tap = stage.card.chip.tap();
+        match way {
+            "charge" => drop(stage.charge(way, tap, sat(1_000)).await.unwrap()),
+            "tab" => {
+                let command = AuthorizeCard {
+                    key: key(way),
+                    tap,
+                    price: sat(1_000),
+                    reference: String::new(),
+                    pin: None,
+                };
+                let charge = cards.authorize(&till, command).await.unwrap().id;
+                let amount = ChargeAmount::Bitcoin {
+                    amount_msat: 1_000 * SAT,
+                };
+                let key = key(way);
+                let command = CaptureCharge {
+                    key,
+                    charge,
+                    amount,
+                };
+                cards.capture(&till, command).await.unwrap();
+            }
+            "till" => {
+                let bill = shop::sale(&stage.engine, &stage.merchant, way, sat(1_000)).await;
+                let command = PayWithCard {
+                    key: key(way),
+                    tap,
+                    bolt11: bill.bolt11.clone(),
+                    pin: None,
+                };
+                cards.pay(&till, command).await.unwrap();
+            }
+            _ => {
+                let bill = shop::sale(&stage.engine, &stage.merchant, way, sat(1_000)).await;
+                let parameters = tap.split_once('?').unwrap().1;
+                let request = LnurlRequest {
+                    url: format!("https://localhost/boltcard?{parameters}&pr={}", bill.bolt11),
+                    till: None,
+                };
+                assert_eq!(cards.answer(&request).await.status, 200);
+            }
+        }
+        expected += 20;
+        assert_eq!(points(&stage, program).await, expected, "{way}");
+    }
+    assert_eq!(stage.on_card(&stage.card).await, 6_000 * SAT);
     stage.stop().await;
 }
 

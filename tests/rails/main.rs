@@ -5,8 +5,10 @@
 
 mod away;
 mod by_book;
+mod doors;
 mod foreign;
 mod lnurl;
+mod low;
 mod machine;
 mod no_lies;
 mod owed;

@@ -204,7 +204,7 @@ async fn a_card_pays_a_hold_invoice_in_the_books_and_its_capture_is_the_proof() 
     let set = set().await;
     let program = shop::program(&set.engine, set.merchant.id).await;
     let limits = CardLimits {
-        per_day: Some(1_500 * SAT),
+        per_day: Some(1_400 * SAT),
         ..CardLimits::default()
     };
     let mut card = shop::card(&set.engine, shop::UID, limits).await;

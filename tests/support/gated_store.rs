@@ -1,6 +1,6 @@
 //! A store with gates before the commits that deal with a node's event.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use flashkit::ids::TransferId;
@@ -9,23 +9,74 @@ use flashkit::ledger::{
     HoldChangeRow, HoldState, Step, TransferRow, UsageWindow,
 };
 use flashkit::store::{CommitError, DocumentPosition, DocumentQuery, Store, StoreError};
+use tokio::sync::Notify;
 
 use super::gate::Gate;
 
 pub struct GatedStore {
     store: Arc<dyn Store>,
     gate: Arc<Gate>,
+    pause: Arc<Pause>,
+}
+
+/// Holds up the first commit of an operation, or of a kind of job, until it is let go.
+#[derive(Default)]
+pub struct Pause {
+    operation: Mutex<Option<String>>,
+    reached: Notify,
+    released: Notify,
+}
+
+impl Pause {
+    pub fn arm(&self, operation: &str) {
+        *self.operation.lock().unwrap() = Some(format!("/{operation}/"));
+    }
+
+    /// Waits until it is held up.
+    pub async fn reached(&self) {
+        self.reached.notified().await;
+    }
+
+    pub fn release(&self) {
+        self.released.notify_one();
+    }
+
+    async fn hold_up(&self, batch: &Batch) {
+        let is_it = {
+            let mut armed = self.operation.lock().unwrap();
+            let scope = batch.command.as_ref().map(|command| command.scope.clone());
+            let jobs = batch.steps.iter().filter_map(|step| match step {
+                Step::Done { kind, .. } => Some(format!("/{kind}/")),
+                _ => None,
+            });
+            let mut names = scope.into_iter().chain(jobs);
+            let mut is_it = |operation: &str| names.any(|name| name.contains(operation));
+            armed.take_if(|operation| is_it(operation)).is_some()
+        };
+        if is_it {
+            self.reached.notify_one();
+            self.released.notified().await;
+        }
+    }
 }
 
 impl GatedStore {
     pub fn new(store: Arc<dyn Store>, gate: Arc<Gate>) -> Self {
-        Self { store, gate }
+        let pause = Arc::default();
+        Self { store, gate, pause }
+    }
+
+    /// With nothing but a pause.
+    pub fn pausing(store: Arc<dyn Store>, pause: Arc<Pause>) -> Self {
+        let gate = Arc::default();
+        Self { store, gate, pause }
     }
 }
 
 #[async_trait]
 impl Store for GatedStore {
     async fn commit(&self, batch: Batch) -> Result<Commit, CommitError> {
+        self.pause.hold_up(&batch).await;
         // No caller is behind it: an incoming payment is being accepted, or booked.
         if batch.command.is_none() {
             for step in &batch.steps {

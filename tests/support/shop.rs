@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use flashkit::access::Credential;
 use flashkit::cards::{ActivateCard, CardLimits, IssueCard, TopUpCard};
-use flashkit::ids::{CardId, CredentialId, MerchantId, ProgramId};
+use flashkit::ids::{BatchId, CardId, CredentialId, MerchantId, ProgramId, TransferId};
 use flashkit::invoices::{CreateInvoice, Invoice, InvoiceOptions, InvoicePurpose, InvoiceState};
+use flashkit::ledger::{Account, Batch, NewTransfer, Step, TransferKind};
 use flashkit::lightning::LightningNode;
 use flashkit::lightning::simulated::{SimulatedNetwork, SimulatedNode};
 use flashkit::money::{Currency, Price};
@@ -267,4 +268,25 @@ pub async fn top_up(engine: &Engine, customer: &Wallet, card: &HeldCard, name: &
         .value;
     customer.pay(&invoice.bolt11).await.unwrap();
     settled(engine, &invoice).await;
+}
+
+/// Money on a card, from outside.
+pub async fn fund(store: &dyn Store, number: u16, card: CardId, amount_msat: i64) {
+    let mut random = [0x6c; 10];
+    random[..2].copy_from_slice(&number.to_be_bytes());
+    let transfer = NewTransfer {
+        id: TransferId::from_parts(3, random),
+        debit: Account::node_channels(),
+        credit: Account::card_balance(card),
+        amount: amount_msat,
+        kind: TransferKind::TopUp,
+        reference: "from outside".to_owned(),
+        credit_ceiling: None,
+    };
+    let batch = Batch {
+        id: BatchId::from_parts(3, random),
+        command: None,
+        steps: vec![Step::Transfer(transfer)],
+    };
+    store.commit(batch).await.unwrap();
 }

@@ -8,16 +8,20 @@ use serde::{Deserialize, Serialize};
 
 use super::model::{AutoTopUp, SetAutoTopUp, TopUpSource, TopUpWanted};
 use super::onward::current;
-use super::{AUTO_TOP_UP_JOB, ending::due};
+use super::{AUTO_TOP_UP_JOB, ending::due, owns};
 use crate::Error;
 use crate::access::Credential;
-use crate::cards::{Card, Cards, guard, load, load_active, programs, require_bitcoin, rules};
-use crate::core::{Answer, CommandError, Core, Decision, Executed, Loaded, emit, put};
+use crate::cards::{Card, Cards, guard, load, low_balance, programs, require_bitcoin, rules};
+use crate::core::{Answer, Caller, CommandError, Core, Decision, Executed, Loaded, emit, put};
 use crate::ids::{CardId, TransferId};
-use crate::ledger::{CalendarPeriod, NewTransfer, Refusal, Step, TransferKind, UsageWindow};
+use crate::ledger::{
+    Account, CalendarPeriod, NewTransfer, Refusal, Step, TransferKind, UsageWindow,
+};
 use crate::money::MAX_MSAT;
 
 const TOP_UPS: &str = "card_auto_top_up";
+/// How often a card is looked at again while it is spent.
+const MAX_DECISIONS: usize = 32;
 
 /// How often a card was filled up.
 #[derive(Default, Serialize, Deserialize)]
@@ -61,6 +65,15 @@ fn check(rule: &AutoTopUp) -> Result<(), CommandError> {
     Ok(())
 }
 
+/// Holds in the commit: the card is not low once it was looked at.
+fn at_least(account: Account, below_msat: i64) -> Step {
+    Step::Within {
+        account,
+        lowest: Some(below_msat),
+        highest: None,
+    }
+}
+
 fn window(card: &Card, at_ms: i64) -> Result<UsageWindow, Error> {
     let subject = format!("{}/auto_top_up/day", card.id);
     rules::zone(card)
@@ -85,29 +98,30 @@ impl Cards {
             .detached(async move {
                 let core = &cards.core;
                 let caller = core.authenticate(&credential).await?;
-                cards.require_owner(&caller, command.card).await?;
                 let mut agreed = None;
                 if let Some(rule) = &command.rule {
                     check(rule)?;
                     if let TopUpSource::Card { card } = rule.from {
                         let by = command.source.as_ref().unwrap_or(&credential);
                         let by = core.authenticate(by).await?;
-                        cards.require_owner(&by, card).await?;
-                        agreed = Some((by.id, by.guard));
+                        agreed = Some((card, by));
                     }
                 }
-                let (cards, command, agreed) = (&cards, &command, &agreed);
+                let (cards, command, agreed, caller) = (&cards, &command, &agreed, &caller);
                 let decide = || async move {
-                    let card = load_active(core, command.card).await?;
+                    let card = load(core, command.card).await?;
+                    owns(caller, &card.value)?;
+                    rules::require_active(&card.value, core.commit_time_ms())?;
                     if command.rule.is_some() {
                         require_bitcoin(&card.value)?;
                     }
-                    let (by, agreed) = agreed.clone().unzip();
-                    let mut steps: Vec<Step> = agreed.into_iter().collect();
-                    steps.extend(cards.check_source(&card.value, command.rule).await?);
+                    let mut steps = Vec::new();
+                    if let Some((source, by)) = agreed {
+                        steps.extend(cards.agree(&card.value, *source, by).await?);
+                    }
                     let answer = Card {
                         auto_top_up: command.rule,
-                        auto_top_up_by: by,
+                        auto_top_up_by: agreed.as_ref().map(|(_, by)| by.id),
                         ..card.value
                     };
                     steps.push(rules::write(&answer, card.version)?);
@@ -121,34 +135,38 @@ impl Cards {
                 };
                 let operation = "cards.set_auto_top_up";
                 let executed: Executed<Card> = core
-                    .execute(&caller, operation, &command.key, command, decide)
+                    .execute(caller, operation, &command.key, command, decide)
                     .await?;
                 Ok(executed.answer)
             })
             .await
     }
 
-    /// Another card with a balance of its own, of the same kind of money.
-    async fn check_source(
-        &self,
-        card: &Card,
-        rule: Option<AutoTopUp>,
-    ) -> Result<Option<Step>, Error> {
-        let Some(TopUpSource::Card { card: source }) = rule.map(|rule| rule.from) else {
-            return Ok(None);
-        };
-        let source = load_active(&self.core, source).await?;
+    /// Another card with a balance of its own, of the same kind of money, and what holds in the
+    /// commit: whoever agrees still decides about that card.
+    async fn agree(&self, card: &Card, source: CardId, by: &Caller) -> Result<[Step; 2], Error> {
+        let source = load(&self.core, source).await?;
+        owns(by, &source.value)?;
+        rules::require_active(&source.value, self.core.commit_time_ms())?;
         let (from, to) = (source.value.balance_account(), card.balance_account());
         if from == to || from.asset() != to.asset() {
             let (field, bounds) = ("from", "another card with the same kind of money");
             return Err(CommandError::OutOfBounds { field, bounds }.into());
         }
-        Ok(Some(guard(&source)))
+        Ok([by.guard.clone(), guard(&source)])
     }
 
     /// The job that fills a card up.
     pub(super) async fn fill_up(&self, id: CardId) -> Result<(), Error> {
-        let filled = self.core.settle(|| self.decide_fill(id)).await;
+        let mut tries = MAX_DECISIONS;
+        let filled = loop {
+            tries -= 1;
+            match self.core.settle(|| self.decide_fill(id)).await {
+                // A sale came in between, whose own look would be done with this one.
+                Err(Error::Ledger(Refusal::OutOfBounds { .. })) if tries > 0 => {}
+                filled => break filled,
+            }
+        };
         match filled {
             // As often as it may be in a day.
             Err(Error::Ledger(Refusal::UsageExceeded { .. })) => {
@@ -218,6 +236,7 @@ impl Cards {
         let available = balance.available(account.kind().side());
         let balance_msat = i64::try_from(available).unwrap_or(i64::MAX);
         if balance_msat >= rule.below_msat {
+            steps.push(at_least(account, rule.below_msat));
             return Ok(None);
         }
         let (most, held) = programs::ceiling(core, &card.value).await?;
@@ -261,8 +280,9 @@ impl Cards {
         }
         // Should the source be spent at the same moment, what is left of it; should the card be
         // filled at the same moment, what it then lacks.
+        let id = core.new_id(TransferId::from_parts)?;
         let transfer = Step::TransferUpTo(NewTransfer {
-            id: core.new_id(TransferId::from_parts)?,
+            id,
             debit: from,
             credit: to,
             amount: wanted.amount_msat,
@@ -270,11 +290,12 @@ impl Cards {
             reference: wanted.card.value.id.to_string(),
             credit_ceiling: Some(wanted.ceiling_msat),
         });
-        Ok(Some(vec![
-            by.guard,
-            guard(&owner),
-            guard(&source),
-            transfer,
-        ]))
+        let mut steps = vec![by.guard, guard(&owner), guard(&source), transfer];
+        if wanted.ceiling_msat >= wanted.rule.below_msat {
+            steps.push(at_least(to, wanted.rule.below_msat));
+        }
+        // It may run low itself now.
+        steps.extend(low_balance::look(&source.value, id, core.clock.now_ms()));
+        Ok(Some(steps))
     }
 }

@@ -2,12 +2,13 @@
 
 use super::model::{ReplaceCard, ReportLost, RetireCard, RetireTo};
 use super::onward::{MAX_REPLACEMENTS, all_of, current};
-use super::{AUTO_TOP_UP_JOB, EXPIRE_CARD_JOB, LifeError, family};
+use super::{AUTO_TOP_UP_JOB, EXPIRE_CARD_JOB, LifeError, family, may_stop, owns};
 use crate::Error;
 use crate::access::{Credential, Role};
 use crate::cards::charging::VerifiedTap;
 use crate::cards::{
-    Activation, Card, CardError, CardState, Cards, guard, load, load_active, pin, programs, rules,
+    Activation, Card, CardError, CardState, Cards, guard, load, load_active, low_balance, pin,
+    programs, rules,
 };
 use crate::core::{Answer, Caller, CommandError, Decision, Executed, Loaded, emit};
 use crate::ids::{CardId, CredentialId, TransferId};
@@ -55,9 +56,9 @@ impl Cards {
         self.core
             .detached(async move {
                 let caller = cards.core.authenticate(&credential).await?;
-                cards.require_stopper(&caller, command.card).await?;
                 let decide = || async {
                     let card = load(&cards.core, command.card).await?;
+                    may_stop(&caller, &card.value)?;
                     let state = card.value.state;
                     if !matches!(state, CardState::Active | CardState::Frozen) {
                         let card = card.value.id;
@@ -105,7 +106,6 @@ impl Cards {
         self.core
             .detached(async move {
                 let caller = cards.core.authenticate(&credential).await?;
-                cards.require_owner(&caller, command.card).await?;
                 let operation = "cards.replace";
                 let executed: Executed<Card> = cards
                     .core
@@ -126,6 +126,7 @@ impl Cards {
     ) -> Result<Decision<Card>, Error> {
         let core = &self.core;
         let old = load(core, command.card).await?;
+        owns(caller, &old.value)?;
         require_endable(&old.value)?;
         if old.value.replacements >= MAX_REPLACEMENTS {
             return Err(LifeError::ReplacedTooOften { card: old.value.id }.into());
@@ -162,6 +163,8 @@ impl Cards {
             let [owed, owes] = [old.value.id, new.id].map(Account::card_receivable);
             steps.push(all_of(owes, owed, debt, kind, old.value.id));
             steps.extend(family::moved(core, old.value.id, new.id).await?);
+        } else {
+            steps.extend(low_balance::begin(core, &new).await?);
         }
         // What was charged before is looked at again on the new card, should it run low there.
         steps.extend(super::auto_top_up::look(&new, core.clock.now_ms()));
@@ -205,7 +208,6 @@ impl Cards {
         self.core
             .detached(async move {
                 let caller = cards.core.authenticate(&credential).await?;
-                cards.require_owner(&caller, command.card).await?;
                 let mut tries = MAX_DECISIONS;
                 loop {
                     tries -= 1;
@@ -213,7 +215,7 @@ impl Cards {
                     let executed: Result<Executed<Card>, Error> = cards
                         .core
                         .execute(&caller, operation, &command.key, &command, || {
-                            cards.decide_retire(&command)
+                            cards.decide_retire(&caller, &command)
                         })
                         .await;
                     match executed {
@@ -226,9 +228,14 @@ impl Cards {
             .await
     }
 
-    async fn decide_retire(&self, command: &RetireCard) -> Result<Decision<Card>, Error> {
+    async fn decide_retire(
+        &self,
+        caller: &Caller,
+        command: &RetireCard,
+    ) -> Result<Decision<Card>, Error> {
         let core = &self.core;
         let card = load(core, command.card).await?;
+        owns(caller, &card.value)?;
         require_endable(&card.value)?;
         let mut steps = Vec::new();
         let own = card.value.balance_account();
@@ -324,6 +331,7 @@ fn replacement(old: &Card, blank: &Card, holder: CredentialId) -> Card {
         first: Some(old.line()),
         replacements: old.replacements + 1,
         family_of: old.family_of,
+        has_family: old.has_family,
         auto_top_up: old.auto_top_up,
         auto_top_up_by: old.auto_top_up_by,
         recovery: old.recovery,

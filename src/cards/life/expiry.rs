@@ -9,7 +9,7 @@ use super::{AUTO_TOP_UP_JOB, BREAKAGE_JOB, EXPIRE_CARD_JOB, family};
 use crate::Error;
 use crate::access::Credential;
 use crate::cards::programs::CardProgram;
-use crate::cards::{Card, CardError, CardState, Cards, load, rules};
+use crate::cards::{Card, CardError, CardState, Cards, load, programs, rules};
 use crate::core::{Answer, CommandError, Decision, Executed, Loaded, emit};
 use crate::ids::{CardId, TransferId};
 use crate::ledger::{Account, Step, TransferKind};
@@ -137,7 +137,9 @@ impl Cards {
                 rules::write(&after, card.version)?,
                 emit("card.expired", id.to_string(), &after)?,
             ];
-            if let Some(wait_ms) = core.settings.breakage_after_ms {
+            let (wait_ms, held) = programs::breakage_after_ms(core, &after).await?;
+            if let Some(wait_ms) = wait_ms {
+                steps.extend(held);
                 steps.push(due(BREAKAGE_JOB, id, at_ms.saturating_add(wait_ms)));
             }
             Ok(Some(steps))
@@ -147,7 +149,7 @@ impl Cards {
     }
 
     /// The money of a card that expired long ago and that nobody asked for becomes the
-    /// operator's, where the operator has set so.
+    /// operator's, where its program or the engine's settings say so.
     async fn break_card(&self, id: CardId) -> Result<(), Error> {
         let core = &self.core;
         core.settle(|| async move {
@@ -156,9 +158,9 @@ impl Cards {
                 kind: BREAKAGE_JOB,
                 object: id.to_string(),
             }];
-            let (Some(wait_ms), Some(expired_at_ms)) =
-                (core.settings.breakage_after_ms, card.value.expires_at_ms)
-            else {
+            let (wait_ms, held) = programs::breakage_after_ms(core, &card.value).await?;
+            steps.extend(held);
+            let (Some(wait_ms), Some(expired_at_ms)) = (wait_ms, card.value.expires_at_ms) else {
                 return Ok(Some(steps));
             };
             let at_ms = expired_at_ms.saturating_add(wait_ms);

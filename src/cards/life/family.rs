@@ -3,8 +3,10 @@
 use super::LifeError;
 use super::model::AddFamilyCard;
 use crate::Error;
-use crate::access::{AccessError, Credential, Role};
-use crate::cards::{Activation, CARDS, Card, Cards, load, load_active, programs, rules};
+use crate::access::{Credential, Role};
+use crate::cards::{
+    Activation, CARDS, Card, Cards, load, load_active, low_balance, programs, rules,
+};
 use crate::core::{Answer, Caller, Core, Decision, Executed, emit};
 use crate::ids::{CardId, CredentialId};
 use crate::ledger::Step;
@@ -13,7 +15,7 @@ use crate::ledger::Step;
 const MAX_FAMILY: usize = 20;
 
 /// The cards that spend the balance of `main`, those out of use not among them.
-pub(super) async fn members(core: &Core, main: CardId) -> Result<Vec<Card>, Error> {
+pub(in crate::cards) async fn members(core: &Core, main: CardId) -> Result<Vec<Card>, Error> {
     // Those out of use are in the index no more.
     core.list(CARDS, "family", &main.to_string(), None, MAX_FAMILY)
         .await
@@ -33,63 +35,7 @@ pub(super) async fn moved(core: &Core, old: CardId, new: CardId) -> Result<Vec<S
     Ok(steps)
 }
 
-fn not_the_holder() -> AccessError {
-    AccessError::NotAllowed {
-        needs: "holder of the card, or of the main card of its family",
-    }
-}
-
 impl Cards {
-    /// Whoever decides about a card: its holder; about a family card, the main card's.
-    pub(in crate::cards) async fn require_owner(
-        &self,
-        caller: &Caller,
-        card: CardId,
-    ) -> Result<(), Error> {
-        let Role::Holder { card: own } = caller.role else {
-            return Err(not_the_holder().into());
-        };
-        let card = load(&self.core, card).await?.value;
-        if card.family_of.unwrap_or(card.id) == own {
-            Ok(())
-        } else {
-            Err(not_the_holder().into())
-        }
-    }
-
-    /// Whoever may stop a card: its holder, of a family card the main card's as well, or the
-    /// issuer.
-    pub(super) async fn require_stopper(&self, caller: &Caller, card: CardId) -> Result<(), Error> {
-        if caller.require_issuer_or_holder(card).is_ok() {
-            return Ok(());
-        }
-        self.require_owner(caller, card).await
-    }
-
-    /// Whoever may see what moved on a card: its holder, that of a card that came in its place,
-    /// or the issuer.
-    pub(in crate::cards) async fn require_reader(
-        &self,
-        caller: &Caller,
-        card: CardId,
-    ) -> Result<(), Error> {
-        if caller.require_issuer_or_holder(card).is_ok() {
-            return Ok(());
-        }
-        let Role::Holder { card: own } = caller.role else {
-            return Err(not_the_holder().into());
-        };
-        let mut at = load(&self.core, own).await?.value;
-        for _ in 0..super::onward::MAX_REPLACEMENTS {
-            match at.replaces {
-                Some(before) if before == card => return Ok(()),
-                Some(before) => at = load(&self.core, before).await?.value,
-                None => break,
-            }
-        }
-        Err(not_the_holder().into())
-    }
-
     /// Makes a card of the family of another one, and hands it over: it spends the main card's
     /// balance, within limits of its own. Whoever holds the new one can stop it and look at it;
     /// what else is decided about it is the main card's holder's. The main card's holder, with
@@ -155,10 +101,14 @@ impl Cards {
             ..tap.card.value.clone()
         };
         let after = super::expiry::valid_from(after, program.as_ref(), core.commit_time_ms());
-        // The main card is written as it is: of two that come to be the last one that fits in,
+        let with_family = Card {
+            has_family: true,
+            ..main.value
+        };
+        // The main card is written whether or not that is new: of two that come to be the last one that fits in,
         // the second is decided again.
         let mut steps = vec![
-            rules::write(&main.value, main.version)?,
+            rules::write(&with_family, main.version)?,
             rules::write(&after, tap.card.version)?,
             rules::advance(&tap.card.value, tap.counter),
             rules::claim_tap(&tap.card.value, tap.counter, after.id.to_string()),
@@ -166,6 +116,7 @@ impl Cards {
         ];
         steps.extend(program.as_ref().map(programs::guard));
         steps.extend(super::expiry::look_then(&after));
+        steps.extend(low_balance::begin(core, &after).await?);
         steps.push(emit("card.activated", after.id.to_string(), &after)?);
         Ok(Decision {
             steps,

@@ -10,6 +10,7 @@ mod family;
 mod model;
 mod note;
 mod onward;
+mod owner;
 mod presented;
 mod recovery;
 mod virtual_card;
@@ -18,7 +19,7 @@ mod wiping;
 use super::model::{
     ActivateCard, Activation, Card, CardState, FreezeCard, RenewHolder, SetCardLimits,
 };
-use super::{CardError, Cards, load, programs, rules};
+use super::{CardError, Cards, load, low_balance, programs, rules};
 use crate::Error;
 use crate::access::{Credential, Role};
 use crate::core::{Answer, Decision, Executed, emit};
@@ -35,11 +36,13 @@ pub use model::{
 pub(crate) use onward::{
     account_now, back_from, current, onward, onward_from, onward_from_hold, onward_to_hold,
 };
+pub(in crate::cards) use owner::{may_stop, owns, owns_or_issued, reads_nothing, require_reader};
 pub use presented::{CardNumber, VirtualTap};
 pub use recovery::RecoveryCode;
 pub use virtual_card::VirtualCardDetails;
 
 pub(super) use auto_top_up::look as look_for_top_up;
+pub(in crate::cards) use family::members;
 pub(super) use presented::bearer;
 
 /// The job that tells that a card has expired.
@@ -195,16 +198,19 @@ impl Cards {
         self.core
             .detached(async move {
                 let caller = cards.core.authenticate(&credential).await?;
-                cards.require_owner(&caller, command.card).await?;
                 rules::check_limits(&command.limits)?;
                 let decide = || async {
                     let card = load(&cards.core, command.card).await?;
+                    owns(&caller, &card.value)?;
                     let at_ms = cards.core.commit_time_ms();
                     let after = rules::with_limits(&card.value, command.limits.clone(), at_ms)?;
-                    let steps = vec![
+                    let mut steps = vec![
                         rules::write(&after, card.version)?,
                         emit("card.limits_set", after.id.to_string(), &after)?,
                     ];
+                    if card.value.limits.low_balance.is_none() {
+                        steps.extend(low_balance::begin(&cards.core, &after).await?);
+                    }
                     Ok(Decision {
                         steps,
                         answer: after,
@@ -267,12 +273,12 @@ impl Cards {
         self.core
             .detached(async move {
                 let caller = cards.core.authenticate(&credential).await?;
-                match to {
-                    CardState::Frozen => cards.require_stopper(&caller, command.card).await?,
-                    _ => cards.require_owner(&caller, command.card).await?,
-                }
                 let decide = || async {
                     let card = load(&cards.core, command.card).await?;
+                    match to {
+                        CardState::Frozen => may_stop(&caller, &card.value)?,
+                        _ => owns(&caller, &card.value)?,
+                    }
                     if card.value.state != from {
                         let (card, state) = (card.value.id, card.value.state);
                         return Err(CardError::NotActive { card, state }.into());

@@ -5,10 +5,11 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::may_stop;
 use super::model::{CardNoteSet, SetCardNote};
 use crate::Error;
 use crate::access::Credential;
-use crate::cards::{Cards, load};
+use crate::cards::{Cards, guard, load};
 use crate::core::{Answer, Core, Decision, Executed, Loaded, check_text, emit, put};
 use crate::ids::CardId;
 
@@ -39,7 +40,6 @@ impl Cards {
             .detached(async move {
                 let core = &cards.core;
                 let caller = core.authenticate(&credential).await?;
-                cards.require_stopper(&caller, command.card).await?;
                 if let Some(note) = &command.note {
                     check_text("note", note, 200, "200 characters")?;
                 }
@@ -48,9 +48,10 @@ impl Cards {
                     note: command.note.as_ref().map(|note| core.secrets.blind(note)),
                     ..command.clone()
                 };
-                let (card, text) = (command.card, &command.note);
+                let (card, text, caller) = (command.card, &command.note, &caller);
                 let decide = || async move {
-                    load(core, card).await?;
+                    let noted = load(core, card).await?;
+                    may_stop(caller, &noted.value)?;
                     let version = load_note(core, card)
                         .await?
                         .map_or(0, |found| found.version);
@@ -60,6 +61,7 @@ impl Cards {
                     };
                     let note = Note { text: text.clone() };
                     let steps = vec![
+                        guard(&noted),
                         put(NOTES, card.to_string(), version, &note, Vec::new())?,
                         emit("card.note_set", card.to_string(), &answer)?,
                     ];
@@ -67,7 +69,7 @@ impl Cards {
                 };
                 let operation = "cards.set_note";
                 let executed: Executed<CardNoteSet> = core
-                    .execute(&caller, operation, &command.key, &asked, decide)
+                    .execute(caller, operation, &command.key, &asked, decide)
                     .await?;
                 Ok(executed.answer)
             })
@@ -85,7 +87,7 @@ impl Cards {
         card: CardId,
     ) -> Result<Answer<Option<String>>, Error> {
         let caller = self.core.authenticate(credential).await?;
-        self.require_stopper(&caller, card).await?;
+        may_stop(&caller, &load(&self.core, card).await?.value)?;
         let as_of_ms = self.core.clock.now_ms();
         let found = load_note(&self.core, card).await?;
         let value = found.and_then(|found| found.value.text);

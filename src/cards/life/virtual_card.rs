@@ -2,15 +2,16 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::LifeError;
 use super::expiry::look_then;
 use super::model::{CardKind, IssueVirtualCard, RegisterBearerCard, UnlockCardCode};
 use super::presented::{CardNumber, STEP_MS, VirtualTap, code, spelled};
+use super::{LifeError, owns};
 use crate::Error;
 use crate::access::Credential;
 use crate::cards::charging::VerifiedTap;
 use crate::cards::{
-    CARDS, Card, CardError, CardLimits, CardState, Cards, FIRST_VERSION, load, programs, rules,
+    CARDS, Card, CardError, CardLimits, CardState, Cards, FIRST_VERSION, guard, load, programs,
+    rules,
 };
 use crate::core::{Answer, CommandError, Core, Decision, Executed, Loaded, emit, put};
 use crate::ids::CardId;
@@ -339,12 +340,14 @@ impl Cards {
             .detached(async move {
                 let core = &cards.core;
                 let caller = core.authenticate(&credential).await?;
-                cards.require_owner(&caller, command.card).await?;
-                let answer = command.card;
+                let (answer, caller) = (command.card, &caller);
                 let decide = || async move {
+                    let card = load(core, answer).await?;
+                    owns(caller, &card.value)?;
                     let version = load_code(core, answer).await?.version;
                     let (id, none) = (answer.to_string(), CodeRecord::default());
                     let steps = vec![
+                        guard(&card),
                         put(CODES, id.clone(), version, &none, Vec::new())?,
                         emit("card.code_unlocked", id, &answer)?,
                     ];
@@ -352,7 +355,7 @@ impl Cards {
                 };
                 let operation = "cards.unlock_code";
                 let executed: Executed<CardId> = core
-                    .execute(&caller, operation, &command.key, &command, decide)
+                    .execute(caller, operation, &command.key, &command, decide)
                     .await?;
                 Ok(executed.answer)
             })

@@ -6,10 +6,10 @@ use sha2::{Digest, Sha256};
 use super::query::LnurlQuery;
 use super::{LnurlReply, base};
 use crate::Error;
-use crate::cards::boltcard::{Opened, TapError};
+use crate::cards::boltcard::TapError;
 use crate::cards::error::CardError;
 use crate::cards::payment_error::CardPaymentError;
-use crate::cards::{CARDS, Card, Cards, current, load_active, programs, top_up_address};
+use crate::cards::{Cards, current, load_active, programs, top_up_address};
 use crate::ids::CardId;
 use crate::invoices::Invoices;
 use crate::money::{Asset, MAX_MSAT};
@@ -69,15 +69,23 @@ impl Cards {
             .unwrap_or_else(|error| LnurlReply::refused(&error))
     }
 
+    /// There is no signature to be wrong here: what is counted of a source is that it is no card's.
     async fn card_of_p(&self, p: &[u8; 16]) -> Result<CardId, Error> {
-        let issuer_keys = self.issuer_keys.state();
-        for Opened { key, picc } in issuer_keys.ring.open(p) {
-            let chip = hex::encode(key.card_id_hash(&picc.uid));
-            if let Some(card) = self.core.find::<Card>(CARDS, "chip", &chip).await? {
-                return Ok(card.value.id);
-            }
+        let (source, now_ms) = (self.source.as_deref(), self.core.clock.now_ms());
+        if let Some(source) = source {
+            self.bad_taps.admit(source, now_ms)?;
         }
-        Err(CardError::Tap(TapError::NotOurs).into())
+        match self.card_of(p, |_, _| Ok(())).await {
+            Ok((card, _)) => Ok(card.value.id),
+            // Both say the same to whoever has read nothing but a `p`.
+            Err(Error::Card(CardError::Tap(TapError::NotOurs) | CardError::NotFound)) => {
+                if let Some(source) = source {
+                    self.bad_taps.count(source, now_ms);
+                }
+                Err(CardError::Tap(TapError::NotOurs).into())
+            }
+            Err(error) => Err(error),
+        }
     }
 
     async fn top_up_by_lnurl(

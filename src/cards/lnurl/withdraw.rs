@@ -134,7 +134,7 @@ impl Cards {
             let tap = tap.clone();
             self.core.detached(async move {
                 let caller = cards.whoever_asks(till.as_ref()).await?;
-                let key = cards.key_of(&tap, hash).await?;
+                let key = cards.key_of(&caller, &tap, hash).await?;
                 let pin = pin.map(|pin| pin.parse::<Pin>()).transpose()?;
                 let command = PayWithCard {
                     key,
@@ -170,8 +170,15 @@ impl Cards {
     }
 
     /// One tap pays one invoice once, however often it is asked.
-    async fn key_of(&self, tap: &str, hash: PaymentHash) -> Result<IdempotencyKey, Error> {
-        let found = self.verify_from(self.source.as_deref(), tap).await?;
+    async fn key_of(
+        &self,
+        caller: &Caller,
+        tap: &str,
+        hash: PaymentHash,
+    ) -> Result<IdempotencyKey, Error> {
+        let till = caller.require_till().ok().map(|_| caller.id.to_string());
+        let source = self.source.as_deref().or(till.as_deref());
+        let found = self.verify_from(source, tap).await?;
         let (card, counter) = (rules::counter_name(&found.card.value), found.counter);
         let digest = hash.to_string();
         let short = digest.get(..32).unwrap_or(&digest);
@@ -186,7 +193,11 @@ impl Cards {
             return Ok(None);
         };
         let payment = payment.value;
-        let tap = match self.verify(tap).await {
+        let tap = match self.verify_from(self.source.as_deref(), tap).await {
+            // Nobody has looked at it: that says nothing of the payment.
+            Err(Error::Card(CardError::TooManyBadTaps { .. })) => {
+                return Err(CommandError::Interrupted.into());
+            }
             // The chip was wiped or written again since it paid: the payment is out all the same.
             Err(Error::Card(_)) if !payment.state.is_final() => {
                 return Err(CommandError::Interrupted.into());

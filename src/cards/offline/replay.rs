@@ -382,8 +382,7 @@ impl Cards {
         };
         let mut steps: Vec<Step> = rules::count_usage(limits, charge.on_card()).collect();
         steps.extend(charge_rules::pay(&charge, card.balance_account(), posting)?);
-        steps.extend(low_balance::look(card, &charge, core.clock.now_ms()));
-        steps.extend(life::look_for_top_up(card, core.clock.now_ms()));
+        steps.extend(low_balance::looks(core, card, charge.id));
         if let Some(conversion) = &charge.conversion {
             let unit = conversion.currency;
             steps.extend(exchange::within_cap(core, unit, Moves::Up).await?);

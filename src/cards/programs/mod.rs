@@ -19,7 +19,8 @@ use crate::ids::{CardProgramId, ProgramId};
 use crate::ledger::Step;
 
 pub use model::{
-    CardProgram, CardProgramTerms, CreateCardProgram, FeeBearer, PinRules, UpdateCardProgram,
+    BreakageRule, CardProgram, CardProgramTerms, CreateCardProgram, FeeBearer, PinRules,
+    UpdateCardProgram,
 };
 
 const CARD_PROGRAMS: &str = "card_program";
@@ -191,6 +192,22 @@ pub(crate) async fn ceiling(
     Ok(match of(core, card).await? {
         Some(program) => (program.value.ceiling(own), Some(guard(&program))),
         None => (own, None),
+    })
+}
+
+/// How long after a card expired its money becomes the operator's, and what then holds in the
+/// commit.
+pub(crate) async fn breakage_after_ms(
+    core: &Core,
+    card: &Card,
+) -> Result<(Option<i64>, Option<Step>), Error> {
+    let usual = core.settings.breakage_after_ms;
+    Ok(match of(core, card).await? {
+        Some(program) => {
+            let wait_ms = program.value.breakage_after_ms(usual);
+            (wait_ms, Some(guard(&program)))
+        }
+        None => (usual, None),
     })
 }
 

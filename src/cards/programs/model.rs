@@ -45,6 +45,33 @@ impl Default for PinRules {
     }
 }
 
+/// When the money of a card that expired becomes the operator's, where nobody has had it replaced
+/// or retired.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum BreakageRule {
+    /// As [`Settings::breakage_after_ms`](crate::Settings::breakage_after_ms) says.
+    #[default]
+    BySettings,
+    /// Never.
+    Never,
+    /// A while after the card expired.
+    After {
+        /// How long, in milliseconds: 1 day to 100 years.
+        wait_ms: i64,
+    },
+}
+
+impl BreakageRule {
+    #[allow(
+        clippy::trivially_copy_pass_by_ref,
+        reason = "serde gives it a reference"
+    )]
+    fn is_by_settings(&self) -> bool {
+        *self == Self::BySettings
+    }
+}
+
 /// The rules of a program's cards. What is left out of the JSON is as by default: a card that may
 /// do everything, as one without a program.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,6 +111,9 @@ pub struct CardProgramTerms {
     /// How long what was authorised is set aside, in milliseconds: 1 minute to 31 days; `None` for
     /// [`Settings::authorization_ms`](crate::Settings::authorization_ms).
     pub authorization_ms: Option<i64>,
+    /// What becomes of the money on cards that expired.
+    #[serde(skip_serializing_if = "BreakageRule::is_by_settings")]
+    pub breakage: BreakageRule,
 }
 
 impl Default for CardProgramTerms {
@@ -102,6 +132,7 @@ impl Default for CardProgramTerms {
             offline_window_ms: None,
             conversion: ConversionRules::default(),
             authorization_ms: None,
+            breakage: BreakageRule::default(),
         }
     }
 }

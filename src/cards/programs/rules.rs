@@ -1,6 +1,6 @@
 //! Pure decisions about card programs: no I/O, no clock.
 
-use super::model::{CardProgram, CardProgramTerms};
+use super::model::{BreakageRule, CardProgram, CardProgramTerms};
 use crate::Error;
 use crate::cards::{CardError, CardLimits};
 use crate::core::{CommandError, check_text};
@@ -67,6 +67,10 @@ pub(super) fn check(name: &str, terms: &CardProgramTerms) -> Result<(), Error> {
         field,
         bounds,
     )?;
+    if let BreakageRule::After { wait_ms } = terms.breakage {
+        let (field, bounds) = ("breakage.wait_ms", "1 day to 100 years");
+        within(Some(wait_ms), DAY_MS, LONGEST_MS, field, bounds)?;
+    }
     for (field, named) in [
         ("merchants", terms.merchants.len()),
         ("categories", terms.categories.len()),
@@ -134,6 +138,16 @@ impl CardProgram {
     /// The most that may be on a card, where its own limits say `own`.
     pub(crate) fn ceiling(&self, own: Option<i64>) -> Option<i64> {
         lower(own, self.terms.max_balance_minor_units)
+    }
+
+    /// How long after a card expired its money becomes the operator's, where the engine's settings
+    /// say `usual`; `None` for never.
+    pub(crate) fn breakage_after_ms(&self, usual: Option<i64>) -> Option<i64> {
+        match self.terms.breakage {
+            BreakageRule::BySettings => usual,
+            BreakageRule::Never => None,
+            BreakageRule::After { wait_ms } => Some(wait_ms),
+        }
     }
 
     /// From which amount on a card asks for its PIN, where its own limits say `own`.

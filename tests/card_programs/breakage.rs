@@ -1,0 +1,214 @@
+//! What becomes of the money on cards that expired, program by program; and what kind of shop a
+//! merchant is when the commit is made.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use flashkit::cards::{
+    BreakageRule, CardLimits, CardProgramTerms, CardState, ChargeCard, SetCardExpiry,
+};
+use flashkit::ledger::Account;
+use flashkit::money::Asset;
+use flashkit::ports::{Clock, SystemClock};
+use flashkit::settlement::SetMerchantCategory;
+use flashkit::store::{MemoryStore, Store};
+use flashkit::testkit::clock::ManualClock;
+use flashkit::{Engine, Settings};
+
+use crate::rules::{issue, merchant, program};
+use crate::support::gated_store::{GatedStore, Pause};
+use crate::support::key;
+use crate::support::scene::{NOON, told};
+use crate::support::shop::{self, SAT, sat};
+
+const DAY_MS: i64 = 86_400_000;
+
+async fn available(store: &dyn Store, account: Account) -> i64 {
+    let balance = store.balance(&account).await.unwrap();
+    i64::try_from(balance.available(account.kind().side())).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_program_says_when_money_breaks() {
+    let clock = Arc::new(ManualClock::at(NOON));
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::new(clock.clone()));
+    let settings = Settings {
+        breakage_after_ms: Some(10 * DAY_MS),
+        ..Settings::default()
+    };
+    let builder = Engine::builder(store.clone(), shop::master()).settings(settings);
+    let engine = builder
+        .network("regtest")
+        .clock(clock.clone())
+        .open()
+        .await
+        .unwrap();
+    let issuer = engine.issuer();
+    let mut cards = Vec::new();
+    // The day after which the money of each is the operator's.
+    for (number, breakage, day) in [
+        (1, BreakageRule::BySettings, Some(10)),
+        (2, BreakageRule::Never, None),
+        (
+            3,
+            BreakageRule::After {
+                wait_ms: 5 * DAY_MS,
+            },
+            Some(5),
+        ),
+        (
+            4,
+            BreakageRule::After {
+                wait_ms: 20 * DAY_MS,
+            },
+            Some(20),
+        ),
+    ] {
+        let terms = CardProgramTerms {
+            breakage,
+            ..CardProgramTerms::default()
+        };
+        let of = program(&engine, &format!("p{number}"), terms).await;
+        let uid = format!("0411223344{number:04}");
+        let card = issue(&engine, &uid, CardLimits::default(), of).await;
+        crate::support::shop::fund(&*store, number, card.id, 1_000 * SAT).await;
+        let command = SetCardExpiry {
+            key: key(&format!("e{number}")),
+            card: card.id,
+            expires_at_ms: Some(clock.now_ms() + 60_000),
+        };
+        engine.cards().set_expiry(&issuer, command).await.unwrap();
+        cards.push((card.id, day));
+    }
+    clock.advance(Duration::from_secs(60));
+    engine.run_due_jobs().await.unwrap();
+    for day in 1..=25 {
+        clock.advance(Duration::from_millis(DAY_MS.unsigned_abs()));
+        let run = engine.run_due_jobs().await.unwrap();
+        assert!(run.failed.is_empty(), "{:?}", run.failed);
+        let mut broken = 0;
+        for (card, when) in &cards {
+            let is_over = when.is_some_and(|when| day >= when);
+            let left = available(&*store, Account::card_balance(*card)).await;
+            assert_eq!(left, if is_over { 0 } else { 1_000 * SAT }, "day {day}");
+            let state = engine.cards().get(&issuer, *card).await.unwrap().state;
+            let expected = if is_over {
+                CardState::Retired
+            } else {
+                CardState::Expired
+            };
+            assert_eq!(state, expected);
+            broken += i64::from(is_over) * 1_000 * SAT;
+        }
+        assert_eq!(
+            available(&*store, Account::breakage(Asset::Btc)).await,
+            broken
+        );
+    }
+    for wait_ms in [0, DAY_MS - 1, i64::MAX] {
+        let terms = CardProgramTerms {
+            breakage: BreakageRule::After { wait_ms },
+            ..CardProgramTerms::default()
+        };
+        let command = flashkit::cards::CreateCardProgram {
+            key: key("bad"),
+            name: "bad".to_owned(),
+            terms,
+        };
+        let refused = engine.cards().programs().create(&issuer, command).await;
+        assert_eq!(told(refused).map(drop), Err("command.out_of_bounds"));
+    }
+}
+
+/// A sale is decided, and before its commit the shop becomes another kind of shop.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shop_is_of_the_kind_that_it_is_when_the_sale_is_committed() {
+    for operation in ["cards.charge", "cards.authorize"] {
+        let memory = Arc::new(MemoryStore::new(Arc::new(SystemClock)));
+        let pause = Arc::new(Pause::default());
+        let store: Arc<dyn Store> = Arc::new(GatedStore::pausing(memory, pause.clone()));
+        let builder = Engine::builder(store.clone(), shop::master());
+        let engine = builder.network("regtest").open().await.unwrap();
+        let terms = CardProgramTerms {
+            categories: vec!["5814".parse().unwrap()],
+            ..CardProgramTerms::default()
+        };
+        let of = program(&engine, "food", terms).await;
+        let mut card = issue(&engine, "04112233445577", CardLimits::default(), of).await;
+        crate::support::shop::fund(&*store, 1, card.id, 1_000 * SAT).await;
+        let patties = merchant(&engine, "Patties", Some("5814")).await;
+        let is_charge = operation == "cards.charge";
+        let sell = |name: &str, tap: String| {
+            let (cards, till) = (engine.cards(), patties.till.clone());
+            let command = ChargeCard {
+                key: key(name),
+                tap,
+                price: sat(10),
+                reference: String::new(),
+                pin: None,
+            };
+            async move {
+                if is_charge {
+                    return told(cards.charge(&till, command).await).map(drop);
+                }
+                let ChargeCard {
+                    key,
+                    tap,
+                    price,
+                    reference,
+                    pin,
+                } = command;
+                let command = flashkit::cards::AuthorizeCard {
+                    key,
+                    tap,
+                    price,
+                    reference,
+                    pin,
+                };
+                told(cards.authorize(&till, command).await).map(drop)
+            }
+        };
+        let tap = card.chip.tap();
+        pause.arm(operation);
+        let sold = tokio::spawn(sell("late", tap.clone()));
+        pause.reached().await;
+        for (name, category) in [("books", Some("5942")), ("none", None)] {
+            let command = SetMerchantCategory {
+                key: key(name),
+                merchant: patties.id,
+                category: category.map(|code| code.parse().unwrap()),
+            };
+            let settlement = engine.settlement();
+            let refused = settlement
+                .set_category(&patties.till, command.clone())
+                .await;
+            assert_eq!(told(refused).map(drop), Err("access.not_allowed"));
+            let after = settlement
+                .set_category(&engine.issuer(), command)
+                .await
+                .unwrap();
+            assert_eq!(
+                after.category.map(|code| code.to_string()).as_deref(),
+                category
+            );
+        }
+        pause.release();
+        assert_eq!(
+            sold.await.unwrap(),
+            Err("card.category_not_allowed"),
+            "{operation}"
+        );
+        // The tap was not used up, and pays once the shop is what the card pays for.
+        let command = SetMerchantCategory {
+            key: key("food-again"),
+            merchant: patties.id,
+            category: Some("5814".parse().unwrap()),
+        };
+        engine
+            .settlement()
+            .set_category(&engine.issuer(), command)
+            .await
+            .unwrap();
+        sell("again", tap).await.unwrap();
+    }
+}
