@@ -324,7 +324,7 @@ impl World {
                         let latest_ms = self.ground.latest_ms();
                         self.model
                             .told_balance(&value, seen.card, range, latest_ms)?;
-                        self.model.peeked(seen.card, seen.counter);
+                        self.model.peeked(seen.card, seen.counter, latest_ms);
                         self.ground.went(Transition::Peeked);
                     }
                     self.shop.learn(&command.request, &value)?;

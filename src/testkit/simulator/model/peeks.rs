@@ -41,9 +41,10 @@ impl TopUpRule {
 }
 
 impl Model {
-    /// Somebody was told of a look at a tap.
-    pub(crate) fn peeked(&mut self, card: CardId, counter: i64) {
-        let by_ms = self.last_ms;
+    /// Somebody was told of a look at a tap. A look makes no event: it was made by the latest time
+    /// that there ever was.
+    pub(crate) fn peeked(&mut self, card: CardId, counter: i64, latest_ms: i64) {
+        let by_ms = self.last_ms.max(latest_ms);
         let known = self.peeks.entry(card).or_insert(Peeked { counter, by_ms });
         if counter > known.counter {
             *known = Peeked { counter, by_ms };
