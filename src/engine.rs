@@ -14,6 +14,7 @@ use serde::Serialize;
 use crate::Error;
 use crate::access::Credential;
 use crate::cards::Cards;
+use crate::checkout::Checkout;
 use crate::core::{Core, MasterSecret, NodeStatus, Turns, emit};
 use crate::events::Events;
 use crate::exchange::Exchange;
@@ -23,6 +24,7 @@ use crate::jobs::{self, JobsRun};
 use crate::lightning::{LightningError, LightningEvent, LightningNode, LostChannel, PaymentHash};
 use crate::payments::Payments;
 use crate::ports::BoxFuture;
+use crate::receipts::Receipts;
 use crate::refunds::Refunds;
 use crate::reports::Reports;
 use crate::rewards::Rewards;
@@ -116,6 +118,16 @@ impl Engine {
     /// The operator's own money.
     pub fn treasury(&self) -> Treasury {
         Treasury::new(self.core.clone())
+    }
+
+    /// Links, buttons and addresses to be paid by.
+    pub fn checkout(&self) -> Checkout {
+        Checkout::new(self.core.clone())
+    }
+
+    /// Receipts of what was paid.
+    pub fn receipts(&self) -> Receipts {
+        Receipts::new(self.core.clone())
     }
 
     /// Trial balance and audit.

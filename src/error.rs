@@ -3,6 +3,7 @@
 use crate::access::AccessError;
 use crate::cards::CardError;
 use crate::chain::ChainError;
+use crate::checkout::CheckoutError;
 use crate::core::CommandError;
 use crate::invoices::InvoiceError;
 use crate::ledger::Refusal;
@@ -10,6 +11,7 @@ use crate::lightning::LightningError;
 use crate::money::MoneyError;
 use crate::ports::EntropyError;
 use crate::rates::RateError;
+use crate::receipts::ReceiptError;
 use crate::refunds::RefundError;
 use crate::reports::ReportError;
 use crate::rewards::RewardError;
@@ -70,6 +72,12 @@ pub enum Error {
     #[cfg(feature = "chain")]
     #[error(transparent)]
     Wallet(#[from] WalletError),
+    /// A link, a button or an address to be paid by.
+    #[error(transparent)]
+    Checkout(#[from] CheckoutError),
+    /// A receipt.
+    #[error(transparent)]
+    Receipt(#[from] ReceiptError),
     /// A report.
     #[error(transparent)]
     Report(#[from] ReportError),
@@ -99,6 +107,8 @@ impl Error {
             Self::Treasury(error) => error.code(),
             #[cfg(feature = "chain")]
             Self::Wallet(error) => error.code(),
+            Self::Checkout(error) => error.code(),
+            Self::Receipt(error) => error.code(),
             Self::Report(error) => error.code(),
             Self::Entropy(_) => "entropy.failed",
         }
@@ -115,6 +125,7 @@ impl Error {
             Self::Command(error) => error.is_retryable(),
             Self::Card(error) => error.is_retryable(),
             Self::Refund(error) => error.is_retryable(),
+            Self::Checkout(error) => error.is_retryable(),
             Self::Entropy(_) => true,
             _ => false,
         }

@@ -10,6 +10,7 @@ use crate::core::Core;
 use crate::invoices::{self, Invoices};
 use crate::ledger::{DueJob, Step};
 use crate::lightning::LightningError;
+use crate::receipts::{self, Receipts};
 use crate::refunds::{self, Refunds};
 use crate::settlement::{self, Settlement};
 use crate::store::StoreError;
@@ -92,8 +93,6 @@ async fn do_job(core: &Arc<Core>, job: &DueJob, handles: Handles<'_>) -> Result<
         settlement,
         refunds,
     } = handles;
-    #[cfg(not(feature = "chain"))]
-    let _ = core;
     match job.kind.as_str() {
         cards::EXPIRE_JOB => cards.expire_charge(object(job)?).await,
         cards::LOW_BALANCE_JOB => cards.tell_low_balance(&job.object).await,
@@ -101,6 +100,7 @@ async fn do_job(core: &Arc<Core>, job: &DueJob, handles: Handles<'_>) -> Result<
         cards::EXPIRE_CARD_JOB | cards::BREAKAGE_JOB | cards::AUTO_TOP_UP_JOB => {
             cards.look_after(&job.kind, object(job)?).await
         }
+        receipts::RECEIPT_JOB => Receipts::new(core.clone()).issue_owed(object(job)?).await,
         invoices::EXPIRE_JOB => invoices.expire(object(job)?).await,
         invoices::CHECK_JOB => invoices.check(object(job)?).await,
         invoices::HOLD_JOB => invoices.hold_over(object(job)?).await,

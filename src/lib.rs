@@ -6,6 +6,7 @@
 pub mod access;
 pub mod cards;
 pub mod chain;
+pub mod checkout;
 mod core;
 mod engine;
 mod error;
@@ -19,6 +20,7 @@ pub mod invoices;
 mod jobs;
 pub mod ledger;
 pub mod lightning;
+pub mod lnurl;
 pub mod money;
 mod payments;
 pub mod ports;
@@ -51,6 +53,11 @@ pub use jobs::JobsRun;
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// The guide for whoever is handed a receipt, compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/guide/check-a-receipt.md")]
+struct CheckAReceipt;
 
 /// The guide for whoever writes a store, compiled and run.
 #[cfg(all(doctest, feature = "testkit"))]

@@ -1038,6 +1038,128 @@ async fn invoice_commands(
     });
 }
 
+/// Receipts, and what a third party is handed.
+#[tokio::test]
+async fn receipt_records() {
+    use flashkit::receipts::{
+        IssueReceipt, OnChainProof, ProveReceipt, ReceiptSettings, RotateReceiptKey,
+        SetReceiptSettings, Trust, verify,
+    };
+
+    let store = Arc::new(MemoryStore::new(Arc::new(SystemClock)));
+    let shop = shop::simulated(store).await;
+    let (engine, issuer) = (&shop.engine, shop.engine.issuer());
+    let merchant = shop::merchant(engine, "Cookshop").await;
+    let receipts = engine.receipts();
+    let command = SetReceiptSettings {
+        key: key("settings"),
+        merchant: Some(merchant.id),
+        settings: ReceiptSettings::default(),
+    };
+    let value = check(&command);
+    assert_eq!(value["settings"]["language"], json!("en"));
+    assert!(value["settings"].get("footer").is_none());
+    check_answer(&receipts.set_settings(&issuer, command).await.unwrap());
+    check_answer(&receipts.settings(&issuer, None).await.unwrap());
+    let invoice = shop::sale(engine, &merchant, "sale", sat(1_000)).await;
+    shop.customer.pay(&invoice.bolt11).await.unwrap();
+    shop::settled(engine, &invoice).await;
+    let command = IssueReceipt {
+        key: key("print"),
+        invoice: invoice.id,
+    };
+    check(&command);
+    let issued = receipts.issue(&issuer, command).await.unwrap();
+    let value = check_answer(&issued);
+    assert_eq!(value["value"]["receipt"]["kind"], json!("sale"));
+    check_answer(&receipts.of_invoice(&issuer, invoice.id).await.unwrap());
+    check(&RotateReceiptKey { key: key("rotate") });
+    check_answer(&receipts.keys().await.unwrap());
+    let query = ProveReceipt {
+        merchant: Some(merchant.id),
+        number: 1,
+        through_height: None,
+    };
+    assert!(check(&query).get("through_height").is_none());
+    let bundle = receipts.prove(&issuer, query).await.unwrap();
+    check_answer(&bundle);
+    let trust = Trust {
+        keys: receipts.keys().await.unwrap().value,
+        ..Trust::default()
+    };
+    check(&trust);
+    check(&verify(&bundle, &trust).unwrap());
+    check(&OnChainProof {
+        transaction: "00".to_owned(),
+        vout: 1,
+        position: 1,
+        siblings: vec!["00".to_owned()],
+        headers: vec!["00".to_owned()],
+    });
+    engine.stop().await.unwrap();
+}
+
+/// Links, buttons and addresses.
+#[tokio::test]
+async fn checkout_records() {
+    use flashkit::checkout::{
+        ButtonStyle, ErasePayerNote, PayAddressTerms, PayerDataWanted, PayerField, PayerNote,
+        SetPayAddress, payment_button,
+    };
+
+    let store = Arc::new(MemoryStore::new(Arc::new(SystemClock)));
+    let shop = shop::simulated(store).await;
+    let (engine, issuer) = (&shop.engine, shop.engine.issuer());
+    let merchant = shop::merchant(engine, "Cookshop").await;
+    let command = SetPayAddress {
+        key: key("address"),
+        name: "cookshop".to_owned(),
+        merchant: Some(merchant.id),
+        terms: PayAddressTerms {
+            min_sendable_msat: 1_000,
+            max_sendable_msat: 1_000_000,
+            description: "Cookshop".to_owned(),
+            long_description: String::new(),
+            comment_allowed: 10,
+            payer_data: PayerDataWanted {
+                name: Some(PayerField { mandatory: true }),
+                ..PayerDataWanted::default()
+            },
+            invoices_per_hour: 10,
+            closed: false,
+        },
+    };
+    let value = check(&command);
+    assert!(value["terms"].get("closed").is_none());
+    assert_eq!(
+        value["terms"]["payer_data"]["name"]["mandatory"],
+        json!(true)
+    );
+    let checkout = engine.checkout();
+    check_answer(&checkout.set_address(&issuer, command).await.unwrap());
+    let all = checkout.addresses(&issuer, Some(merchant.id), None, 10);
+    check_answer(&all.await.unwrap());
+    check(&checkout.answer("/.well-known/lnurlp/cookshop").await);
+    let invoice = shop::sale(engine, &merchant, "sale", sat(1_000)).await;
+    let link = checkout.link(&issuer, invoice.id).await.unwrap();
+    check_answer(&link);
+    let style = ButtonStyle::default();
+    check(&style);
+    check(&payment_button(&link, &style).unwrap());
+    check(&PayerNote {
+        invoice: invoice.id,
+        comment: "hi".to_owned(),
+        data: [("name".to_owned(), "Ann".to_owned())].into(),
+    });
+    let command = ErasePayerNote {
+        key: key("erase"),
+        invoice: invoice.id,
+    };
+    check(&command);
+    check_answer(&checkout.erase_payer_note(&issuer, command).await.unwrap());
+    engine.stop().await.unwrap();
+}
+
 #[cfg(feature = "chain")]
 #[test]
 fn wallet_commands() {

@@ -16,6 +16,7 @@ fn runs(name: &str) -> u64 {
     wanted.unwrap_or(match name {
         "stored_records" => 3_000,
         "wallet_texts" => 2_000,
+        "receipt_bundle" => 2_000,
         "bolt11" | "chip_answers" | "commands" | "import_stream" => 10_000,
         _ => 30_000,
     })
@@ -169,6 +170,7 @@ targets!(
     names,
     postgres_config,
     rate_answer,
+    receipt_bundle,
     stored_records,
     tap_url,
     wallet_texts

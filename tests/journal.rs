@@ -159,6 +159,8 @@ const CUT: &str = "
             WHERE debit = accounts.id AND commit_position >= (SELECT at FROM cut)) AS TEXT),
         credits_posted = CAST(credits_posted - (SELECT coalesce(sum(amount), 0) FROM transfers
             WHERE credit = accounts.id AND commit_position >= (SELECT at FROM cut)) AS TEXT);
+    DELETE FROM account_transfers WHERE position IN (
+        SELECT position FROM transfers WHERE commit_position >= (SELECT at FROM cut));
     DELETE FROM transfers WHERE commit_position >= (SELECT at FROM cut);
     DELETE FROM commits WHERE position >= (SELECT at FROM cut);";
 

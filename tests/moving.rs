@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use flashkit::Engine;
-use flashkit::cards::{CardLimits, ChargeCard};
+use flashkit::cards::{CardLimits, ChargeAmount, ChargeCard};
 use flashkit::ids::{BatchId, CardId, MerchantId, TransferId};
 use flashkit::ledger::{
     Account, Balance, Batch, ChainHead, NewTransfer, Refusal, Step, TransferKind,
@@ -542,14 +542,20 @@ fn forged(bytes: &[u8], table: &str, column: usize) -> Vec<u8> {
     [body, end].concat().into_bytes()
 }
 
+/// A new file with what an older version wrote.
+fn of_fixture(file: &Path, fixture: &str) -> rusqlite::Connection {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/schema");
+    let connection = rusqlite::Connection::open(file).unwrap();
+    connection
+        .execute_batch(&std::fs::read_to_string(fixtures.join(fixture)).unwrap())
+        .unwrap();
+    connection
+}
+
 /// A file that the first version wrote.
 fn old_file(folder: &Path, name: &str) -> std::path::PathBuf {
     let file = folder.join(name);
-    let text = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/schema/sqlite-1.sql");
-    let connection = rusqlite::Connection::open(&file).unwrap();
-    connection
-        .execute_batch(&std::fs::read_to_string(text).unwrap())
-        .unwrap();
+    drop(of_fixture(&file, "sqlite-1.sql"));
     // Beside it, what the lock says.
     std::fs::write(
         folder.join(format!("{name}.lock")),
@@ -586,6 +592,124 @@ async fn a_file_of_schema_1_is_brought_up_after_it_was_copied() {
     assert_eq!(number("SELECT count(*) FROM node_state"), Ok(4));
     // Opened again it is not migrated again.
     SqliteStore::open(&file, Arc::new(SystemClock)).unwrap();
+}
+
+/// All rows that `sql` finds.
+fn rows(connection: &rusqlite::Connection, sql: &str) -> Vec<Vec<rusqlite::types::Value>> {
+    let mut statement = connection.prepare(sql).unwrap();
+    let columns = statement.column_count();
+    let rows = statement.query_map([], |row| (0..columns).map(|at| row.get(at)).collect());
+    rows.unwrap().map(Result::unwrap).collect()
+}
+
+/// What a file is made of, however it was written down.
+fn schema(connection: &rusqlite::Connection) -> Vec<String> {
+    let sql = "SELECT type, name, tbl_name, coalesce(sql, '') FROM sqlite_schema
+               ORDER BY type, name";
+    let rows = rows(connection, sql).into_iter();
+    let text = rows.map(|row| {
+        let text = format!("{row:?}").replace("\\n", " ").replace("\\\"", "");
+        let words: Vec<&str> = text.split_whitespace().collect();
+        words
+            .join(" ")
+            .replace("( ", "(")
+            .replace(" )", ")")
+            .replace(" ,", ",")
+    });
+    text.collect()
+}
+
+const SAME_SINCE_SCHEMA_2: [&str; 6] = [
+    "SELECT scope, fingerprint, at_ms, answer FROM commands ORDER BY scope",
+    "SELECT collection, id, version, body FROM documents ORDER BY collection, id",
+    "SELECT collection, name, key, id FROM document_keys ORDER BY collection, name, key, id",
+    "SELECT position, batch, at_ms, scope, writer, sequence, hash FROM commits ORDER BY position",
+    "SELECT * FROM transfers ORDER BY position",
+    "SELECT name, claimed_by FROM claims ORDER BY name",
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_of_schema_2_is_brought_up_and_nothing_of_it_is_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("old.db");
+    let before = of_fixture(&file, "sqlite-2.sql");
+    let expected: Vec<_> = SAME_SINCE_SCHEMA_2
+        .iter()
+        .map(|sql| rows(&before, sql))
+        .collect();
+    assert!(expected.iter().all(|rows| rows.len() > 7), "{expected:?}");
+    before.close().unwrap();
+
+    let store = SqliteStore::open(&file, Arc::new(SystemClock)).unwrap();
+    let health = store.health().await.unwrap();
+    assert_eq!(health.schema_version, health.known_schema_version);
+    assert_eq!(store.check_file().await, Ok(Vec::new()));
+    let reader = rusqlite::Connection::open(&file).unwrap();
+    for (sql, expected) in SAME_SINCE_SCHEMA_2.iter().zip(expected) {
+        assert!(rows(&reader, sql) == expected, "{sql}");
+    }
+
+    // It is what a new file is.
+    let new = sqlite(folder.path(), "new.db");
+    new.close().await.unwrap();
+    let new = rusqlite::Connection::open(folder.path().join("new.db")).unwrap();
+    assert_eq!(schema(&reader), schema(&new));
+
+    // And it is worked with: old keys answer, old charges are refunded, the old card pays.
+    let engine = shop::engine_on(Arc::new(store.clone()), None).await;
+    verify_journal(&engine, &[]).await;
+    old_keys_answer(&engine).await;
+    let charge = rows(
+        &reader,
+        "SELECT id FROM documents WHERE collection = 'charge'",
+    );
+    let rusqlite::types::Value::Text(charge) = &charge[0][0] else {
+        panic!("{charge:?}");
+    };
+    let refund = flashkit::cards::RefundCharge {
+        key: key("refund"),
+        charge: charge.parse().unwrap(),
+        amount: ChargeAmount::Bitcoin { amount_msat: 1_000 },
+    };
+    let refunded = engine.cards().refund(&engine.issuer(), refund).await;
+    assert_eq!(refunded.unwrap().refunded_msat, 1_000);
+    verify_journal(&engine, &[]).await;
+    assert_eq!(store.check_file().await, Ok(Vec::new()));
+    engine.stop().await.unwrap();
+
+    // What follows from other rows is looked at: a history without one of its rows is found.
+    drop(reader);
+    for (damage, expected) in [
+        (
+            "DELETE FROM account_transfers WHERE position = 4 AND account = 5",
+            "lacks transfer 4",
+        ),
+        (
+            "INSERT INTO account_transfers VALUES (2, 999)",
+            "has no transfer 999",
+        ),
+        (
+            "DELETE FROM document_keys WHERE name = 'chip'",
+            "has no chip of card",
+        ),
+        (
+            "UPDATE document_keys SET document = 2 WHERE name = 'chip'",
+            "has a wrong chip",
+        ),
+    ] {
+        let damaged = folder.path().join("damaged.db");
+        std::fs::copy(&file, &damaged).unwrap();
+        let connection = rusqlite::Connection::open(&damaged).unwrap();
+        connection.execute_batch(damage).unwrap();
+        connection.close().unwrap();
+        let store = SqliteStore::open(&damaged, Arc::new(SystemClock)).unwrap();
+        let found = store.check_file().await.unwrap();
+        assert!(
+            found.iter().any(|line| line.contains(expected)),
+            "{damage}: {found:?}"
+        );
+        store.close().await.unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

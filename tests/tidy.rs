@@ -153,6 +153,7 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
         "access",
         "cards",
         "chain",
+        "checkout",
         "core",
         "events",
         "exchange",
@@ -160,6 +161,7 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
         "invoices",
         "ledger",
         "lightning",
+        "lnurl",
         "money",
         "payments",
         "ports",
@@ -176,6 +178,7 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
     BTreeMap::from([
         ("ids", &[][..]),
         ("ports", &[]),
+        ("lnurl", &[]),
         ("money", &["ids"]),
         ("ledger", &["ids", "money"]),
         ("store", PORTS),
@@ -207,6 +210,7 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
         ("exchange", SERVICES),
         ("treasury", SERVICES),
         ("receipts", SERVICES),
+        ("checkout", SERVICES),
         ("reports", SERVICES),
         ("wallets", SERVICES),
     ])

@@ -61,7 +61,12 @@ pub fn take() -> Work {
     std::mem::take(&mut seen.work)
 }
 
-/// Every statement that has run.
+/// Forgets the statements that have run.
+pub fn forget_statements() {
+    seen().get_or_insert_default().statements.clear();
+}
+
+/// Every statement that has run since.
 pub fn statements() -> BTreeSet<String> {
     seen().get_or_insert_default().statements.clone()
 }

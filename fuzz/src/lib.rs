@@ -17,6 +17,7 @@ pub mod names;
 pub mod postgres_config;
 #[cfg(feature = "rates-http")]
 pub mod rate_answer;
+pub mod receipt_bundle;
 pub mod stored_records;
 pub mod tap_url;
 #[cfg(feature = "chain")]
@@ -39,6 +40,7 @@ pub const TARGETS: &[Target] = &[
     ("postgres_config", postgres_config::run),
     #[cfg(feature = "rates-http")]
     ("rate_answer", rate_answer::run),
+    ("receipt_bundle", receipt_bundle::run),
     ("stored_records", stored_records::run),
     ("tap_url", tap_url::run),
     #[cfg(feature = "chain")]

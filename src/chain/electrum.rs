@@ -236,6 +236,15 @@ impl ChainSource for Electrum {
         Ok(None)
     }
 
+    async fn header_at(&self, height: u32) -> Result<Option<Header>, ChainError> {
+        if height > self.tip().await?.height {
+            return Ok(None);
+        }
+        let at = usize::try_from(height).unwrap_or(usize::MAX);
+        let header = self.get("a header", move |client| client.block_header(at));
+        header.await.map(Some)
+    }
+
     async fn transaction(
         &self,
         txid: Txid,

@@ -62,6 +62,14 @@ pub trait ChainSource: Send + Sync {
     /// The header of a block.
     async fn header(&self, block: BlockHash) -> Result<Option<Header>, ChainError>;
 
+    /// The header of the best chain's block at a height; `None` above the tip.
+    async fn header_at(&self, height: u32) -> Result<Option<Header>, ChainError> {
+        match self.block_hash(height).await? {
+            Some(block) => self.header(block).await,
+            None => Ok(None),
+        }
+    }
+
     /// A transaction; `block` says where to find it, for a source without an index of them.
     async fn transaction(
         &self,

@@ -34,6 +34,10 @@ pub struct Settings {
     pub rates: RatePolicy,
     /// Where the taps of newly written cards point, without scheme: `pay.example.com/boltcard`.
     pub tap_url: String,
+    /// The host at which sellers' addresses are answered, without scheme: `pay.example.com`, with a
+    /// port if there is one. It must stay: addresses that were printed are of this host.
+    #[serde(default = "localhost")]
+    pub pay_url: String,
     /// How long a job belongs to the engine that took it, in milliseconds.
     pub job_lease_ms: i64,
     /// How soon a payment whose outcome is not known is asked about again, in milliseconds.
@@ -98,6 +102,10 @@ impl Default for CardPaymentSettings {
     }
 }
 
+fn localhost() -> String {
+    "localhost".to_owned()
+}
+
 fn ten_seconds_in_ms() -> i64 {
     10_000
 }
@@ -115,6 +123,7 @@ impl Default for Settings {
         Self {
             rates: RatePolicy::default(),
             tap_url: "localhost/boltcard".to_owned(),
+            pay_url: localhost(),
             job_lease_ms: 30_000,
             unknown_retry_ms: 2_000,
             keep_answers_ms: None,
@@ -165,6 +174,8 @@ pub(crate) struct Core {
     pub(crate) settings: Settings,
     /// The latest commit time that was seen. It can be ahead of the clock, if that was set back.
     pub(crate) last_commit_ms: AtomicI64,
+    /// Receipts are issued one after the other: each takes the number after the last.
+    pub(crate) receipt_turns: Turns,
 }
 
 /// How often a command is decided again when what it read has changed under it.

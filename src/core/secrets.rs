@@ -138,6 +138,13 @@ impl Secrets {
         self.0.derive(&[b"flashkit/virtual-code/1/", id.as_bytes()])
     }
 
+    /// The key that receipts are signed with: one more generation with each rotation, from 1.
+    pub(crate) fn receipt_key(&self, generation: u32) -> Zeroizing<[u8; 32]> {
+        let generation = generation.to_string();
+        self.0
+            .derive(&[b"flashkit/receipt-key/1/", generation.as_bytes()])
+    }
+
     /// What stands in the place of something short and secret, a PIN, where two of it are only
     /// compared.
     pub(crate) fn blind(&self, text: &str) -> String {

@@ -9,7 +9,7 @@ use crate::access::HostKeys;
 use crate::cards::boltcard::IssuerKey;
 use crate::cards::{Cards, IssuerKeys};
 use crate::chain::ChainSource;
-use crate::core::{CommandError, Core, MasterSecret, Secrets, Settings};
+use crate::core::{CommandError, Core, MasterSecret, Secrets, Settings, Turns};
 use crate::invoices::Invoices;
 use crate::lightning::LightningNode;
 use crate::payments::Payments;
@@ -153,6 +153,7 @@ impl EngineBuilder {
             secrets,
             settings: self.settings,
             last_commit_ms: AtomicI64::new(0),
+            receipt_turns: Turns::default(),
         });
         core.check_identity().await?;
         core.ensure_issuer().await?;

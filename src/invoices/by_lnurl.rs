@@ -1,47 +1,68 @@
-//! An invoice that somebody asked for at a card's address.
+//! An invoice that somebody asked for at an address, of a card or of a seller.
 
 use super::model::{Invoice, InvoicePurpose, InvoiceState};
 use super::options::InvoiceOptions;
-use super::payment::InvoiceFlags;
-use super::{Invoices, steps};
+use super::payment::{InvoiceFlags, InvoicePaymentState, Rail};
+use super::{Invoices, proof, steps};
 use crate::Error;
-use crate::cards;
-use crate::ids::{CardId, InvoiceId};
+use crate::core::Core;
+use crate::ids::InvoiceId;
+use crate::ledger::Step;
+use crate::lightning::PaymentHash;
 use crate::money::Price;
+use crate::settlement;
 
 /// LUD-06 has wallets pay at once; this is for one that asks its owner first.
 const EXPIRY_SECONDS: u32 = 3_600;
 
+/// What is asked for.
+pub(crate) struct AskedByLnurl {
+    pub(crate) id: InvoiceId,
+    pub(crate) purpose: InvoicePurpose,
+    pub(crate) amount_msat: i64,
+    pub(crate) description: String,
+    /// Of the metadata that the payer was shown: 64 hex digits.
+    pub(crate) description_hash: String,
+    pub(crate) top_up_address: Option<String>,
+    pub(crate) pay_address: Option<String>,
+}
+
 impl Invoices {
-    /// An invoice for exactly this amount, whose payment goes on a card; `description_hash` is of
-    /// the metadata that the payer was shown. Nobody needs a credential for it, and who asks twice
-    /// gets two.
-    pub(crate) async fn top_up_by_lnurl(
+    /// An invoice for exactly this amount. Nobody needs a credential for it, and who asks twice
+    /// gets two; `guards` is what must hold when it is made.
+    pub(crate) async fn asked_by_lnurl<F, Fut>(
         &self,
-        card: CardId,
-        amount_msat: i64,
-        description_hash: String,
-        address: Option<&str>,
-    ) -> Result<Invoice, Error> {
+        asked: AskedByLnurl,
+        guards: F,
+    ) -> Result<Invoice, Error>
+    where
+        F: Fn() -> Fut,
+        Fut: Future<Output = Result<Vec<Step>, Error>>,
+    {
         let core = &self.core;
-        let price = Price::Bitcoin { amount_msat };
+        let price = Price::Bitcoin {
+            amount_msat: asked.amount_msat,
+        };
         price.validate()?;
-        let now_ms = core.clock.now_ms();
-        let id = core.new_id(InvoiceId::from_parts)?;
+        let (now_ms, id) = (core.clock.now_ms(), asked.id);
+        let merchant = asked.purpose.merchant();
         let mut invoice = Invoice {
             id,
-            purpose: InvoicePurpose::TopUp { card },
+            purpose: asked.purpose,
             price: Some(price),
-            amount_msat,
+            amount_msat: asked.amount_msat,
             quote: None,
-            description: "Card top-up".to_owned(),
+            description: asked.description,
             payment_hash: core.secrets.preimage(id).payment_hash(),
             bolt11: String::new(),
             state: InvoiceState::New,
             created_at_ms: now_ms,
             expires_at_ms: now_ms.saturating_add(i64::from(EXPIRY_SECONDS) * 1_000),
             received_msat: 0,
-            options: InvoiceOptions::default(),
+            options: InvoiceOptions {
+                rules: self.rules_of(merchant).await?,
+                ..InvoiceOptions::default()
+            },
             flags: InvoiceFlags::default(),
             payments: Vec::new(),
             lightning: Vec::new(),
@@ -50,13 +71,17 @@ impl Invoices {
             refund_due_msat: 0,
             sequence: 1,
             hold: None,
-            top_up_address: address.map(str::to_owned),
-            description_hash: Some(description_hash),
+            top_up_address: asked.top_up_address,
+            pay_address: asked.pay_address,
+            description_hash: Some(asked.description_hash),
         };
         // Made before the commit: without one nobody learns of it, and it cannot be claimed.
         let rails = self.make_rails(&mut invoice, EXPIRY_SECONDS).await?;
         core.settle(|| async {
-            let (_, mut batch) = cards::admit_top_up(core, card, address).await?;
+            let mut batch = guards().await?;
+            if let Some(merchant) = merchant {
+                batch.push(settlement::guard_merchant(core, merchant).await?);
+            }
             batch.extend(rails.clone());
             batch.extend(steps::create(&invoice)?);
             Ok(Some(batch))
@@ -64,4 +89,13 @@ impl Invoices {
         .await?;
         Ok(invoice)
     }
+}
+
+/// The secret of one of an invoice's payment hashes, once its payment is booked and the secret is
+/// out; `None` before, and for one that a person said was paid.
+pub(crate) fn released(core: &Core, invoice: &Invoice, hash: PaymentHash) -> Option<String> {
+    let payment = invoice.payment(&hash.to_string())?;
+    let by_hash = matches!(payment.rail, Rail::Lightning | Rail::Book);
+    let booked = payment.state == InvoicePaymentState::Settled;
+    (by_hash && booked).then(|| proof(core, invoice, hash))
 }

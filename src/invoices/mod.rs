@@ -39,6 +39,7 @@ use crate::settlement;
 
 pub(crate) use by_book::{own_invoice, pay_by_book, proof};
 pub use by_hand::{GiveUpInvoice, MarkInvoice};
+pub(crate) use by_lnurl::{AskedByLnurl, released};
 pub use error::InvoiceError;
 pub use facts::{OnChainFact, OnChainPlace, Outpoint, ParseOutpointError};
 pub use holding::{CancelInvoice, CaptureInvoice};
@@ -173,6 +174,7 @@ impl Invoices {
             sequence: 1,
             hold: None,
             top_up_address: None,
+            pay_address: None,
             description_hash: None,
         };
         // Made before the commit: without one nobody learns of them, and they cannot be claimed.
@@ -283,8 +285,7 @@ impl Invoices {
     }
 
     async fn require(&self, invoice: InvoiceId) -> Result<Loaded<Invoice>, Error> {
-        let found = self.load(invoice).await?;
-        Ok(found.ok_or(InvoiceError::NotFound { invoice })?)
+        load(&self.core, invoice).await
     }
 }
 
@@ -312,6 +313,7 @@ pub(crate) fn upgraded(found: Loaded<Invoice>) -> Loaded<Invoice> {
     }
 }
 
+/// Whoever may see an invoice.
 pub(crate) fn require_owner(caller: &Caller, purpose: InvoicePurpose) -> Result<(), Error> {
     match purpose {
         InvoicePurpose::Sale { merchant } | InvoicePurpose::Contribution { merchant } => {

@@ -187,6 +187,9 @@ pub struct Invoice {
     /// is paid goes back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub top_up_address: Option<String>,
+    /// The seller's address that it was asked for at, if it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pay_address: Option<String>,
     /// SHA-256 of what the payer was shown in the place of the description (LUD-06): 64 hex
     /// digits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -255,8 +258,9 @@ impl Invoice {
             let (whole, rest) = (due_sat / 100_000_000, due_sat % 100_000_000);
             parts.push(format!("amount={whole}.{rest:08}"));
         }
-        if !self.bolt11.is_empty() {
-            parts.push(format!("lightning={}", self.bolt11));
+        // A text of before a part was paid asks for too much.
+        if let Some(rail) = self.payable_rail() {
+            parts.push(format!("lightning={}", rail.bolt11));
         }
         let query = parts.join("&");
         let mark = if query.is_empty() { "" } else { "?" };

@@ -242,7 +242,7 @@ impl Outcome {
         payment.replaced_by = None;
         match place {
             OnChainPlace::Mempool { replaceable } => {
-                (payment.confirmations, payment.block) = (0, None);
+                payment.leave_block();
                 if needed == 0 && !replaceable {
                     Settled
                 } else {
@@ -250,12 +250,12 @@ impl Outcome {
                 }
             }
             OnChainPlace::Block {
+                height,
                 hash,
                 confirmations,
-                ..
             } => {
                 payment.confirmations = (*confirmations).min(FOLLOWED_CONFIRMATIONS);
-                payment.block = Some(hash.clone());
+                (payment.block, payment.block_height) = (Some(hash.clone()), Some(*height));
                 if *confirmations >= needed {
                     Settled
                 } else {
@@ -263,7 +263,7 @@ impl Outcome {
                 }
             }
             OnChainPlace::Gone { replaced_by } => {
-                (payment.confirmations, payment.block) = (0, None);
+                payment.leave_block();
                 payment.replaced_by.clone_from(replaced_by);
                 Void
             }

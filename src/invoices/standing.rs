@@ -185,7 +185,7 @@ impl Invoice {
     }
 
     /// The BOLT11 text that asks for exactly what is due, if it can still be paid.
-    pub(super) fn payable_rail(&self) -> Option<&LightningRail> {
+    pub(crate) fn payable_rail(&self) -> Option<&LightningRail> {
         let due_msat = (!self.is_open_amount()).then(|| self.due_msat());
         self.lightning
             .last()

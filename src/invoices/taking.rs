@@ -13,6 +13,7 @@ use crate::ids::{InvoiceId, TransferId};
 use crate::ledger::{Account, Refusal, Step};
 use crate::lightning::{LightningError, PaymentDirection, PaymentHash, PaymentState};
 use crate::rates::price_in_msat;
+use crate::receipts;
 use crate::settlement;
 use crate::treasury;
 
@@ -84,13 +85,8 @@ pub(super) async fn decide(
         onward.extend(cards::onward(core, credit).await?);
         onward.extend(cards::onward(core, surplus).await?);
     }
-    // What the chain takes back is wherever the card's money went since.
-    let mut brought_back = Vec::new();
-    for undone in undone(invoice, &outcome) {
-        let (held, back) = cards::back_from(core, undone).await?;
-        guards.extend(held);
-        brought_back.extend(back);
-    }
+    let brought_back = brought_back(core, invoice, &outcome, &mut guards).await?;
+    let receipt = receipts::owed(core, &invoice.value, &outcome.after).await?;
     let payers = by_book::payers_end(core, &invoice.value, &outcome.moves).await?;
     let lows = looks(core, &invoice.value, &outcome.moves).await?;
     let own_wallet_bps = own_wallet_bps(core, &invoice.value, takes).await?;
@@ -107,6 +103,7 @@ pub(super) async fn decide(
         own_wallet_bps,
     };
     let (after, mut batch) = steps::steps(invoice, outcome, &context)?;
+    batch.extend(receipt);
     for more in [guards, onward, payers, lows] {
         batch.extend(more);
     }
@@ -175,6 +172,22 @@ fn captured(outcome: &Outcome) -> Vec<usize> {
         _ => None,
     });
     at.collect()
+}
+
+/// What the chain takes back is wherever the card's money went since: the steps that bring it back.
+async fn brought_back(
+    core: &Core,
+    invoice: &Loaded<Invoice>,
+    outcome: &Outcome,
+    guards: &mut Vec<Step>,
+) -> Result<Vec<Step>, Error> {
+    let mut steps = Vec::new();
+    for undone in undone(invoice, outcome) {
+        let (held, back) = cards::back_from(core, undone).await?;
+        guards.extend(held);
+        steps.extend(back);
+    }
+    Ok(steps)
 }
 
 /// The credits that the chain takes back.

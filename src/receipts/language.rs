@@ -165,7 +165,7 @@ labels! {
     /// A payment from a card or an account of the same engine.
     Book = ["Card or account", "Tarjeta o cuenta", "Carte ou compte", "Carta o conto", "Kat oswa kont"];
     /// When something was paid.
-    PaidAt = ["Paid at", "Pagado el", "Payé le", "Pagato il", "Peye le"];
+    PaidAt = ["Paid at", "Pagado el", "Payé le", "Pagato il", "Peye lè"];
     /// What a Lightning payment is known by.
     PaymentHash = ["Payment hash", "Hash de pago", "Hash du paiement", "Hash del pagamento", "Hash peman"];
     /// What a payment on chain is known by.

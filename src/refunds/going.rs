@@ -11,6 +11,7 @@ use crate::invoices;
 use crate::ledger::{NewTransfer, Step, TransferKind};
 use crate::lightning::{Bolt11Details, LightningError};
 use crate::payments;
+use crate::receipts;
 use crate::settlement::PaidByBook;
 
 impl Refunds {
@@ -53,6 +54,7 @@ impl Refunds {
         first.extend(drafted);
         if is_paid {
             first.extend(refund.points_go_back(core)?);
+            first.extend(receipts::owed_now(core, &invoice.value).await?);
         }
         first.append(&mut steps);
         let steps = first;

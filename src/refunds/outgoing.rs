@@ -11,6 +11,7 @@ use crate::invoices;
 use crate::ledger::{Step, TransferKind};
 use crate::lightning::PaymentHash;
 use crate::payments::{Attempts, Change, Leaving, Outcome, Outgoing, Standing};
+use crate::receipts;
 use crate::rewards;
 use crate::settlement::PaidByBook;
 use crate::store::StoreError;
@@ -66,6 +67,7 @@ impl Refund {
         let mut steps = invoices::with_refund(&invoice, entry)?.to_vec();
         if is_paid {
             steps.extend(self.points_go_back(core)?);
+            steps.extend(receipts::owed_now(core, &invoice.value).await?);
         } else {
             for back in &self.points {
                 steps.extend(cards::give_points_again(core, back).await?);

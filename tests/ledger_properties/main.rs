@@ -187,6 +187,15 @@ impl Run {
                     shortfall: receivable.map(|account| (self.new_id(), account)),
                 }
             }
+            Move::Within {
+                account,
+                lowest,
+                highest,
+            } => Order::Within {
+                account,
+                lowest,
+                highest,
+            },
         }
     }
 
@@ -420,6 +429,15 @@ fn step(order: &Order) -> Step {
             }),
             usage: Vec::new(),
         }),
+        Order::Within {
+            account,
+            lowest,
+            highest,
+        } => Step::Within {
+            account: at(account),
+            lowest,
+            highest,
+        },
     }
 }
 
@@ -468,6 +486,7 @@ fn any_sequence_keeps_the_sums_and_agrees_with_the_model() {
         "ledger.hold_not_open",
         "ledger.insufficient_funds",
         "ledger.not_positive",
+        "ledger.out_of_bounds",
         "ledger.overflow",
         "ledger.reversal_exceeded",
         "ledger.transfer_not_found",

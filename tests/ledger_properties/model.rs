@@ -69,7 +69,7 @@ pub struct Model {
 }
 
 /// Of several things that are wrong with a step the one that is to be answered.
-const FIRST_TO_LAST: [&str; 11] = [
+const FIRST_TO_LAST: [&str; 12] = [
     "ledger.not_positive",
     "ledger.accounts_do_not_fit",
     "ledger.duplicate_id",
@@ -80,6 +80,7 @@ const FIRST_TO_LAST: [&str; 11] = [
     "ledger.hold_exceeded",
     "ledger.insufficient_funds",
     "ledger.ceiling_reached",
+    "ledger.out_of_bounds",
     "ledger.overflow",
 ];
 
@@ -116,6 +117,11 @@ pub enum Order {
         of: TransferId,
         amount: i64,
         shortfall: Option<(TransferId, usize)>,
+    },
+    Within {
+        account: usize,
+        lowest: Option<i64>,
+        highest: Option<i64>,
     },
 }
 
@@ -190,6 +196,30 @@ impl Model {
                 amount,
                 shortfall,
             } => self.reverse(id, of, amount, shortfall),
+            Order::Within {
+                account,
+                lowest,
+                highest,
+            } => self.within(account, lowest, highest),
+        }
+    }
+
+    /// Whatever is set aside is gone for the lower bound, and arrives for the upper one; what has
+    /// ended is neither.
+    fn within(
+        &mut self,
+        account: usize,
+        lowest: Option<i64>,
+        highest: Option<i64>,
+    ) -> Result<(), &'static str> {
+        self.end_due(account);
+        let (_, spendable, most) = self.balance(account);
+        let keeps = lowest.is_none_or(|lowest| spendable >= lowest.into());
+        let fits = highest.is_none_or(|highest| most <= highest.into());
+        if keeps && fits {
+            Ok(())
+        } else {
+            Err("ledger.out_of_bounds")
         }
     }
 
@@ -394,12 +424,13 @@ impl Model {
         let amount = i128::from(amount);
         let mut wrong = Vec::new();
         // A debit makes an account of the debit side grow and any other shrink. Whatever shrinks
-        // comes first: it gives back holds that have ended, and with them room elsewhere.
+        // comes first, and then what has a ceiling: both give back holds that have ended, and with
+        // them room elsewhere.
         let mut changes = [
             (debit, accounts()[debit].1, None),
             (credit, !accounts()[credit].1, ceiling),
         ];
-        changes.sort_by_key(|(_, grows, _)| *grows);
+        changes.sort_by_key(|(_, grows, ceiling)| (*grows, ceiling.is_none()));
         for (account, grows, ceiling) in changes {
             if !grows && self.room(account, false, None) < amount {
                 wrong.push("ledger.insufficient_funds");

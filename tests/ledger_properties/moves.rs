@@ -35,6 +35,11 @@ pub enum Move {
         amount: i64,
         receivable: Option<usize>,
     },
+    Within {
+        account: usize,
+        lowest: Option<i64>,
+        highest: Option<i64>,
+    },
 }
 
 #[derive(Debug, Clone)]
@@ -82,6 +87,7 @@ fn one_move() -> impl Strategy<Value = Move> {
         3 => (0_usize..2).prop_map(|number| Some(RECEIVABLES[number])),
         1 => (0..ACCOUNTS).prop_map(Some),
     ];
+    let bound = || prop_oneof![1 => Just(None), 2 => (-200_i64..300).prop_map(Some)];
     prop_oneof![
         5 => (pair(), amount(), ceiling(), prop::bool::weighted(0.03), prop::bool::weighted(0.2))
             .prop_map(|((debit, credit), amount, ceiling, again, up_to)| Move::Transfer {
@@ -98,6 +104,9 @@ fn one_move() -> impl Strategy<Value = Move> {
         2 => (0_usize..8).prop_map(|hold| Move::Release { hold }),
         3 => (0_usize..16, amount(), receivable).prop_map(
             |(transfer, amount, receivable)| Move::Reverse { transfer, amount, receivable }
+        ),
+        2 => (0..ACCOUNTS, bound(), bound()).prop_map(
+            |(account, lowest, highest)| Move::Within { account, lowest, highest }
         ),
     ]
 }

@@ -5,6 +5,8 @@
 
 mod away;
 mod by_book;
+mod checking;
+mod checkout;
 mod doors;
 mod foreign;
 mod lnurl;
@@ -13,6 +15,7 @@ mod machine;
 mod no_lies;
 mod owed;
 mod page;
+mod receipts;
 mod refund_model;
 mod refunds;
 mod set;

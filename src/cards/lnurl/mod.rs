@@ -14,7 +14,6 @@ mod pay;
 mod query;
 mod withdraw;
 
-use bitcoin::bech32::{self, Bech32, Hrp};
 use serde::{Deserialize, Serialize};
 
 use super::Cards;
@@ -23,9 +22,10 @@ use super::payment_error::CardPaymentError;
 use crate::Error;
 use crate::access::Credential;
 
-pub use query::{LnurlEndpoint, LnurlQuery, MalformedQuery};
+pub(super) use crate::lnurl::base;
+pub use crate::lnurl::{LnurlQuery, LnurlReply, MalformedQuery, encode};
+pub use query::LnurlEndpoint;
 
-const JSON: &str = "application/json; charset=utf-8";
 const HTML: &str = "text/html; charset=utf-8";
 
 /// What a host was asked for by HTTP GET.
@@ -45,74 +45,10 @@ impl std::fmt::Debug for LnurlRequest {
     }
 }
 
-/// What the host answers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LnurlReply {
-    /// The HTTP status.
-    pub status: u16,
-    /// The header `Content-Type`.
-    pub content_type: String,
-    /// The body.
-    pub body: String,
-}
-
 impl LnurlReply {
-    fn json(status: u16, body: &impl Serialize) -> Self {
-        let body = serde_json::to_string(body).unwrap_or_else(|_| "{}".to_owned());
-        Self {
-            status,
-            content_type: JSON.to_owned(),
-            body,
-        }
-    }
-
-    /// `ERROR`, with a reason for a person.
-    fn error(reason: &str) -> Self {
-        Self::json(
-            400,
-            &Status {
-                status: "ERROR",
-                reason: Some(reason),
-                state: None,
-            },
-        )
-    }
-
-    fn ok() -> Self {
-        Self::json(200, &Status::OK)
-    }
-
-    /// It may be in flight, or will be.
-    fn pending() -> Self {
-        Self::json(
-            200,
-            &Status {
-                state: Some("pending"),
-                ..Status::OK
-            },
-        )
-    }
-
-    fn refused(error: &Error) -> Self {
+    pub(super) fn refused(error: &Error) -> Self {
         Self::error(&reason(error))
     }
-}
-
-#[derive(Serialize)]
-struct Status<'a> {
-    status: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    state: Option<&'a str>,
-}
-
-impl Status<'static> {
-    const OK: Self = Self {
-        status: "OK",
-        reason: None,
-        state: None,
-    };
 }
 
 /// Why, for a person. The apps in the field look for `not within bounds`.
@@ -130,25 +66,6 @@ fn reason(error: &Error) -> String {
         Error::Store(_) => "the card's books cannot be read now: try again".to_owned(),
         other => other.detail(),
     }
-}
-
-/// Where the addresses of cards begin, with a scheme: LUD-17 has hidden services without TLS.
-pub(super) fn base(tap_url: &str) -> String {
-    let host = tap_url.split(['/', ':']).next().unwrap_or(tap_url);
-    let scheme = if host.ends_with(".onion") {
-        "http"
-    } else {
-        "https"
-    };
-    format!("{scheme}://{tap_url}")
-}
-
-/// A URL as LUD-01 has it: bech32, in lower case. Empty for one that is too long to be shown.
-pub fn encode(url: &str) -> String {
-    let lnurl = Hrp::parse("lnurl").ok();
-    lnurl
-        .and_then(|hrp| bech32::encode_lower::<Bech32>(hrp, url.as_bytes()).ok())
-        .unwrap_or_default()
 }
 
 impl Cards {
@@ -175,10 +92,7 @@ impl Cards {
             LnurlEndpoint::Balance => self.answer_balance(&query).await,
             LnurlEndpoint::TopUp { address } => self.answer_top_up(&query, &address).await,
             LnurlEndpoint::TopUpByTap => self.answer_top_up_by_tap(&query).await,
-            LnurlEndpoint::Unknown => LnurlReply {
-                status: 404,
-                ..LnurlReply::error("there is nothing here")
-            },
+            LnurlEndpoint::Unknown => LnurlReply::nothing_here(),
         }
     }
 }

@@ -8,12 +8,12 @@ use std::fmt::Write as _;
 
 use jiff::Timestamp;
 
-use super::query::LnurlQuery;
 use super::{HTML, LnurlReply, reason};
 use crate::Error;
 use crate::cards::model::{CardSnapshot, CardState};
 use crate::cards::{Cards, load, require_bitcoin, top_up_address};
 use crate::ledger::Account;
+use crate::lnurl::LnurlQuery;
 
 impl Cards {
     /// The page of a tap, which is looked at and not used up.

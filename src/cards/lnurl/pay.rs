@@ -1,40 +1,21 @@
 //! LNURL-pay: topping a card up.
 
-use serde::Serialize;
-use sha2::{Digest, Sha256};
-
-use super::query::LnurlQuery;
-use super::{LnurlReply, base};
+use super::base;
 use crate::Error;
 use crate::cards::boltcard::TapError;
 use crate::cards::error::CardError;
 use crate::cards::payment_error::CardPaymentError;
-use crate::cards::{Cards, current, load_active, programs, top_up_address};
-use crate::ids::CardId;
-use crate::invoices::Invoices;
+use crate::cards::{Cards, admit_top_up, current, load_active, programs, top_up_address};
+use crate::ids::{CardId, InvoiceId};
+use crate::invoices::{AskedByLnurl, InvoicePurpose, Invoices};
+use crate::lnurl::{
+    LnurlQuery, LnurlReply, NotWithin, PayReply, PayRequest, asked_amount, description_hash,
+};
 use crate::money::{Asset, MAX_MSAT};
 
 /// What the payer's wallet shows, and what the invoice commits to: LUD-06 hashes exactly this.
 const METADATA: &str = r#"[["text/plain","Card top-up"]]"#;
 const MIN_SENDABLE_MSAT: i64 = 1_000;
-
-/// LUD-06.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct PayRequest<'a> {
-    tag: &'a str,
-    min_sendable: i64,
-    max_sendable: i64,
-    metadata: &'a str,
-    callback: &'a str,
-    comment_allowed: u32,
-}
-
-#[derive(Serialize)]
-struct PayReply {
-    pr: String,
-    routes: [String; 0],
-}
 
 impl Cards {
     /// A card's own address, which says nothing of any tap.
@@ -100,35 +81,32 @@ impl Cards {
         if max_sendable < MIN_SENDABLE_MSAT {
             return Err(CardPaymentError::Full { card }.into());
         }
-        let malformed = |_| CardPaymentError::AmountNotWithinBounds {
+        let bounds = MIN_SENDABLE_MSAT..=max_sendable;
+        let not_within = |NotWithin| CardPaymentError::AmountNotWithinBounds {
             min_msat: MIN_SENDABLE_MSAT,
             max_msat: max_sendable,
         };
-        let Some(amount) = query.one("amount").map_err(malformed)? else {
-            return Ok(LnurlReply::json(
-                200,
-                &PayRequest {
-                    tag: "payRequest",
-                    min_sendable: MIN_SENDABLE_MSAT,
-                    max_sendable,
-                    metadata: METADATA,
-                    callback,
-                    comment_allowed: 0,
-                },
-            ));
+        let Some(amount_msat) = asked_amount(query, &bounds).map_err(not_within)? else {
+            let request: PayRequest<'_, ()> = PayRequest::new(&bounds, METADATA, callback);
+            return Ok(LnurlReply::json(200, &request));
         };
-        let amount_msat = amount.parse::<i64>().ok();
-        let amount_msat = amount_msat
-            .filter(|amount| (MIN_SENDABLE_MSAT..=max_sendable).contains(amount))
-            .ok_or(CardPaymentError::AmountNotWithinBounds {
-                min_msat: MIN_SENDABLE_MSAT,
-                max_msat: max_sendable,
-            })?;
-        let hash = hex::encode(Sha256::digest(METADATA));
-        let invoices = Invoices::new(self.core.clone());
-        let made = invoices.top_up_by_lnurl(card, amount_msat, hash, address);
+        let core = &self.core;
+        let asked = AskedByLnurl {
+            id: core.new_id(InvoiceId::from_parts)?,
+            purpose: InvoicePurpose::TopUp { card },
+            amount_msat,
+            description: "Card top-up".to_owned(),
+            description_hash: description_hash(METADATA, ""),
+            top_up_address: address.map(str::to_owned),
+            pay_address: None,
+        };
+        let invoices = Invoices::new(core.clone());
+        let made = invoices.asked_by_lnurl(asked, || async {
+            let (_, guards) = admit_top_up(core, card, address).await?;
+            Ok(guards)
+        });
         let pr = made.await?.bolt11;
-        Ok(LnurlReply::json(200, &PayReply { pr, routes: [] }))
+        Ok(LnurlReply::json(200, &PayReply::new(pr, None)))
     }
 
     /// How much more may be on a card, what is on its way there counted.

@@ -2,7 +2,6 @@
 
 use serde::Serialize;
 
-use super::query::LnurlQuery;
 use super::{LnurlReply, LnurlRequest, base};
 use crate::Error;
 use crate::cards::boltcard::TapUrl;
@@ -14,6 +13,7 @@ use crate::cards::pin::Pin;
 use crate::cards::{Cards, currency_payment, load, payment_rules, programs, rules, top_up_address};
 use crate::core::{Caller, CommandError, IdempotencyKey};
 use crate::lightning::{Bolt11Details, PaymentHash};
+use crate::lnurl::LnurlQuery;
 
 /// LUD-03, with what LUD-14 and LUD-19 add, and the limit above which a PIN is asked for.
 #[derive(Serialize)]

@@ -3,8 +3,8 @@
 use super::probe::{DAY_MS, Kept, Probe, card, merchant, usage, window};
 use super::{FIRST_MS, FreshStore};
 use crate::ledger::{
-    Account, ChainHash, ChainHead, CommandRecord, CommitDigest, CommitRow, HoldChange, NewHold,
-    NewReversal, Shortfall, Step,
+    Account, ChainHash, ChainHead, CommandRecord, CommitDigest, CommitRow, HoldChange, NewEvent,
+    NewHold, NewReversal, Shortfall, Step,
 };
 
 /// A hold that has ended gives its money back in the first commit that needs it, and its usage
@@ -279,7 +279,16 @@ pub async fn answers_are_forgotten_and_keys_are_not(fresh: &FreshStore) -> Kept 
     };
     for number in 0..3 {
         probe.set_clock(FIRST_MS + number * DAY_MS);
-        let batch = probe.batch(Some(command(number)), vec![probe.fund(card(1), 1)]);
+        // Where an event says the same, it goes on saying it.
+        let said = (number > 0).then(|| {
+            Step::Emit(NewEvent {
+                kind: "contract.checked",
+                object: "somebody".into(),
+                body: command(number).answer,
+            })
+        });
+        let steps = said.into_iter().chain([probe.fund(card(1), 1)]);
+        let batch = probe.batch(Some(command(number)), steps.collect());
         probe.done(probe.store().commit(batch).await)?;
     }
     let forget = async |before_ms: i64, limit: usize| {
@@ -293,10 +302,16 @@ pub async fn answers_are_forgotten_and_keys_are_not(fresh: &FreshStore) -> Kept 
         let known = probe.store().command(&command(number).scope).await;
         let known = probe.read(known)?;
         let found = known.map(|(fingerprint, commit)| (fingerprint, commit.answer));
-        probe.same("what is known", found, Some(("f".to_owned(), answer)))?;
+        let expected = Some(("f".to_owned(), answer.clone()));
+        probe.same("what is known", found, expected)?;
         let batch = probe.batch(Some(command(number)), vec![probe.fund(card(1), 1)]);
         let commit = probe.done(probe.store().commit(batch).await)?;
         probe.same("done before", commit.replayed, true)?;
+        probe.same("what it is answered", commit.answer, answer)?;
     }
+    let events = probe.read(probe.store().events(0, 10).await)?;
+    let said: Vec<_> = events.into_iter().map(|event| event.body).collect();
+    let expected = vec![serde_json::json!(1), serde_json::json!(2)];
+    probe.same("what the events say", said, expected)?;
     probe.same("what was done", probe.available(card(1)).await?, 3)
 }

@@ -36,8 +36,8 @@ pub use journal::{
     transfers_are_undone_once, transfers_up_to_an_amount_take_what_there_is,
 };
 pub use money::{
-    amounts_and_accounts_must_fit, capture_takes_part_of_a_hold, ceiling_counts_holds,
-    expired_hold_can_only_be_released, floor_counts_holds, hold_ends_once,
+    accounts_stand_within_bounds, amounts_and_accounts_must_fit, capture_takes_part_of_a_hold,
+    ceiling_counts_holds, expired_hold_can_only_be_released, floor_counts_holds, hold_ends_once,
     lifetime_totals_outgrow_an_amount, linked_transfers_go_together, release_gives_back,
     transfer_ids_are_used_once,
 };
@@ -160,6 +160,7 @@ where
         transfer_ids_are_used_once,
         floor_counts_holds,
         ceiling_counts_holds,
+        accounts_stand_within_bounds,
         linked_transfers_go_together,
         capture_takes_part_of_a_hold,
         release_gives_back,

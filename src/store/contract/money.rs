@@ -139,6 +139,63 @@ pub async fn ceiling_counts_holds(fresh: &FreshStore) -> Kept {
         .map(drop)
 }
 
+/// A bound on where an account stands holds within the commit, after the steps before it: what is
+/// set aside counts as gone for the lower bound and as arrived for the upper one, and what has
+/// ended by then as neither.
+///
+/// # Errors
+/// The promise is broken.
+pub async fn accounts_stand_within_bounds(fresh: &FreshStore) -> Kept {
+    let probe = Probe::new(fresh, "accounts_stand_within_bounds");
+    let code = "ledger.out_of_bounds";
+    let within = |account, lowest, highest| Step::Within {
+        account,
+        lowest,
+        highest,
+    };
+    // One that never moved stands at nothing.
+    probe
+        .commit(vec![within(card(2), Some(0), Some(0))])
+        .await?;
+    let end_ms = FIRST_MS + DAY_MS;
+    probe.commit(vec![probe.fund(card(1), 100)]).await?;
+    let (_, hold) = probe.hold(card(1), merchant(), 60, Some(end_ms));
+    probe.commit(vec![hold]).await?;
+    for (what, account, lowest, highest) in [
+        ("less than it must keep", card(1), Some(41), None),
+        ("more than it may come to", card(1), None, Some(99)),
+        ("what may arrive", merchant(), None, Some(59)),
+        ("what may not arrive", merchant(), Some(1), None),
+    ] {
+        let steps = vec![probe.fund(card(2), 1), within(account, lowest, highest)];
+        let refusal = probe.refused(what, code, steps).await?;
+        let is_it = matches!(refusal, Refusal::OutOfBounds { step: 1, account: named, .. }
+            if named == account);
+        probe.same("what the refusal says", is_it, true)?;
+    }
+    probe.same("what was left behind", probe.available(card(2)).await?, 0)?;
+    let sound = [
+        within(card(1), Some(40), Some(100)),
+        within(merchant(), Some(0), Some(60)),
+    ];
+    probe.commit(sound.to_vec()).await?;
+    // The steps before it count, also against a bound that held until then.
+    let steps = vec![
+        probe.transfer(card(1), card(2), 1),
+        within(card(1), Some(40), None),
+    ];
+    probe
+        .refused("what a step before took", code, steps)
+        .await?;
+    probe.set_clock(end_ms);
+    let steps = vec![
+        within(merchant(), None, Some(0)),
+        within(card(1), Some(100), Some(100)),
+    ];
+    probe.commit(steps).await?;
+    probe.same("given back", probe.available(card(1)).await?, 100)
+}
+
 /// The transfers of a batch are made all or not at all, and each sees those before it.
 ///
 /// # Errors

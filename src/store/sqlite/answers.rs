@@ -12,10 +12,11 @@ pub(super) fn forget(connection: &Connection, before_ms: i64, limit: usize) -> R
     let (mut reached, mut forgotten) = (before, 0);
     {
         let mut commits = connection.prepare_cached(
-            "SELECT position, at_ms, scope FROM commits WHERE position > ?1 ORDER BY position",
+            "SELECT position, at_ms, scope IS NOT NULL FROM commits WHERE position > ?1 ORDER BY position",
         )?;
-        let mut forget =
-            connection.prepare_cached("UPDATE commands SET answer = NULL WHERE scope = ?1")?;
+        let mut forget = connection.prepare_cached(
+            "UPDATE commits SET answer = NULL, answer_event = NULL WHERE position = ?1",
+        )?;
         let mut rows = commits.query([reached])?;
         while forgotten < limit
             && let Some(row) = rows.next()?
@@ -25,8 +26,8 @@ pub(super) fn forget(connection: &Connection, before_ms: i64, limit: usize) -> R
                 break;
             }
             reached = row.get(0)?;
-            if let Some(scope) = row.get::<_, Option<String>>(2)? {
-                forget.execute([scope])?;
+            if row.get(2)? {
+                forget.execute([reached])?;
                 forgotten += 1;
             }
         }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use futures_channel::oneshot;
 use rusqlite::{Connection, OpenFlags, params};
 
-use super::{SqliteStore, connect, io_error, spawn, sql_error};
+use super::{SqliteStore, connect, io_error, schema, spawn, sql_error};
 use crate::store::StoreError;
 
 /// Stale wherever it is opened, also in the place it was taken from.
@@ -52,14 +52,17 @@ impl SqliteStore {
             let mut found = lines(&connection, "PRAGMA integrity_check")?;
             found.retain(|line| line != "ok");
             found.extend(lines(&connection, "PRAGMA foreign_key_check")?);
+            if found.is_empty() {
+                found = lines(&connection, schema::DERIVED_WRONGLY)?;
+            }
             Ok(found)
         })
         .await
     }
 }
 
-fn lines(connection: &Connection, pragma: &str) -> Result<Vec<String>, StoreError> {
-    let mut statement = connection.prepare(pragma).map_err(sql_error)?;
+fn lines(connection: &Connection, sql: &str) -> Result<Vec<String>, StoreError> {
+    let mut statement = connection.prepare(sql).map_err(sql_error)?;
     let rows = statement.query_map([], |row| row.get(0));
     rows.map_err(sql_error)?
         .collect::<Result<_, _>>()

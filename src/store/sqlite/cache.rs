@@ -19,7 +19,8 @@ type IndexKey = (String, String, String);
 
 #[derive(Clone)]
 struct Kept {
-    document: Document,
+    /// `None`: there is none with this name.
+    document: Option<Document>,
     /// Where it is known to be the first document under a key.
     first_under: Vec<IndexKey>,
 }
@@ -65,7 +66,8 @@ impl Half {
 }
 
 impl Documents {
-    fn get(&mut self, name: &Name) -> Option<Document> {
+    /// What is known under the name: the document, or that there is none.
+    fn get(&mut self, name: &Name) -> Option<Option<Document>> {
         if let Some(kept) = self.young.documents.get(name) {
             return Some(kept.document.clone());
         }
@@ -97,14 +99,11 @@ impl Documents {
                     version,
                     body: written.body.clone(),
                 };
-                let first_under = Vec::new();
-                half.put(
-                    name.clone(),
-                    Kept {
-                        document,
-                        first_under,
-                    },
-                );
+                let kept = Kept {
+                    document: Some(document),
+                    first_under: Vec::new(),
+                };
+                half.put(name.clone(), kept);
             }
         }
     }
@@ -122,8 +121,8 @@ impl Cache {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The document, if it is here.
-    pub(super) fn document(&self, collection: &str, id: &str) -> Looked<Document> {
+    /// The document, or that there is none, if that is here.
+    pub(super) fn document(&self, collection: &str, id: &str) -> Looked<Option<Document>> {
         let mut documents = self.lock();
         let changes = documents.changes;
         let name = (collection.to_owned(), id.to_owned());
@@ -139,7 +138,7 @@ impl Cache {
                 .into_iter()
                 .find_map(|half| half.first.get(&key))?
                 .clone();
-            let document = documents.get(&name)?;
+            let document = documents.get(&name)??;
             Some((
                 DocumentPosition {
                     key: key.2,
@@ -151,9 +150,21 @@ impl Cache {
         found.ok_or(changes)
     }
 
-    /// Keeps a document that was read while the tables had been changed so often.
-    pub(super) fn keep(&self, collection: &str, document: &Document, read_at: u64) {
-        let name = (collection.to_owned(), document.id.clone());
+    /// The version of the document that the last commit left, if that is here; 0 for none.
+    pub(super) fn version(&self, collection: &str, id: &str) -> Option<i64> {
+        let documents = self.lock();
+        let name = (collection.to_owned(), id.to_owned());
+        let halves = [&documents.young, &documents.old];
+        let kept = halves.iter().find_map(|half| half.documents.get(&name))?;
+        Some(
+            kept.document
+                .as_ref()
+                .map_or(0, |document| document.version),
+        )
+    }
+
+    /// Keeps what was read under a name while the tables had been changed so often.
+    pub(super) fn keep(&self, name: Name, document: Option<&Document>, read_at: u64) {
         self.keep_under(name, document, None, read_at);
     }
 
@@ -161,11 +172,17 @@ impl Cache {
     pub(super) fn keep_first(&self, query: &DocumentQuery, document: &Document, read_at: u64) {
         if let Some(key) = one_key(query) {
             let name = (query.collection.to_owned(), document.id.clone());
-            self.keep_under(name, document, Some(key), read_at);
+            self.keep_under(name, Some(document), Some(key), read_at);
         }
     }
 
-    fn keep_under(&self, name: Name, document: &Document, key: Option<IndexKey>, read_at: u64) {
+    fn keep_under(
+        &self,
+        name: Name,
+        document: Option<&Document>,
+        key: Option<IndexKey>,
+        read_at: u64,
+    ) {
         let mut documents = self.lock();
         if documents.changes != read_at {
             return;
@@ -174,7 +191,7 @@ impl Cache {
         let before = before.or_else(|| documents.old.take(&name));
         let mut first_under = before.map_or(Vec::new(), |kept| kept.first_under);
         first_under.extend(key);
-        let document = document.clone();
+        let document = document.cloned();
         documents.put(
             name,
             Kept {

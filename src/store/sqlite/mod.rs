@@ -292,16 +292,15 @@ impl Store for SqliteStore {
     async fn document(&self, collection: &str, id: &str) -> Result<Option<Document>, StoreError> {
         let cache = &self.shared.cache;
         let read_at = match cache.document(collection, id) {
-            Ok(document) => return Ok(Some(document)),
+            Ok(known) => return Ok(known),
             Err(read_at) => read_at,
         };
-        let (owned, id) = (collection.to_owned(), id.to_owned());
+        let name = (collection.to_owned(), id.to_owned());
+        let (asked, id) = name.clone();
         let found = self
-            .read(move |connection| reading::document(connection, &owned, id))
+            .read(move |connection| reading::document(connection, &asked, id))
             .await?;
-        if let Some(document) = &found {
-            cache.keep(collection, document, read_at);
-        }
+        cache.keep(name, found.as_ref(), read_at);
         Ok(found)
     }
 

@@ -195,6 +195,9 @@ fn import(
     // Whatever fails ends the connection, and with it the transaction.
     let arrived = block_on(arrive(source, kept, &mut sink))?;
     let connection = lock(&open.0);
+    connection
+        .execute_batch(schema::DERIVED)
+        .map_err(sql_error)?;
     if arrived.had_node {
         // A seat without writes is at 0: one is enough to be the newest, and -1 never is.
         let writes = if arrived.arrival.has_node_state {

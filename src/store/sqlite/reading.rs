@@ -64,15 +64,9 @@ macro_rules! select_transfers {
 }
 
 const OF_ACCOUNT: &str = select_transfers!(
-    "WHERE t.position IN (
-         SELECT * FROM (SELECT position FROM transfers
-                        WHERE debit = (SELECT id FROM accounts WHERE account = ?1)
-                              AND position < ?2 ORDER BY position DESC LIMIT ?3)
-         UNION ALL
-         SELECT * FROM (SELECT position FROM transfers
-                        WHERE credit = (SELECT id FROM accounts WHERE account = ?1)
-                              AND position < ?2 ORDER BY position DESC LIMIT ?3))
-     ORDER BY t.position DESC LIMIT ?3"
+    "JOIN account_transfers a ON a.position = t.position
+     WHERE a.account = (SELECT id FROM accounts WHERE account = ?1) AND a.position < ?2
+     ORDER BY a.position DESC LIMIT ?3"
 );
 
 fn transfer(row: &Row<'_>) -> Result<TransferRow> {
@@ -285,7 +279,7 @@ pub(super) fn documents(
 ) -> Result<Vec<(DocumentPosition, Document)>> {
     let mut statement = connection.prepare_cached(
         "SELECT k.key, k.id, d.version, d.body FROM document_keys k
-         JOIN documents d ON d.collection = k.collection AND d.id = k.id
+         JOIN documents d ON d.number = k.document
          WHERE k.collection = ?1 AND k.name = ?2 AND (k.key, k.id) > (?3, ?4)
                AND (?5 IS NULL OR k.key < ?5)
          ORDER BY k.key, k.id LIMIT ?6",

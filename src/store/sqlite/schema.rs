@@ -13,7 +13,7 @@ use crate::store::StoreError;
 const APPLICATION_ID: i64 = 0x464c_5348;
 
 /// The schema this version writes.
-pub(super) const SCHEMA_VERSION: i64 = 2;
+pub(super) const SCHEMA_VERSION: i64 = 3;
 
 /// A file up to this size is checked page by page when it is opened, which takes about a tenth of
 /// a second; of a larger one the ends of every table, so that opening does not take longer the
@@ -21,7 +21,7 @@ pub(super) const SCHEMA_VERSION: i64 = 2;
 /// [`verify`](crate::store::StoreAdmin::verify).
 const CHECKED_WHOLE_BYTES: u64 = 64 << 20;
 
-/// The first schema. It is never changed: see [`MIGRATIONS`].
+/// The schema as a new file has it. The [`MIGRATIONS`] make the same of every older one.
 const TABLES: &str = "
 CREATE TABLE settings (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE commits (
@@ -31,14 +31,12 @@ CREATE TABLE commits (
     scope TEXT,
     writer TEXT NOT NULL,
     sequence INTEGER NOT NULL,
-    hash BLOB NOT NULL CHECK (length(hash) = 32)
+    hash BLOB NOT NULL CHECK (length(hash) = 32),
+    fingerprint TEXT,
+    answer TEXT,
+    answer_event INTEGER
 ) STRICT;
-CREATE TABLE commands (
-    scope TEXT PRIMARY KEY,
-    fingerprint TEXT NOT NULL,
-    at_ms INTEGER NOT NULL,
-    answer TEXT
-) STRICT, WITHOUT ROWID;
+CREATE UNIQUE INDEX commits_by_scope ON commits (scope) WHERE scope IS NOT NULL;
 -- Lifetime totals can outgrow 64 bits, so they are decimal text; `balance` is for people.
 CREATE TABLE accounts (
     id INTEGER PRIMARY KEY,
@@ -63,8 +61,11 @@ CREATE TABLE transfers (
     debit_balance_after INTEGER NOT NULL,
     credit_balance_after INTEGER NOT NULL
 ) STRICT;
-CREATE INDEX transfers_by_debit ON transfers (debit, position);
-CREATE INDEX transfers_by_credit ON transfers (credit, position);
+CREATE TABLE account_transfers (
+    account INTEGER NOT NULL,
+    position INTEGER NOT NULL,
+    PRIMARY KEY (account, position)
+) STRICT, WITHOUT ROWID;
 CREATE TABLE holds (
     id TEXT PRIMARY KEY,
     debit TEXT NOT NULL,
@@ -94,20 +95,22 @@ CREATE TABLE reversals (
     amount INTEGER NOT NULL CHECK (amount > 0)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE documents (
+    number INTEGER PRIMARY KEY,
     collection TEXT NOT NULL,
     id TEXT NOT NULL,
     version INTEGER NOT NULL,
     body TEXT NOT NULL,
-    PRIMARY KEY (collection, id)
-) STRICT, WITHOUT ROWID;
+    keys TEXT,
+    UNIQUE (collection, id)
+) STRICT;
 CREATE TABLE document_keys (
     collection TEXT NOT NULL,
     name TEXT NOT NULL,
     key TEXT NOT NULL,
     id TEXT NOT NULL,
+    document INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (collection, name, key, id)
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX document_keys_by_document ON document_keys (collection, id);
 CREATE TABLE claims (name TEXT PRIMARY KEY, claimed_by TEXT NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE usage (
@@ -140,17 +143,42 @@ CREATE TABLE node_state (
     value BLOB NOT NULL,
     PRIMARY KEY (primary_namespace, secondary_namespace, key)
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE moves (
+    position INTEGER PRIMARY KEY,
+    what TEXT NOT NULL,
+    detail TEXT NOT NULL
+) STRICT;
+CREATE VIEW commands (scope, fingerprint, at_ms, answer) AS
+    SELECT scope, fingerprint, at_ms,
+           coalesce(answer, (SELECT body FROM events WHERE events.position = answer_event))
+    FROM commits WHERE scope IS NOT NULL AND fingerprint IS NOT NULL;
+CREATE TRIGGER commands_moved INSTEAD OF INSERT ON commands BEGIN
+    SELECT RAISE(ABORT, 'a command without a commit, or twice') WHERE NOT EXISTS (
+        SELECT 1 FROM commits WHERE scope = new.scope AND at_ms = new.at_ms
+            AND fingerprint IS NULL AND new.fingerprint IS NOT NULL);
+    UPDATE commits SET fingerprint = new.fingerprint, answer = new.answer
+        WHERE scope = new.scope;
+END;
 ";
 
-/// What leads from each version of the schema to the next; the first is [`TABLES`].
-const MIGRATIONS: [&str; 1] = [
+/// What leads from each version of the schema to the next. They are never changed.
+const MIGRATIONS: [&str; 2] = [
     // 2: what became of the store as a whole, for ever.
     "CREATE TABLE moves (
         position INTEGER PRIMARY KEY,
         what TEXT NOT NULL,
         detail TEXT NOT NULL
     ) STRICT;",
+    // 3: fewer and flatter trees.
+    concat!(include_str!("schema_3.sql"), include_str!("derived.sql")),
 ];
+
+/// Fills in what follows from other rows and is not moved with them: see the schema's third
+/// version.
+pub(super) const DERIVED: &str = include_str!("derived.sql");
+
+/// Finds what of that does not follow.
+pub(super) const DERIVED_WRONGLY: &str = include_str!("derived_wrongly.sql");
 
 /// Makes the tables in a new file, or checks that an old one is ours and sound.
 pub(super) fn prepare(
@@ -312,9 +340,6 @@ fn check_length(connection: &Connection, file: &Path) -> Result<(), StoreError> 
 fn create(connection: &mut Connection) -> Result<(), StoreError> {
     let transaction = connection.transaction().map_err(sql_error)?;
     transaction.execute_batch(TABLES).map_err(sql_error)?;
-    for step in MIGRATIONS {
-        transaction.execute_batch(step).map_err(sql_error)?;
-    }
     transaction
         .pragma_update(None, "application_id", APPLICATION_ID)
         .map_err(sql_error)?;

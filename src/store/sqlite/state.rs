@@ -9,6 +9,7 @@ use crate::ledger::{
     Rows, TransferRow, UsageWindow,
 };
 
+use super::cache::Cache;
 use super::known::Known;
 use super::reading;
 
@@ -18,6 +19,8 @@ const WRITER: &str = "sqlite";
 pub(super) struct SqliteRows<'a> {
     pub(super) connection: &'a Connection,
     pub(super) known: Known,
+    /// As long as the transaction has not written anything.
+    pub(super) cache: Option<&'a Cache>,
 }
 
 type Result<T> = rusqlite::Result<T>;
@@ -35,8 +38,9 @@ impl Rows for SqliteRows<'_> {
         }
         self.connection
             .prepare_cached(
-                "SELECT commits.at_ms, commands.answer FROM commits
-                 LEFT JOIN commands ON commands.scope = commits.scope WHERE batch = ?1",
+                "SELECT at_ms, coalesce(answer, (SELECT body FROM events
+                                                WHERE events.position = answer_event))
+                 FROM commits WHERE batch = ?1",
             )?
             .query_row([batch.to_string()], commit_from_row)
             .optional()
@@ -145,6 +149,9 @@ impl Rows for SqliteRows<'_> {
         if let Some(version) = self.known.documents.get(&name) {
             return Ok(version);
         }
+        if let Some(version) = self.cache.and_then(|cache| cache.version(collection, id)) {
+            return Ok(version);
+        }
         let version = self
             .connection
             .prepare_cached("SELECT version FROM documents WHERE collection = ?1 AND id = ?2")?
@@ -189,7 +196,12 @@ where
 
 pub(super) fn command(connection: &Connection, scope: &str) -> Result<Option<(String, Commit)>> {
     connection
-        .prepare_cached("SELECT at_ms, answer, fingerprint FROM commands WHERE scope = ?1")?
+        .prepare_cached(
+            // Not the view: a commit whose command is missing must not be taken for none.
+            "SELECT at_ms, coalesce(answer, (SELECT body FROM events
+                                            WHERE events.position = answer_event)), fingerprint
+             FROM commits WHERE scope = ?1",
+        )?
         .query_row([scope], |row| Ok((row.get(2)?, commit_from_row(row)?)))
         .optional()
 }

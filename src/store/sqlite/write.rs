@@ -1,11 +1,12 @@
 //! What a group changed, written to the tables: each table in turn, its rows in their order, so
 //! that the pages of one index are visited once.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
-use rusqlite::{CachedStatement, Connection, Result, params};
+use rusqlite::{CachedStatement, Connection, OptionalExtension, Result, params};
 
 use super::known::Known;
+use super::state::from_json;
 use crate::ledger::{Account, Changes, HoldState, NewDocument};
 
 /// Writes all of it, within the writer's transaction. Answers where the accounts stand that
@@ -23,10 +24,9 @@ pub(super) fn write(
     documents(connection, changes)?;
     names(connection, changes)?;
     usage(connection, changes)?;
-    events(connection, changes)?;
+    let events = events(connection, changes)?;
     due(connection, changes)?;
-    commands(connection, changes)?;
-    commits(connection, changes)?;
+    commits(connection, changes, &events)?;
     Ok(accounts)
 }
 
@@ -58,7 +58,14 @@ fn accounts(
             balance.credits_posted.to_string(),
         );
         let (debits_pending, credits_pending) = (balance.debits_pending, balance.credits_pending);
-        let row = known.accounts.get(account).and_then(|known| known.row);
+        let row = match known.accounts.get(account).and_then(|known| known.row) {
+            Some(row) => Some(row),
+            None => connection
+                .prepare_cached("SELECT id FROM accounts WHERE account = ?1")?
+                .query_row([account.to_string()], |row| row.get(0))
+                .optional()?,
+        };
+        // An upsert would make SQLite look for transfers that refer to the account.
         let id = match row {
             Some(id) => {
                 connection
@@ -81,23 +88,16 @@ fn accounts(
                 .prepare_cached(
                     "INSERT INTO accounts (account, debits_posted, credits_posted,
                                            debits_pending, credits_pending, balance)
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6)
-                     ON CONFLICT (account) DO UPDATE SET debits_posted = ?2,
-                         credits_posted = ?3, debits_pending = ?4, credits_pending = ?5,
-                         balance = ?6
-                     RETURNING id",
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
                 )?
-                .query_row(
-                    params![
-                        account.to_string(),
-                        debits,
-                        credits,
-                        debits_pending,
-                        credits_pending,
-                        shown
-                    ],
-                    |row| row.get(0),
-                )?,
+                .insert(params![
+                    account.to_string(),
+                    debits,
+                    credits,
+                    debits_pending,
+                    credits_pending,
+                    shown
+                ])?,
         };
         ids.insert(*account, id);
     }
@@ -133,6 +133,19 @@ fn transfers(
             ])?;
             Ok(())
         },
+    )?;
+    let mut of_accounts: Vec<(i64, i64)> = Vec::new();
+    for row in &changes.transfers {
+        let sides = [row.debit, row.credit];
+        let sides = sides.iter().filter_map(|account| accounts.get(account));
+        of_accounts.extend(sides.map(|account| (*account, row.position)));
+    }
+    of_accounts.sort_unstable();
+    statement(
+        connection,
+        of_accounts.iter(),
+        "INSERT INTO account_transfers (account, position) VALUES (?1, ?2)",
+        |statement, (account, position)| statement.execute([account, position]).map(drop),
     )
 }
 
@@ -159,7 +172,7 @@ fn holds(connection: &Connection, changes: &Changes) -> Result<()> {
             let usage = (!hold.usage.is_empty())
                 .then(|| serde_json::to_string(&hold.usage))
                 .transpose()
-                .map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
+                .map_err(unwritable)?;
             statement.execute(params![
                 transfer.id.to_string(),
                 transfer.debit.to_string(),
@@ -198,39 +211,90 @@ fn hold_changes(connection: &Connection, changes: &Changes) -> Result<()> {
 }
 
 fn documents(connection: &Connection, changes: &Changes) -> Result<()> {
-    statement(
-        connection,
-        changes.documents.values(),
-        "INSERT INTO documents (collection, id, version, body) VALUES (?1, ?2, ?3, ?4)
-         ON CONFLICT (collection, id) DO UPDATE SET version = ?3, body = ?4",
-        |statement, (version, document)| {
-            let NewDocument {
-                collection,
-                id,
-                body,
-                ..
-            } = document;
-            statement.execute(params![collection, id, version, body.to_string()])?;
-            Ok(())
-        },
-    )?;
     for (version, document) in changes.documents.values() {
-        let (collection, id) = (document.collection, &document.id);
-        if *version > 1 {
+        let keys: BTreeSet<(&str, &str)> = document
+            .index_keys
+            .iter()
+            .map(|(name, key)| (*name, key.as_str()))
+            .collect();
+        let (number, before) = put_document(connection, *version, document, &keys)?;
+        document_keys(connection, document, number, &before, &keys)?;
+    }
+    Ok(())
+}
+
+/// Writes a document. Answers its number, and the keys of the version before.
+fn put_document(
+    connection: &Connection,
+    version: i64,
+    document: &NewDocument,
+    keys: &BTreeSet<(&str, &str)>,
+) -> Result<(i64, BTreeSet<(String, String)>)> {
+    let NewDocument {
+        collection,
+        id,
+        body,
+        ..
+    } = document;
+    let body = body.to_string();
+    let keys = (!keys.is_empty()).then(|| serde_json::to_string(keys));
+    let keys = keys.transpose().map_err(unwritable)?;
+    // One that is made and changed in the same group is not there yet.
+    let before: Option<(i64, Option<String>)> = match version {
+        ..=1 => None,
+        _ => connection
+            .prepare_cached("SELECT number, keys FROM documents WHERE collection = ?1 AND id = ?2")?
+            .query_row([collection, id.as_str()], |row| {
+                Ok((row.get(0)?, row.get(1)?))
+            })
+            .optional()?,
+    };
+    let Some((number, before)) = before else {
+        connection
+            .prepare_cached(
+                "INSERT INTO documents (collection, id, version, body, keys)
+                 VALUES (?1, ?2, ?3, ?4, ?5)",
+            )?
+            .execute(params![collection, id, version, body, keys])?;
+        return Ok((connection.last_insert_rowid(), BTreeSet::new()));
+    };
+    connection
+        .prepare_cached(
+            "UPDATE documents SET version = ?2, body = ?3, keys = ?4 WHERE number = ?1",
+        )?
+        .execute(params![number, version, body, keys])?;
+    let before = before.map_or(Ok(BTreeSet::new()), |keys| from_json(&keys))?;
+    Ok((number, before))
+}
+
+/// Most changes of a document leave its keys as they are.
+fn document_keys(
+    connection: &Connection,
+    document: &NewDocument,
+    number: i64,
+    before: &BTreeSet<(String, String)>,
+    keys: &BTreeSet<(&str, &str)>,
+) -> Result<()> {
+    let (collection, id) = (document.collection, &document.id);
+    for (name, key) in before {
+        if !keys.contains(&(name.as_str(), key.as_str())) {
             connection
-                .prepare_cached("DELETE FROM document_keys WHERE collection = ?1 AND id = ?2")?
-                .execute(params![collection, id])?;
+                .prepare_cached(
+                    "DELETE FROM document_keys
+                     WHERE collection = ?1 AND name = ?2 AND key = ?3 AND id = ?4",
+                )?
+                .execute(params![collection, name, key, id])?;
         }
-        statement(
-            connection,
-            document.index_keys.iter(),
-            "INSERT OR IGNORE INTO document_keys (collection, name, key, id)
-             VALUES (?1, ?2, ?3, ?4)",
-            |statement, (name, key)| {
-                statement.execute(params![collection, name, key, id])?;
-                Ok(())
-            },
-        )?;
+    }
+    for (name, key) in keys {
+        if !before.contains(&((*name).to_owned(), (*key).to_owned())) {
+            connection
+                .prepare_cached(
+                    "INSERT INTO document_keys (collection, name, key, id, document)
+                     VALUES (?1, ?2, ?3, ?4, ?5)",
+                )?
+                .execute(params![collection, name, key, id, number])?;
+        }
     }
     Ok(())
 }
@@ -265,21 +329,21 @@ fn usage(connection: &Connection, changes: &Changes) -> Result<()> {
     )
 }
 
-fn events(connection: &Connection, changes: &Changes) -> Result<()> {
+/// Answers where the events stand, by what they say.
+fn events(connection: &Connection, changes: &Changes) -> Result<HashMap<String, i64>> {
+    let mut positions = HashMap::with_capacity(changes.events.len());
     statement(
         connection,
         changes.events.iter(),
         "INSERT INTO events (at_ms, kind, object, body) VALUES (?1, ?2, ?3, ?4)",
         |statement, (event, at_ms)| {
-            statement.execute(params![
-                at_ms,
-                event.kind,
-                event.object,
-                event.body.to_string()
-            ])?;
+            let body = event.body.to_string();
+            let position = statement.insert(params![at_ms, event.kind, event.object, body])?;
+            positions.insert(body, position);
             Ok(())
         },
-    )
+    )?;
+    Ok(positions)
 }
 
 fn due(connection: &Connection, changes: &Changes) -> Result<()> {
@@ -301,26 +365,26 @@ fn due(connection: &Connection, changes: &Changes) -> Result<()> {
     Ok(())
 }
 
-fn commands(connection: &Connection, changes: &Changes) -> Result<()> {
-    statement(
-        connection,
-        changes.commands.iter(),
-        "INSERT INTO commands (scope, fingerprint, at_ms, answer) VALUES (?1, ?2, ?3, ?4)",
-        |statement, (scope, (fingerprint, commit))| {
-            let answer = commit.answer.as_ref().map(ToString::to_string);
-            statement.execute(params![scope, fingerprint, commit.at_ms, answer])?;
-            Ok(())
-        },
-    )
-}
-
-fn commits(connection: &Connection, changes: &Changes) -> Result<()> {
+/// Commits with their commands. An answer that an event says as well is written as its position.
+fn commits(
+    connection: &Connection,
+    changes: &Changes,
+    events: &HashMap<String, i64>,
+) -> Result<()> {
     statement(
         connection,
         changes.commits.iter(),
-        "INSERT INTO commits (position, batch, at_ms, scope, writer, sequence, hash)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        "INSERT INTO commits (position, batch, at_ms, scope, writer, sequence, hash, fingerprint,
+                              answer, answer_event)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
         |statement, row| {
+            let command = row
+                .scope
+                .as_ref()
+                .and_then(|scope| changes.commands.get(scope));
+            let answer = command.and_then(|(_, commit)| commit.answer.as_ref());
+            let answer = answer.map(ToString::to_string);
+            let event = answer.as_ref().and_then(|answer| events.get(answer));
             statement.execute(params![
                 row.position,
                 row.batch.to_string(),
@@ -329,8 +393,15 @@ fn commits(connection: &Connection, changes: &Changes) -> Result<()> {
                 row.writer,
                 row.sequence,
                 row.hash.as_bytes(),
+                command.map(|(fingerprint, _)| fingerprint),
+                answer.as_ref().filter(|_| event.is_none()),
+                event,
             ])?;
             Ok(())
         },
     )
+}
+
+fn unwritable(error: serde_json::Error) -> rusqlite::Error {
+    rusqlite::Error::ToSqlConversionFailure(Box::new(error))
 }

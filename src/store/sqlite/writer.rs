@@ -208,7 +208,7 @@ impl Writer {
         begin(connection, &mut self.known, &self.cache).map_err(sql_error)?;
         // A failure leaves nothing known.
         let known = std::mem::take(&mut self.known);
-        let mut writing = Writing::new(connection, known, at_ms);
+        let mut writing = Writing::new(connection, &self.cache, known, at_ms);
         run_all(&mut writing, &mut group.tasks).map_err(sql_error)?;
         let node_writes = group
             .has_node_writes

@@ -2,6 +2,7 @@
 
 use rusqlite::{Connection, Result};
 
+use super::cache::Cache;
 use super::known::Known;
 use super::state::SqliteRows;
 use super::write::write;
@@ -12,6 +13,8 @@ use crate::store::group_commit::CommitTask;
 /// together.
 pub(super) struct Writing<'a> {
     connection: &'a Connection,
+    /// What is known of documents, until the transaction writes some.
+    cache: Option<&'a Cache>,
     group: Option<Group<SqliteRows<'a>>>,
     /// While no group is open.
     known: Known,
@@ -22,9 +25,15 @@ pub(super) struct Writing<'a> {
 }
 
 impl<'a> Writing<'a> {
-    pub(super) fn new(connection: &'a Connection, known: Known, at_ms: i64) -> Self {
+    pub(super) fn new(
+        connection: &'a Connection,
+        cache: &'a Cache,
+        known: Known,
+        at_ms: i64,
+    ) -> Self {
         Self {
             connection,
+            cache: Some(cache),
             group: None,
             known,
             at_ms,
@@ -44,7 +53,13 @@ impl<'a> Writing<'a> {
                     None => last_positions(connection)?,
                 };
                 known.last = Some(last);
-                none.insert(Group::new(SqliteRows { connection, known }, last))
+                let cache = self.cache;
+                let rows = SqliteRows {
+                    connection,
+                    known,
+                    cache,
+                };
+                none.insert(Group::new(rows, last))
             }
         };
         task.decide(group, self.at_ms)
@@ -52,6 +67,7 @@ impl<'a> Writing<'a> {
 
     /// The tables, with all in them that was decided so far; and the time of the commit.
     pub(super) fn tables(&mut self) -> Result<(&'a Connection, i64)> {
+        self.cache = None;
         if let Some(group) = self.group.take() {
             let (changes, rows) = group.finish();
             self.known = rows.known;

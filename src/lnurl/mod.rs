@@ -1,0 +1,108 @@
+//! LNURL as data: what is asked by a URL, and what is answered, without the web (LUD-01, 03, 06,
+//! 12, 16, 18, 20, 21). Cards and sellers answer with the same shapes.
+
+mod pay;
+mod query;
+
+use bitcoin::bech32::{self, Bech32, Hrp};
+use serde::{Deserialize, Serialize};
+
+pub(crate) use pay::{
+    NotWithin, PayReply, PayRequest, VerifyReply, asked_amount, description_hash,
+};
+pub use query::{LnurlQuery, MalformedQuery};
+
+const JSON: &str = "application/json; charset=utf-8";
+
+/// What the host answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LnurlReply {
+    /// The HTTP status.
+    pub status: u16,
+    /// The header `Content-Type`.
+    pub content_type: String,
+    /// The body.
+    pub body: String,
+}
+
+impl LnurlReply {
+    pub(crate) fn json(status: u16, body: &impl Serialize) -> Self {
+        let body = serde_json::to_string(body).unwrap_or_else(|_| "{}".to_owned());
+        Self {
+            status,
+            content_type: JSON.to_owned(),
+            body,
+        }
+    }
+
+    /// `ERROR`, with a reason for a person.
+    pub(crate) fn error(reason: &str) -> Self {
+        Self::json(
+            400,
+            &Status {
+                status: "ERROR",
+                reason: Some(reason),
+                state: None,
+            },
+        )
+    }
+
+    /// There is nothing at this address.
+    pub(crate) fn nothing_here() -> Self {
+        Self {
+            status: 404,
+            ..Self::error("there is nothing here")
+        }
+    }
+
+    pub(crate) fn ok() -> Self {
+        Self::json(200, &Status::OK)
+    }
+
+    /// It may be in flight, or will be.
+    pub(crate) fn pending() -> Self {
+        Self::json(
+            200,
+            &Status {
+                state: Some("pending"),
+                ..Status::OK
+            },
+        )
+    }
+}
+
+#[derive(Serialize)]
+struct Status<'a> {
+    status: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state: Option<&'a str>,
+}
+
+impl Status<'static> {
+    const OK: Self = Self {
+        status: "OK",
+        reason: None,
+        state: None,
+    };
+}
+
+/// Where addresses begin, with a scheme: LUD-17 has hidden services without TLS.
+pub(crate) fn base(url: &str) -> String {
+    let host = url.split(['/', ':']).next().unwrap_or(url);
+    let scheme = if host.ends_with(".onion") {
+        "http"
+    } else {
+        "https"
+    };
+    format!("{scheme}://{url}")
+}
+
+/// A URL as LUD-01 has it: bech32, in lower case. Empty for one that is too long to be shown.
+pub fn encode(url: &str) -> String {
+    let lnurl = Hrp::parse("lnurl").ok();
+    lnurl
+        .and_then(|hrp| bech32::encode_lower::<Bech32>(hrp, url.as_bytes()).ok())
+        .unwrap_or_default()
+}
