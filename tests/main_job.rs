@@ -5,9 +5,15 @@ mod support;
 use std::sync::Arc;
 
 use flashkit::Engine;
+#[cfg(feature = "ldk")]
+use flashkit::cards::lnurl::LnurlRequest;
 use flashkit::cards::{CardLimits, ChargeCard};
 use flashkit::ledger::Account;
 use flashkit::lightning::Bolt11Details;
+#[cfg(feature = "ldk")]
+use flashkit::lightning::{
+    Dispatch, InvoiceRequest, LightningNode, PaymentRequest, PaymentState, Preimage,
+};
 use flashkit::ports::SystemClock;
 use flashkit::rewards::RedeemPoints;
 use flashkit::settlement::{PayoutState, RequestPayout};
@@ -209,4 +215,184 @@ async fn on_two_real_nodes() {
     let (channels, onchain) = shop.book_capital().await;
     main_job(&shop.engine, &shop.customer, channels, onchain).await;
     shop.stop().await;
+}
+
+/// A card pays somebody else's invoices by LNURL-withdraw, on real nodes: what arrives, what
+/// cannot, and what waits.
+#[cfg(feature = "ldk")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_card_pays_somebody_elses_invoices_on_two_real_nodes() {
+    use support::real::RealShop;
+
+    let folder = tempfile::tempdir().unwrap();
+    let shop = RealShop::open(folder.path()).await;
+    shop.book_capital().await;
+    let card = shop::card(&shop.engine, shop::UID, CardLimits::default()).await;
+    shop::top_up(&shop.engine, &shop.customer, &card, "top-up", sat(50_000)).await;
+    let merchant = shop::merchant(&shop.engine, "Cookshop").await;
+    let mut till = LnurlTill {
+        engine: shop.engine.clone(),
+        till: merchant.till,
+        card,
+    };
+
+    let bill = shop.customer.invoice(10_000 * SAT, "lunch").await.unwrap();
+    assert_eq!(till.pays(&bill).await, "OK");
+    assert_eq!(till.balance().await, 40_000 * SAT);
+    let hash = bill.parse::<Bolt11Details>().unwrap().payment_hash;
+    until("it arrived", || async {
+        shop.customer.received_msat(hash) == 10_000 * SAT
+    })
+    .await;
+    // The same tap again, and another one, is told the same, and pays nothing.
+    assert_eq!(till.pays(&bill).await, "OK");
+    assert_eq!(till.balance().await, 40_000 * SAT);
+
+    // What cannot be paid, and what the till reads of it: nothing is in flight then.
+    let nobody = nobodys_node();
+    let now = std::time::SystemTime::now();
+    let past = now - std::time::Duration::from_secs(7_200);
+    let of_world = shop.customer.invoice(40_001 * SAT, "much").await.unwrap();
+    let without_amount = foreign(&*shop.world, 1, None).await;
+    for (what, bolt11, said) in [
+        (
+            "no route",
+            nobodys_invoice(&nobody, now, 144),
+            "could not be paid",
+        ),
+        ("expired", nobodys_invoice(&nobody, past, 144), "expired"),
+        (
+            "locks for days",
+            nobodys_invoice(&nobody, now, 2_016),
+            "lock",
+        ),
+        ("more than there is", of_world, "to spend"),
+        ("no amount", without_amount, "no amount"),
+    ] {
+        let told = till.pays(&bolt11).await;
+        assert!(
+            told.starts_with("ERROR") && told.contains(said),
+            "{what}: {told}"
+        );
+        assert_eq!(till.balance().await, 40_000 * SAT, "{what}");
+        let hash = bolt11.parse::<Bolt11Details>().unwrap().payment_hash;
+        let record = shop.node.payment(hash).await.unwrap();
+        let is_open = record.is_some_and(|record| record.state == PaymentState::Pending);
+        assert!(!is_open, "{what}: it is on its way");
+    }
+    assert!(node_agrees(&shop.engine).await);
+
+    // Invoices that wait: three at once, and no more, and each is on its way for two days at most.
+    shop.customer.hold(true);
+    let mut waiting = Vec::new();
+    for number in 2..6 {
+        waiting.push(foreign(&*shop.world, number, Some(1_000 * SAT)).await);
+    }
+    for bolt11 in &waiting[..3] {
+        assert_eq!(till.pays(bolt11).await, "OK pending");
+    }
+    let told = till.pays(&waiting[3]).await;
+    assert!(told.starts_with("ERROR"), "{told}");
+    let most = 3 * (1_000 + 15) * SAT;
+    assert_eq!(till.balance().await, 40_000 * SAT - most);
+    // The node holds to the most that a route may lock, whoever asks it.
+    let request = PaymentRequest {
+        bolt11: shop.customer.invoice(1_000 * SAT, "quick").await.unwrap(),
+        amount_msat: None,
+        max_fee_msat: 10_000,
+        max_lock_blocks: Some(5),
+    };
+    let dispatch = shop.node.pay(request).await.unwrap();
+    assert!(matches!(dispatch, Dispatch::Refused { .. }), "{dispatch:?}");
+    // Given back, all of it is the card's again, and the next one has room.
+    shop.customer.hold(false);
+    until("all came back", || async {
+        till.balance().await == 40_000 * SAT
+    })
+    .await;
+    for bolt11 in &waiting[..3] {
+        assert!(till.pays(bolt11).await.starts_with("ERROR"));
+    }
+    let bill = shop.customer.invoice(1_000 * SAT, "last").await.unwrap();
+    assert_eq!(till.pays(&bill).await, "OK");
+    assert!(node_agrees(&shop.engine).await);
+    shop.stop().await;
+}
+
+/// A till that reads a card and asks by LNURL, and the card.
+#[cfg(feature = "ldk")]
+struct LnurlTill {
+    engine: Engine,
+    till: flashkit::access::Credential,
+    card: shop::HeldCard,
+}
+
+#[cfg(feature = "ldk")]
+impl LnurlTill {
+    /// What the till is told of a new tap: the status, and what else there is.
+    async fn pays(&mut self, bolt11: &str) -> String {
+        let tap = self.card.chip.tap();
+        let parameters = tap.split_once('?').unwrap().1;
+        let request = LnurlRequest {
+            url: format!("https://pay.example.com/boltcard?{parameters}&k1=0&pr={bolt11}"),
+            till: Some(self.till.clone()),
+        };
+        let reply = self.engine.cards().answer(&request).await;
+        let told: serde_json::Value = serde_json::from_str(&reply.body).unwrap();
+        let of = |name: &str| told[name].as_str().unwrap_or_default().to_owned();
+        let text = format!("{} {}{}", of("status"), of("state"), of("reason"));
+        text.trim().to_owned()
+    }
+
+    async fn balance(&self) -> i64 {
+        let cards = self.engine.cards();
+        let card = cards.get(&self.card.holder, self.card.id).await;
+        card.unwrap().balance_msat
+    }
+}
+
+/// An invoice of a node whose preimage nobody has.
+#[cfg(feature = "ldk")]
+async fn foreign(node: &dyn LightningNode, number: u8, amount_msat: Option<i64>) -> String {
+    let request = InvoiceRequest {
+        payment_hash: Preimage::new([number; 32]).payment_hash(),
+        amount_msat,
+        description: "waits".to_owned(),
+        description_hash: None,
+        expiry_seconds: 3_600,
+    };
+    node.create_invoice(request).await.unwrap()
+}
+
+#[cfg(feature = "ldk")]
+fn nobodys_node() -> bitcoin::secp256k1::SecretKey {
+    bitcoin::secp256k1::SecretKey::from_slice(&[42; 32]).unwrap()
+}
+
+/// An invoice of a node that no channel leads to.
+#[cfg(feature = "ldk")]
+fn nobodys_invoice(
+    key: &bitcoin::secp256k1::SecretKey,
+    at: std::time::SystemTime,
+    min_final_lock_blocks: u64,
+) -> String {
+    use bitcoin::hashes::Hash;
+    use lightning_invoice::{Currency, InvoiceBuilder, PaymentSecret};
+
+    let since = at.duration_since(std::time::UNIX_EPOCH).unwrap();
+    // One hash for each.
+    let mut bytes = [42; 32];
+    bytes[..8].copy_from_slice(&since.as_secs().to_be_bytes());
+    bytes[8..16].copy_from_slice(&min_final_lock_blocks.to_be_bytes());
+    InvoiceBuilder::new(Currency::Regtest)
+        .description("elsewhere".to_owned())
+        .payment_hash(bitcoin::hashes::sha256::Hash::from_byte_array(bytes))
+        .payment_secret(PaymentSecret([1; 32]))
+        .duration_since_epoch(since)
+        .expiry_time(std::time::Duration::from_secs(3_600))
+        .min_final_cltv_expiry_delta(min_final_lock_blocks)
+        .amount_milli_satoshis(1_000_000)
+        .build_signed(|hash| bitcoin::secp256k1::Secp256k1::new().sign_ecdsa_recoverable(hash, key))
+        .unwrap()
+        .to_string()
 }

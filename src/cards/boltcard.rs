@@ -86,9 +86,21 @@ pub(super) fn cmac(key: &Key, parts: &[&[u8]]) -> [u8; 16] {
 }
 
 fn finish(mut mac: Prf, parts: &[&[u8]]) -> [u8; 16] {
+    // What a tap needs is short, and the MAC takes it faster in one piece.
+    let mut whole = [0; 32];
+    let mut length = 0;
     for part in parts {
+        let end = length + part.len();
+        if let Some(place) = whole.get_mut(length..end) {
+            place.copy_from_slice(part);
+            length = end;
+            continue;
+        }
+        mac.update(&whole[..length]);
         mac.update(part);
+        length = 0;
     }
+    mac.update(&whole[..length]);
     mac.finalize().into_bytes().into()
 }
 

@@ -295,7 +295,7 @@ impl Cards {
         pin?;
         let tap = TapUrl::parse(tap).ok()?;
         let issuer_keys = self.issuer_keys.state();
-        let [.., last] = issuer_keys.ring.open(tap.p()).first()?.picc.uid;
+        let [.., last] = issuer_keys.ring.open(tap.p()).next()?.picc.uid;
         Some(self.pins.take(last).await)
     }
 

@@ -213,3 +213,27 @@ pub(crate) trait Outgoing:
         Ok(Vec::new())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whatever the node knows of it: never again is it taken for one that nobody has begun.
+    #[test]
+    fn what_the_node_knows_was_begun() {
+        for is_recorded in [true, false] {
+            let in_doubt = !is_recorded;
+            for begun in 0..3_u32 {
+                let attempts = Attempts {
+                    begun,
+                    in_doubt: true,
+                };
+                let begun = begun.max(1);
+                assert_eq!(attempts.known(is_recorded), Attempts { begun, in_doubt });
+            }
+        }
+        let first = Attempts::none().begin();
+        assert_eq!((first.begun, first.in_doubt), (1, true));
+        assert_eq!(Attempts::none().accepted(), Attempts::default());
+    }
+}

@@ -28,8 +28,8 @@ use crate::support::scene::{on_both_stores, told};
 use crate::support::shop::{self, Merchant, SAT, sat};
 use crate::support::{key, until};
 
-const OLD_KEY: [u8; 16] = *b"an older server!";
-const HIGHEST: u32 = 0x00ff_ffff;
+pub const OLD_KEY: [u8; 16] = *b"an older server!";
+pub const HIGHEST: u32 = 0x00ff_ffff;
 
 on_both_stores! {
     a_thousand_old_taps_pay;
@@ -47,9 +47,9 @@ fn prf(key: &[u8; 16], text: &[u8]) -> [u8; 16] {
 }
 
 /// A card of the old server: its row and its chip.
-struct OldCard {
-    row: ImportedCard,
-    chip: VirtualCard,
+pub struct OldCard {
+    pub row: ImportedCard,
+    pub chip: VirtualCard,
 }
 
 /// The old server's row and chip of a number, by the specification.
@@ -90,7 +90,7 @@ fn old_card(
 
 /// The old server's cards: known by their hash alone, both forms, several versions, counters from
 /// the first to the last but one.
-fn old_base(cards: u32) -> Vec<OldCard> {
+pub fn old_base(cards: u32) -> Vec<OldCard> {
     (0..cards)
         .map(|number| {
             let [_, a, b, c] = number.to_be_bytes();
@@ -112,12 +112,12 @@ fn old_base(cards: u32) -> Vec<OldCard> {
         .collect()
 }
 
-struct World {
-    store: Arc<dyn Store>,
-    engine: Engine,
-    merchant: Merchant,
-    import: CardImportId,
-    folder: Option<tempfile::TempDir>,
+pub struct World {
+    pub store: Arc<dyn Store>,
+    pub engine: Engine,
+    pub merchant: Merchant,
+    pub import: CardImportId,
+    pub folder: Option<tempfile::TempDir>,
 }
 
 fn open_store(folder: Option<&tempfile::TempDir>) -> Arc<dyn Store> {
@@ -131,13 +131,13 @@ fn open_store(folder: Option<&tempfile::TempDir>) -> Arc<dyn Store> {
     }
 }
 
-async fn open_engine(store: &Arc<dyn Store>) -> Engine {
+pub async fn open_engine(store: &Arc<dyn Store>) -> Engine {
     let builder = Engine::builder(store.clone(), shop::master()).network("regtest");
     let keys = HostKeys::new(HostKey::new([3; 32]));
     builder.host_keys(keys).open().await.unwrap()
 }
 
-fn create(name: &str) -> CreateCardImport {
+pub fn create(name: &str) -> CreateCardImport {
     CreateCardImport {
         key: key(name),
         name: name.to_owned(),
@@ -195,7 +195,7 @@ impl World {
         assert!(report.is_clean(), "{:?}", report.refused);
     }
 
-    async fn import(&self) -> CardImport {
+    pub async fn import(&self) -> CardImport {
         let imports = self.engine.cards().imports();
         imports
             .get(&self.engine.issuer(), self.import)
@@ -205,17 +205,17 @@ impl World {
     }
 
     /// What of the cards' balances is still with the old issuer, in sats.
-    async fn with_former_issuer(&self) -> i64 {
+    pub async fn with_former_issuer(&self) -> i64 {
         let account = Account::former_issuer();
         let balance = self.store.balance(&account).await.unwrap();
         i64::try_from(balance.posted(account.kind().side())).unwrap() / SAT
     }
 
-    async fn charge(&self, name: &str, tap: String, sats: i64) -> Result<(), &'static str> {
+    pub async fn charge(&self, name: &str, tap: String, sats: i64) -> Result<(), &'static str> {
         charge(&self.engine, &self.merchant, name, tap, sats).await
     }
 
-    async fn export(&self) -> BTreeMap<String, ExportedCard> {
+    pub async fn export(&self) -> BTreeMap<String, ExportedCard> {
         let (imports, issuer) = (self.engine.cards().imports(), self.engine.issuer());
         let (mut all, mut after) = (BTreeMap::new(), None);
         loop {
@@ -231,7 +231,7 @@ impl World {
         }
     }
 
-    async fn stop(self, step: &str) {
+    pub async fn stop(self, step: &str) {
         expect_sound(&self.engine, step).await;
         let (reports, issuer) = (self.engine.reports(), self.engine.issuer());
         let verdict = reports.verify_journal(&issuer, &[]).await.unwrap();
@@ -240,7 +240,7 @@ impl World {
     }
 }
 
-async fn charge(
+pub async fn charge(
     engine: &Engine,
     merchant: &Merchant,
     name: &str,
@@ -263,7 +263,7 @@ fn rows(base: &[OldCard]) -> Vec<ImportedCard> {
     base.iter().map(|card| card.row.clone()).collect()
 }
 
-fn sum(base: &[OldCard]) -> i64 {
+pub fn sum(base: &[OldCard]) -> i64 {
     base.iter().map(|card| card.row.balance_msat / SAT).sum()
 }
 

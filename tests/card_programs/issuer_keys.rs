@@ -57,7 +57,7 @@ proptest! {
         let mut chip = VirtualCard::program(&hex::encode(uid), &keys).unwrap();
         chip.set_counter(counter);
         let tap = TapUrl::parse(&chip.tap()).unwrap();
-        let right: Vec<_> = ring.open(tap.p()).into_iter().filter(|opened| {
+        let right: Vec<_> = ring.open(tap.p()).filter(|opened| {
             opened.key.verify(&opened.picc, version, pull_payment_id.as_deref(), &tap).is_ok()
         }).collect();
         prop_assert_eq!(right.len(), 1);

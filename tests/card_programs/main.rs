@@ -6,4 +6,5 @@ mod support;
 mod breakage;
 mod imports;
 mod issuer_keys;
+mod killed;
 mod rules;

@@ -18,6 +18,7 @@ mod page;
 mod receipts;
 mod refund_model;
 mod refunds;
+mod rules_of_a_card;
 mod set;
 #[path = "../support/mod.rs"]
 mod support;

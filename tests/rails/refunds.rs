@@ -750,6 +750,12 @@ async fn a_refund_to_a_hold_invoice_ends_with_it() {
     });
     until("it is dealt with", || async { set.node.waiting() == 0 }).await;
     assert_eq!(set.refund_of(&first).await.state, RefundState::Sending);
+    let told = set.store.events(0, 1_000).await.unwrap();
+    let parked = told.iter().any(|event| event.kind == "node_event.parked");
+    assert!(
+        !parked,
+        "what the node says of it is about nothing that is here"
+    );
     let invoices = set.engine.invoices();
     let wrong = invoices.capture(&shop_till, capture(&one)).await;
     assert_eq!(wrong.unwrap_err().code(), "access.not_allowed");

@@ -8,6 +8,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use flashkit::Engine;
+use flashkit::cards::lnurl::LnurlRequest;
 use flashkit::lightning::LightningNode;
 use flashkit::lightning::ldk::LdkNode;
 use flashkit::ports::SystemClock;
@@ -207,6 +208,20 @@ async fn carry_out(engine: &Engine, node: &Arc<LdkNode>, words: &[&str]) -> Stri
                 Ok(payout) => format!("{} {:?}", payout.id, payout.state),
                 Err(error) => error.code().to_owned(),
             }
+        }
+        // What a till reads that asks by LNURL.
+        ["lnurl", url] => {
+            let request = LnurlRequest {
+                url: url.to_owned(),
+                till: Some(the_merchant(engine).await.till),
+            };
+            engine.cards().answer(&request).await.body
+        }
+        ["card-payments", card] => {
+            let card = card.parse().unwrap();
+            let cards = engine.cards();
+            let payments = cards.list_payments(&issuer, card, None, 1_000).await;
+            serde_json::to_string(&payments.unwrap().value).unwrap()
         }
         ["books"] => {
             let books = engine.reports().trial_balance(&issuer).await.unwrap();

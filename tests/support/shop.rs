@@ -18,7 +18,7 @@ use flashkit::store::Store;
 use flashkit::testkit::virtual_card::VirtualCard;
 use flashkit::testkit::wallet::Wallet;
 use flashkit::treasury::{BookCapital, CapitalAccount, CapitalDirection};
-use flashkit::{Engine, MasterSecret, Settings};
+use flashkit::{CardPaymentSettings, Engine, MasterSecret, Settings};
 
 use super::{key, until};
 
@@ -61,6 +61,10 @@ pub async fn engine_on(store: Arc<dyn Store>, node: Option<Arc<dyn LightningNode
     let settings = Settings {
         unknown_retry_ms: 300,
         job_lease_ms: 1_000,
+        card_payments: CardPaymentSettings {
+            wait_ms: 1_000,
+            ..CardPaymentSettings::default()
+        },
         ..Settings::default()
     };
     let mut builder = Engine::builder(store, master())

@@ -118,8 +118,9 @@ impl IssuerKeyRing {
 
     /// What `p` may say: with one foreign key in 256 it looks right by chance, so that whoever has
     /// the card's record decides. What looks like a chip's number comes first.
-    pub fn open(&self, p: &[u8; 16]) -> Vec<Opened<'_>> {
-        let mut opened = Vec::new();
+    pub fn open(&self, p: &[u8; 16]) -> impl Iterator<Item = Opened<'_>> {
+        // Nearly always one: it needs no list.
+        let (mut first, mut others) = (None, Vec::new());
         for (opener, key) in self.openers.iter().zip(&self.keys) {
             let mut block = (*p).into();
             // One block in CBC mode with a zero vector is the bare cipher.
@@ -127,11 +128,17 @@ impl IssuerKeyRing {
             let block: [u8; 16] = block.into();
             if let [PICC_DATA_TAG, ..] = block {
                 let picc = picc_data(&block);
-                opened.push(Opened { key, picc });
+                match first.replace(Opened { key, picc }) {
+                    None => {}
+                    Some(before) => others.push(before),
+                }
             }
         }
-        opened.sort_by_key(|opened| opened.picc.uid.first() != Some(&MAKER));
-        opened
+        if !others.is_empty() {
+            others.extend(first.take());
+            others.sort_by_key(|opened| opened.picc.uid.first() != Some(&MAKER));
+        }
+        first.into_iter().chain(others)
     }
 }
 

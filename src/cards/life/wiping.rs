@@ -117,7 +117,7 @@ impl Cards {
         };
         let tap = TapUrl::parse(tap).map_err(CardError::from)?;
         let issuer_keys = self.issuer_keys.state();
-        let opened = issuer_keys.ring.open(tap.p());
+        let opened: Vec<Opened<'_>> = issuer_keys.ring.open(tap.p()).collect();
         if opened.is_empty() {
             return Err(CardError::from(TapError::NotOurs).into());
         }

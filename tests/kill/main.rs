@@ -3,12 +3,15 @@
 //! The engine and its node run in a process of their own; the chain and the world's node here.
 #![cfg(feature = "ldk")]
 
+mod cards;
+#[path = "../support/mod.rs"]
 mod support;
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use flashkit::cards::CardLimits;
 use flashkit::ledger::Account;
 use flashkit::lightning::ldk::LdkNode;
 use flashkit::lightning::{Bolt11Details, LightningNode};
@@ -18,7 +21,7 @@ use flashkit::testkit::local_network::{self, LocalNode};
 use flashkit::testkit::wallet::Wallet;
 use flashkit::treasury::CapitalAccount;
 use support::child::{EngineProcess, run_if_told};
-use support::shop::{self, SAT};
+use support::shop::{self, HeldCard, SAT};
 use support::until;
 
 const ROUNDS: usize = 10;
@@ -39,6 +42,8 @@ struct World {
     at_work: Option<tokio::task::JoinHandle<()>>,
     folder: tempfile::TempDir,
     payable: Account,
+    /// A card with 50,000 sat.
+    card: HeldCard,
     engine: Option<EngineProcess>,
 }
 
@@ -52,7 +57,7 @@ impl World {
         world.node.start().await.unwrap();
         let wallet = Arc::new(Wallet::new(world.node.clone(), None));
         let at_work = Some(tokio::spawn(wallet.clone().run()));
-        let payable = prepare(folder.path(), &*chain, &world.node, &wallet).await;
+        let (payable, card) = prepare(folder.path(), &*chain, &world.node, &wallet).await;
         let mut world = Self {
             chain,
             node: world.node,
@@ -61,6 +66,7 @@ impl World {
             at_work,
             folder,
             payable,
+            card,
             engine: None,
         };
         world.start_engine();
@@ -112,10 +118,13 @@ impl World {
 
     /// The merchant's account as the books have it.
     fn payable_line(&mut self) -> TrialBalanceLine {
+        self.line(self.payable)
+    }
+
+    fn line(&mut self, account: Account) -> TrialBalanceLine {
         let lines: Vec<TrialBalanceLine> = serde_json::from_str(&self.ask("books")).unwrap();
-        let payable = self.payable;
         let mut lines = lines.into_iter();
-        lines.find(|line| line.account == payable).unwrap()
+        lines.find(|line| line.account == account).unwrap()
     }
 
     /// A payout is under way: the merchant's money is on hold, and neither spent nor free.
@@ -378,7 +387,7 @@ async fn prepare(
     chain: &dyn TestChain,
     world: &LdkNode,
     wallet: &Wallet,
-) -> Account {
+) -> (Account, HeldCard) {
     let file = folder.join("books.db");
     let operator = LocalNode::open(&file, *shop::master().node_entropy(), chain.source()).unwrap();
     let store = Arc::new(operator.store.clone());
@@ -406,8 +415,10 @@ async fn prepare(
     let sale = shop::sale(&engine, &merchant, "first", shop::sat(200_000)).await;
     wallet.pay(&sale.bolt11).await.unwrap();
     shop::settled(&engine, &sale).await;
+    let card = shop::card(&engine, shop::UID, CardLimits::default()).await;
+    shop::top_up(&engine, wallet, &card, "top-up", shop::sat(50_000)).await;
     engine.stop().await.unwrap();
-    Account::merchant_payable(merchant.id)
+    (Account::merchant_payable(merchant.id), card)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,0 +1,201 @@
+//! What a card's program and its holder's privacy mean for the invoices that it pays.
+
+use flashkit::cards::lnurl::LnurlRequest;
+use flashkit::cards::{
+    ActivateCard, CardLimits, CardPaymentState, CardProgramTerms, CreateCardProgram, FeeBearer,
+    IssueCard, PayWithCard, WithdrawFromCard,
+};
+use flashkit::lightning::{InvoiceRequest, LightningNode, Preimage};
+use flashkit::testkit::virtual_card::VirtualCard;
+use serde_json::json;
+
+use crate::lnurl::withdraw;
+use crate::set::{ON_CARD, Set, settings};
+use crate::support::key;
+use crate::support::scene::told;
+use crate::support::shop::{self, HeldCard, SAT};
+
+const OTHER: &str = "04a39493cc8699";
+
+/// Another card, of a program, with 20,000 sats.
+async fn card_of(set: &Set, terms: CardProgramTerms) -> HeldCard {
+    let (cards, issuer) = (set.engine.cards(), set.engine.issuer());
+    let command = CreateCardProgram {
+        key: key("program"),
+        name: "Cards".to_owned(),
+        terms,
+    };
+    let program = cards.programs().create(&issuer, command).await.unwrap().id;
+    let command = IssueCard {
+        key: key("issue"),
+        uid: OTHER.to_owned(),
+        existing_chip: None,
+        limits: CardLimits::default(),
+        program: Some(program),
+    };
+    let id = cards.issue(&issuer, command).await.unwrap().id;
+    let keys = cards.programming_keys(&issuer, OTHER).await.unwrap();
+    let chip = VirtualCard::program(OTHER, &keys).unwrap();
+    let command = ActivateCard {
+        key: key("activate"),
+        card: id,
+    };
+    let holder = cards.activate(&issuer, command).await.unwrap();
+    let card = HeldCard {
+        id,
+        holder: holder.holder.clone(),
+        chip,
+    };
+    shop::top_up(
+        &set.engine,
+        &set.customer,
+        &card,
+        "other",
+        shop::sat(20_000),
+    )
+    .await;
+    card
+}
+
+fn pay(name: &str, tap: String, bolt11: &str) -> PayWithCard {
+    PayWithCard {
+        key: key(name),
+        tap,
+        bolt11: bolt11.to_owned(),
+        pin: None,
+    }
+}
+
+/// A card that can pay at certain merchants pays nobody who is not known here, and those it may.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_card_of_certain_merchants_pays_nobody_who_is_not_known() {
+    let set = Set::new(CardLimits::default()).await;
+    let terms = CardProgramTerms {
+        merchants: vec![set.merchant.id],
+        ..CardProgramTerms::default()
+    };
+    let mut card = card_of(&set, terms).await;
+    let bill = set.bill(1_000).await;
+    let (cards, issuer) = (set.engine.cards(), set.engine.issuer());
+    let refused = cards
+        .pay(&issuer, pay("alone", card.chip.tap(), &bill))
+        .await;
+    assert_eq!(told(refused).map(drop), Err("card.payee_not_known"));
+    let elsewhere = shop::merchant(&set.engine, "Elsewhere").await.till;
+    let refused = cards
+        .pay(&elsewhere, pay("else", card.chip.tap(), &bill))
+        .await;
+    assert_eq!(told(refused).map(drop), Err("card.merchant_not_allowed"));
+    let command = pay("here", card.chip.tap(), &bill);
+    let payment = cards.pay(&set.merchant.till, command).await.unwrap().value;
+    set.take(&bill).await;
+    set.until_state(payment.id, CardPaymentState::Succeeded)
+        .await;
+    set.stop("certain merchants").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_the_merchant_bears_the_route_it_comes_off_what_it_has_here() {
+    let set = Set::new(CardLimits::default()).await;
+    let terms = CardProgramTerms {
+        fee_bearer: FeeBearer::Merchant,
+        ..CardProgramTerms::default()
+    };
+    let mut card = card_of(&set, terms).await;
+    let cards = set.engine.cards();
+    let till = &set.merchant.till;
+    let bill = set.bill(10_000).await;
+    let refused = cards
+        .pay(till, pay("nothing", card.chip.tap(), &bill))
+        .await;
+    assert_eq!(told(refused).map(drop), Err("card.route_not_covered"));
+    let sale = shop::sale(&set.engine, &set.merchant, "sale", shop::sat(1_000)).await;
+    set.customer.pay(&sale.bolt11).await.unwrap();
+    shop::settled(&set.engine, &sale).await;
+    set.network.set_route_fee_msat(7 * SAT);
+    let payment = cards.pay(till, pay("pay", card.chip.tap(), &bill)).await;
+    let payment = payment.unwrap().value;
+    // 0.5 % and 10 sats.
+    assert_eq!(set.payable().await, 940 * SAT);
+    set.take(&bill).await;
+    set.until_state(payment.id, CardPaymentState::Succeeded)
+        .await;
+    let seen = cards.get(&card.holder, card.id).await.unwrap();
+    assert_eq!(
+        (set.payable().await, seen.balance_msat),
+        (993 * SAT, 10_000 * SAT)
+    );
+    set.stop("the merchant bears it").await;
+}
+
+/// What a holder sends to a wallet of their own, another card's tap is told nothing of.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_holders_own_payment_is_told_to_no_other_card() {
+    let mut set = Set::new(CardLimits::default()).await;
+    let mut other = card_of(&set, CardProgramTerms::default()).await;
+    let pending = json!({"status": "OK", "state": "pending"});
+    for (name, arrives) in [("home", true), ("back", false)] {
+        let bolt11 = set.bill(1_000).await;
+        let command = WithdrawFromCard {
+            key: key(name),
+            card: set.card.id,
+            bolt11: bolt11.clone(),
+            amount_msat: None,
+        };
+        let holder = set.card.holder.clone();
+        let payment = set.engine.cards().withdraw(&holder, command).await;
+        let id = payment.unwrap().value.id;
+        let state = if arrives {
+            set.take(&bolt11).await;
+            CardPaymentState::Succeeded
+        } else {
+            set.give_back(&bolt11).await;
+            CardPaymentState::Failed
+        };
+        set.until_state(id, state).await;
+        let others = withdraw(&other.chip.tap(), &bolt11);
+        assert_eq!(set.json(&others).await, (200, pending.clone()), "{name}");
+        let own = withdraw(&set.card.chip.tap(), &bolt11);
+        let told = set.json(&own).await.1;
+        let status = if arrives { "OK" } else { "ERROR" };
+        assert_eq!((&told["status"], told.get("state")), (&status.into(), None));
+    }
+    let spent = 1_000 * SAT;
+    assert_eq!(set.balance().await, ON_CARD * SAT - spent);
+    set.stop("told to nobody").await;
+}
+
+/// Expired for this engine, whatever its node thinks: refused before anything is set aside.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_expired_invoice_is_refused_before_anything() {
+    let mut set = Set::new(CardLimits::default()).await;
+    let request = InvoiceRequest {
+        payment_hash: Preimage::new([3; 32]).payment_hash(),
+        amount_msat: Some(1_000 * SAT),
+        description: "gone".to_owned(),
+        description_hash: None,
+        expiry_seconds: 0,
+    };
+    let bolt11 = set.payee.create_invoice(request).await.unwrap();
+    assert_eq!(
+        set.pay("gone", &bolt11).await.err(),
+        Some("card.invoice_expired")
+    );
+    assert_eq!(set.balance().await, ON_CARD * SAT);
+    assert!(set.node.asked() == 0);
+    set.stop("expired").await;
+}
+
+/// A store that cannot be asked may have taken it: the till is not told `ERROR`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_store_cannot_tell_is_pending() {
+    let mut set = Set::with(CardLimits::default(), settings()).await;
+    let bolt11 = set.bill(1_000).await;
+    let url = withdraw(&set.card.chip.tap(), &bolt11);
+    let engine = set.engine.clone();
+    set.stop("before").await;
+    let request = LnurlRequest { url, till: None };
+    let reply = engine.cards().answer(&request).await;
+    let told: serde_json::Value = serde_json::from_str(&reply.body).unwrap();
+    assert_eq!(told, json!({"status": "OK", "state": "pending"}));
+}
