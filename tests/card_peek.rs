@@ -12,6 +12,7 @@ use flashkit::cards::{CardLimits, CardSnapshot, CardState, FreezeCard, LimitKind
 use flashkit::ledger::{Account, TransferKind};
 use flashkit::money::Currency;
 use flashkit::rates::{FixedRates, RateError, RateObservation, RateSource};
+use flashkit::testkit::clock::ManualClock;
 use support::key;
 use support::scene::{NOON, Scene, Told, on_both_stores, told};
 use support::shop::{self, SAT, jmd};
@@ -28,6 +29,7 @@ on_both_stores! {
     a_retry_gets_its_answer_from_an_old_tap;
     a_look_and_a_charge_have_one_order;
     a_look_between_decision_and_commit_counts;
+    a_clock_that_was_set_back_makes_no_old_tap_good;
 }
 
 async fn a_look_shows_the_card_and_moves_nothing(is_sqlite: bool) {
@@ -250,4 +252,35 @@ async fn a_look_between_decision_and_commit_counts(is_sqlite: bool) {
     assert_eq!(charged, Err("card.tap_superseded"));
     assert_eq!(scene.balance().await, 50_000);
     scene.stop("in between").await;
+}
+
+/// A process that begins anew does not know how late the last commit was: the commit does.
+async fn a_clock_that_was_set_back_makes_no_old_tap_good(is_sqlite: bool) {
+    let mut scene = Scene::new(is_sqlite, CardLimits::default()).await;
+    let tap = scene.card.chip.tap();
+    peek(&scene, &tap).await.unwrap();
+    scene.clock.advance(Duration::from_secs(120));
+    let command = FreezeCard {
+        key: key("a commit at that time"),
+        card: scene.card.id,
+    };
+    let (cards, holder) = (scene.engine().cards(), scene.card.holder.clone());
+    cards.freeze(&holder, command.clone()).await.unwrap();
+    cards.unfreeze(&holder, command).await.unwrap();
+
+    let engine = Engine::builder(scene.store.clone(), shop::master())
+        .network("regtest")
+        .clock(Arc::new(ManualClock::at(NOON + 1_000)))
+        .open();
+    let engine = engine.await.unwrap();
+    let command = ChargeCard {
+        key: key("late"),
+        tap,
+        price: shop::sat(1),
+        reference: "late".to_owned(),
+        pin: None,
+    };
+    let charged = engine.cards().charge(&scene.merchant.till, command).await;
+    assert_eq!(told(charged), Err("card.tap_stale"));
+    scene.stop("a clock set back").await;
 }

@@ -287,7 +287,7 @@ impl Cards {
         let source = self.source.as_deref().unwrap_or(&till);
         let tap = self.verify_from(Some(source), tap).await?;
         rules::require_active(&tap.card.value, core.commit_time_ms())?;
-        let mut guards = vec![taps::guard(core, &tap).await?];
+        let mut guards = taps::guard(core, &tap).await?;
         let merchant = settlement::load_merchant(core, caller.require_till()?).await?;
         if let Some(program) = &tap.program {
             program.value.check_merchant(&merchant.value)?;

@@ -64,7 +64,8 @@ pub(crate) use issuer_keys::IssuerKeys;
 pub use issuer_keys::{ImportIssuerKey, IssuerKeyInfo, IssuerKeyOrigin, RotateIssuerKey};
 use issuing::FIRST_VERSION;
 pub(crate) use life::{
-    AUTO_TOP_UP_JOB, BREAKAGE_JOB, EXPIRE_CARD_JOB, account_now, current, onward, onward_to_hold,
+    AUTO_TOP_UP_JOB, BREAKAGE_JOB, EXPIRE_CARD_JOB, account_now, back_from, current, onward,
+    onward_to_hold,
 };
 pub use life::{
     AddFamilyCard, AutoTopUp, BearerUnit, CardKind, CardNoteSet, CardNumber, IssueVirtualCard,

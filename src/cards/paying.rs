@@ -143,7 +143,7 @@ impl Cards {
         let source = self.source.as_deref().or(merchant.map(|_| till.as_str()));
         let tap = self.verify_from(source, &command.tap).await?;
         super::rules::require_active(&tap.card.value, core.commit_time_ms())?;
-        let mut guards = vec![taps::guard(core, &tap).await?];
+        let mut guards = taps::guard(core, &tap).await?;
         let terms = currency_payment::terms(core, &tap.card.value, tap.program.as_ref()).await?;
         let on_card = match &terms {
             Some(terms) => terms.on_card(amount_msat)?,

@@ -11,7 +11,7 @@ use super::model::Card;
 use super::{CardError, rules};
 use crate::Error;
 use crate::core::{Core, Loaded, put};
-use crate::ledger::Step;
+use crate::ledger::{Step, UsageWindow};
 
 const SEEN: &str = "tap_seen";
 
@@ -91,18 +91,31 @@ pub(super) async fn see(core: &Core, tap: &VerifiedTap) -> Result<(), Error> {
     .map(drop)
 }
 
-/// Refuses a tap that is too old, or behind a later one. The step holds in the commit: nobody has
-/// looked at a later one in between.
-pub(super) async fn guard(core: &Core, tap: &VerifiedTap) -> Result<Step, Error> {
+/// Refuses a tap that is too old, or behind a later one. The steps hold in the commit: nobody has
+/// looked at a later one in between, and it does not come too late, whatever the clock shows here.
+pub(super) async fn guard(core: &Core, tap: &VerifiedTap) -> Result<Vec<Step>, Error> {
     let VerifiedTap { card, counter, .. } = tap;
     let found = load(core, &card.value).await?;
+    let id = rules::counter_name(&card.value);
+    let mut steps = Vec::new();
     if let Some(Loaded { value, .. }) = &found {
-        let at_ms = core.commit_time_ms();
-        value.knows(*counter, at_ms, valid_ms(core, tap))?;
+        let (at_ms, valid_ms) = (core.commit_time_ms(), valid_ms(core, tap));
+        if value.knows(*counter, at_ms, valid_ms)? {
+            steps.push(Step::Use {
+                window: UsageWindow {
+                    subject: format!("{id}/looked_at"),
+                    start_ms: 0,
+                    end_ms: value.first_seen_ms.saturating_add(valid_ms),
+                },
+                amount: 1,
+                limit: i64::MAX,
+            });
+        }
     }
-    Ok(Step::Require {
+    steps.push(Step::Require {
         collection: SEEN,
-        id: rules::counter_name(&card.value),
+        id,
         version: found.map_or(0, |found| found.version),
-    })
+    });
+    Ok(steps)
 }

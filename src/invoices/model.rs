@@ -47,17 +47,6 @@ impl InvoicePurpose {
         }
     }
 
-    /// Who owes what was credited and then vanished.
-    pub(crate) fn receivable(&self) -> Option<Account> {
-        match *self {
-            Self::Sale { merchant } | Self::Contribution { merchant } => {
-                Some(Account::merchant_receivable(merchant))
-            }
-            Self::TopUp { card } => Some(Account::card_receivable(card)),
-            Self::Plain => None,
-        }
-    }
-
     /// The merchant whose money its payment becomes.
     pub fn merchant(&self) -> Option<MerchantId> {
         match *self {

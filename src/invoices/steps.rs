@@ -1,7 +1,6 @@
 //! From what a fact comes to, to the steps of a batch.
 
 use super::model::{Custody, Invoice, InvoicePurpose, InvoiceState};
-use super::options::SurplusTo;
 use super::payment::{InvoicePayment, InvoicePaymentState, MarkedAs, PaymentEntries, Rail};
 use super::rules::{Move, Outcome, claim_name, state_key};
 use super::{CHECK_JOB, EXPIRE_JOB, HOLD_JOB, INVOICES, MONITOR_JOB, RAIL_JOB, own_wallet, search};
@@ -10,7 +9,7 @@ use crate::core::{Loaded, emit, put};
 use crate::exchange;
 use crate::ids::TransferId;
 use crate::ledger::{
-    Account, DueJob, NewHold, NewReversal, NewTransfer, Shortfall, Step, TransferKind,
+    Account, DueJob, NewHold, NewReversal, NewTransfer, Owner, Shortfall, Step, TransferKind,
 };
 use crate::money::{Asset, Price};
 use crate::settlement;
@@ -33,6 +32,19 @@ pub(super) struct Context<'a> {
     pub(super) payer: Option<Account>,
     /// What the operator keeps of what goes to the merchant's own wallet.
     pub(super) own_wallet_bps: u32,
+    /// Whose debt it is when the chain takes back what was credited, as it stands now.
+    pub(super) owes: Option<Account>,
+    /// The steps that bring back what went on from the account that it is to be taken back from.
+    pub(super) brought_back: Vec<Step>,
+}
+
+/// What whoever has an account owes the operator.
+pub(super) fn owed_by(account: Account) -> Option<Account> {
+    match account.owner() {
+        Owner::Card(card) => Some(Account::card_receivable(card)),
+        Owner::Merchant(merchant) => Some(Account::merchant_receivable(merchant)),
+        Owner::Operator | Owner::Program(_) => None,
+    }
 }
 
 /// The keys under which an invoice is found.
@@ -443,7 +455,7 @@ fn recover(
     amount_msat: i64,
     context: &Context<'_>,
 ) -> Result<Option<Step>, Error> {
-    let owed = invoice.purpose.receivable();
+    let owed = context.owes;
     if let Some(merchant) = invoice.purpose.merchant() {
         let id = (context.new_id)()?;
         return Ok(settlement::recover(
@@ -484,17 +496,15 @@ fn undo(
     } = std::mem::take(&mut after.payments[at].transfers);
     steps.extend(own_wallet::forgive(after, at, booked[0], context)?);
     let kept_msat = exchange::spread(after.quote.as_ref(), booked[0])?;
-    let owner = after.purpose.receivable();
-    let surplus_owner = match after.rules().surplus {
-        _ if after.payments[at].suspended => None,
-        Some(SurplusTo::Card { card }) => Some(Account::card_receivable(card)),
-        Some(SurplusTo::Tip | SurplusTo::Refund) => owner,
-        None => None,
+    let surplus_owner = match after.payments[at].suspended {
+        true => None,
+        false => owed_by(context.surplus),
     };
+    steps.extend(context.brought_back.iter().cloned());
     let undone = [
         // First, so that its owner has it for what follows.
         (spread, kept_msat, None),
-        (counted, booked[0], owner),
+        (counted, booked[0], context.owes),
         (surplus, booked[1], surplus_owner),
     ];
     for (of, amount, receivable) in undone {

@@ -63,6 +63,7 @@ pub(super) async fn decide(
         (credit_ceiling, guards) = admitted(core, &invoice.value).await?;
     }
     let mut credit = cards::account_now(core, invoice.value.purpose.account()).await?;
+    let owes = steps::owed_by(credit);
     let surplus = cards::account_now(core, invoice.value.surplus_account()).await?;
     // What comes to a card that went out of use meanwhile goes on from there.
     for at in captured(&outcome) {
@@ -84,6 +85,7 @@ pub(super) async fn decide(
         onward.extend(cards::onward(core, credit).await?);
         onward.extend(cards::onward(core, surplus).await?);
     }
+    let brought_back = brought_back(core, invoice, &outcome, &mut guards).await?;
     let receipt = receipts::owed(core, &invoice.value, &outcome.after).await?;
     let payers = by_book::payers_end(core, &invoice.value, &outcome.moves).await?;
     let lows = looks(core, &invoice.value, &outcome.moves).await?;
@@ -96,6 +98,8 @@ pub(super) async fn decide(
         check_at_ms: core.ask_again_at(now_ms),
         credit_ceiling,
         payer,
+        owes,
+        brought_back,
         own_wallet_bps,
     };
     let (after, mut batch) = steps::steps(invoice, outcome, &context)?;
@@ -168,6 +172,33 @@ fn captured(outcome: &Outcome) -> Vec<usize> {
         _ => None,
     });
     at.collect()
+}
+
+/// What the chain takes back is wherever the card's money went since: the steps that bring it back.
+async fn brought_back(
+    core: &Core,
+    invoice: &Loaded<Invoice>,
+    outcome: &Outcome,
+    guards: &mut Vec<Step>,
+) -> Result<Vec<Step>, Error> {
+    let mut steps = Vec::new();
+    for undone in undone(invoice, outcome) {
+        let (held, back) = cards::back_from(core, undone).await?;
+        guards.extend(held);
+        steps.extend(back);
+    }
+    Ok(steps)
+}
+
+/// The credits that the chain takes back.
+fn undone(invoice: &Loaded<Invoice>, outcome: &Outcome) -> Vec<TransferId> {
+    let moves = outcome.moves.iter();
+    let entries = moves.filter_map(|step| match step {
+        rules::Move::Undo(at, _) => Some(invoice.value.payments[*at].transfers),
+        _ => None,
+    });
+    let credits = entries.flat_map(|entries| [entries.counted, entries.surplus]);
+    credits.flatten().collect()
 }
 
 impl Invoices {

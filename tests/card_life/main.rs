@@ -4,6 +4,7 @@
 mod desk;
 mod hands;
 mod model;
+mod owed;
 mod owner;
 mod private;
 mod receipts;

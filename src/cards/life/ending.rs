@@ -158,6 +158,10 @@ impl Cards {
             let (from, to) = (old.value.balance_account(), new.balance_account());
             let kind = TransferKind::Replacement;
             steps.push(all_of(from, to, transfer, kind, old.value.id));
+            // What its holder owes is owed from now on by what comes to the new one.
+            let debt = core.new_id(TransferId::from_parts)?;
+            let [owed, owes] = [old.value.id, new.id].map(Account::card_receivable);
+            steps.push(all_of(owes, owed, debt, kind, old.value.id));
             steps.extend(family::moved(core, old.value.id, new.id).await?);
         } else {
             steps.extend(low_balance::begin(core, &new).await?);

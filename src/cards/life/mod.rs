@@ -34,7 +34,7 @@ pub use model::{
     TopUpSource, TopUpWanted, UnlockCardCode, WipeCard,
 };
 pub(crate) use onward::{
-    account_now, current, onward, onward_from, onward_from_hold, onward_to_hold,
+    account_now, back_from, current, onward, onward_from, onward_from_hold, onward_to_hold,
 };
 pub(in crate::cards) use owner::{may_stop, owns, owns_or_issued, reads_nothing, require_reader};
 pub use presented::{CardNumber, VirtualTap};

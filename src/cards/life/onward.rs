@@ -108,6 +108,38 @@ pub(crate) async fn onward(core: &Core, account: Account) -> Result<Vec<Step>, E
     Ok(steps)
 }
 
+/// Before a credit is undone: what must hold of the card it went to, and where that card was
+/// replaced since, the step that brings back as much of it as the card in its place has.
+pub(crate) async fn back_from(
+    core: &Core,
+    undone: TransferId,
+) -> Result<(Vec<Step>, Option<Step>), Error> {
+    let none = (Vec::new(), None);
+    let Some(credit) = core.store.transfer(undone).await? else {
+        return Ok(none);
+    };
+    let to = credit.credit;
+    let (AccountKind::CardBalance, Owner::Card(card)) = (to.kind(), to.owner()) else {
+        return Ok(none);
+    };
+    let found = current(core, card).await?;
+    let from = found.value.balance_account();
+    let held = vec![guard(&found)];
+    if from == to {
+        return Ok((held, None));
+    }
+    let back = Step::TransferUpTo(NewTransfer {
+        id: core.new_id(TransferId::from_parts)?,
+        debit: from,
+        credit: to,
+        amount: credit.amount,
+        kind: TransferKind::Replacement,
+        reference: card.to_string(),
+        credit_ceiling: None,
+    });
+    Ok((held, Some(back)))
+}
+
 /// As [`onward`], after money that a hold had set aside came back to where it was taken from.
 pub(crate) async fn onward_from_hold(core: &Core, hold: TransferId) -> Result<Vec<Step>, Error> {
     match core.store.hold(hold).await? {

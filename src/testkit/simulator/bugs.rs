@@ -37,6 +37,20 @@ pub enum PlantedBug {
     ReadsUnknownAsFailed,
     /// An event told twice is told of another payment.
     TellsTwiceAsNew,
+    /// What the chain took away stays booked.
+    KeepsReorgedCredit,
+    /// What is owed is not paid by what comes in.
+    ForgetsDebts,
+    /// A tap that was taken offline is not claimed when it is handed in.
+    ReplaysUnclaimed,
+    /// What comes to a card that was replaced stays there.
+    LeavesMoneyBehind,
+    /// A tab that was given back can be captured still.
+    ReleasesNothing,
+    /// That a tap was looked at is forgotten, so that it never grows old.
+    ForgetsLooks,
+    /// An invoice that was paid in the books can be paid over the network as well.
+    PaysByBookAndNetwork,
 }
 
 impl PlantedBug {
@@ -57,6 +71,13 @@ impl PlantedBug {
         Self::LetsTimeGoBack,
         Self::ReadsUnknownAsFailed,
         Self::TellsTwiceAsNew,
+        Self::KeepsReorgedCredit,
+        Self::ForgetsDebts,
+        Self::ReplaysUnclaimed,
+        Self::LeavesMoneyBehind,
+        Self::ReleasesNothing,
+        Self::ForgetsLooks,
+        Self::PaysByBookAndNetwork,
     ];
 
     /// What becomes of a batch on its way into the store. `dice` is a number by chance.
@@ -102,9 +123,53 @@ impl PlantedBug {
                     steps.remove(last);
                 }
             }
+            _ => self.distort_orders(steps),
+        }
+    }
+
+    /// What becomes of a batch that carries out an order of a caller's, or that the chain asks for.
+    fn distort_orders(self, steps: &mut Vec<Step>) {
+        match self {
+            Self::KeepsReorgedCredit if emits(steps, "invoice.reorged") => {
+                steps.retain(|step| !matches!(step, Step::Reverse(_)));
+            }
+            Self::ForgetsDebts => steps.retain(|step| match step {
+                Step::TransferUpTo(transfer) => transfer.kind != TransferKind::Recovered,
+                _ => true,
+            }),
+            Self::ReplaysUnclaimed
+                if emits(steps, "offline.paid") || emits(steps, "offline.unpaid") =>
+            {
+                steps.retain(|step| !matches!(step, Step::Claim { .. } | Step::Advance { .. }));
+            }
+            Self::LeavesMoneyBehind if !emits(steps, "card.replaced") => {
+                steps.retain(|step| match step {
+                    Step::TransferUpTo(transfer) => transfer.kind != TransferKind::Replacement,
+                    _ => true,
+                });
+            }
+            Self::ReleasesNothing if emits(steps, "card.released") => {
+                steps.retain(|step| matches!(step, Step::Emit(_)));
+            }
+            Self::ForgetsLooks => steps.retain(|step| match step {
+                Step::Put(document) => document.collection != "tap_seen",
+                _ => true,
+            }),
+            Self::PaysByBookAndNetwork if emits(steps, "card.payment_succeeded") => {
+                steps.retain(|step| match step {
+                    Step::Put(document) => document.collection != "invoice",
+                    Step::Claim { name, .. } => !name.starts_with("payment/"),
+                    _ => true,
+                });
+            }
             _ => {}
         }
     }
+}
+
+fn emits(steps: &[Step], kind: &str) -> bool {
+    let mut steps = steps.iter();
+    steps.any(|step| matches!(step, Step::Emit(event) if event.kind == kind))
 }
 
 fn give_back_twice(steps: &mut Vec<Step>) {

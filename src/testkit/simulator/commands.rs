@@ -9,7 +9,11 @@ use serde_json::Value;
 use super::model::{Wrong, wrong};
 use super::tally::Transition;
 use crate::access::Credential;
-use crate::cards::{ActivateCard, ChargeCard, FreezeCard, IssueCard, RenewHolder, SetCardLimits};
+use crate::cards::{
+    ActivateCard, AddFamilyCard, AuthorizeCard, CaptureCharge, ChargeCard, EnrollOfflineKey,
+    FreezeCard, IssueCard, OfflineEnvelope, PayWithCard, ReleaseCharge, RenewHolder, ReplaceCard,
+    SetAutoTopUp, SetCardLimits, SetOfflineTerms,
+};
 use crate::core::CommandError;
 use crate::ids::CardId;
 use crate::invoices::{CreateInvoice, GiveUpInvoice};
@@ -42,6 +46,38 @@ pub(super) enum Request {
     Payout(RequestPayout),
     Resolve(ResolvePayout),
     Assign(AssignSuspense),
+    Replace(ReplaceCard),
+    Family(AddFamilyCard),
+    OfflineTerms(SetOfflineTerms),
+    Enroll(EnrollOfflineKey),
+    /// Settled once by what is in it, without a key.
+    Replay(OfflineEnvelope),
+    Authorize(AuthorizeCard),
+    Capture(CaptureCharge),
+    Release(ReleaseCharge),
+    AutoTopUp(SetAutoTopUp),
+    Pay(PayWithCard),
+    /// A look at a tap: another answer each time.
+    Peek(String),
+}
+
+impl Request {
+    /// Its answer tells how something stands at the time.
+    pub(super) fn is_of_now(&self) -> bool {
+        matches!(
+            self,
+            Self::Keys(_) | Self::Payout(_) | Self::Pay(_) | Self::Peek(_)
+        )
+    }
+
+    /// The same, and nothing stands in the books by it.
+    pub(super) fn is_of_now_alone(&self) -> bool {
+        matches!(self, Self::Keys(_) | Self::Peek(_))
+    }
+
+    fn has_key(&self) -> bool {
+        !matches!(self, Self::Keys(_) | Self::Replay(_) | Self::Peek(_))
+    }
 }
 
 fn shown<T: Serialize>(answer: Answer<T>) -> Result<Value, Error> {
@@ -77,6 +113,17 @@ pub(super) async fn call(engine: Engine, by: Credential, request: Request) -> Re
         Request::Redeem(command) => shown(engine.rewards().redeem(&by, command).await?),
         Request::Payout(command) => shown(settlement.request_payout(&by, command).await?),
         Request::Resolve(command) => shown(settlement.resolve_payout(&by, command).await?),
+        Request::Replace(command) => shown(cards.replace(&by, command).await?),
+        Request::Family(command) => shown(cards.add_to_family(&by, command).await?),
+        Request::OfflineTerms(command) => shown(cards.set_offline_terms(&by, command).await?),
+        Request::Enroll(command) => shown(cards.enroll_offline_key(&by, command).await?),
+        Request::Authorize(command) => shown(cards.authorize(&by, command).await?),
+        Request::Capture(command) => shown(cards.capture(&by, command).await?),
+        Request::Release(command) => shown(cards.release(&by, command).await?),
+        Request::AutoTopUp(command) => shown(cards.set_auto_top_up(&by, command).await?),
+        Request::Pay(command) => shown(cards.pay(&by, command).await?),
+        Request::Peek(tap) => shown(cards.peek(&tap).await?),
+        Request::Replay(envelope) => shown(cards.replay_offline(&by, envelope).await?),
         Request::Assign(command) => shown(engine.treasury().assign_suspense(&by, command).await?),
     }
 }
@@ -118,6 +165,8 @@ pub(super) struct Seen {
     pub(super) amount_msat: i64,
     /// The least that it had to spend.
     pub(super) least_msat: i64,
+    /// The most.
+    pub(super) most_msat: i64,
     /// It could not be used for a while.
     pub(super) was_stopped: bool,
     /// The last tap that was used.
@@ -129,7 +178,8 @@ impl Seen {
     fn explains(&self, code: &str) -> bool {
         match code {
             "card.insufficient_funds" => self.least_msat < self.amount_msat,
-            "card.frozen" | "card.not_active" => self.was_stopped,
+            // Of an invoice of the engine's, whoever is to be paid can be out of use as well.
+            "card.frozen" | "card.not_active" => self.was_stopped || self.amount_msat == i64::MAX,
             "card.tap_replayed" => self.counter <= self.last_counter,
             _ => true,
         }
@@ -183,7 +233,7 @@ impl Command {
         let key = &self.key;
         match answer {
             Ok(_) if self.is_abuse => wrong("a key is for one request", key),
-            Ok(_) if !is_done && !matches!(self.request, Request::Keys(_)) => {
+            Ok(_) if !is_done && self.request.has_key() => {
                 wrong("no acknowledged commit is lost", key)
             }
             Ok(value) => match &self.answer {
@@ -192,9 +242,7 @@ impl Command {
                     Ok(Meaning::First(value))
                 }
                 // A payout goes on: its answer is how it stands now.
-                Some(before) if *before == value || matches!(self.request, Request::Payout(_)) => {
-                    Ok(Meaning::Again)
-                }
+                Some(before) if *before == value || self.request.is_of_now() => Ok(Meaning::Again),
                 Some(before) => wrong(
                     "the same key gets the same answer",
                     format!("{key}: {value} after {before}"),

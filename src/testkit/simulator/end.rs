@@ -3,7 +3,7 @@
 use super::commands::{Slot, put_in, taken};
 use super::executor::at_once;
 use super::ground::Weather;
-use super::model::{InvoiceStanding, PayoutStanding, Wrong, wrong};
+use super::model::{PayoutStanding, Wrong, wrong};
 use super::world::World;
 use crate::Error;
 use crate::access::Credential;
@@ -25,7 +25,9 @@ impl World {
             }
             self.settle_more()?;
         }
-        wrong("everything ends", self.what_is_open())
+        let refused = self.chain.refused.as_deref().unwrap_or("none");
+        let detail = format!("{}; the last fact refused: {refused}", self.what_is_open());
+        wrong("everything ends", detail)
     }
 
     fn settle_more(&mut self) -> Result<(), Wrong> {
@@ -38,8 +40,17 @@ impl World {
             self.send(at);
         }
         self.send_clerks();
+        let mut invoices = self.model.invoices.values();
+        if self.chain.waits() || invoices.any(|it| it.is_processing()) {
+            self.find_block(true);
+        }
+        self.tell_chain(usize::MAX);
         if let Some(issuer) = self.process.as_ref().map(|it| it.issuer.clone()) {
-            let orders = [self.give_up(&issuer)?, self.assign(&issuer)?];
+            for (key, by, request) in self.close_tabs(&issuer)? {
+                self.command(key, by, request);
+            }
+            let handed_in = self.hand_in(&issuer)?;
+            let orders = [self.give_up(&issuer)?, self.assign(&issuer)?, handed_in];
             for (key, by, request) in orders.into_iter().flatten() {
                 self.command(key, by, request);
             }
@@ -75,11 +86,12 @@ impl World {
         count("amounts in suspense", self.model.suspense.len());
         count("payments in the wallet", self.shop.arrived.len());
         let invoices = self.model.invoices.values();
-        let processing = |standing| standing == InvoiceStanding::Processing;
-        count(
-            "invoices",
-            invoices.filter(|it| processing(it.standing)).count(),
-        );
+        count("invoices", invoices.filter(|it| it.is_processing()).count());
+        count("outputs untold", self.chain.untold());
+        count("transactions", usize::from(self.chain.waits()));
+        count("taps taken offline", self.taken_offline());
+        count("tabs", self.model.open_tabs());
+        count("payments of cards", self.model.open_card_payments());
         let payouts = self.model.payouts.values();
         count(
             "payouts",
@@ -100,6 +112,7 @@ impl World {
         }
         self.compare_node()?;
         self.compare_wallet()?;
+        self.compare_chain()?;
         let (books, journal) = self.ask(|reports, issuer| async move {
             let books = reports.trial_balance(&issuer).await?.value;
             let journal = reports.verify_journal(&issuer, &[]).await?.value;
@@ -129,6 +142,24 @@ impl World {
         wrong("the books and the node agree", detail)
     }
 
+    /// What the books have on chain is what was put in, and what is in blocks.
+    fn compare_chain(&self) -> Result<(), Wrong> {
+        let booked = at_once(self.disk.balance(&Account::node_onchain()));
+        let booked = booked.and_then(Result::ok).unwrap_or_default();
+        let receipts = self.chain.receipts.values();
+        let there: i64 = receipts
+            .filter(|it| it.is_operators && it.is_in_block())
+            .map(|it| it.amount_sat * 1_000)
+            .sum();
+        let actual = i128::from(self.model.capital_msat) + i128::from(there);
+        let booked = booked.posted(Side::Debit);
+        if booked == actual {
+            return Ok(());
+        }
+        let detail = format!("{booked} msat in the books, {actual} msat in the wallet");
+        wrong("the books and the chain agree", detail)
+    }
+
     fn compare_audit(&mut self) -> Result<(), Wrong> {
         let audit =
             self.ask(|reports, issuer| async move { Ok(reports.audit(&issuer).await?.value) })?;
@@ -150,7 +181,8 @@ impl World {
             .sum();
         // What arrived although a person had said that it failed is in the books as such.
         let unexpected: i64 = self.unexpected_msat();
-        let received = self.shop.received_msat();
+        let (received, sent) = (self.shop.received_msat(), self.model.sent_by_cards());
+        let paid_out = paid_out + sent;
         if paid_out + unexpected == received {
             return Ok(());
         }

@@ -31,6 +31,10 @@ impl World {
             let till = self.pair(&issuer)?;
             self.must(till)?;
         }
+        for merchant in self.shop.merchants.clone() {
+            let terms = self.offline_terms(&issuer, merchant)?;
+            self.must(terms)?;
+        }
         if let Some(merchant) = self.shop.merchants.first().copied() {
             let program = self.program(&issuer, merchant)?;
             self.must(program)?;
@@ -96,6 +100,13 @@ impl World {
             500..518 => self.send_twice(),
             518..528 => self.repeat(),
             528..531 => self.abuse()?,
+            583..600 => self.take_offline(),
+            600..625 => self.somebody_sends(),
+            625..650 => self.find_block(false),
+            650..657 => self.reorganise(),
+            657..664 => self.replace_one(),
+            664..668 => self.bring_back(),
+            668..740 => self.tell_chain(2),
             531..534 => self.donate(),
             534..538 => self.time_out(),
             538..550 => self.let_time_pass()?,
@@ -106,7 +117,7 @@ impl World {
             // The engine goes on, and the world does not.
             _ => {}
         }
-        let polls = self.random.below(12);
+        let polls = self.random.below(9);
         self.run(polls)
     }
 
@@ -133,6 +144,7 @@ impl World {
             .model
             .invoices
             .iter()
+            .filter(|(_, it)| !it.bolt11.is_empty())
             .filter(|(_, it)| any || it.standing == InvoiceStanding::New && self.is_unpaid(it.hash))
             .map(|(id, _)| id)
             .collect();
@@ -214,7 +226,7 @@ impl World {
         let done: Vec<usize> = (0..self.commands.len())
             .filter(|at| {
                 let command = &self.commands[*at];
-                command.answer.is_some() && !matches!(command.request, Request::Keys(_))
+                command.answer.is_some() && !command.request.is_of_now_alone()
             })
             .collect();
         if let Some(at) = self.random.pick(&done).copied()

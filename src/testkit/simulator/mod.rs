@@ -4,10 +4,12 @@
 //! Everything that an engine does not decide by itself is a port, so all of it is the
 //! simulation's: who is next to run, what the clock shows, what is drawn, what the store and the
 //! node answer. Real [`Engine`](crate::Engine)s run in it, one process after the other upon the
-//! same disk, with the group commit of the real stores. Callers charge cards, pay invoices, ask
-//! for payouts, send twice, and ask again with the same key when they get no answer; clerks use the
-//! ledger's batches directly. Meanwhile groups fail, answers are lost, the node tells late, twice or
-//! in another order, or does not know; the clock jumps; the process dies between any two polls.
+//! same disk, with the group commit of the real stores. Callers charge cards, keep tabs, pay
+//! invoices over Lightning, on chain and by book, replace cards and share balances, hand in what
+//! they took offline, ask for payouts, send twice, and ask again with the same key when they get no
+//! answer; clerks use the ledger's batches directly. Meanwhile groups fail, answers are lost, the
+//! node tells late, twice or in another order, or does not know; the chain replaces, spends twice
+//! and reorganises what was paid; the clock jumps; the process dies between any two polls.
 //!
 //! After every flush a model that takes nothing of the engine but ids, names of accounts and
 //! amounts reads the events that were written, judges whether each was lawful, and must come to the
@@ -22,6 +24,7 @@
 //! ```
 
 mod bugs;
+mod chain;
 mod clerks;
 mod commands;
 mod end;
@@ -30,12 +33,14 @@ mod ground;
 mod life;
 mod model;
 mod node;
+mod offline;
 mod orders;
 mod random;
 mod scribe;
 mod shopper;
 mod store;
 mod tally;
+mod tills;
 mod world;
 mod writer;
 
@@ -52,7 +57,7 @@ use world::World;
 pub struct Simulation {
     /// Says everything that happens.
     pub seed: u64,
-    /// How many times something befalls the world. The engine gets about ten polls after each.
+    /// How many times something befalls the world. The engine gets a few polls after each.
     pub steps: usize,
     /// A bug to be found.
     pub bug: Option<PlantedBug>,

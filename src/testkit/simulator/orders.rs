@@ -2,16 +2,19 @@
 
 use super::commands::{Request, key};
 use super::executor::at_once;
-use super::model::{Asked, CardRules, InvoiceStanding, PayoutStanding, Wrong};
-use super::shopper::{HeldCard, limits};
+use super::model::{Asked, CardRules, OnChainTerms, PayoutStanding, Wrong};
+use super::shopper::{Fate, HeldCard, limits};
 use super::tally::Fault;
 use super::world::World;
 use crate::access::Credential;
-use crate::cards::{ActivateCard, ChargeCard, FreezeCard, IssueCard, RenewHolder, SetCardLimits};
+use crate::cards::{ActivateCard, FreezeCard, IssueCard, RenewHolder, SetCardLimits};
 use crate::ids::{CardId, MerchantId, TransferId};
-use crate::invoices::{CreateInvoice, GiveUpInvoice, InvoiceOptions, InvoicePurpose};
+use crate::invoices::{
+    ConfirmationTier, CreateInvoice, Custody, GiveUpInvoice, GivenAddress, InvoiceOptions,
+    InvoicePurpose, PaymentRules, Rail, SurplusTo,
+};
 use crate::ledger::Account;
-use crate::lightning::{PaymentState, Preimage};
+use crate::lightning::{PaymentRecord, PaymentState, Preimage};
 use crate::money::Price;
 use crate::rewards::{CreateProgram, RedeemPoints};
 use crate::settlement::{
@@ -22,9 +25,13 @@ use crate::treasury::{
     AssignSuspense, BookCapital, CapitalAccount, CapitalDirection, SuspenseTarget,
 };
 
-type Order = (String, Credential, Request);
+pub(super) type Order = (String, Credential, Request);
 
-fn order(name: String, by: &Credential, request: Request) -> Result<Option<Order>, Wrong> {
+pub(super) fn order(
+    name: String,
+    by: &Credential,
+    request: Request,
+) -> Result<Option<Order>, Wrong> {
     Ok(Some((name, by.clone(), request)))
 }
 
@@ -38,17 +45,26 @@ impl World {
         if let Some(order) = self.finish_card(&issuer)? {
             return Ok(Some(order));
         }
+        if let Some(order) = self.enroll()? {
+            return Ok(Some(order));
+        }
         match self.random.below(100) {
-            0..40 => self.charge(),
-            40..62 => self.invoice(&issuer),
+            0..20 => self.charge(),
+            20..25 => self.pay_with_card(&issuer),
+            25..29 => self.tab(),
+            29..33 => self.end_a_tab(&issuer),
+            33..40 => self.hand_in(&issuer),
+            40..61 => self.invoice(&issuer),
+            61 => self.issue(&issuer),
             62..66 => self.redeem(&issuer),
             66..77 => self.payout(&issuer),
             77..86 => self.freeze(&issuer),
             86..88 => self.set_limits(),
-            88 => self.renew(&issuer),
+            88 => self.auto_top_up(),
             89 => self.pair(&issuer),
             90 => self.revoke(&issuer),
-            91 => self.capital(&issuer, 1_000_000_000),
+            91 if self.random.chance(500) => self.capital(&issuer, 1_000_000_000),
+            91 => self.renew(&issuer),
             92..94 => self.give_up(&issuer),
             94..96 => self.resolve(&issuer),
             96..99 => self.assign(&issuer),
@@ -137,7 +153,7 @@ impl World {
         order(name, by, Request::Program(command))
     }
 
-    fn card_rules(&mut self) -> CardRules {
+    pub(super) fn card_rules(&mut self) -> CardRules {
         self.made += 1;
         CardRules {
             per_tap_msat: self.random.between(15, 25) * 100_000,
@@ -154,7 +170,16 @@ impl World {
         self.model
             .ask(&format!("limits/{}", rules.max_balance_msat), asked);
         let uid = format!("04{:012x}", self.made);
+        let fate = match self.random.below(10) {
+            _ if self.shop.cards.len() < 3 => Fate::Activated,
+            0..3 => Fate::Activated,
+            3..7 => Fate::InThePlaceOf,
+            _ => Fate::InFamilyOf,
+        };
         self.shop.cards.push(HeldCard {
+            fate,
+            peeked: Vec::new(),
+            is_over: false,
             uid: uid.clone(),
             id: None,
             chip: None,
@@ -173,12 +198,13 @@ impl World {
 
     /// A card that is not in use yet: written, and handed over. One thing at a time.
     pub(super) fn finish_card(&mut self, by: &Credential) -> Result<Option<Order>, Wrong> {
-        let waiting = self.shop.cards.iter().find(|card| card.holder.is_none());
-        let Some((uid, id, written)) =
-            waiting.map(|card| (card.uid.clone(), card.id, card.chip.is_some()))
-        else {
+        let mut cards = self.shop.cards.iter();
+        let Some(at) = cards.position(|card| card.holder.is_none()) else {
             return Ok(None);
         };
+        let card = &self.shop.cards[at];
+        let (uid, id, written) = (card.uid.clone(), card.id, card.chip.is_some());
+        let is_placed = card.fate != Fate::Activated;
         let Some(card) = id else { return Ok(None) };
         if !written {
             let name = format!("keys/{uid}");
@@ -191,6 +217,15 @@ impl World {
             }
             return order(name, by, Request::Keys(uid));
         }
+        if is_placed {
+            let name = format!("placed-{uid}");
+            match self.commands.iter().find(|it| it.key == name) {
+                None => return self.place(at, card),
+                Some(placed) if placed.is_open() => return Ok(None),
+                // Refused: it is handed over by itself.
+                Some(_) => {}
+            }
+        }
         let name = format!("activate-{uid}");
         if self.commands.iter().any(|it| it.key == name) {
             return Ok(None);
@@ -202,68 +237,19 @@ impl World {
         order(name, by, Request::Activate(command))
     }
 
-    fn held(&mut self) -> Option<usize> {
+    pub(super) fn held(&mut self) -> Option<usize> {
+        let any = self.random.chance(50);
         let held: Vec<usize> = (0..self.shop.cards.len())
             .filter(|at| self.shop.cards[*at].holder.is_some())
+            .filter(|at| any || !self.shop.cards[*at].is_over)
             .collect();
         self.random.pick(&held).copied()
     }
 
-    fn held_id(&mut self) -> Option<(CardId, Credential)> {
+    pub(super) fn held_id(&mut self) -> Option<(CardId, Credential)> {
         let at = self.held()?;
         let card = &self.shop.cards[at];
         Some((card.id?, card.holder.clone()?))
-    }
-
-    fn charge(&mut self) -> Result<Option<Order>, Wrong> {
-        let Some(at) = self.held() else {
-            return Ok(None);
-        };
-        let revoked = self.random.chance(40);
-        let till = match self.shop.revoked.as_ref().filter(|_| revoked) {
-            Some(till) => Some(till),
-            None => self.random.pick(&self.shop.tills),
-        };
-        let Some((till, merchant)) = till.map(|it| (it.credential.clone(), it.merchant)) else {
-            return Ok(None);
-        };
-        let shown = self.random.pick(&self.shop.cards[at].shown).cloned();
-        let replays = self.random.chance(80);
-        let amount_msat = match self.random.below(20) {
-            0 => self.random.between(2_000_000, 40_000_000),
-            _ => self.random.between(100, 1_800) * 1_000,
-        };
-        let name = self.name();
-        let card = &mut self.shop.cards[at];
-        let (Some(id), Some(chip)) = (card.id, card.chip.as_mut()) else {
-            return Ok(None);
-        };
-        let (tap, counter) = match shown.filter(|_| replays) {
-            Some(shown) => {
-                self.ground.struck(Fault::TapReplayed);
-                shown
-            }
-            None => {
-                let tap = chip.tap();
-                (tap, i64::from(chip.counter()))
-            }
-        };
-        card.shown.push((tap.clone(), counter));
-        let asked = Asked::Charge {
-            card: id,
-            merchant,
-            counter,
-            amount_msat,
-        };
-        self.model.ask(&name, asked);
-        let command = ChargeCard {
-            key: key(&name)?,
-            tap,
-            price: Price::Bitcoin { amount_msat },
-            reference: name.clone(),
-            pin: None,
-        };
-        order(name, &till, Request::Charge(command))
     }
 
     fn invoice(&mut self, by: &Credential) -> Result<Option<Order>, Wrong> {
@@ -281,16 +267,68 @@ impl World {
         let owner = purpose.account();
         let amount_msat = self.random.between(1_000, 9_000) * 1_000;
         let name = self.name();
-        self.model.ask(&name, Asked::Invoice { owner, amount_msat });
+        let (options, on_chain) = self.invoice_options(&name, purpose);
+        let asked = Asked::Invoice {
+            owner,
+            amount_msat,
+            on_chain,
+        };
+        self.model.ask(&name, asked);
         let command = CreateInvoice {
             key: key(&name)?,
             purpose,
             price: Some(Price::Bitcoin { amount_msat }),
             description: name.clone(),
             expiry_seconds: u32::try_from(self.random.between(60, 7_200)).unwrap_or(60),
-            options: InvoiceOptions::default(),
+            options,
         };
         order(name, by, Request::Invoice(command))
+    }
+
+    /// Half of the invoices can be paid on chain: some of them there alone, some into the wallet of
+    /// the merchant.
+    fn invoice_options(
+        &mut self,
+        name: &str,
+        purpose: InvoicePurpose,
+    ) -> (InvoiceOptions, Option<OnChainTerms>) {
+        if self.random.chance(500) {
+            return (InvoiceOptions::default(), None);
+        }
+        let is_sale = matches!(purpose, InvoicePurpose::Sale { .. });
+        let terms = OnChainTerms {
+            address: format!("address of {name}"),
+            is_operators: !is_sale || self.random.chance(700),
+            confirmations: u32::try_from(self.random.below(3)).unwrap_or(1),
+            tips: self.random.chance(300),
+        };
+        let rules = PaymentRules {
+            surplus: terms.tips.then_some(SurplusTo::Tip),
+            confirmations: vec![ConfirmationTier {
+                up_to_msat: 1_000_000_000,
+                confirmations: terms.confirmations,
+            }],
+            ..PaymentRules::NONE
+        };
+        let custody = if terms.is_operators {
+            Custody::Operator
+        } else {
+            Custody::Merchant
+        };
+        let mut rails = vec![Rail::OnChain];
+        if self.random.chance(400) {
+            rails.push(Rail::Lightning);
+        }
+        let options = InvoiceOptions {
+            rails,
+            address: Some(GivenAddress {
+                address: terms.address.clone(),
+                custody,
+            }),
+            rules: Some(rules),
+            ..InvoiceOptions::default()
+        };
+        (options, Some(terms))
     }
 
     fn redeem(&mut self, by: &Credential) -> Result<Option<Order>, Wrong> {
@@ -304,7 +342,7 @@ impl World {
         let has = self
             .model
             .books
-            .to_give(&Account::points_balance(card, program));
+            .to_give(&Account::points_balance(self.model.line(card), program));
         let points = self.random.between(1, has.max(1) + 2);
         let name = self.name();
         self.model.ask_redemption(card, points);
@@ -421,10 +459,10 @@ impl World {
             .model
             .invoices
             .iter()
-            .filter(|(_, it)| it.standing == InvoiceStanding::Processing)
             .filter(|(_, it)| {
-                let record = self.true_node.record(it.hash);
-                anyway || record.is_some_and(|record| record.state == PaymentState::Failed)
+                let record = it.being_claimed().map(|hash| self.true_node.record(hash));
+                let failed = |it: &PaymentRecord| it.state == PaymentState::Failed;
+                record.is_some_and(|it| anyway || it.as_ref().is_some_and(failed))
             })
             .map(|(id, _)| *id)
             .collect();

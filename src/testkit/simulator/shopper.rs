@@ -9,8 +9,10 @@ use super::commands::Request;
 use super::executor::at_once;
 use super::model::{CardRules, Wrong, wrong};
 use crate::access::Credential;
-use crate::cards::{CardLimits, ProgrammingKeys};
-use crate::ids::{CardId, CredentialId, MerchantId, ProgramId};
+use crate::cards::{
+    CardLimits, OfflineBook, OfflineEnrolment, OfflineKey, OfflineOutcome, ProgrammingKeys,
+};
+use crate::ids::{CardId, ChargeId, CredentialId, MerchantId, ProgramId};
 use crate::lightning::simulated::SimulatedNode;
 use crate::lightning::{
     InvoiceRequest, LightningEvent, LightningNode, PaymentHash, PaymentState, Preimage,
@@ -22,6 +24,17 @@ pub(super) struct Till {
     pub(super) id: CredentialId,
     pub(super) credential: Credential,
     pub(super) merchant: MerchantId,
+    pub(super) key: Option<OfflineKey>,
+    /// What it took offline.
+    pub(super) book: Option<OfflineBook>,
+}
+
+/// What is to become of a card that was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fate {
+    Activated,
+    InThePlaceOf,
+    InFamilyOf,
 }
 
 /// A chip, and what became of it.
@@ -32,6 +45,11 @@ pub(super) struct HeldCard {
     pub(super) holder: Option<Credential>,
     /// Taps that were shown before, with what they were shown for.
     pub(super) shown: Vec<(String, i64)>,
+    /// Taps that were looked at and not charged.
+    pub(super) peeked: Vec<(String, i64)>,
+    pub(super) fate: Fate,
+    /// Another one came in its place.
+    pub(super) is_over: bool,
 }
 
 /// An invoice of a merchant's own wallet.
@@ -55,6 +73,9 @@ pub(super) struct Shop {
     pub(super) revoked: Option<Till>,
     pub(super) cards: Vec<HeldCard>,
     pub(super) wanted: Vec<Wanted>,
+    pub(super) tabs: Vec<ChargeId>,
+    /// Invoices of the wallet that cards were to pay, and what they need for it.
+    pub(super) paid: Vec<(String, PaymentHash, i64)>,
 }
 
 impl Shop {
@@ -69,6 +90,8 @@ impl Shop {
             revoked: None,
             cards: Vec::new(),
             wanted: Vec::new(),
+            tabs: Vec::new(),
+            paid: Vec::new(),
         }
     }
 
@@ -81,6 +104,8 @@ impl Shop {
                 id: field(answer.get("till").unwrap_or(answer), "id")?,
                 credential: field(answer, "credential")?,
                 merchant: command.merchant,
+                key: None,
+                book: None,
             }),
             Request::Issue(command) => {
                 let id = Some(field(answer, "id")?);
@@ -95,6 +120,37 @@ impl Shop {
                 }
             }
             Request::Activate(command) => self.hold(command.card, answer)?,
+            Request::Replace(command) => {
+                let new = answer.get("card").unwrap_or(answer);
+                self.hold(field(new, "id")?, answer)?;
+                let mut cards = self.cards.iter_mut();
+                if let Some(old) = cards.find(|it| it.id == Some(command.card)) {
+                    old.is_over = true;
+                }
+            }
+            Request::Family(_) => {
+                let new = answer.get("card").unwrap_or(answer);
+                self.hold(field(new, "id")?, answer)?;
+            }
+            Request::Authorize(_) => self.tabs.push(field(answer, "id")?),
+            Request::Enroll(command) => {
+                let enrolment: OfflineEnrolment = read(answer)?;
+                let mut tills = self.tills.iter_mut().chain(&mut self.revoked);
+                if let Some(till) = tills.find(|it| it.id == enrolment.till)
+                    && enrolment.public_key == command.public_key
+                {
+                    till.book = OfflineBook::new(&enrolment).ok();
+                }
+            }
+            Request::Replay(envelope) => {
+                let outcomes: Vec<OfflineOutcome> = read(answer)?;
+                let mut tills = self.tills.iter_mut().chain(&mut self.revoked);
+                if let Some(till) = tills.find(|it| it.id == envelope.till)
+                    && let Some(book) = &mut till.book
+                {
+                    book.settled(&outcomes);
+                }
+            }
             Request::Renew(command) => self.hold(command.card, answer)?,
             _ => {}
         }

@@ -74,6 +74,16 @@ counted! {
         EventLost = "event lost in a crash, told again",
         /// That an event was dealt with is lost.
         AcknowledgementLost = "acknowledgement of an event lost",
+        /// Blocks come to nothing.
+        ChainReorged = "blocks reorged away",
+        /// What was in them is spent twice.
+        SpentTwice = "payment on chain spent twice in a reorg",
+        /// A transaction takes the place of one that waits.
+        ChainReplaced = "payment on chain replaced",
+        /// One that was replaced or spent twice is there after all.
+        ChainReturned = "payment on chain there after all",
+        /// What is true of an output is told twice at once.
+        FactTwice = "fact of the chain told twice",
         /// The clock jumps forward.
         ClockForward = "clock forward",
         /// The clock jumps back.
@@ -88,6 +98,12 @@ counted! {
         KeyReused = "key used for another request",
         /// A tap is shown a second time.
         TapReplayed = "tap shown again",
+        /// A tap that was looked at is charged later.
+        TapLate = "tap charged after it was looked at",
+        /// A till without a connection takes a tap.
+        TakenOffline = "tap taken offline",
+        /// Two tills take the same tap, or one takes a tap that was shown before.
+        TapTakenTwice = "tap taken offline that another till has",
         /// The invoice of a payout is used for a second one.
         InvoiceReused = "payout of an invoice that was used",
         /// A batch is submitted again under its id.
@@ -116,12 +132,64 @@ counted! {
         CardFrozen = "card active -> frozen",
         /// A card in use again.
         CardUnfrozen = "card frozen -> active",
+        /// A card in the place of another one.
+        CardReplaced = "card -> replaced",
+        /// A card that spends another one's balance.
+        FamilyGrew = "family card added",
+        /// What came to a card that was replaced.
+        WentOn = "money of a replaced card went on",
+        /// What its holder owed.
+        DebtWentOn = "debt of a replaced card went on",
+        /// A tap that was taken offline, paid.
+        OfflinePaid = "offline tap paid",
+        /// One that was used.
+        OfflineUsedTap = "offline tap unpaid: used before",
+        /// Handed in too late.
+        OfflineTooLate = "offline tap unpaid: too late",
+        /// More than a till may take a day.
+        OfflineOverDay = "offline tap unpaid: over the day",
+        /// The card had too little.
+        OfflineUncovered = "offline tap not covered by the card",
+        /// More than the card may.
+        OfflineOverCardLimit = "offline tap unpaid: over the card's limit",
+        /// The card was stopped.
+        OfflineStopped = "offline tap unpaid: card stopped",
         /// A card's limits set.
         LimitsSet = "card limits set",
         /// A holder's credential renewed.
         HolderRenewed = "holder renewed",
         /// A sale paid with a card.
         Charged = "card charged",
+        /// A tap looked at.
+        Peeked = "tap looked at",
+        /// Money of a card set aside.
+        TabOpened = "tab opened",
+        /// All of it taken.
+        TabCaptured = "tab captured",
+        /// Some of it taken.
+        TabCapturedInPart = "tab captured in part",
+        /// Given back.
+        TabReleased = "tab released",
+        /// Over by itself.
+        TabExpired = "tab expired",
+        /// How a card is filled up.
+        TopUpRuleSet = "auto top-up set",
+        /// Filled up from another card.
+        ToppedUp = "auto top-up made",
+        /// The other card could not.
+        TopUpFailed = "auto top-up failed",
+        /// Somebody is to fill it up.
+        TopUpWanted = "auto top-up wanted from outside",
+        /// A card's payment intended.
+        CardPaymentSending = "card payment sending",
+        /// It is not known whether it was sent.
+        CardPaymentUnknown = "card payment sending -> unknown",
+        /// It arrived.
+        CardPaymentSucceeded = "card payment succeeded",
+        /// It failed.
+        CardPaymentFailed = "card payment failed",
+        /// An invoice of the engine's, paid in the books.
+        CardPaidByBook = "card payment by book",
         /// Points given.
         PointsGiven = "points given",
         /// Points turned into money.
@@ -136,6 +204,36 @@ counted! {
         InvoiceExpired = "invoice new -> expired",
         /// A person gave up on its payment.
         InvoiceGivenUp = "invoice processing -> invalid",
+        /// What had arrived is there no more.
+        InvoiceUnsettled = "invoice settled -> open again",
+        /// What was to arrive is there no more.
+        InvoiceReopened = "invoice -> new again",
+        /// Seen on chain.
+        OnChainSeen = "payment on chain seen",
+        /// Gone before it was booked.
+        OnChainGone = "payment on chain gone before it was booked",
+        /// Booked.
+        OnChainBooked = "payment on chain booked",
+        /// Came when its invoice was over.
+        OnChainLate = "payment on chain late",
+        /// Came into the merchant's own wallet.
+        OnChainOfMerchant = "payment on chain to the merchant's own wallet",
+        /// Too much, and somebody's by a rule.
+        OnChainTip = "surplus on chain -> its owner",
+        /// Too much, and nobody's.
+        OnChainSurplus = "surplus on chain -> suspense",
+        /// Taken away by the chain after it was booked.
+        OnChainReorged = "payment on chain booked -> reorged",
+        /// Booked after it was taken away.
+        OnChainBookedAgain = "payment on chain reorged -> booked again",
+        /// Taken back from whoever had it.
+        ReorgTakenBack = "reorged credit taken back",
+        /// It was spent, and is owed.
+        ReorgOwed = "reorged credit spent, owed",
+        /// What is owed, paid by what came in.
+        OwedNetted = "owed netted from a later credit",
+        /// What waited in suspense is there no more.
+        SuspenseWithdrawn = "suspense withdrawn by a reorg",
         /// Money arrived that matches nothing.
         PaymentUnmatched = "payment unmatched -> suspense",
         /// Money left that matches nothing.
@@ -202,6 +300,20 @@ counted! {
         RefusedTaps = "card.too_many_taps",
         /// Refused as such.
         RefusedReplay = "card.tap_replayed",
+        /// Refused as such.
+        RefusedPaidAlready = "card.invoice_used",
+        /// Refused as such.
+        RefusedNotPayable = "invoice.not_payable",
+        /// Refused as such.
+        RefusedStale = "card.tap_stale",
+        /// Refused as such.
+        RefusedSuperseded = "card.tap_superseded",
+        /// Refused as such.
+        RefusedTabOver = "card.authorization_expired",
+        /// Refused as such.
+        RefusedTabEnded = "card.charge_not_open",
+        /// Refused as such.
+        RefusedTabExceeded = "card.capture_exceeds_hold",
         /// Refused as such.
         RefusedFrozen = "card.frozen",
         /// Refused as such.

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::chain::Chain;
 use super::commands::{Call, Command, Meaning, Request, Slot, call, put_in, taken, transition_of};
 use super::executor::{Step, at_once};
 use super::ground::{Flushing, Ground, Weather};
@@ -51,6 +52,7 @@ pub(super) struct World {
     pub(super) true_node: SimulatedNode,
     pub(super) customer: SimulatedNode,
     pub(super) shop: Shop,
+    pub(super) chain: Chain,
     pub(super) model: Model,
     pub(super) commands: Vec<Command>,
     /// Those with a call on its way.
@@ -85,6 +87,7 @@ impl World {
             true_node,
             customer,
             shop: Shop::new(wallet),
+            chain: Chain::default(),
             model: Model::default(),
             commands: Vec::new(),
             flying: BTreeSet::new(),
@@ -159,6 +162,7 @@ impl World {
         for clerk in &mut self.clerks {
             clerk.is_sent = false;
         }
+        self.chain.crash();
         self.boot();
     }
 
@@ -199,6 +203,7 @@ impl World {
         }
         self.read_disk()?;
         self.scribe.check(&self.disk)?;
+        self.take_chain_answers();
         self.take_answers()
     }
 
@@ -217,6 +222,7 @@ impl World {
         let events = at_once(self.disk.events(self.model.position, MAX_PAGE));
         let truth = Truth {
             node: &self.true_node,
+            chain: &self.chain,
             latest_ms: self.ground.latest_ms(),
         };
         for event in events.and_then(Result::ok).unwrap_or_default() {
@@ -302,9 +308,9 @@ impl World {
                 continue;
             };
             let is_done = self.keys.contains(&command.key);
-            landed.push((*at, command.answered(answer, &call, is_done)?));
+            landed.push((*at, command.answered(answer, &call, is_done)?, call.seen));
         }
-        for (at, meaning) in landed {
+        for (at, meaning, seen) in landed {
             let Some(command) = self.commands.get(at) else {
                 continue;
             };
@@ -312,7 +318,17 @@ impl World {
                 self.flying.remove(&at);
             }
             match meaning {
-                Meaning::First(value) => self.shop.learn(&command.request, &value)?,
+                Meaning::First(value) => {
+                    if let (Request::Peek(_), Some(seen)) = (&command.request, seen) {
+                        let range = (seen.least_msat, seen.most_msat);
+                        let latest_ms = self.ground.latest_ms();
+                        self.model
+                            .told_balance(&value, seen.card, range, latest_ms)?;
+                        self.model.peeked(seen.card, seen.counter, latest_ms);
+                        self.ground.went(Transition::Peeked);
+                    }
+                    self.shop.learn(&command.request, &value)?;
+                }
                 Meaning::Again => self.ground.went(Transition::Replayed),
                 Meaning::Refused(code) => {
                     self.ground.trace(code, 0);
@@ -393,6 +409,7 @@ async fn open(
     let settings = Settings {
         job_lease_ms: 3_000,
         unknown_retry_ms: 1_000,
+        authorization_ms: 40 * 60_000,
         keep_answers_ms: Some(36 * 3_600_000),
         ..Settings::default()
     };

@@ -6,9 +6,16 @@
 //! moment it judges by itself.
 
 mod books;
+pub(super) mod card_payments;
 mod clerk;
+mod invoices;
+mod line;
+pub(super) mod offline;
+mod on_chain;
 mod payments;
+mod peeks;
 mod shop;
+mod tabs;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,10 +23,15 @@ use serde_json::Value;
 
 pub(super) use self::books::Books;
 pub(super) use self::clerk::{ClerkBooks, ClerkStep, Move, Window};
-pub(super) use self::payments::{InvoiceStanding, KnownInvoice, KnownPayout, PayoutStanding};
+pub(super) use self::invoices::{InvoiceStanding, KnownInvoice, OnChainTerms};
+pub(super) use self::payments::{KnownPayout, PayoutStanding};
 pub(super) use self::shop::{CardRules, CardStanding, KnownCard, KnownMerchant};
+pub(super) use self::tabs::{KnownTab, TabStanding};
+use super::chain::Chain;
 use super::tally::Transition;
-use crate::ids::{CardId, InvoiceId, MerchantId, PayoutId, ProgramId, TransferId};
+use crate::ids::{
+    CardId, CardPaymentId, ChargeId, InvoiceId, MerchantId, PayoutId, ProgramId, TransferId,
+};
 use crate::ledger::{Account, EventRecord};
 use crate::lightning::PaymentHash;
 use crate::lightning::simulated::SimulatedNode;
@@ -51,12 +63,47 @@ pub(super) enum Asked {
     Invoice {
         owner: Account,
         amount_msat: i64,
+        on_chain: Option<OnChainTerms>,
     },
     Charge {
         card: CardId,
         merchant: MerchantId,
         counter: i64,
         amount_msat: i64,
+        /// No commit before it was asked for is later than this.
+        since_ms: i64,
+    },
+    /// The same, to be set aside.
+    Tab {
+        card: CardId,
+        merchant: MerchantId,
+        counter: i64,
+        amount_msat: i64,
+        since_ms: i64,
+    },
+    /// Known by the invoice and the card.
+    CardPay {
+        card: CardId,
+        counter: i64,
+        /// What the card must have; nobody knows where the invoice is the engine's.
+        needs_msat: i64,
+        since_ms: i64,
+    },
+    /// A look at a tap.
+    Peek {
+        card: CardId,
+        counter: i64,
+    },
+    Offline(TakenOffline),
+    /// Known by the card that is placed.
+    Replacement {
+        old: CardId,
+        counter: i64,
+    },
+    Family {
+        main: CardId,
+        counter: i64,
+        rules: CardRules,
     },
     /// Known by its hash.
     Payout {
@@ -67,6 +114,18 @@ pub(super) enum Asked {
     Card(CardRules),
     Limits(CardId, CardRules),
     Clerk(Vec<ClerkStep>),
+}
+
+/// A tap that a till took offline.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct TakenOffline {
+    pub(super) card: CardId,
+    pub(super) merchant: MerchantId,
+    pub(super) counter: i64,
+    pub(super) amount_msat: i64,
+    pub(super) at_ms: i64,
+    /// The merchant bears what a card cannot pay.
+    pub(super) merchant_bears: bool,
 }
 
 /// The independent model.
@@ -80,12 +139,26 @@ pub(super) struct Model {
     /// What a person said of a payout.
     resolved: BTreeSet<PayoutId>,
     pub(super) cards: BTreeMap<CardId, KnownCard>,
+    /// What was used by the first card of each row of replacements.
+    usage: BTreeMap<CardId, shop::Usage>,
+    pub(super) tabs: BTreeMap<ChargeId, KnownTab>,
+    card_payments: BTreeMap<CardPaymentId, card_payments::KnownCardPayment>,
+    /// An invoice that was paid in the books, until it is told by whom.
+    booking: Option<card_payments::Booking>,
+    peeks: BTreeMap<CardId, peeks::Peeked>,
+    top_ups: BTreeMap<CardId, peeks::TopUpRule>,
+    /// What cards paid of taps that were taken offline, until the till is told.
+    paid_offline: BTreeMap<String, i64>,
     pub(super) merchants: BTreeMap<MerchantId, KnownMerchant>,
     pub(super) programs: BTreeMap<ProgramId, shop::KnownProgram>,
     pub(super) invoices: BTreeMap<InvoiceId, KnownInvoice>,
     pub(super) payouts: BTreeMap<PayoutId, KnownPayout>,
+    /// What the operator put into the wallet.
+    pub(super) capital_msat: i64,
     /// What waits in suspense, by payment.
     pub(super) suspense: BTreeMap<String, i64>,
+    /// What of a payment on chain is nobody's, until that is told.
+    surplus: BTreeMap<String, i64>,
     pub(super) clerk: ClerkBooks,
     pub(super) position: i64,
     pub(super) last_ms: i64,
@@ -95,6 +168,7 @@ pub(super) struct Model {
 /// What the network knows for sure.
 pub(super) struct Truth<'a> {
     pub(super) node: &'a SimulatedNode,
+    pub(super) chain: &'a Chain,
     /// The latest time that the clock ever showed.
     pub(super) latest_ms: i64,
 }
@@ -111,6 +185,10 @@ impl Model {
 
     pub(super) fn resolve(&mut self, payout: PayoutId) {
         self.resolved.insert(payout);
+    }
+
+    pub(super) fn is_asked(&self, name: &str) -> bool {
+        self.asked.contains_key(name)
     }
 
     pub(super) fn is_done(&self, name: &str) -> bool {
@@ -136,10 +214,12 @@ impl Model {
         self.end_holds();
         let kind = event.kind.as_str();
         let read = match kind.split('.').next().unwrap_or(kind) {
+            "card" if kind.starts_with("card.payment_") => self.read_card_payment(event, truth),
             "capital" | "merchant" | "till" | "program" | "card" | "points" => {
                 self.read_shop(event)
             }
             "invoice" => self.read_invoice(event, truth),
+            "offline" => self.read_offline(event, truth),
             "payment" | "suspense" => self.read_suspense(event, truth),
             "payout" => self.read_payout(event, truth),
             "clerk" => self.read_clerk(event),
@@ -158,6 +238,7 @@ impl Model {
     }
 
     fn end_holds(&mut self) {
+        self.end_tabs();
         for _ in 0..self.clerk.end_holds(&mut self.books, self.last_ms) {
             self.fire(Transition::HoldExpired);
         }

@@ -1,30 +1,11 @@
-//! Invoices, payouts and suspense, as the model knows them.
+//! Payouts and suspense, as the model knows them.
 
-use super::{
-    Asked, Model, Truth, Wrong, hash_of, not_lawful, number, parse, text, transfer_id, wrong,
-};
-use crate::ids::{InvoiceId, MerchantId, PayoutId};
-use crate::ledger::{Account, EventRecord, Owner};
-use crate::lightning::{PaymentDirection, PaymentHash, PaymentRecord, PaymentState};
+use super::invoices::record;
+use super::{Asked, Model, Truth, Wrong, hash_of, not_lawful, parse, text, transfer_id, wrong};
+use crate::ids::{MerchantId, PayoutId};
+use crate::ledger::{Account, EventRecord};
+use crate::lightning::{PaymentDirection, PaymentHash, PaymentState};
 use crate::testkit::simulator::tally::Transition;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum InvoiceStanding {
-    New,
-    Processing,
-    Settled,
-    Expired,
-    Invalid,
-}
-
-pub(crate) struct KnownInvoice {
-    pub(crate) standing: InvoiceStanding,
-    pub(crate) hash: PaymentHash,
-    pub(crate) bolt11: String,
-    pub(crate) amount_msat: i64,
-    pub(crate) expires_at_ms: i64,
-    owner: Account,
-}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum PayoutStanding {
@@ -50,90 +31,11 @@ pub(crate) struct KnownPayout {
 }
 
 /// 1 % and 0.5 % with 10 sat: the terms that every merchant of a simulation has.
-fn share_of(amount_msat: i64, base_msat: i64, bps: i64) -> i64 {
+pub(super) fn share_of(amount_msat: i64, base_msat: i64, bps: i64) -> i64 {
     base_msat + (amount_msat * bps).div_euclid(10_000) + i64::from(amount_msat * bps % 10_000 > 0)
 }
 
-fn record(truth: &Truth<'_>, hash: PaymentHash, wanted: PaymentDirection) -> Option<PaymentRecord> {
-    truth
-        .node
-        .record(hash)
-        .filter(|record| record.direction == wanted)
-}
-
 impl Model {
-    pub(super) fn read_invoice(
-        &mut self,
-        event: &EventRecord,
-        truth: &Truth<'_>,
-    ) -> Result<(), Wrong> {
-        use InvoiceStanding::{Expired, Invalid, New, Processing, Settled};
-        let id: InvoiceId = parse(&event.object)?;
-        if event.kind == "invoice.created" {
-            return self.invoice_created(id, event);
-        }
-        let Some(invoice) = self.invoices.get_mut(&id) else {
-            return not_lawful("an invoice of nobody");
-        };
-        let (from, to, transition) = match event.kind.as_str() {
-            "invoice.processing" => (New, Processing, Transition::InvoiceProcessing),
-            "invoice.settled" => (Processing, Settled, Transition::InvoiceSettled),
-            "invoice.expired" => (New, Expired, Transition::InvoiceExpired),
-            "invoice.given_up" => (Processing, Invalid, Transition::InvoiceGivenUp),
-            _ => return wrong("every event can be dealt with", format!("{event:?}")),
-        };
-        if invoice.standing != from {
-            return not_lawful(format!("from {:?}", invoice.standing));
-        }
-        invoice.standing = to;
-        let (owner, amount) = (invoice.owner, invoice.amount_msat);
-        let arrived = record(truth, invoice.hash, PaymentDirection::Inbound);
-        let node = Account::node_channels();
-        match to {
-            Processing => {
-                if arrived.is_none() {
-                    return not_lawful("a payment that nobody made");
-                }
-                if let Owner::Card(card) = owner.owner() {
-                    self.require_room(card, amount)?;
-                }
-                self.books.pend(node, owner, amount);
-            }
-            Settled => {
-                if arrived.is_none_or(|record| record.state != PaymentState::Succeeded) {
-                    return wrong("only what arrived is booked", "not arrived");
-                }
-                self.books.pend(node, owner, -amount);
-                self.books.post(node, owner, amount);
-            }
-            Expired if truth.latest_ms < invoice.expires_at_ms => {
-                return not_lawful("before its time");
-            }
-            Invalid => self.books.pend(node, owner, -amount),
-            _ => {}
-        }
-        self.fire(transition);
-        Ok(())
-    }
-
-    fn invoice_created(&mut self, id: InvoiceId, event: &EventRecord) -> Result<(), Wrong> {
-        let name = text(&event.body, "description")?;
-        let Asked::Invoice { owner, amount_msat } = self.take(name)? else {
-            return wrong("nothing happens that nobody asked for", name);
-        };
-        let known = KnownInvoice {
-            standing: InvoiceStanding::New,
-            hash: hash_of(&event.body)?,
-            bolt11: text(&event.body, "bolt11")?.to_owned(),
-            amount_msat,
-            expires_at_ms: number(&event.body, "expires_at_ms")?,
-            owner,
-        };
-        self.invoices.insert(id, known);
-        self.fire(Transition::InvoiceCreated);
-        Ok(())
-    }
-
     pub(super) fn read_suspense(
         &mut self,
         event: &EventRecord,
@@ -141,6 +43,7 @@ impl Model {
     ) -> Result<(), Wrong> {
         let (node, suspense) = (Account::node_channels(), Account::suspense());
         match event.kind.as_str() {
+            "payment.unmatched" if event.object.contains(':') => self.unmatched_on_chain(event),
             "payment.unmatched" => {
                 let arrived = record(truth, parse(&event.object)?, PaymentDirection::Inbound)
                     .filter(|record| record.state == PaymentState::Succeeded)
@@ -167,8 +70,9 @@ impl Model {
             }
             "suspense.assigned" => {
                 transfer_id(&event.object)?;
-                let hash = text(&event.body, "payment_hash")?;
-                let Some(amount) = self.suspense.remove(hash) else {
+                let came_by = text(&event.body, "payment_hash");
+                let came_by = came_by.or_else(|_| text(&event.body, "outpoint"))?;
+                let Some(amount) = self.suspense.remove(came_by) else {
                     return wrong("nothing is done twice", "suspense assigned");
                 };
                 // The operator's own is the only one that a simulation assigns it to.
@@ -179,6 +83,18 @@ impl Model {
             }
             _ => wrong("every event can be dealt with", format!("{event:?}")),
         }
+    }
+
+    /// What of a payment on chain is nobody's.
+    fn unmatched_on_chain(&mut self, event: &EventRecord) -> Result<(), Wrong> {
+        let Some(amount) = self.surplus.remove(&event.object) else {
+            return wrong("only what arrived is booked", "not arrived");
+        };
+        let (wallet, suspense) = (Account::node_onchain(), Account::suspense());
+        self.books.post(wallet, suspense, amount);
+        self.suspense.insert(event.object.clone(), amount);
+        self.fire(Transition::OnChainSurplus);
+        Ok(())
     }
 
     fn suspend(&mut self, hash: &str, amount: i64) -> Result<(), Wrong> {

@@ -1,11 +1,11 @@
 //! Cards, merchants and points, as the model knows them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
 use super::{Asked, Model, Wrong, not_lawful, number, parse, text, wrong};
-use crate::ids::{CardId, ProgramId};
+use crate::ids::{CardId, MerchantId, ProgramId};
 use crate::ledger::{Account, EventRecord};
 use crate::testkit::simulator::commands::Seen;
 use crate::testkit::simulator::tally::Transition;
@@ -27,13 +27,25 @@ pub(crate) enum CardStanding {
     Issued,
     Active,
     Frozen,
+    Replaced,
 }
 
 pub(crate) struct KnownCard {
     pub(crate) standing: CardStanding,
     pub(super) rules: CardRules,
     pub(super) counter: i64,
-    /// By day and by hour since the epoch.
+    /// The taps that were used.
+    used: BTreeSet<i64>,
+    pub(super) replaced_by: Option<CardId>,
+    /// Since when it is out of use.
+    pub(super) stopped_at_ms: Option<i64>,
+    pub(super) line: CardId,
+    pub(crate) family_of: Option<CardId>,
+}
+
+/// By day and by hour since the epoch.
+#[derive(Default)]
+pub(super) struct Usage {
     spent: BTreeMap<i64, i64>,
     taps: BTreeMap<i64, i64>,
 }
@@ -79,6 +91,13 @@ impl Model {
             "program.created" => self.program(object, text(body, "name")?),
             "card.issued" => self.issued(object, body),
             "card.charged" => self.charged(event),
+            "card.authorized"
+            | "card.captured"
+            | "card.released"
+            | "card.authorization_expired" => self.read_tab(event),
+            "card.points_given" => Ok(()),
+            "card.auto_top_up_set" => self.rule_set(event),
+            "card.topped_up" | "card.top_up_wanted" | "card.top_up_failed" => self.ran_low(event),
             "points.redeemed" => self.redeemed(body),
             _ => self.card_changed(event),
         }
@@ -90,6 +109,7 @@ impl Model {
         };
         self.books
             .post(Account::node_onchain(), Account::operator_capital(), amount);
+        self.capital_msat += amount;
         self.fire(Transition::CapitalBooked);
         Ok(())
     }
@@ -130,14 +150,18 @@ impl Model {
         let Asked::Card(rules) = self.rules_in(body)? else {
             return wrong("nothing happens that nobody asked for", object);
         };
+        let id = parse(object)?;
         let known = KnownCard {
             standing: CardStanding::Issued,
             rules,
             counter: 0,
-            spent: BTreeMap::new(),
-            taps: BTreeMap::new(),
+            used: BTreeSet::new(),
+            replaced_by: None,
+            stopped_at_ms: None,
+            line: id,
+            family_of: None,
         };
-        self.cards.insert(parse(object)?, known);
+        self.cards.insert(id, known);
         self.fire(Transition::CardIssued);
         Ok(())
     }
@@ -146,7 +170,14 @@ impl Model {
         use CardStanding::{Active, Frozen, Issued};
         let id: CardId = parse(&event.object)?;
         let (from, to, transition) = match event.kind.as_str() {
-            "card.activated" => (Issued, Active, Transition::CardActivated),
+            "card.replaced" => return self.replaced(id, &event.body),
+            "card.activated" => {
+                let is_placed = |name| event.body.get(name).is_some_and(Value::is_string);
+                if is_placed("replaces") || is_placed("family_of") {
+                    self.placed(id, &event.body)?;
+                }
+                (Issued, Active, Transition::CardActivated)
+            }
             "card.frozen" => (Active, Frozen, Transition::CardFrozen),
             "card.unfrozen" => (Frozen, Active, Transition::CardUnfrozen),
             "card.holder_renewed" => {
@@ -168,7 +199,10 @@ impl Model {
             _ => return wrong("every event can be dealt with", format!("{event:?}")),
         };
         match self.cards.get_mut(&id) {
-            Some(card) if card.standing == from => card.standing = to,
+            Some(card) if card.standing == from => {
+                card.standing = to;
+                card.stopped_at_ms = stopped_at(&event.body);
+            }
             _ => return not_lawful("from another state"),
         }
         self.fire(transition);
@@ -177,27 +211,51 @@ impl Model {
 
     fn charged(&mut self, event: &EventRecord) -> Result<(), Wrong> {
         let name = text(&event.body, "reference")?;
-        let Asked::Charge {
-            card,
-            merchant,
-            counter,
-            amount_msat,
-        } = self.take(name)?
-        else {
-            return wrong("nothing happens that nobody asked for", name);
+        let (card, merchant, amount_msat) = match self.take(name)? {
+            Asked::Charge {
+                card,
+                merchant,
+                counter,
+                amount_msat,
+                since_ms,
+            } => {
+                self.require_fresh(card, counter, since_ms)?;
+                self.use_next_tap(card, counter, amount_msat, event.at_ms)?;
+                (card, merchant, amount_msat)
+            }
+            Asked::Offline(taken) => {
+                let paid_msat = number(&event.body, "amount_msat")?;
+                if paid_msat > taken.amount_msat {
+                    return not_lawful("more than the sale");
+                }
+                self.paid_offline.insert(name.to_owned(), paid_msat);
+                self.use_tap(taken.card, taken.counter, paid_msat, event.at_ms)?;
+                (taken.card, taken.merchant, paid_msat)
+            }
+            _ => return wrong("nothing happens that nobody asked for", name),
         };
-        let balance = Account::card_balance(card);
+        self.pay(card, merchant, amount_msat)?;
+        self.fire(Transition::Charged);
+        Ok(())
+    }
+
+    /// A card pays a merchant, who gives points for it.
+    fn pay(&mut self, card: CardId, merchant: MerchantId, amount_msat: i64) -> Result<(), Wrong> {
+        let balance = self.balance_of(card);
         let to_give = self.books.to_give(&balance);
         if to_give < amount_msat {
             return not_lawful(format!("{amount_msat} msat of {to_give} msat"));
         }
-        let Some(known) = self.cards.get_mut(&card) else {
-            return not_lawful("a card of nobody");
-        };
-        known.use_tap(counter, amount_msat, event.at_ms)?;
         let payable = Account::merchant_payable(merchant);
         self.books.post(balance, payable, amount_msat);
-        self.fire(Transition::Charged);
+        self.give_points(card, merchant, amount_msat);
+        self.net(payable, payable, amount_msat);
+        Ok(())
+    }
+
+    pub(super) fn give_points(&mut self, card: CardId, merchant: MerchantId, amount_msat: i64) {
+        let payable = Account::merchant_payable(merchant);
+        let line = self.line(card);
         let program = self
             .merchants
             .get(&merchant)
@@ -212,13 +270,12 @@ impl Model {
                     .post(payable, Account::reward_fund(id), value_msat);
                 let (issued, given) = (
                     Account::points_issued(id),
-                    Account::points_balance(card, id),
+                    Account::points_balance(line, id),
                 );
                 self.books.post(issued, given, points);
                 self.fire(Transition::PointsGiven);
             }
         }
-        Ok(())
     }
 
     fn redeemed(&mut self, body: &Value) -> Result<(), Wrong> {
@@ -228,7 +285,8 @@ impl Model {
             Some(times) if *times > 0 => *times -= 1,
             _ => return wrong("nothing is done twice", "a redemption"),
         }
-        let (given, fund) = (Account::points_balance(card, id), Account::reward_fund(id));
+        let given = Account::points_balance(self.line(card), id);
+        let fund = Account::reward_fund(id);
         let Some(program) = self.programs.get(&id) else {
             return not_lawful("points of no program");
         };
@@ -236,7 +294,7 @@ impl Model {
         if self.books.to_give(&given) < points || self.books.to_give(&fund) < value_msat {
             return not_lawful("points that are not there");
         }
-        let balance = Account::card_balance(card);
+        let balance = self.balance_of(card);
         self.require_room(card, value_msat)?;
         self.books.post(given, Account::points_issued(id), points);
         self.books.post(fund, balance, value_msat);
@@ -246,20 +304,34 @@ impl Model {
 
     /// How the card of a charge stands.
     pub(crate) fn seen(&self, name: &str) -> Option<Seen> {
-        let Some(Asked::Charge {
-            card,
-            counter,
-            amount_msat,
-            ..
-        }) = self.asked.get(name)
-        else {
-            return None;
+        let (card, counter, amount_msat) = match self.asked.get(name)? {
+            Asked::Charge {
+                card,
+                counter,
+                amount_msat,
+                ..
+            }
+            | Asked::Tab {
+                card,
+                counter,
+                amount_msat,
+                ..
+            } => (card, counter, amount_msat),
+            Asked::CardPay {
+                card,
+                counter,
+                needs_msat,
+                ..
+            } => (card, counter, needs_msat),
+            Asked::Peek { card, counter } => (card, counter, &0),
+            _ => return None,
         };
         let mut seen = Seen {
             card: *card,
             counter: *counter,
             amount_msat: *amount_msat,
             least_msat: i64::MAX,
+            most_msat: i64::MIN,
             was_stopped: false,
             last_counter: 0,
         };
@@ -269,8 +341,9 @@ impl Model {
 
     /// How it stands since then.
     pub(crate) fn look_again(&self, seen: &mut Seen) {
-        let to_spend = self.books.to_give(&Account::card_balance(seen.card));
+        let to_spend = self.books.to_give(&self.balance_of(seen.card));
         seen.least_msat = seen.least_msat.min(to_spend);
+        seen.most_msat = seen.most_msat.max(to_spend);
         if let Some(known) = self.cards.get(&seen.card) {
             seen.was_stopped |= known.standing != CardStanding::Active;
             seen.last_counter = known.counter;
@@ -279,13 +352,14 @@ impl Model {
 
     /// The card is in use, and this much more fits on it.
     pub(super) fn require_room(&self, card: CardId, amount_msat: i64) -> Result<(), Wrong> {
+        let card = self.now(card);
         let Some(known) = self.cards.get(&card) else {
             return not_lawful("a card of nobody");
         };
         if known.standing != CardStanding::Active {
             return not_lawful("a card that is not in use");
         }
-        let highest = self.books.highest(&Account::card_balance(card)) + i128::from(amount_msat);
+        let highest = self.books.highest(&self.balance_of(card)) + i128::from(amount_msat);
         if highest > i128::from(known.rules.max_balance_msat) {
             return not_lawful("more than the card may have");
         }
@@ -293,26 +367,74 @@ impl Model {
     }
 }
 
+pub(super) fn stopped_at(body: &Value) -> Option<i64> {
+    body.get("stopped_at_ms").and_then(Value::as_i64)
+}
+
 impl KnownCard {
-    fn use_tap(&mut self, counter: i64, amount_msat: i64, at_ms: i64) -> Result<(), Wrong> {
-        if self.standing != CardStanding::Active {
+    pub(super) fn is_used(&self, counter: i64) -> bool {
+        self.used.contains(&counter)
+    }
+
+    /// A tap is used once.
+    pub(super) fn claim(&mut self, counter: i64) -> Result<(), Wrong> {
+        if !self.used.insert(counter) {
+            return not_lawful(format!("tap {counter} a second time"));
+        }
+        self.counter = self.counter.max(counter);
+        Ok(())
+    }
+}
+
+impl Model {
+    /// A tap at a till with a connection is later than all that were used.
+    pub(super) fn use_next_tap(
+        &mut self,
+        card: CardId,
+        counter: i64,
+        amount_msat: i64,
+        at_ms: i64,
+    ) -> Result<(), Wrong> {
+        let known = self.cards.get(&card);
+        if known.is_none_or(|it| counter <= it.counter) {
+            return not_lawful(format!("tap {counter} after another one"));
+        }
+        self.use_tap(card, counter, amount_msat, at_ms)
+    }
+
+    /// What was counted at a time counts no more.
+    pub(super) fn give_back_usage(&mut self, card: CardId, at_ms: i64, amount_msat: i64) {
+        let usage = self.usage.entry(self.line(card)).or_default();
+        *usage.spent.entry(at_ms.div_euclid(DAY_MS)).or_default() -= amount_msat;
+    }
+
+    pub(super) fn use_tap(
+        &mut self,
+        card: CardId,
+        counter: i64,
+        amount_msat: i64,
+        at_ms: i64,
+    ) -> Result<(), Wrong> {
+        let Some(known) = self.cards.get_mut(&card) else {
+            return not_lawful("a card of nobody");
+        };
+        if known.standing != CardStanding::Active {
             return not_lawful("a card that is not in use");
         }
-        if counter <= self.counter {
-            return not_lawful(format!("tap {counter} after {}", self.counter));
-        }
-        self.counter = counter;
-        if amount_msat > self.rules.per_tap_msat {
+        known.claim(counter)?;
+        let (rules, line) = (known.rules, known.line);
+        if amount_msat > rules.per_tap_msat {
             return not_lawful("more than a tap may spend");
         }
-        let spent = self.spent.entry(at_ms.div_euclid(DAY_MS)).or_default();
+        let usage = self.usage.entry(line).or_default();
+        let spent = usage.spent.entry(at_ms.div_euclid(DAY_MS)).or_default();
         *spent += amount_msat;
-        let taps = self.taps.entry(at_ms.div_euclid(HOUR_MS)).or_default();
+        let taps = usage.taps.entry(at_ms.div_euclid(HOUR_MS)).or_default();
         *taps += 1;
-        if *spent > self.rules.per_day_msat {
+        if *spent > rules.per_day_msat {
             return not_lawful("more than a day may spend");
         }
-        if *taps > self.rules.taps_per_hour {
+        if *taps > rules.taps_per_hour {
             return not_lawful("more taps than an hour may have");
         }
         Ok(())

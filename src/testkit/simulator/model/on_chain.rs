@@ -1,0 +1,161 @@
+//! Payments of invoices on chain, what the chain takes back of them, and what is owed for it.
+
+use super::invoices::{KnownInvoice, Standing};
+use super::payments::share_of;
+use super::{Model, Truth, Wrong, not_lawful, wrong};
+use crate::ledger::{Account, Owner};
+use crate::testkit::simulator::tally::Transition;
+
+impl Model {
+    pub(super) fn on_chain(
+        &mut self,
+        invoice: &mut KnownInvoice,
+        (at, is_new): (usize, bool),
+        (to, written): (Standing, (i64, Option<String>)),
+        truth: &Truth<'_>,
+    ) -> Result<(), Wrong> {
+        let payment = &invoice.payments[at];
+        let Some(receipt) = truth.chain.receipts.get(&payment.reference) else {
+            return not_lawful("a payment that nobody made");
+        };
+        let is_here = invoice.address.as_ref() == Some(&receipt.address);
+        if !is_here || payment.amount_msat != receipt.amount_sat * 1_000 {
+            return not_lawful("a payment of somebody else");
+        }
+        let late = receipt.first_known_ms >= invoice.expires_at_ms;
+        let suspended = payment.suspended || (is_new && (late || invoice.is_given_up));
+        let mut places = truth.chain.known(&payment.reference).into_iter().flatten();
+        let is_true =
+            places.any(|place| invoice.judge(suspended, place) == to && place.written() == written);
+        if !is_true {
+            return wrong(
+                "the chain is believed as it is",
+                format!("{to:?}, {written:?}"),
+            );
+        }
+        let payment = &mut invoice.payments[at];
+        payment.suspended = suspended;
+        payment.written = written;
+        let from = std::mem::replace(&mut payment.standing, to);
+        if is_new && suspended {
+            self.fired.push(Transition::OnChainLate);
+        }
+        if from == Standing::Settled && to != Standing::Settled {
+            self.undo(invoice, at);
+        }
+        if from != Standing::Settled && to == Standing::Settled {
+            self.book(invoice, at);
+        }
+        self.fired.extend(match (from, to) {
+            (Standing::Void, Standing::Pending) => Some(Transition::OnChainSeen),
+            (Standing::Pending, Standing::Void) => Some(Transition::OnChainGone),
+            _ => None,
+        });
+        Ok(())
+    }
+
+    fn book(&mut self, invoice: &mut KnownInvoice, at: usize) {
+        let due_msat = invoice.amount_msat - invoice.fixed_msat(at);
+        let (owner, tips, is_operators) = (invoice.owner, invoice.tips, invoice.is_operators);
+        let payment = &mut invoice.payments[at];
+        payment.counted_msat = if payment.suspended {
+            0
+        } else {
+            payment.amount_msat.min(due_msat.max(0))
+        };
+        self.fired.push(if payment.was_reorged {
+            Transition::OnChainBookedAgain
+        } else {
+            Transition::OnChainBooked
+        });
+        if !is_operators {
+            // It was never the operator's: what is kept of it is owed, 1 %.
+            let fee_msat = share_of(payment.counted_msat, 0, 100);
+            payment.owed_fee_msat = fee_msat;
+            if let Some(owes) = owed_by(owner).filter(|_| fee_msat > 0) {
+                self.books.post(owes, Account::fee_income(), fee_msat);
+            }
+            self.fired.push(Transition::OnChainOfMerchant);
+            return;
+        }
+        let wallet = Account::node_onchain();
+        payment.credit = self.account_now(owner);
+        let (credit, counted_msat) = (payment.credit, payment.counted_msat);
+        let surplus_msat = payment.amount_msat - counted_msat;
+        self.books.post(wallet, credit, counted_msat);
+        if surplus_msat > 0 && tips && !payment.suspended {
+            self.books.post(wallet, credit, surplus_msat);
+            self.fired.push(Transition::OnChainTip);
+        } else if surplus_msat > 0 {
+            // It is told by an event of its own.
+            let reference = payment.reference.clone();
+            self.surplus.insert(reference, surplus_msat);
+        }
+        self.net(owner, credit, counted_msat);
+    }
+
+    fn undo(&mut self, invoice: &mut KnownInvoice, at: usize) {
+        let (owner, tips, is_operators) = (invoice.owner, invoice.tips, invoice.is_operators);
+        let payment = &mut invoice.payments[at];
+        payment.was_reorged = true;
+        self.fired.push(Transition::OnChainReorged);
+        if !is_operators {
+            let fee_msat = std::mem::take(&mut payment.owed_fee_msat);
+            self.books.post(Account::fee_income(), owner, fee_msat);
+            self.net(owner, owner, fee_msat);
+            return;
+        }
+        let counted_msat = payment.counted_msat;
+        let surplus_msat = payment.amount_msat - counted_msat;
+        // Of a card that was replaced since, the one in its place has it.
+        let credit = self.account_now(payment.credit);
+        let owes = owed_by(self.account_now(owner));
+        self.take_back(credit, owes, counted_msat);
+        if tips && !payment.suspended {
+            self.take_back(credit, owes, surplus_msat);
+        } else if surplus_msat > 0 {
+            let (suspense, wallet) = (Account::suspense(), Account::node_onchain());
+            self.books.post(suspense, wallet, surplus_msat);
+            if self.suspense.remove(&payment.reference).is_some() {
+                self.fired.push(Transition::SuspenseWithdrawn);
+            }
+        }
+    }
+
+    /// What the chain took: from whoever has it, as far as that goes, and the rest is owed.
+    fn take_back(&mut self, from: Account, owes: Option<Account>, amount_msat: i64) {
+        let wallet = Account::node_onchain();
+        let has_msat = self.books.to_give(&from).max(0).min(amount_msat);
+        let owed_msat = amount_msat - has_msat;
+        if has_msat > 0 {
+            self.books.post(from, wallet, has_msat);
+            self.fired.push(Transition::ReorgTakenBack);
+        }
+        if let Some(owes) = owes.filter(|_| owed_msat > 0) {
+            self.books.post(owes, wallet, owed_msat);
+            self.fired.push(Transition::ReorgOwed);
+        }
+    }
+
+    /// What is owed comes out of what came in.
+    pub(super) fn net(&mut self, owner: Account, credit: Account, came_msat: i64) {
+        let Some(owes) = owed_by(self.account_now(owner)) else {
+            return;
+        };
+        let owed_msat = i64::try_from(self.books.sum(&owes).net).unwrap_or(0);
+        let has_msat = self.books.to_give(&credit).max(0);
+        let amount_msat = came_msat.min(owed_msat).min(has_msat);
+        if amount_msat > 0 {
+            self.books.post(credit, owes, amount_msat);
+            self.fired.push(Transition::OwedNetted);
+        }
+    }
+}
+
+fn owed_by(owner: Account) -> Option<Account> {
+    match owner.owner() {
+        Owner::Card(card) => Some(Account::card_receivable(card)),
+        Owner::Merchant(merchant) => Some(Account::merchant_receivable(merchant)),
+        _ => None,
+    }
+}
