@@ -123,7 +123,7 @@ async fn a_double_spend_frees_the_other_coins_and_a_reorg_turns_it_round_and_bac
     let ours = transaction(&scene.again(&spend).await);
     for round in 0..2 {
         // Another transaction has one of its coins: the other one can be spent again.
-        blocks(chain, round, &[rival.clone()]);
+        blocks(chain, round, std::slice::from_ref(&rival));
         scene.look().await;
         assert_eq!(scene.again(&spend).await.state, SpendState::Replaced);
         let (booked, on_hold, _) = scene.books(wallet).await;
@@ -137,7 +137,7 @@ async fn a_double_spend_frees_the_other_coins_and_a_reorg_turns_it_round_and_bac
             .unwrap();
         scene.cancel(&again).await;
         // That block is no more, and the spend is in one.
-        blocks(chain, 1, &[ours.clone()]);
+        blocks(chain, 1, std::slice::from_ref(&ours));
         scene.look().await;
         assert_eq!(scene.again(&spend).await.state, SpendState::Confirmed);
         scene.tied(wallet, spend.change_sat).await;
@@ -250,7 +250,7 @@ async fn what_was_refused_and_cancelled_is_booked_when_a_block_has_it_all_the_sa
     assert_eq!(scene.books(wallet).await, (60_000, 0, 60_000));
     let ours = transaction(&scene.again(&spend).await);
     for depth in [0, 1] {
-        blocks(chain, depth, &[ours.clone()]);
+        blocks(chain, depth, std::slice::from_ref(&ours));
         scene.look().await;
         assert_eq!(
             scene.again(&spend).await.state,
@@ -258,7 +258,7 @@ async fn what_was_refused_and_cancelled_is_booked_when_a_block_has_it_all_the_sa
             "{depth}"
         );
         scene.tied(wallet, 0).await;
-        blocks(chain, 1, &[rival.clone()]);
+        blocks(chain, 1, std::slice::from_ref(&rival));
         scene.look().await;
         assert_eq!(scene.again(&spend).await.state, SpendState::Replaced);
         let (booked, on_hold, _) = scene.books(wallet).await;

@@ -150,7 +150,7 @@ impl World {
     }
 
     /// Most often one with something open: money set aside, on its way, or owed.
-    fn to_be_replaced(&mut self) -> Option<CardId> {
+    fn choose_replaced(&mut self) -> Option<CardId> {
         let held = self.held()?;
         let mut chosen = self.shop.cards[held].id;
         for _ in 0..8 {
@@ -166,7 +166,7 @@ impl World {
     /// A written card is placed, if it is to be and was not refused before.
     pub(super) fn place(&mut self, at: usize, new: CardId) -> Result<Option<Order>, Wrong> {
         let fate = self.shop.cards[at].fate;
-        let Some(other) = self.to_be_replaced() else {
+        let Some(other) = self.choose_replaced() else {
             return Ok(None);
         };
         let main = self.model.cards.get(&other).and_then(|it| it.family_of);
