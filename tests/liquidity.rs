@@ -178,7 +178,7 @@ async fn the_first_payment_brings_its_channel_and_the_second_comes_by_an_offer()
         token: Some("cookshop".to_owned()),
     });
     let clock = Arc::new(flashkit::ports::SystemClock);
-    let store = SqliteStore::open(&folder.path().join("books"), clock.clone()).unwrap();
+    let store = SqliteStore::open(folder.path().join("books"), clock.clone()).unwrap();
     let node = LdkNode::new(ours, Arc::new(store.clone()), clock, Handle::current()).unwrap();
     let engine = Engine::builder(Arc::new(store), shop::master())
         .network("regtest")

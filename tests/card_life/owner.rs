@@ -137,7 +137,7 @@ async fn a_card_that_changes_hands_before_the_commit_is_decided_about_again() {
                     card: child,
                     pin: digits("1234"),
                 };
-                drop(engine.cards().set_pin(&main.holder, command).await.unwrap());
+                engine.cards().set_pin(&main.holder, command).await.unwrap();
             }
             _ => {}
         }

@@ -146,7 +146,7 @@ async fn a_sale_is_paid_back_once_and_the_invoice_says_so() {
         .list(&set.merchant.till, sale.id, None, 10)
         .await
         .unwrap();
-    assert_eq!(listed.value, [done.clone()]);
+    assert_eq!(listed.value, std::slice::from_ref(&done));
     let rest = refunds
         .list(&set.merchant.till, sale.id, Some(done.id), 10)
         .await;

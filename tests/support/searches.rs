@@ -81,7 +81,7 @@ impl Books {
 
     /// An invoice by its number, brought to one of five states.
     async fn make(&mut self, number: usize) {
-        let merchant = self.merchants[usize::from(number % 3 == 0)];
+        let merchant = self.merchants[usize::from(number.is_multiple_of(3))];
         let word = |at: usize| WORDS[at % WORDS.len()];
         let address = format!("bcrt1qsearch{number}");
         let command = CreateInvoice {
@@ -149,7 +149,7 @@ impl Books {
         }
         self.made.push(made);
         // Some are of one millisecond.
-        if number % 4 != 0 {
+        if !number.is_multiple_of(4) {
             self.clock.advance(Duration::from_millis(7));
         }
     }
