@@ -157,6 +157,8 @@ pub(super) struct Model {
     pub(super) capital_msat: i64,
     /// What waits in suspense, by payment.
     pub(super) suspense: BTreeMap<String, i64>,
+    /// What of it was assigned.
+    assigned: BTreeMap<String, i64>,
     /// What of a payment on chain is nobody's, until that is told.
     surplus: BTreeMap<String, i64>,
     pub(super) clerk: ClerkBooks,

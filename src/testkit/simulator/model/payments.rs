@@ -78,7 +78,19 @@ impl Model {
                 // The operator's own is the only one that a simulation assigns it to.
                 self.books
                     .post(suspense, Account::operator_capital(), amount);
+                self.assigned.insert(came_by.to_owned(), amount);
                 self.fire(Transition::SuspenseAssigned);
+                Ok(())
+            }
+            // The chain took it: whoever it was assigned to gives it back.
+            "suspense.withdrawn" => {
+                let came_by = text(&event.body, "outpoint")?;
+                let Some(amount) = self.assigned.remove(came_by) else {
+                    return wrong("nothing is done twice", "suspense withdrawn");
+                };
+                self.books
+                    .post(Account::operator_capital(), suspense, amount);
+                self.fire(Transition::SuspenseWithdrawn);
                 Ok(())
             }
             _ => wrong("every event can be dealt with", format!("{event:?}")),
