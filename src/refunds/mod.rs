@@ -2,7 +2,7 @@
 //!
 //! A refund is bounded by what came in bitcoin: what is on its way counts, so that two at once
 //! never pay back more than was paid. It leaves by the mechanism of
-//! [`payments`](crate::payments): the intent is committed with all its money on hold, the most
+//! `payments`: the intent is committed with all its money on hold, the most
 //! that it may cost included, before the node is asked; an outcome that is not known is never
 //! read as failed.
 //!
