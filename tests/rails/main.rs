@@ -5,7 +5,11 @@
 
 mod away;
 mod by_book;
+<<<<<<< Updated upstream
 mod doors;
+=======
+mod edges;
+>>>>>>> Stashed changes
 mod foreign;
 mod lnurl;
 mod low;
