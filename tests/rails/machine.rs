@@ -1,11 +1,13 @@
 //! The state machine of invoices against a model of its own, over random orders of everything that
-//! can happen to one: payments of both kinds, confirmations, replacement, reorgs, time and marks.
+//! can happen to one: payments of all kinds, confirmations, replacement, reorgs (also after the money
+//! was paid out), time, marks, and an engine that was down meanwhile.
 //! The model knows nothing of the engine but ids and amounts.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use flashkit::Engine;
+use flashkit::ids::MerchantId;
 use flashkit::invoices::{
     ConfirmationTier, CreateInvoice, Custody, GivenAddress, Invoice, InvoiceOptions,
     InvoicePurpose, InvoiceState, MarkInvoice, MarkedAs, OnChainFact, OnChainPlace, Outpoint,
@@ -14,10 +16,13 @@ use flashkit::invoices::{
 use flashkit::ledger::{Account, Side};
 use flashkit::lightning::simulated::SimulatedNetwork;
 use flashkit::lightning::{LightningEvent, PaymentHash};
+use flashkit::money::Price;
 use flashkit::ports::Clock;
+use flashkit::settlement::{PayoutState, RequestPayout};
 use flashkit::store::{MemoryStore, Store};
 use flashkit::testkit::clock::ManualClock;
 
+use crate::support::gated_store::GatedStore;
 use crate::support::scripted::ScriptedNode;
 use crate::support::shop::{self, Merchant, SAT};
 use crate::support::{key, until};
@@ -239,10 +244,19 @@ struct World {
     node: ScriptedNode,
     engine: Engine,
     merchant: Merchant,
+    /// Has money in the books, and pays by book.
+    payer: Merchant,
+    /// What the merchant was paid out, and what came to it by book.
+    paid_out: i64,
+    by_book: i64,
 }
 
+/// What the payer has at first.
+const FUNDS: i64 = 50_000_000 * SAT;
+
 async fn open(store: &MemoryStore, clock: &Arc<ManualClock>, node: &ScriptedNode) -> Engine {
-    let builder = Engine::builder(Arc::new(store.clone()), shop::master())
+    let store = GatedStore::outliving(Arc::new(store.clone()));
+    let builder = Engine::builder(Arc::new(store), shop::master())
         .network("regtest")
         .clock(clock.clone())
         .lightning(Arc::new(node.clone()));
@@ -258,13 +272,82 @@ impl World {
         let node = ScriptedNode::new(SimulatedNetwork::new(clock.clone()).node(0));
         let engine = open(&store, &clock, &node).await;
         let merchant = shop::merchant(&engine, "Cookshop").await;
-        Self {
+        let payer = shop::merchant(&engine, "Bakery").await;
+        let world = Self {
             store,
             clock,
             node,
             engine,
             merchant,
+            payer,
+            paid_out: 0,
+            by_book: 0,
+        };
+        let funds = shop::sale(&world.engine, &world.payer, "funds", msat(FUNDS)).await;
+        world.claimable(funds.payment_hash, FUNDS).await;
+        world.received(funds.payment_hash, FUNDS).await;
+        world
+    }
+
+    async fn claimable(&self, payment_hash: PaymentHash, amount_msat: i64) {
+        self.tell(LightningEvent::Claimable {
+            payment_hash,
+            amount_msat,
+            blocks_left: None,
+        })
+        .await;
+    }
+
+    async fn received(&self, payment_hash: PaymentHash, amount_msat: i64) {
+        self.tell(LightningEvent::Received {
+            payment_hash,
+            amount_msat,
+        })
+        .await;
+    }
+
+    /// A merchant pays a text of this engine, which is a book transfer.
+    async fn pay_by_book(&self, name: &str, from: MerchantId, bolt11: &str) -> bool {
+        let command = RequestPayout {
+            key: key(name),
+            merchant: from,
+            bolt11: bolt11.to_owned(),
+        };
+        let settlement = self.engine.settlement();
+        match settlement
+            .request_payout(&self.engine.issuer(), command)
+            .await
+        {
+            Ok(payout) => {
+                assert_eq!(payout.state, PayoutState::PaidOut, "{payout:?}");
+                true
+            }
+            Err(refused) => {
+                assert_eq!(refused.code(), "invoice.not_payable", "{name}");
+                false
+            }
         }
+    }
+
+    /// All that the merchant has leaves its account: a reorg after that finds nothing to take back.
+    async fn pay_out(&mut self, name: &str) {
+        let has = self
+            .balance(Account::merchant_payable(self.merchant.id))
+            .await;
+        let amount = has / SAT * SAT;
+        if amount == 0 {
+            return;
+        }
+        let sale = shop::sale(&self.engine, &self.payer, name, msat(amount)).await;
+        assert!(self.pay_by_book(name, self.merchant.id, &sale.bolt11).await);
+        self.paid_out += amount;
+    }
+
+    /// The engine ends and begins again, on the same books and node.
+    async fn restart(&mut self, down: Duration) {
+        self.engine.stop().await.unwrap();
+        self.clock.advance(down);
+        self.engine = open(&self.store, &self.clock, &self.node).await;
     }
 
     async fn create(&self, name: &str, rules: PaymentRules) -> Invoice {
@@ -282,9 +365,7 @@ impl World {
             purpose: InvoicePurpose::Sale {
                 merchant: self.merchant.id,
             },
-            price: Some(flashkit::money::Price::Bitcoin {
-                amount_msat: AMOUNT,
-            }),
+            price: Some(msat(AMOUNT)),
             description: "lunch".to_owned(),
             expiry_seconds: 3_600,
             options,
@@ -397,13 +478,30 @@ async fn lightning(world: &World, model: &mut Model, dice: &mut Dice, invoice: &
     }
     let hash: PaymentHash = rail.payment_hash;
     model.offer(&hash.to_string(), amount_msat, world.clock.now_ms());
-    world
-        .tell(LightningEvent::Claimable {
-            payment_hash: hash,
-            amount_msat,
-            blocks_left: None,
-        })
-        .await;
+    world.claimable(hash, amount_msat).await;
+}
+
+/// The newest text is paid by book. A text has a time of its own, so that a late one is not tried.
+async fn by_book(world: &mut World, model: &mut Model, invoice: &Invoice, name: &str) -> bool {
+    world.engine.run_due_jobs().await.unwrap();
+    let (now, now_ms) = (world.get(invoice).await, world.clock.now_ms());
+    let rail = now.lightning.last().unwrap().clone();
+    if now_ms >= model.expires {
+        return false;
+    }
+    let (hash, amount) = (rail.payment_hash.to_string(), rail.amount_msat.unwrap());
+    let taken = model.offer(&hash, amount, now_ms);
+    let paid = world.pay_by_book(name, world.payer.id, &rail.bolt11).await;
+    assert_eq!(paid, taken, "{name}: {now:#?}");
+    if paid {
+        model.arrive(&hash);
+        world.by_book += amount;
+    }
+    paid
+}
+
+fn msat(amount_msat: i64) -> Price {
+    Price::Bitcoin { amount_msat }
 }
 
 async fn arrivals(world: &World, model: &mut Model) {
@@ -416,12 +514,7 @@ async fn arrivals(world: &World, model: &mut Model) {
     };
     model.arrive(&paid.name);
     for _ in 0..2 {
-        world
-            .tell(LightningEvent::Received {
-                payment_hash: paid.name.parse().unwrap(),
-                amount_msat: paid.has,
-            })
-            .await;
+        world.received(paid.name.parse().unwrap(), paid.has).await;
     }
 }
 
@@ -501,19 +594,29 @@ fn add(books: &mut Books, model: &Model) {
     }
 }
 
-async fn one_life(world: &World, seed: u64, before: &mut Books, fired: &mut [usize; 6]) {
+async fn one_life(world: &mut World, seed: u64, before: &mut Books, fired: &mut [usize; 10]) {
     let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
     let invoice = world.create(&format!("life{seed}"), rules(&mut dice)).await;
     let mut model = model(&invoice);
     let address = format!("{ADDRESS}life{seed}");
     let mut seen = [None; 4];
     for step in 0..14 {
-        let now = world.clock.now_ms();
-        let kind = dice.roll(12);
+        let mut now = world.clock.now_ms();
+        let kind = dice.roll(15);
         match kind {
             0..=2 => lightning(world, &mut model, &mut dice, &invoice).await,
             3 | 4 => arrivals(world, &mut model).await,
-            5..=8 => {
+            5..=8 | 12 => {
+                if kind == 12 {
+                    // It happened while the engine was down, and its time may be over by now.
+                    now += 1;
+                    let hours = dice.pick(&[0, 0, 2, 26]);
+                    world.restart(Duration::from_secs(60 + hours * 3_600)).await;
+                    fired[6] += 1;
+                    if dice.roll(2) == 0 {
+                        world.engine.run_due_jobs().await.unwrap();
+                    }
+                }
                 let fact = output(&mut dice, seed, &mut seen, now);
                 model.chain(&fact);
                 let issuer = world.engine.issuer();
@@ -538,6 +641,15 @@ async fn one_life(world: &World, seed: u64, before: &mut Books, fired: &mut [usi
                     say(world, &mut model, &mut dice, &invoice, &name).await;
                 }
             }
+            11 => {
+                let name = format!("book{seed}/{step}");
+                fired[7] += usize::from(by_book(world, &mut model, &invoice, &name).await);
+            }
+            13 => {
+                let before = world.paid_out;
+                world.pay_out(&format!("out{seed}/{step}")).await;
+                fired[8] += usize::from(world.paid_out > before);
+            }
             _ => {}
         }
         // Time that went by is noticed by a job.
@@ -551,13 +663,15 @@ async fn one_life(world: &World, seed: u64, before: &mut Books, fired: &mut [usi
         .await;
         fired[model.state(world.clock.now_ms()) as usize] += 1;
         fired[5] += usize::from(model.lost > 0);
+        let owes = Account::merchant_receivable(world.merchant.id);
+        fired[9] += usize::from(world.balance(owes).await > 0);
     }
     add(before, &model);
     let payable = Account::merchant_payable(world.merchant.id);
     let receivable = Account::merchant_receivable(world.merchant.id);
     assert_eq!(payable.kind().side(), Side::Credit);
     let owed = world.balance(payable).await - world.balance(receivable).await;
-    assert_eq!(owed, before.owed, "seed {seed}");
+    assert_eq!(owed, before.owed - world.paid_out, "seed {seed}");
     assert_eq!(
         world.balance(Account::suspense()).await,
         before.nobodys,
@@ -565,7 +679,8 @@ async fn one_life(world: &World, seed: u64, before: &mut Books, fired: &mut [usi
     );
     let ours = world.balance(Account::node_channels()).await
         + world.balance(Account::node_onchain()).await;
-    assert_eq!(ours, before.owed + before.nobodys, "seed {seed}");
+    let came = FUNDS + before.owed + before.nobodys - world.by_book;
+    assert_eq!(ours, came, "seed {seed}");
     every_event_is_there(world, &invoice).await;
 }
 
@@ -597,12 +712,15 @@ async fn whatever_happens_in_whatever_order_the_engine_and_the_model_agree() {
         .ok()
         .and_then(|text| text.parse().ok())
         .unwrap_or(60);
-    let world = World::new().await;
-    let (mut books, mut fired) = (Books::default(), [0; 6]);
+    let mut world = World::new().await;
+    let (mut books, mut fired) = (Books::default(), [0; 10]);
     for seed in 1..=lives {
-        one_life(&world, seed, &mut books, &mut fired).await;
+        one_life(&mut world, seed, &mut books, &mut fired).await;
     }
-    println!("new, processing, settled, expired, invalid, reorged: {fired:?}");
+    println!(
+        "new, processing, settled, expired, invalid, reorged, restarted, by book, paid out, owing: \
+         {fired:?}"
+    );
     assert!(fired.iter().all(|count| *count > 0), "{fired:?}");
     world.engine.stop().await.unwrap();
 }

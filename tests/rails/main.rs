@@ -8,6 +8,7 @@ mod by_book;
 mod checking;
 mod checkout;
 mod doors;
+mod edges;
 mod foreign;
 mod lnurl;
 mod low;

@@ -1,0 +1,244 @@
+//! The borders of the rules, each from both sides; and rows as an older version wrote them.
+
+use std::sync::Arc;
+
+use flashkit::Engine;
+use flashkit::ids::BatchId;
+use flashkit::invoices::{
+    ConfirmationTier, CreateInvoice, Custody, GivenAddress, Invoice, InvoiceOptions,
+    InvoicePurpose, InvoiceState, OnChainFact, OnChainPlace, Outpoint, PaymentRules, Rail,
+};
+use flashkit::ledger::{Account, Batch, NewDocument, Step};
+use flashkit::lightning::LightningEvent;
+use flashkit::lightning::simulated::SimulatedNetwork;
+use flashkit::ports::Clock;
+use flashkit::store::{MemoryStore, Store};
+use flashkit::testkit::clock::ManualClock;
+use serde_json::Value;
+
+use crate::support::books::expect;
+use crate::support::scripted::ScriptedNode;
+use crate::support::shop::{self, Merchant, SAT, sat};
+use crate::support::{key, until};
+
+struct Set {
+    store: MemoryStore,
+    clock: Arc<ManualClock>,
+    node: ScriptedNode,
+    engine: Engine,
+    merchant: Merchant,
+}
+
+async fn set() -> Set {
+    let clock = Arc::new(ManualClock::at(1_800_000_000_000));
+    let store = MemoryStore::new(clock.clone());
+    let node = ScriptedNode::new(SimulatedNetwork::new(clock.clone()).node(0));
+    let builder = Engine::builder(Arc::new(store.clone()), shop::master())
+        .network("regtest")
+        .clock(clock.clone())
+        .lightning(Arc::new(node.clone()));
+    let engine = builder.open().await.unwrap();
+    engine.start().await.unwrap();
+    let merchant = shop::merchant(&engine, "Cookshop").await;
+    Set {
+        store,
+        clock,
+        node,
+        engine,
+        merchant,
+    }
+}
+
+impl Set {
+    async fn get(&self, invoice: &Invoice) -> Invoice {
+        let issuer = self.engine.issuer();
+        let found = self.engine.invoices().get(&issuer, invoice.id).await;
+        found.unwrap().value
+    }
+
+    /// How many confirmations settle an invoice of so many sats that so many are paid to.
+    async fn needed(&self, asked: i64, paid: i64) -> u32 {
+        const SATS: [(i64, u32); 4] = [(10_000, 0), (100_000, 1), (1_000_000, 2), (5_000_000, 6)];
+        let tier = |(sats, confirmations)| ConfirmationTier {
+            up_to_msat: sats * SAT,
+            confirmations,
+        };
+        let name = format!("tier{asked}x{paid}");
+        let address = format!("bcrt1q{name}");
+        let command = CreateInvoice {
+            key: key(&name),
+            purpose: InvoicePurpose::Sale {
+                merchant: self.merchant.id,
+            },
+            price: Some(sat(asked)),
+            description: name.clone(),
+            expiry_seconds: 600,
+            options: InvoiceOptions {
+                rails: vec![Rail::OnChain],
+                address: Some(GivenAddress {
+                    address: address.clone(),
+                    custody: Custody::Operator,
+                }),
+                rules: Some(PaymentRules {
+                    confirmations: SATS.map(tier).to_vec(),
+                    ..PaymentRules::NONE
+                }),
+                ..InvoiceOptions::default()
+            },
+        };
+        let (invoices, issuer) = (self.engine.invoices(), self.engine.issuer());
+        let made = invoices.create(&issuer, command).await.unwrap().value;
+        let mut txid = [3; 32];
+        txid[..8].copy_from_slice(&asked.to_be_bytes());
+        txid[8..16].copy_from_slice(&paid.to_be_bytes());
+        for confirmations in 0..=6 {
+            let (height, hash) = (100, "ab".repeat(32));
+            let place = match confirmations {
+                0 => OnChainPlace::Mempool { replaceable: false },
+                confirmations => OnChainPlace::Block {
+                    height,
+                    hash,
+                    confirmations,
+                },
+            };
+            let fact = OnChainFact {
+                outpoint: Outpoint { txid, vout: 0 },
+                amount_sat: paid,
+                first_known_ms: self.clock.now_ms(),
+                place,
+            };
+            invoices
+                .observe_on_chain(&issuer, &address, &fact)
+                .await
+                .unwrap();
+            match self.get(&made).await.state {
+                InvoiceState::Settled => return confirmations,
+                state => assert_eq!(state, InvoiceState::Processing),
+            }
+        }
+        u32::MAX
+    }
+
+    async fn tell(&self, event: LightningEvent) {
+        self.node.inject(event);
+        until("it is dealt with", || async { self.node.waiting() == 0 }).await;
+    }
+
+    /// Writes an invoice the way it was written before payments were records.
+    async fn as_before(&self, invoice: &Invoice, hold: Option<Value>) {
+        let id = invoice.id.to_string();
+        let found = self.store.document("invoice", &id).await.unwrap().unwrap();
+        let of_old = [
+            "id",
+            "purpose",
+            "amount_msat",
+            "quote",
+            "description",
+            "payment_hash",
+            "bolt11",
+            "state",
+            "created_at_ms",
+            "expires_at_ms",
+            "received_msat",
+        ];
+        let mut body = found.body.clone();
+        let fields = body.as_object_mut().unwrap();
+        fields.retain(|name, _| of_old.contains(&name.as_str()));
+        assert_eq!(fields.len(), of_old.len());
+        if let Some(hold) = hold {
+            fields.insert("hold".to_owned(), hold);
+        }
+        let state = fields["state"].as_str().unwrap().to_owned();
+        let hash = invoice.payment_hash.to_string();
+        let owner = invoice.purpose.owner_id();
+        let step = Step::Put(NewDocument {
+            collection: "invoice",
+            id,
+            read_version: found.version,
+            body,
+            index_keys: vec![("payment_hash", hash), ("owner", owner), ("state", state)],
+        });
+        let batch = Batch {
+            id: BatchId::from_parts(1, invoice.payment_hash.0[..10].try_into().unwrap()),
+            command: None,
+            steps: vec![step],
+        };
+        self.store.commit(batch).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_tier_of_confirmations_begins_and_ends_where_it_says() {
+    let set = set().await;
+    for (asked, paid, confirmations) in [
+        (10_000, 10_000, 0),
+        (10_001, 10_001, 1),
+        (100_000, 100_000, 1),
+        (100_001, 100_001, 2),
+        (1_000_000, 1_000_000, 2),
+        (1_000_001, 1_000_001, 6),
+        (5_000_000, 5_000_000, 6),
+        // Beyond the last tier its own holds.
+        (5_000_001, 5_000_001, 6),
+        // The greater of what is asked and what is paid counts.
+        (10_000, 10_001, 1),
+        (10_000, 1_000_001, 6),
+    ] {
+        let needed = set.needed(asked, paid).await;
+        assert_eq!(needed, confirmations, "{asked} asked, {paid} paid");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_of_before_payments_were_records_are_read_and_go_on() {
+    let set = set().await;
+    let sale = async |name: &str| shop::sale(&set.engine, &set.merchant, name, sat(1_000)).await;
+    let (open, coming, paid) = (sale("open").await, sale("coming").await, sale("paid").await);
+    let amount_msat = 1_000 * SAT;
+    let claimable = |invoice: &Invoice| LightningEvent::Claimable {
+        payment_hash: invoice.payment_hash,
+        amount_msat,
+        blocks_left: None,
+    };
+    let received = |invoice: &Invoice| LightningEvent::Received {
+        payment_hash: invoice.payment_hash,
+        amount_msat,
+    };
+    for invoice in [&coming, &paid] {
+        set.tell(claimable(invoice)).await;
+    }
+    set.tell(received(&paid)).await;
+    let id = coming.id.to_string();
+    let found = set.store.document("invoice", &id).await.unwrap().unwrap();
+    let hold = found.body["payments"][0]["holds"]["counted"].clone();
+    assert!(hold.is_string());
+    set.as_before(&open, None).await;
+    set.as_before(&coming, Some(hold)).await;
+    set.as_before(&paid, None).await;
+    for (invoice, state, payments) in [
+        (&open, InvoiceState::New, 0),
+        (&coming, InvoiceState::Processing, 1),
+        (&paid, InvoiceState::Settled, 1),
+    ] {
+        let now = set.get(invoice).await;
+        assert_eq!((now.state, now.payments.len()), (state, payments));
+        assert_eq!((now.lightning.len(), now.options.hold), (1, false));
+    }
+    // Each goes on as it would have: told twice, booked once.
+    set.tell(claimable(&open)).await;
+    for invoice in [&open, &open, &coming, &coming, &paid] {
+        set.tell(received(invoice)).await;
+    }
+    for invoice in [&open, &coming, &paid] {
+        let now = set.get(invoice).await;
+        assert_eq!(
+            (now.state, now.received_msat),
+            (InvoiceState::Settled, amount_msat)
+        );
+    }
+    let lines = [
+        (Account::node_channels(), 3 * amount_msat),
+        (Account::merchant_payable(set.merchant.id), 3 * amount_msat),
+    ];
+    expect(&set.engine, "booked once each", &lines).await;
+}
