@@ -14,7 +14,7 @@
 
 use std::sync::Arc;
 
-use super::model::{Attempts, Change, Outcome, Outgoing, Standing};
+use super::model::{Attempts, Change, Leaving, Outcome, Outgoing, Standing};
 use super::rules::{self, AfterFailure};
 use crate::Error;
 use crate::core::{Core, Decision, Loaded, Turn, Turns, emit};
@@ -114,6 +114,11 @@ impl Payments {
         } else {
             Attempt::Again
         };
+        if before == Attempts::none() && self.peers_are_away(&leaving).await? {
+            return self
+                .doubt::<P>(id, "the node's peers are not here yet")
+                .await;
+        }
         let begun = match attempt {
             Attempt::First => before,
             Attempt::Again => before.begin(),
@@ -157,6 +162,14 @@ impl Payments {
             }
             (Err(error), _) => self.doubt::<P>(id, &error.to_string()).await,
         }
+    }
+
+    /// True while the node has the money in channels that cannot be used now. One that has just
+    /// taken the place of another would refuse what it can send a moment later.
+    async fn peers_are_away(&self, leaving: &Leaving<'_>) -> Result<bool, Error> {
+        let balances = self.core.node()?.balances().await?;
+        let needed_msat = leaving.amount_msat;
+        Ok(balances.outbound_capacity_msat < needed_msat && balances.channels_msat >= needed_msat)
     }
 
     /// False when there was nothing to write down: the payment has ended, or its attempts are no
