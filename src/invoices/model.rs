@@ -255,10 +255,20 @@ impl Invoice {
         self.amount_msat == 0
     }
 
-    /// What counts of the payments that came or are coming.
+    /// What counts of the payments that came or are coming, less what was paid back before the
+    /// invoice was settled.
     pub fn counted_msat(&self) -> i64 {
         let live = self.payments.iter().filter(|payment| payment.is_live());
-        live.fold(0, |sum, payment| sum.saturating_add(payment.counted_msat))
+        let came = live.fold(0_i64, |sum, payment| {
+            sum.saturating_add(payment.counted_msat)
+        });
+        self.kept(came)
+    }
+
+    /// What is left of what came once it is known what goes back.
+    pub(super) fn kept(&self, came_msat: i64) -> i64 {
+        let uncounted_msat = self.flags.uncounted_msat;
+        came_msat.saturating_sub(uncounted_msat).max(0)
     }
 
     /// What is still to be paid; zero where whoever pays chooses.
@@ -267,9 +277,10 @@ impl Invoice {
     }
 
     /// The text that asks for everything that is due, by every rail there is: BIP 21, with the
-    /// Lightning texts as its parameters (BIP 321: `lightning`, `lno`). `None` where it has no address.
+    /// Lightning texts as its parameters (BIP 321: `lightning`, `lno`). `None` where it has neither
+    /// an address nor an offer for what is due.
     pub fn bip21(&self) -> Option<String> {
-        let address = &self.on_chain.as_ref()?.address;
+        let address = self.on_chain.as_ref().map(|rail| rail.address.as_str());
         let due_sat = self.due_msat().saturating_add(999) / 1_000;
         let mut parts = Vec::new();
         if due_sat > 0 {
@@ -281,13 +292,13 @@ impl Invoice {
             parts.push(format!("lightning={}", rail.bolt11));
         }
         let asked = (!self.is_open_amount()).then(|| self.due_msat());
-        if let Some(offer) = self
-            .offer
-            .as_ref()
-            .filter(|offer| offer.amount_msat == asked)
-        {
-            parts.push(format!("lno={}", offer.text));
+        let offer = self.offer.as_ref();
+        let offer = offer.filter(|offer| offer.amount_msat == asked);
+        parts.extend(offer.map(|offer| format!("lno={}", offer.text)));
+        if address.is_none() && offer.is_none() {
+            return None;
         }
+        let address = address.unwrap_or_default();
         let query = parts.join("&");
         let mark = if query.is_empty() { "" } else { "?" };
         Some(format!("bitcoin:{address}{mark}{query}"))
