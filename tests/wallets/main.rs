@@ -9,6 +9,7 @@ mod facts;
 mod invoices;
 mod receipts;
 mod receiving;
+mod refunded_points;
 mod refunds;
 mod reorgs;
 mod scene;

@@ -23,19 +23,19 @@ use crate::sources::{Servers, script, servers};
 use crate::spending::everything;
 use crate::support::key;
 
-struct World {
-    scene: Scene,
-    servers: Servers,
-    clock: Arc<ManualClock>,
-    merchant: MerchantId,
-    wallet: WalletId,
-    sale: InvoiceId,
+pub(crate) struct World {
+    pub(crate) scene: Scene,
+    pub(crate) servers: Servers,
+    pub(crate) clock: Arc<ManualClock>,
+    pub(crate) merchant: MerchantId,
+    pub(crate) wallet: WalletId,
+    pub(crate) sale: InvoiceId,
     more: InvoiceId,
 }
 
 impl World {
     /// A sale of 60,000 sats that came to the operator's wallet, and one of 40,000.
-    async fn new(source: WalletSource) -> Self {
+    pub(crate) async fn new(source: WalletSource) -> Self {
         let servers = servers().await;
         servers.chain.mine(110).unwrap();
         let clock = Arc::new(ManualClock::at(SystemClock.now_ms()));
@@ -64,12 +64,12 @@ impl World {
         world
     }
 
-    async fn mine(&self) {
+    pub(crate) async fn mine(&self) {
         self.servers.chain.mine(1).unwrap();
         self.scene.look().await;
     }
 
-    async fn refund(
+    pub(crate) async fn refund(
         &self,
         name: &str,
         sats: i64,
@@ -103,7 +103,7 @@ impl World {
         made.map(|made| made.value).map_err(|error| error.code())
     }
 
-    async fn now(&self, refund: &Refund) -> Refund {
+    pub(crate) async fn now(&self, refund: &Refund) -> Refund {
         let refunds = self.scene.engine.refunds();
         refunds
             .get(&self.scene.issuer, refund.id)
@@ -126,7 +126,7 @@ impl World {
         resolved.map(drop).map_err(|error| error.code())
     }
 
-    async fn spend_of(&self, refund: &Refund) -> Spend {
+    pub(crate) async fn spend_of(&self, refund: &Refund) -> Spend {
         let wallets = self.scene.engine.wallets();
         let spend = refund.spend.unwrap();
         wallets
@@ -147,7 +147,7 @@ impl World {
     }
 
     /// As after a day, with the jobs that are due then.
-    async fn later(&self) {
+    pub(crate) async fn later(&self) {
         self.clock.advance(Duration::from_secs(86_400));
         let run = self.scene.engine.run_due_jobs().await.unwrap();
         assert_eq!(run.failed, []);
@@ -163,7 +163,7 @@ impl World {
     }
 
     /// The last `depth` blocks make room for so many more, the first of which has these.
-    fn blocks(&self, depth: u32, first: &[Transaction], more: usize) {
+    pub(crate) fn blocks(&self, depth: u32, first: &[Transaction], more: usize) {
         let mut contents = vec![first.to_vec()];
         contents.resize(usize::try_from(depth).unwrap() + 1 + more, Vec::new());
         self.servers.chain.replace(depth, contents).unwrap();
@@ -196,7 +196,7 @@ impl World {
     }
 
     /// What the merchant is owed, and what of it is not set aside, in sats.
-    async fn payable(&self) -> (i128, i128) {
+    pub(crate) async fn payable(&self) -> (i128, i128) {
         let account = Account::merchant_payable(self.merchant);
         let balance = self.scene.store.balance(&account).await.unwrap();
         (
@@ -361,7 +361,7 @@ async fn a_refund_that_waits_for_its_signers_can_be_given_up() {
 }
 
 /// What a signer made of a spend.
-fn signed(signer: &Signer, spend: &Spend) -> Transaction {
+pub(crate) fn signed(signer: &Signer, spend: &Spend) -> Transaction {
     let signed = signer.sign(&spend.psbt);
     let signed = flashkit::wallets::signed_transaction(&spend.psbt, &signed);
     deserialize_hex(&signed.unwrap()).unwrap()
