@@ -346,7 +346,8 @@ impl<'a> News<'a> {
         self.moved.extend(holds.map(|hold| Step::Release { hold }));
         let taken = std::mem::take(&mut self.after.posting.points_booked);
         for entry in &taken {
-            self.moved.push(self.points_undone(entry)?);
+            let undone = self.points_undone(entry).await?;
+            self.moved.push(undone);
         }
         for back in &self.after.points {
             let hold = back.hold.filter(|_| taken.is_empty());
@@ -366,19 +367,24 @@ impl<'a> News<'a> {
 
     /// What the merchant got for points that the card has again is taken back as far as it is
     /// there; the rest is owed.
-    fn points_undone(&self, entry: &ChainEntry) -> Result<Step, Error> {
-        let merchant = self.after.purpose.merchant();
-        let shortfall = merchant.map(|merchant| {
-            Ok::<_, Error>(Shortfall {
+    async fn points_undone(&self, entry: &ChainEntry) -> Result<Step, Error> {
+        let row = self.core.store.transfer(entry.id).await?;
+        let owes = match row.map(|row| row.credit.owner()) {
+            Some(Owner::Merchant(merchant)) => Some(Account::merchant_receivable(merchant)),
+            _ => None,
+        };
+        let shortfall = match owes {
+            Some(receivable) => Some(Shortfall {
                 id: self.new_id()?,
-                receivable: Account::merchant_receivable(merchant),
-            })
-        });
+                receivable,
+            }),
+            None => None,
+        };
         Ok(Step::Reverse(NewReversal {
             id: self.new_id()?,
             of: entry.id,
             amount: entry.amount,
-            shortfall: shortfall.transpose()?,
+            shortfall,
             usage: Vec::new(),
         }))
     }

@@ -1,6 +1,8 @@
 //! A receipt of a payment on chain, proven by its way to a block that the verifier knows.
 
 use flashkit::chain::bitcoin::consensus::encode::{deserialize_hex, serialize_hex};
+use flashkit::chain::bitcoin::hashes::{Hash, sha256};
+use flashkit::chain::bitcoin::secp256k1::{Keypair, Message, Secp256k1};
 use flashkit::chain::bitcoin::{Transaction, block::Header};
 use flashkit::chain::{BlockId, ChainSource};
 use flashkit::invoices::{CreateInvoice, Invoice, InvoiceOptions, InvoicePurpose, Rail};
@@ -151,7 +153,58 @@ async fn a_payment_on_chain_is_proven_up_to_a_block_that_is_trusted() {
         &prove(&scene, &dinner, None).await.unwrap(),
         &trust(vec![last]),
     );
+    // A seller that signs what its transaction does not pay.
+    let says = |change: &dyn Fn(&mut serde_json::Value)| {
+        let (receipt, key) = signed_anew(&good.receipt, change);
+        let bundle = ReceiptBundle {
+            receipt,
+            ..good.clone()
+        };
+        let trust = Trust {
+            keys: vec![key],
+            ..trust(vec![last])
+        };
+        code(&bundle, &trust)
+    };
+    assert_eq!(says(&|_| {}), "proven");
+    let elsewhere = address(&other);
+    let to_another = |receipt: &mut serde_json::Value| {
+        receipt["payments"][0]["address"] = elsewhere.clone().into();
+    };
+    assert_eq!(says(&to_another), "receipt.wrong_transaction");
+    for amount_msat in [79_999_999_i64, 80_000_001, 1] {
+        let another = |receipt: &mut serde_json::Value| {
+            receipt["payments"][0]["amount_msat"] = amount_msat.into();
+        };
+        assert_eq!(says(&another), "receipt.wrong_transaction");
+    }
     scene.engine.stop().await.unwrap();
+}
+
+/// A receipt that says something else, signed with a key of its own: the form is that of the guide.
+fn signed_anew(
+    receipt: &str,
+    change: &dyn Fn(&mut serde_json::Value),
+) -> (String, flashkit::receipts::ReceiptKey) {
+    let secp = Secp256k1::new();
+    let pair = Keypair::from_seckey_slice(&secp, &[7; 32]).unwrap();
+    let mut lines = receipt.split('\n');
+    let form = lines.next().unwrap();
+    let mut body = serde_json::from_str(lines.next().unwrap()).unwrap();
+    change(&mut body);
+    let body = body.to_string();
+    let tag = sha256::Hash::hash(b"flashkit/receipt/1");
+    let signed = [tag.as_byte_array(), tag.as_byte_array(), body.as_bytes()].concat();
+    let message = Message::from_digest(sha256::Hash::hash(&signed).to_byte_array());
+    let signature = secp.sign_schnorr_no_aux_rand(&message, &pair);
+    let public_key = pair.x_only_public_key().0.to_string();
+    let key = flashkit::receipts::ReceiptKey {
+        generation: 1,
+        public_key: public_key.clone(),
+        since_ms: 0,
+        until_ms: None,
+    };
+    (format!("{form}\n{body}\n{public_key} {signature}"), key)
 }
 
 /// Everything that can be another than it is, of a proof that is good.

@@ -28,6 +28,7 @@ async fn points_go_back_once_and_come_again_only_when_the_refund_failed() {
         .open()
         .await
         .unwrap();
+    with_node.start().await.unwrap();
     let (merchant, issuer) = (world.merchant, with_node.issuer());
     let program = shop::program(&with_node, merchant).await;
     let mut card = shop::card(&with_node, shop::UID, CardLimits::default()).await;
@@ -93,4 +94,5 @@ async fn points_go_back_once_and_come_again_only_when_the_refund_failed() {
     assert_eq!(world.now(&refund).await.state, RefundState::Failed);
     assert_eq!(world.payable().await, had);
     assert_eq!(world.scene.posted(points, Side::Credit).await, 200);
+    with_node.stop().await.unwrap();
 }

@@ -596,6 +596,22 @@ async fn a_customer_that_bears_the_fee_bears_all_of_it() {
     let world = World::new(WalletSource::Node).await;
     let bearer = RefundFeeBearer::Customer;
     // With the fee on top it takes two coins, without it one.
+    // What somebody else has only sent is not spent: it may never come.
+    let address = world.scene.address(world.wallet, "sent").await.address;
+    world.servers.chain.fund(&address, 90_000).unwrap();
+    world.scene.look().await;
+    let made = world
+        .scene
+        .prepare("everything", world.wallet, everything());
+    let made = made.await.unwrap();
+    assert_eq!(made.coins.len(), 2, "the two that are in a block");
+    let command = CancelSpend {
+        key: key("cancel"),
+        spend: made.id,
+    };
+    let wallets = world.scene.engine.wallets();
+    let cancelled = wallets.cancel_spend(&world.scene.issuer, command).await;
+    cancelled.unwrap();
     for (name, sats) in [("one", 39_900), ("two", 20_000)] {
         let refund = world.refund(name, sats, bearer).await.unwrap();
         assert!(refund.sent_msat + refund.max_fee_msat <= sats * 1_000);
