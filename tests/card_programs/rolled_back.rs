@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use flashkit::Answer;
 use flashkit::cards::{
-    AddFamilyCard, AuthorizeCard, CardLimits, CardState, ChargeAmount, ExportedCard, ImportedCard,
-    IssueCard, KeptCard, KeptReason, RefundCharge, ReleaseCharge, RenewHolder, RollBack,
-    RollBackReport, WipeCard,
+    AddFamilyCard, AuthorizeCard, CardLimits, CardState, ChargeAmount, ChargeCard, ExportedCard,
+    ImportedCard, IssueCard, KeptCard, KeptReason, RefundCharge, ReleaseCharge, RenewHolder,
+    RollBack, RollBackReport, WipeCard,
 };
-use flashkit::ids::CardId;
+use flashkit::ids::{CardId, ChargeId};
 use flashkit::ledger::Account;
 use flashkit::testkit::virtual_card::VirtualCard;
 
@@ -232,41 +232,86 @@ async fn what_is_on_hold_or_a_family_stays(is_sqlite: bool) {
     world.stop("kept").await;
 }
 
+/// Half of the cards are charged meanwhile, half get something back.
 async fn what_is_paid_meanwhile_is_in_the_row_or_refused(is_sqlite: bool) {
     let world = std::sync::Arc::new(world(is_sqlite).await);
     let mut base = old_base(60);
     world.take_over("base", &rows(&base)).await;
+    let mut sales = Vec::new();
+    for (number, card) in base.iter_mut().enumerate() {
+        let sale = sale(&format!("sale/{number}"), card.chip.tap());
+        let cards = world.engine.cards();
+        sales.push(cards.charge(&world.merchant.till, sale).await.unwrap().id);
+    }
     let mut tills = tokio::task::JoinSet::new();
     for (number, card) in base.iter_mut().enumerate() {
-        let (world, tap) = (world.clone(), card.chip.tap());
+        let (world, tap, charge) = (world.clone(), card.chip.tap(), sales[number]);
         tills.spawn(async move {
-            let paid = world.charge(&format!("race/{number}"), tap, 1).await;
-            (number, paid)
+            if number % 2 == 0 {
+                let paid = world.charge(&format!("race/{number}"), tap, 1).await;
+                return (number, paid);
+            }
+            let refund = back(&format!("refund/{number}"), charge);
+            let cards = world.engine.cards();
+            let refunded = told(cards.refund(&world.merchant.till, refund).await);
+            (number, refunded.map(drop))
         });
     }
-    let back = world.all_back("back").await;
+    let gone = world.all_back("back").await;
     let mut sold = 0;
     while let Some(done) = tills.join_next().await {
-        let (number, paid) = done.unwrap();
-        let (before, row) = (&base[number].row, &back[&chip(&base[number])]);
-        let paid_sats = match paid {
-            Ok(()) => 1,
-            Err(code) => {
-                assert!(
-                    ["card.not_found", "card.not_active", "command.contended"].contains(&code),
-                    "{code}"
+        let (number, done) = done.unwrap();
+        let (before, row) = (&base[number].row, &gone[&chip(&base[number])]);
+        let stood = before.balance_msat - 2 * SAT;
+        match (number % 2, done) {
+            (0, Ok(())) => {
+                sold += 3;
+                assert_eq!(row.balance_msat, stood - SAT);
+                assert_eq!(
+                    row.counter,
+                    before.counter + 2,
+                    "a used tap is told as used"
                 );
-                0
             }
-        };
-        sold += paid_sats;
-        assert_eq!(row.balance_msat, before.balance_msat - paid_sats * SAT);
-        let counter = before.counter + u32::try_from(paid_sats).unwrap();
-        assert_eq!(row.counter, counter, "a used tap is told as used");
+            (0, Err(code)) => {
+                sold += 2;
+                let codes = ["card.not_found", "card.not_active", "command.contended"];
+                assert!(codes.contains(&code), "{code}");
+                assert_eq!(row.balance_msat, stood);
+            }
+            // Before it went back it is in the row, and after that the former issuer's.
+            (_, done) => {
+                done.unwrap();
+                assert!([stood, before.balance_msat].contains(&row.balance_msat));
+            }
+        }
     }
     assert_eq!(world.with_former_issuer().await, sold);
+    for card in world.export().await.values() {
+        assert_eq!((card.balance_msat, card.held_msat), (0, 0));
+    }
     let world = std::sync::Arc::into_inner(world).unwrap();
     world.stop("meanwhile").await;
+}
+
+fn sale(name: &str, tap: String) -> ChargeCard {
+    ChargeCard {
+        key: key(name),
+        tap,
+        price: sat(2),
+        reference: String::new(),
+        pin: None,
+    }
+}
+
+fn back(name: &str, charge: ChargeId) -> RefundCharge {
+    RefundCharge {
+        key: key(name),
+        charge,
+        amount: ChargeAmount::Bitcoin {
+            amount_msat: 2 * SAT,
+        },
+    }
 }
 
 async fn what_comes_later_is_the_former_issuers(is_sqlite: bool) {
@@ -274,23 +319,11 @@ async fn what_comes_later_is_the_former_issuers(is_sqlite: bool) {
     let mut base = old_base(2);
     world.take_over("base", &rows(&base)).await;
     let (cards, till) = (world.engine.cards(), &world.merchant.till);
-    let sale = flashkit::cards::ChargeCard {
-        key: key("sale"),
-        tap: base[0].chip.tap(),
-        price: sat(6),
-        reference: String::new(),
-        pin: None,
-    };
+    let sale = sale("sale", base[0].chip.tap());
     let sale = cards.charge(till, sale).await.unwrap();
     world.all_back("back").await;
-    assert_eq!(world.with_former_issuer().await, 6);
-    let refund = RefundCharge {
-        key: key("refund"),
-        charge: sale.id,
-        amount: ChargeAmount::Bitcoin {
-            amount_msat: 6 * SAT,
-        },
-    };
+    assert_eq!(world.with_former_issuer().await, 2);
+    let refund = back("refund", sale.id);
     cards.refund(till, refund).await.unwrap();
     assert_eq!(world.with_former_issuer().await, 0);
     let payable = Account::merchant_payable(world.merchant.id);
