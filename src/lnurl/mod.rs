@@ -1,12 +1,14 @@
 //! LNURL as data: what is asked by a URL, and what is answered, without the web (LUD-01, 03, 06,
 //! 12, 16, 18, 20, 21). Cards and sellers answer with the same shapes.
 
+mod host;
 mod pay;
 mod query;
 
 use bitcoin::bech32::{self, Bech32, Hrp};
 use serde::{Deserialize, Serialize};
 
+pub(crate) use host::{is_host, scheme};
 pub(crate) use pay::{
     NotWithin, PayReply, PayRequest, VerifyReply, asked_amount, description_hash,
 };
@@ -88,15 +90,10 @@ impl Status<'static> {
     };
 }
 
-/// Where addresses begin, with a scheme: LUD-17 has hidden services without TLS.
+/// Where addresses begin, with a scheme.
 pub(crate) fn base(url: &str) -> String {
-    let host = url.split(['/', ':']).next().unwrap_or(url);
-    let scheme = if host.ends_with(".onion") {
-        "http"
-    } else {
-        "https"
-    };
-    format!("{scheme}://{url}")
+    let host = url.split('/').next().unwrap_or(url);
+    format!("{}://{url}", scheme(host))
 }
 
 /// A URL as LUD-01 has it: bech32, in lower case. Empty for one that is too long to be shown.
