@@ -508,8 +508,8 @@ async fn held(world: &World) {
     world.owed(50_000, 12_000).await;
     let deadline = timed_out.0.payments[0].claim_deadline_height.unwrap();
     let height = world.chain.height().await.unwrap();
-    // Six blocks before its deadline it goes back, whether or not anybody said so.
-    world.mine(deadline - height - 6).await;
+    // Two blocks before its deadline it goes back, whether or not anybody said so.
+    world.mine(deadline - height - 2).await;
     local_network::sync(&[&*world.node, &*world.world])
         .await
         .unwrap();
