@@ -113,25 +113,12 @@ impl Checkout {
             return Err(CheckoutError::TermsChanged.into());
         }
         let said = one("payerdata")?;
-        let comment = rules::comment(terms, one("comment")?)?;
-        let (mut data, auth) = rules::payer_data(&terms.payer_data, said)?;
-        let now_ms = core.clock.now_ms();
-        let proven = auth
-            .map(|auth| payer_auth::check(&core.secrets, &address.name, now_ms, &auth))
-            .transpose()?;
-        if let Some(proven) = &proven {
-            data.insert("auth".to_owned(), proven.key.clone());
-        }
-        let hashed_data = said.unwrap_or_default();
         let id = core.new_id(InvoiceId::from_parts)?;
+        let (note, proven) = self.noted(address, id, one("comment")?, said)?;
+        let hashed_data = said.unwrap_or_default();
         let purpose = match address.merchant {
             Some(merchant) => InvoicePurpose::Sale { merchant },
             None => InvoicePurpose::Plain,
-        };
-        let note = PayerNote {
-            invoice: id,
-            comment,
-            data,
         };
         let asked = AskedByLnurl {
             id,
@@ -164,6 +151,32 @@ impl Checkout {
             200,
             &PayReply::new(made.bolt11, Some(verify)),
         ))
+    }
+
+    /// What a payer wrote and said of itself, and the key that it has proven to have.
+    fn noted(
+        &self,
+        address: &PayAddress,
+        invoice: InvoiceId,
+        comment: Option<&str>,
+        said: Option<&str>,
+    ) -> Result<(PayerNote, Option<Proven>), CheckoutError> {
+        let (core, terms) = (&self.core, &address.terms);
+        let comment = rules::comment(terms, comment)?;
+        let (mut data, auth) = rules::payer_data(&terms.payer_data, said)?;
+        let now_ms = core.clock.now_ms();
+        let proven = auth
+            .map(|auth| payer_auth::check(&core.secrets, &address.name, now_ms, &auth))
+            .transpose()?;
+        if let Some(proven) = &proven {
+            data.insert("auth".to_owned(), proven.key.clone());
+        }
+        let note = PayerNote {
+            invoice,
+            comment,
+            data,
+        };
+        Ok((note, proven))
     }
 
     /// Holds in the commit: the terms are those that were looked at, and not too many ask.
