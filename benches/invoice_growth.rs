@@ -141,8 +141,9 @@ impl Books {
                 terms: PayoutTerms::default(),
                 category: None,
             };
-            let made = books.engine.settlement().create(&books.issuer, create);
-            books.merchants.push(made.await?.id);
+            let settlement = books.engine.settlement();
+            let made = settlement.create(&books.issuer, create).await?;
+            books.merchants.push(made.id);
         }
         for number in 0..PATTERNS {
             books.make(number).await?;

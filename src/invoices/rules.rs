@@ -13,14 +13,10 @@ use crate::lightning::PaymentHash;
 use crate::money::Quote;
 
 /// The fewest blocks that a payment must still be claimable for: a claim that comes too late is
-/// no claim, and its sender has the money back. Wallets that add nothing to what a text asks for
-/// leave 3 (LDK asks for 42 and gives up 39 before the end), and one less where they are a block
-/// behind.
+/// no claim. Wallets that add none to what LDK's texts ask for leave 3, and 2 a block behind.
 const MIN_BLOCKS_LEFT: u32 = 2;
-/// A payment that is set aside goes back when only so many blocks are left to claim it in. That is
-/// before the node gives it back by itself, which it does 39 blocks before its sender could take it
-/// back on chain. More would refuse the wallets that leave no more than 3, since the node's texts
-/// cannot ask for more.
+/// A payment that is set aside goes back when only so many blocks are left to claim it in, before
+/// the node gives it back by itself. With more, those wallets could never pay.
 const HOLD_MARGIN_BLOCKS: u32 = 2;
 /// More payments than anybody makes: what comes beyond is not this invoice's.
 pub(super) const MAX_PAYMENTS: usize = 100;

@@ -111,7 +111,7 @@ mod tests {
         let state = FaultyKeyValue::new();
         let store = store(&state).await;
         let ((), written) = queueing(|| {
-            write(&store, "monitors", 1);
+            write(&store, "peers", 1);
             write(&store, "", 1);
         });
         assert!(written.is_empty());
