@@ -20,6 +20,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bitcoin::hashes::Hash;
+use bitcoin::{Address, Network, ScriptBuf, WPubkeyHash};
 use flashkit::access::Credential;
 use flashkit::ids::{BatchId, InvoiceId, MerchantId};
 use flashkit::invoices::{
@@ -112,10 +114,13 @@ async fn engine(file: &Path, clock: Arc<ManualClock>) -> Done<(Engine, SqliteSto
 /// The order reference and the address of the invoice with this number.
 fn names(number: usize) -> (String, String) {
     let mixed = mixed(number);
-    (
-        format!("order{mixed:016x}"),
-        format!("bcrt1q{mixed:016x}{number:08}"),
-    )
+    let mut program = [7; 20];
+    program[..8].copy_from_slice(&mixed.to_be_bytes());
+    // 20 bytes are a program of version 0.
+    let program = ScriptBuf::new_p2wpkh(&WPubkeyHash::from_byte_array(program));
+    let address = Address::from_script(&program, Network::Regtest);
+    let address = address.map(|address| address.to_string());
+    (format!("order{mixed:016x}"), address.unwrap_or_default())
 }
 
 impl Books {

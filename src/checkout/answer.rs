@@ -8,7 +8,7 @@ use crate::Error;
 use crate::core::Loaded;
 use crate::ids::InvoiceId;
 use crate::invoices::{self, AskedByLnurl, InvoiceError, InvoicePurpose, Invoices};
-use crate::ledger::{CalendarPeriod, CalendarZone, Refusal, Step};
+use crate::ledger::{Refusal, Step};
 use crate::lnurl::{
     LnurlQuery, LnurlReply, NotWithin, PayReply, PayRequest, VerifyReply, asked_amount,
     description_hash,
@@ -128,6 +128,8 @@ impl Checkout {
             description_hash: description_hash(&rules::metadata(address), hashed_data),
             top_up_address: None,
             pay_address: Some(address.name.clone()),
+            counted_under: format!("pay_address/{}", address.name),
+            per_hour: terms.invoices_per_hour,
         };
         let (revision, note, proven) = (address.revision, &note, proven.as_ref());
         let invoices = Invoices::new(core.clone());
@@ -179,32 +181,18 @@ impl Checkout {
         Ok((note, proven))
     }
 
-    /// Holds in the commit: the terms are those that were looked at, and not too many ask.
+    /// Holds in the commit: the terms are those that were looked at.
     fn guards(
         &self,
         found: &Loaded<PayAddress>,
         note: &PayerNote,
         proven: Option<&Proven>,
     ) -> Result<Vec<Step>, Error> {
-        let address = &found.value;
-        let zone = CalendarZone {
-            name: "UTC",
-            before: None,
-        };
-        let subject = format!("pay_address/{}", address.name);
-        let at_ms = self.core.commit_time_ms();
         let mut steps = vec![Step::Require {
             collection: address::ADDRESSES,
-            id: address.name.clone(),
+            id: found.value.name.clone(),
             version: found.version,
         }];
-        if let Ok(window) = zone.window(subject, CalendarPeriod::Hour, at_ms) {
-            steps.push(Step::Use {
-                window,
-                amount: 1,
-                limit: address.terms.invoices_per_hour.into(),
-            });
-        }
         steps.extend(proven.map(|proven| Step::Claim {
             name: proven.claim.clone(),
             by: note.invoice.to_string(),
