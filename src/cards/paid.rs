@@ -1,6 +1,7 @@
 //! What became of a card's payments: as they are read, as a person says it, as the node tells it.
 
 use super::Cards;
+use super::life::require_reader_or_main;
 use super::payment_model::{CardPayment, ResolveCardPayment};
 use super::payment_rules as rules;
 use crate::Error;
@@ -10,8 +11,8 @@ use crate::ids::{CardId, CardPaymentId};
 use crate::payments::Said;
 
 impl Cards {
-    /// A payment of a card as it stands now. The card's holder, a till of its merchant, or the
-    /// issuer.
+    /// A payment of a card as it stands now. The card's holder or that of a card in its place, of a
+    /// family card the main card's as well; a till of its merchant; or the issuer.
     ///
     /// # Errors
     /// `card.payment_not_found`, `access.*`.
@@ -24,16 +25,15 @@ impl Cards {
         let as_of_ms = self.core.clock.now_ms();
         let id = payment.to_string();
         let value = self.payments.load::<CardPayment>(&id).await?.value;
-        let may = caller.require_issuer_or_holder(value.card);
-        match (may, value.merchant) {
-            (Err(_), Some(merchant)) => caller.require_seller(merchant)?,
-            (may, _) => may?,
+        match value.merchant {
+            Some(merchant) if caller.require_seller(merchant).is_ok() => {}
+            _ => require_reader_or_main(&self.core, &caller, value.card).await?,
         }
         Ok(Answer { as_of_ms, value })
     }
 
     /// The payments of a card, oldest first, after the payment `after`; at most `limit` (1 to
-    /// 1,000). The card's holder, or the issuer.
+    /// 1,000). Whoever may read the card, as for [`get_payment`](Self::get_payment).
     ///
     /// # Errors
     /// `access.*`.
@@ -45,7 +45,7 @@ impl Cards {
         limit: usize,
     ) -> Result<Answer<Vec<CardPayment>>, Error> {
         let caller = self.core.authenticate(credential).await?;
-        caller.require_issuer_or_holder(card)?;
+        require_reader_or_main(&self.core, &caller, card).await?;
         let as_of_ms = self.core.clock.now_ms();
         let (key, after) = (card.to_string(), after.map(|id| id.to_string()));
         let found = self

@@ -31,6 +31,7 @@ on_both_stores! {
     a_spread_is_put_on_top;
     limits_and_pins_are_in_the_unit;
     a_wallet_is_told_what_the_tap_can_spend_and_it_can;
+    what_a_card_has_is_told_in_no_other_unit;
     an_invoice_of_this_engine_is_paid_in_the_books;
     a_refund_goes_back_on_the_card_at_the_rate_of_its_program;
     a_holder_takes_all_of_it_home;
@@ -412,6 +413,22 @@ async fn a_wallet_is_told_what_the_tap_can_spend_and_it_can(is_sqlite: bool) {
     rail.world.stop("told").await;
 }
 
+/// J$10,000.00 are not a thousand sats.
+async fn what_a_card_has_is_told_in_no_other_unit(is_sqlite: bool) {
+    let mut rail = Rail::new(is_sqlite, drift(DriftBearer::Operator, 0)).await;
+    let bolt11 = rail.bill(80_000_000).await;
+    let tap = rail.world.card.chip.tap();
+    let request = LnurlRequest {
+        url: format!("{}&k1=0&pr={bolt11}", tap.replace("lnurlw://", "https://")),
+        till: None,
+    };
+    let reply = rail.world.engine.cards().answer(&request).await;
+    assert_eq!(reply.status, 400);
+    assert!(reply.body.contains("not within bounds"), "{}", reply.body);
+    assert!(!reply.body.contains("sats"), "{}", reply.body);
+    rail.world.stop("no other unit").await;
+}
+
 async fn an_invoice_of_this_engine_is_paid_in_the_books(is_sqlite: bool) {
     let terms = Terms {
         spread: Some(Spread {
@@ -439,8 +456,9 @@ async fn an_invoice_of_this_engine_is_paid_in_the_books(is_sqlite: bool) {
     let payment = rail.pay("pay", &sale).await.unwrap();
     assert_eq!(payment.state, CardPaymentState::Succeeded);
     assert!(payment.by_book.is_some());
-    // 10,200,000 msat at 15 million.
+    // 10,200,000 msat at 15 million; it is paid at once, and nothing more is set aside for it.
     assert_eq!(paid(&payment), 153_000);
+    assert_eq!(payment.conversion.as_ref().unwrap().set_aside, 153_000);
     let books = [
         ALL - 153_000,
         BILL,
