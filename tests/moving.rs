@@ -388,6 +388,34 @@ async fn a_node_is_handed_over_once_and_never_runs_where_it_was() {
     check_hand_over(&from, &memory).await;
 }
 
+/// Whoever copies the file before a move and puts it back after it has yesterday's node.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_from_before_it_was_handed_over_runs_no_node() {
+    let folder = tempfile::tempdir().unwrap();
+    for writes_before in [true, false] {
+        let name = format!("file-{writes_before}.db");
+        let file = sqlite(folder.path(), &name);
+        if writes_before {
+            write_node_state(&file).await;
+        }
+        file.close().await.unwrap();
+        let (at, safe) = (folder.path().join(&name), folder.path().join("safe.db"));
+        std::fs::copy(&at, &safe).unwrap();
+
+        let file = sqlite(folder.path(), &name);
+        let stream = file.export(NodeState::HandOver).await.unwrap();
+        assert!(!bytes_of(stream).await.is_empty());
+        file.close().await.unwrap();
+
+        // The lock beside it is the one that was there all the while.
+        std::fs::copy(&safe, &at).unwrap();
+        let back = sqlite(folder.path(), &name);
+        let refused = back.begin_epoch().await.unwrap_err();
+        assert_eq!(refused.code(), "store.stale_node_state");
+        back.close().await.unwrap();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn channels_are_forgotten_and_then_the_node_may_start() {
     let Some(cluster) = Cluster::shared() else {

@@ -11,7 +11,7 @@ use rusqlite::{Connection, OpenFlags, params, params_from_iter};
 
 use super::tasks::run_task;
 use super::writer::Lane;
-use super::{SqliteStore, connect, lock, node_state, reading, schema, spawn, sql_error};
+use super::{SqliteStore, connect, lock, node_state, reading, schema, seat, spawn, sql_error};
 use crate::ledger::ChainHead;
 use crate::store::moving::{
     Arrived, Cell, Dialect, Sink, Snapshot, TABLES, Table, arrive, block_on, depart, insert,
@@ -236,6 +236,9 @@ impl StoreAdmin for SqliteStore {
         let (to, source) = pieces();
         let (begun, has_begun) = oneshot::channel();
         drop(spawn("flashkit-export", move || {
+            if node == NodeState::HandOver {
+                seat::flush(&file);
+            }
             let open = Open::begin(&file, "BEGIN");
             // The moment is that of the first read.
             let open = open.and_then(|open| {
@@ -339,6 +342,8 @@ impl SqliteStore {
                 "UPDATE settings SET value = value + 1 WHERE name = 'node_epoch'",
                 [],
             )?;
+            // A file from before this is an older one, as after any other write of the node.
+            node_state::count_write(connection)?;
             note_move(connection, "handed_over", "")
         })
         .await
