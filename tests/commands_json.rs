@@ -837,6 +837,11 @@ async fn every_command_and_every_answer() {
             },
             computed: Default::default(),
         },
+        JournalProblem::HoldWrong {
+            hold: "018bcfe5-6800-7000-8000-000000000001".parse().unwrap(),
+            stored: None,
+            computed: 3,
+        },
         JournalProblem::ChainMissing {
             writer: "1".to_owned(),
         },
