@@ -838,7 +838,7 @@ async fn every_command_and_every_answer() {
             computed: Default::default(),
         },
         JournalProblem::HoldWrong {
-            hold: "018bcfe5-6800-7000-8000-000000000001".parse().unwrap(),
+            hold: "tr_00000000000177078000000000000059".parse().unwrap(),
             stored: None,
             computed: 3,
         },

@@ -213,7 +213,7 @@ pub(super) fn ends_run(error: &StoreError) -> bool {
     )
 }
 
-#[cfg(all(test, feature = "testkit"))]
+#[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicI64, Ordering};
 
