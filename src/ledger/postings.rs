@@ -516,7 +516,10 @@ impl<S: State> Books<'_, S> {
                     Side::Debit => &mut balance.debits_pending,
                     Side::Credit => &mut balance.credits_pending,
                 };
-                *pending = pending.checked_add(amount).ok_or(overflow)?;
+                // Below nothing only where the books were edited: more would be spendable then
+                // than there is.
+                let after = pending.checked_add(amount).filter(|after| *after >= 0);
+                *pending = after.ok_or(overflow)?;
             }
         }
         self.state.put_balance(account, &balance).map_err(store)?;

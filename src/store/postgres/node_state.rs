@@ -153,8 +153,8 @@ impl NodeWriter {
     }
 }
 
-/// Where the state is: this database of this cluster on this timeline. A dump that was restored,
-/// a copy, a recovery to a point in time and a promoted standby are somewhere else: neither an
+/// Where the state is: this database of this cluster on this timeline. A dump that was restored
+/// elsewhere, a copy, a recovery to a point in time and a promoted standby are somewhere else: neither an
 /// epoch begins there, nor does one go on that began elsewhere. The timeline is that of the log's
 /// end; what `pg_control_checkpoint` says is the one before until a checkpoint after a promotion.
 macro_rules! place {
@@ -166,13 +166,17 @@ macro_rules! place {
     };
 }
 
-/// True where the state is at home, or has no home yet.
+/// True where the state is at home, or has no home yet. A dump that is restored in place comes to
+/// the same place; but its rows are written anew, by another transaction than the one whose number
+/// stands in the row itself.
 macro_rules! at_home {
     () => {
         concat!(
-            "coalesce((SELECT value FROM settings WHERE name = 'node_home') = ",
+            "(coalesce((SELECT value FROM settings WHERE name = 'node_home') = ",
             place!(),
-            ", true)"
+            ", true)
+              AND coalesce((SELECT xmin::text::bigint = value & 4294967295 FROM settings
+                            WHERE name = 'node_home_written_by'), true))"
         )
     };
 }
@@ -180,9 +184,17 @@ macro_rules! at_home {
 /// Whether the node is at home here, or has none yet.
 pub(super) const IS_HOME: &str = concat!("SELECT ", at_home!(), " AS is_home");
 
+/// How the store is doing.
+pub(super) const HEALTH: &str = concat!(
+    "SELECT schema_version, commit_position,
+            EXISTS (SELECT 1 FROM moves WHERE what = 'handed_over'), ",
+    at_home!(),
+    ", (SELECT count(*) FROM node_state) FROM head"
+);
+
 /// From now on the state is at home where it is.
 pub(super) const TRUST: &str = "
-DELETE FROM settings WHERE name = 'node_home'
+DELETE FROM settings WHERE name IN ('node_home', 'node_home_written_by')
     AND NOT EXISTS (SELECT 1 FROM moves WHERE what = 'handed_over')";
 
 const COUNT_VALUES: &str = "SELECT count(*) FROM node_state";
@@ -192,7 +204,8 @@ const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
 const MAKE_EPOCH: &str = concat!(
     "INSERT INTO settings (name, value) VALUES ('node_epoch', 0), ('node_home', ",
     place!(),
-    ") ON CONFLICT (name) DO NOTHING"
+    "), ('node_home_written_by', pg_current_xact_id()::text::bigint)
+     ON CONFLICT (name) DO NOTHING"
 );
 
 /// Against writes of the node, which share it, and against whoever else wants the node.

@@ -20,3 +20,21 @@ UNION ALL
 SELECT 'account_transfers has no transfer ' || position || ' of account ' || account FROM (
     SELECT account, position FROM account_transfers
     EXCEPT SELECT * FROM moved)
+UNION ALL
+SELECT 'holds says that ' || h.remaining || ' is left of ' || h.id || ', its changes '
+       || coalesce(x.remaining, 'nothing')
+FROM holds h LEFT JOIN (SELECT hold, remaining, max(position) FROM hold_changes GROUP BY hold) x
+     ON x.hold = h.id
+WHERE h.remaining IS NOT x.remaining
+UNION ALL
+SELECT 'reversals says that ' || coalesce(r.amount, 'nothing') || ' was undone of ' || id
+       || ', the transfers ' || coalesce(t.amount, 'nothing')
+FROM (SELECT transfer AS id FROM reversals
+      UNION SELECT follows FROM transfers WHERE kind = 'reversal')
+LEFT JOIN reversals r ON r.transfer = id
+LEFT JOIN (SELECT follows, sum(amount) AS amount FROM transfers WHERE kind = 'reversal'
+           GROUP BY follows) t ON t.follows = id
+WHERE r.amount IS NOT t.amount
+UNION ALL
+SELECT 'commits has no command of ' || scope FROM commits
+WHERE scope IS NOT NULL AND fingerprint IS NULL

@@ -57,17 +57,29 @@ pub(super) fn real_path(file: &Path) -> Result<PathBuf, StoreError> {
     Ok(folder.map_err(io_error)?.join(name))
 }
 
+/// The lock's file of a database.
+fn lock_of(database: &Path) -> PathBuf {
+    let mut name = database.as_os_str().to_owned();
+    name.push(".lock");
+    name.into()
+}
+
+/// Makes the number that was written last survive a loss of power too. A failure is none, as in
+/// [`Seat::note`].
+pub(super) fn flush(database: &Path) {
+    let file = OpenOptions::new().write(true).open(lock_of(database));
+    drop(file.and_then(|file| file.sync_all()));
+}
+
 impl Seat {
     /// Takes the seat, which is the operating system's lock, so that it ends with the process.
     pub(super) fn take(database: &Path) -> Result<Self, StoreError> {
-        let mut name = database.as_os_str().to_owned();
-        name.push(".lock");
         let mut file = OpenOptions::new()
             .create(true)
             .truncate(false)
             .read(true)
             .write(true)
-            .open(&name)
+            .open(lock_of(database))
             .map_err(io_error)?;
         match file.try_lock() {
             Ok(()) => {}
