@@ -388,6 +388,30 @@ async fn a_node_is_handed_over_once_and_never_runs_where_it_was() {
     check_hand_over(&from, &memory).await;
 }
 
+/// What a careful person does before a move: a copy of the file, that is put back when something is
+/// wrong with the other one. Its node runs elsewhere by then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_from_before_a_hand_over_that_is_put_back_runs_no_node() {
+    let folder = tempfile::tempdir().unwrap();
+    let [file, safe] = ["books.db", "safe.db"].map(|name| folder.path().join(name));
+    let store = sqlite(folder.path(), "books.db");
+    write_node_state(&store).await;
+    store.close().await.unwrap();
+    std::fs::copy(&file, &safe).unwrap();
+    let store = sqlite(folder.path(), "books.db");
+    let stream = store.export(NodeState::HandOver).await.unwrap();
+    let other = sqlite(folder.path(), "other.db");
+    other.import(stream, &[]).await.unwrap();
+    other.begin_epoch().await.unwrap();
+    store.close().await.unwrap();
+
+    std::fs::copy(&safe, &file).unwrap();
+    let store = sqlite(folder.path(), "books.db");
+    let refused = store.begin_epoch().await.unwrap_err();
+    assert_eq!(refused.code(), "store.stale_node_state");
+    assert!(store.health().await.unwrap().node_locked.is_some());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn channels_are_forgotten_and_then_the_node_may_start() {
     let Some(cluster) = Cluster::shared() else {

@@ -988,6 +988,66 @@ async fn a_node_never_runs_on_a_copy_of_its_state() {
     assert_eq!(store.begin_epoch().await, Ok(epoch + 2), "still at home");
 }
 
+/// A dump that is put back where it was taken, as it is done most often: into the same tables, or
+/// into tables that are made anew. What it brings is older than what the peers know.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_never_runs_on_a_dump_that_was_put_back_in_its_place() {
+    for makes_tables in [false, true] {
+        let Some(bench) = Bench::new() else { return };
+        let raw = bench.cluster.raw().await;
+        let store = bench.store().await;
+        let epoch = store.begin_epoch().await.unwrap();
+        let put = |value: u8| KeyValueWrite::Put {
+            path: KeyPath {
+                primary: "monitors".to_owned(),
+                secondary: String::new(),
+                key: "channel".to_owned(),
+            },
+            value: vec![value],
+        };
+        store.write(epoch, put(1)).await.unwrap();
+        let schema = &bench.schema;
+        let dumped: String = ["settings", "node_state", "moves"]
+            .iter()
+            .map(|table| format!("CREATE TABLE {schema}_{table} AS TABLE {schema}.{table};"))
+            .collect();
+        raw.batch_execute(&dumped).await.unwrap();
+        store.write(epoch, put(2)).await.unwrap();
+        assert_eq!(store.health().await.unwrap().node_locked, None);
+        store.close().await.unwrap();
+        for table in ["settings", "node_state", "moves"] {
+            let (name, dump) = (format!("{schema}.{table}"), format!("{schema}_{table}"));
+            let put_back = match makes_tables {
+                false => format!("TRUNCATE {name}; INSERT INTO {name} SELECT * FROM {dump}"),
+                true => format!(
+                    "ALTER TABLE {name} RENAME TO old_{table};
+                     CREATE TABLE {name} (LIKE {schema}.old_{table} INCLUDING ALL);
+                     INSERT INTO {name} SELECT * FROM {dump}"
+                ),
+            };
+            raw.batch_execute(&put_back).await.unwrap();
+        }
+        let store = bench.store().await;
+        let stale = StoreError::StaleNodeState {
+            found: 1,
+            expected: None,
+        };
+        assert_eq!(
+            store.health().await.unwrap().node_locked,
+            Some(stale.clone())
+        );
+        assert_eq!(store.begin_epoch().await, Err(stale));
+        assert!(store.write(epoch, put(3)).await.is_err());
+        store.commit(batch(vec![fund(card(1), 5)])).await.unwrap();
+        assert_eq!(store.forget_channels(Vec::new()).await, Ok(true));
+        assert_eq!(store.begin_epoch().await, Ok(epoch + 2));
+        store.close().await.unwrap();
+        // From now on it is at home.
+        let store = bench.store().await;
+        assert_eq!(store.begin_epoch().await, Ok(epoch + 3));
+    }
+}
+
 /// A commit waits for a standby that is gone, and the server starts anew: the commit is there to be
 /// seen, on this machine alone. Nobody is told that it was made before a standby has it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

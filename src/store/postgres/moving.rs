@@ -240,7 +240,8 @@ impl StoreAdmin for PostgresStore {
     }
 
     async fn backup(&self, _to: &Path) -> Result<(), MoveError> {
-        let what = "backup to a file: pg_dump, without the rows of node_state, is its own tool";
+        let what = "backup to a file: export is it, and pg_dump, whose restored copy opens with the \
+                    node locked, is the database's own tool";
         Err(MoveError::NotSupported { what })
     }
 
@@ -279,15 +280,16 @@ impl StoreAdmin for PostgresStore {
         let sql = "
 SELECT schema_version, commit_position,
        EXISTS (SELECT 1 FROM moves WHERE what = 'handed_over'),
-       EXISTS (SELECT 1 FROM settings WHERE name = 'node_home' AND value = 0),
        (SELECT count(*) FROM node_state)
 FROM head";
         let rows = self.rows(sql, Vec::new()).await?;
         let row = rows.first().ok_or(StoreError::Closed)?;
-        let node_locked = match (value(row, 2)?, value(row, 3)?) {
+        let home = self.rows(super::node_state::IS_HOME, Vec::new()).await?;
+        let is_home: Option<bool> = home.first().map(|row| value(row, 0)).transpose()?;
+        let node_locked = match (value(row, 2)?, is_home) {
             (true, _) => Some(StoreError::NodeHandedOver),
-            (_, true) => Some(StoreError::StaleNodeState {
-                found: value(row, 4)?,
+            (_, Some(false)) => Some(StoreError::StaleNodeState {
+                found: value(row, 3)?,
                 expected: None,
             }),
             _ => None,
@@ -317,6 +319,27 @@ const CHECKS: &[(&str, &str)] = &[
         "a document's key leads nowhere",
         "SELECT 1 FROM document_keys k WHERE NOT EXISTS (SELECT 1 FROM documents d
              WHERE d.collection = k.collection AND d.id = k.id) LIMIT 1",
+    ),
+    (
+        "a hold has another rest than its last change",
+        "SELECT 1 FROM holds h LEFT JOIN (SELECT DISTINCT ON (hold) hold, remaining
+             FROM hold_changes ORDER BY hold, position DESC) x ON x.hold = h.id
+         WHERE h.remaining IS DISTINCT FROM x.remaining LIMIT 1",
+    ),
+    (
+        "a transfer has another sum of reversals",
+        "SELECT 1 FROM reversals r FULL JOIN (SELECT follows, sum(amount) AS amount
+             FROM transfers WHERE kind = 'reversal' GROUP BY follows) t ON t.follows = r.transfer
+         WHERE r.amount IS DISTINCT FROM t.amount LIMIT 1",
+    ),
+    (
+        "a transfer has another time than its commit",
+        "SELECT 1 FROM transfers t LEFT JOIN commits c ON c.position = t.commit_position
+         WHERE t.at_ms IS DISTINCT FROM c.at_ms LIMIT 1",
+    ),
+    (
+        "an account has another balance than its totals",
+        "SELECT 1 FROM accounts WHERE abs(balance) <> abs(debits_posted - credits_posted) LIMIT 1",
     ),
     (
         "the head is not that of the commits",
@@ -371,7 +394,7 @@ impl PostgresStore {
             }
         }
         open.run(
-            "DELETE FROM settings WHERE name = 'node_home';
+            "DELETE FROM settings WHERE name IN ('node_home', 'node_home_written_by');
              UPDATE settings SET value = value + 1 WHERE name = 'node_epoch';
              INSERT INTO moves (what, detail) VALUES ('channels_forgotten', '');
              COMMIT",

@@ -153,9 +153,9 @@ impl NodeWriter {
     }
 }
 
-/// Where the state is: this database of this cluster on this timeline. A dump that was restored,
-/// a copy, a recovery to a point in time and a promoted standby are somewhere else: neither an
-/// epoch begins there, nor does one go on that began elsewhere. The timeline is that of the log's
+/// Where the state is: this database of this cluster on this timeline. A copy, a dump that was
+/// restored elsewhere, a recovery to a point in time and a promoted standby are somewhere else:
+/// neither an epoch begins there, nor does one go on that began elsewhere. The timeline is that of the log's
 /// end; what `pg_control_checkpoint` says is the one before until a checkpoint after a promotion.
 macro_rules! place {
     () => {
@@ -166,13 +166,18 @@ macro_rules! place {
     };
 }
 
-/// True where the state is at home, or has no home yet.
+/// True where the state is at home, or has no home yet. A dump that was put back where it was taken
+/// is in the same place: but the transaction that wrote the row of the place is then another one
+/// than the row beside it says, since no dump brings back which transaction wrote a row.
 macro_rules! at_home {
     () => {
         concat!(
-            "coalesce((SELECT value FROM settings WHERE name = 'node_home') = ",
+            "coalesce((SELECT h.value = ",
             place!(),
-            ", true)"
+            " AND h.xmin::text::bigint = coalesce(
+                  (SELECT value FROM settings WHERE name = 'node_home_written_by'),
+                  h.xmin::text::bigint)
+              FROM settings h WHERE h.name = 'node_home'), true)"
         )
     };
 }
@@ -182,7 +187,7 @@ pub(super) const IS_HOME: &str = concat!("SELECT ", at_home!(), " AS is_home");
 
 /// From now on the state is at home where it is.
 pub(super) const TRUST: &str = "
-DELETE FROM settings WHERE name = 'node_home'
+DELETE FROM settings WHERE name IN ('node_home', 'node_home_written_by')
     AND NOT EXISTS (SELECT 1 FROM moves WHERE what = 'handed_over')";
 
 const COUNT_VALUES: &str = "SELECT count(*) FROM node_state";
@@ -194,6 +199,12 @@ const MAKE_EPOCH: &str = concat!(
     place!(),
     ") ON CONFLICT (name) DO NOTHING"
 );
+
+/// After that, and also beside a home that was made before this was written down.
+const NOTE_WRITER: &str = "
+INSERT INTO settings (name, value)
+SELECT 'node_home_written_by', h.xmin::text::bigint FROM settings h WHERE h.name = 'node_home'
+ON CONFLICT (name) DO NOTHING";
 
 /// Against writes of the node, which share it, and against whoever else wants the node.
 const LOCK_FOR_CHANGE: &str = "SELECT value FROM settings WHERE name = 'node_epoch' FOR UPDATE";
@@ -226,6 +237,7 @@ async fn query(
 async fn change_epoch(connection: &ClientWrapper, change: EpochChange) -> Result<u64, Failed> {
     plain(connection, BEGIN).await.map_err(not_done)?;
     query(connection, MAKE_EPOCH, &[]).await?;
+    query(connection, NOTE_WRITER, &[]).await?;
     query(connection, LOCK_FOR_CHANGE, &[]).await?;
     let rows = query(connection, STANDING, &[]).await?;
     let row = rows.first().ok_or_else(no_epoch)?;

@@ -11,7 +11,7 @@ use rusqlite::{Connection, OpenFlags, params, params_from_iter};
 
 use super::tasks::run_task;
 use super::writer::Lane;
-use super::{SqliteStore, connect, lock, node_state, reading, schema, spawn, sql_error};
+use super::{SqliteStore, connect, lock, node_state, reading, schema, seat, spawn, sql_error};
 use crate::ledger::ChainHead;
 use crate::store::moving::{
     Arrived, Cell, Dialect, Sink, Snapshot, TABLES, Table, arrive, block_on, depart, insert,
@@ -339,7 +339,16 @@ impl SqliteStore {
                 "UPDATE settings SET value = value + 1 WHERE name = 'node_epoch'",
                 [],
             )?;
+            // A file from before, put back, is an older one: by its own number it is not.
+            node_state::count_write(connection)?;
             note_move(connection, "handed_over", "")
+        })
+        .await?;
+        // By now the number is beside the file, where a loss of power must not take it away.
+        let location = self.shared.location.clone();
+        run_task(&self.shared.queue, Lane::Node, move |_, _| {
+            seat::flush(&location);
+            Ok(())
         })
         .await
     }

@@ -57,17 +57,26 @@ pub(super) fn real_path(file: &Path) -> Result<PathBuf, StoreError> {
     Ok(folder.map_err(io_error)?.join(name))
 }
 
+/// Flushes the number beside a file, as far as the system lets it.
+pub(super) fn flush(database: &Path) {
+    drop(File::open(beside(database)).and_then(|file| file.sync_all()));
+}
+
+fn beside(database: &Path) -> PathBuf {
+    let mut name = database.as_os_str().to_owned();
+    name.push(".lock");
+    name.into()
+}
+
 impl Seat {
     /// Takes the seat, which is the operating system's lock, so that it ends with the process.
     pub(super) fn take(database: &Path) -> Result<Self, StoreError> {
-        let mut name = database.as_os_str().to_owned();
-        name.push(".lock");
         let mut file = OpenOptions::new()
             .create(true)
             .truncate(false)
             .read(true)
             .write(true)
-            .open(&name)
+            .open(beside(database))
             .map_err(io_error)?;
         match file.try_lock() {
             Ok(()) => {}
