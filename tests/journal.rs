@@ -7,12 +7,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use flashkit::Engine;
-use flashkit::cards::{CardLimits, ChargeCard};
+use flashkit::cards::{AuthorizeCard, CaptureCharge, CardLimits, ChargeAmount, ChargeCard};
 use flashkit::ledger::{ChainHash, ChainHead, JournalProblem};
 use flashkit::ports::SystemClock;
 use flashkit::reports::{HeadKey, JournalVerdict, SignedHeads};
 use flashkit::store::sqlite::SqliteStore;
-use flashkit::store::{MemoryStore, Store};
+use flashkit::store::{MemoryStore, Store, StoreAdmin};
 use support::shop::{self, HeldCard, Merchant, SAT, sat};
 use support::{key, until};
 
@@ -126,6 +126,122 @@ async fn an_edited_transfer_is_found() {
             .any(|problem| matches!(problem, JournalProblem::BalanceAfterWrong { .. })),
         "{problems:?}"
     );
+}
+
+/// Its time says in which day it was, and is where the past is looked for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_edited_time_and_a_transfer_of_no_commit_are_found() {
+    let sql = "UPDATE transfers SET at_ms = at_ms - 86400000 WHERE position = 5";
+    let problems = after(sql, false).await;
+    assert!(
+        matches!(problems[..], [JournalProblem::CommitAltered { .. }]),
+        "{problems:?}"
+    );
+    let sql = "INSERT INTO transfers SELECT transfers.position + 1000, 1000000, 'tr_' || substr(batch, -32), NULL, at_ms, debit,
+                   credit, amount, kind, reference, debit_balance_after, credit_balance_after
+               FROM transfers, (SELECT batch FROM commits WHERE position = 1)
+               WHERE transfers.position = 5";
+    let problems = after(sql, true).await;
+    let commit = 1_000_000;
+    assert_eq!(problems, [JournalProblem::StrayRow { commit }]);
+}
+
+/// What no hash covers follows from rows that one does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_does_not_follow_from_the_journal_is_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("books.db");
+    closed_books(&file).await;
+    let edit = |sql: &str| {
+        let connection = rusqlite::Connection::open(&file).unwrap();
+        connection.execute_batch(sql).unwrap();
+        connection.close().unwrap();
+    };
+    let found = async || {
+        let store = SqliteStore::open(&file, Arc::new(SystemClock)).unwrap();
+        let found = store.verify().await.unwrap();
+        store.close().await.unwrap();
+        found
+    };
+    let sound: [&str; 0] = [];
+    assert_eq!(found().await, sound);
+    for (sql, undo, what) in [
+        (
+            "UPDATE holds SET remaining = amount WHERE remaining = 0",
+            "UPDATE holds SET remaining = 0",
+            "has another rest than its last change",
+        ),
+        (
+            "INSERT INTO reversals SELECT id, 5 FROM transfers WHERE position = 5",
+            "DELETE FROM reversals",
+            "has another sum of reversals",
+        ),
+        (
+            "UPDATE transfers SET at_ms = at_ms + 1 WHERE position = 5",
+            "UPDATE transfers SET at_ms = at_ms - 1 WHERE position = 5",
+            "has another time than its commit",
+        ),
+        (
+            "UPDATE accounts SET balance = balance + 7 WHERE account LIKE 'card_balance/%'",
+            "UPDATE accounts SET balance = balance - 7 WHERE account LIKE 'card_balance/%'",
+            "has another balance than its totals",
+        ),
+    ] {
+        edit(sql);
+        let wrong = found().await;
+        assert_eq!(wrong.len(), 1, "{what}: {wrong:?}");
+        assert!(wrong[0].ends_with(what), "{what}: {wrong:?}");
+        edit(undo);
+        assert_eq!(found().await, sound, "{what}");
+    }
+}
+
+/// A hold that was captured and is said to be open again, and over: nobody gets its money once
+/// more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hold_that_somebody_opened_again_gives_nothing_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("books.db");
+    let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&file, Arc::new(SystemClock)).unwrap());
+    let shop = shop::simulated(store).await;
+    let (merchant, mut card) = business(&shop.engine).await;
+    shop::top_up(&shop.engine, &shop.customer, &card, "top-up", sat(10_000)).await;
+    let mut authorize = async |engine: &Engine, name: &str, sats: i64| {
+        let command = AuthorizeCard {
+            key: key(name),
+            tap: card.chip.tap(),
+            price: sat(sats),
+            reference: name.to_owned(),
+            pin: None,
+        };
+        let authorized = engine.cards().authorize(&merchant.till, command).await;
+        authorized.map(|charge| charge.id)
+    };
+    let charge = authorize(&shop.engine, "one", 4_000).await.unwrap();
+    let command = CaptureCharge {
+        key: key("capture"),
+        charge,
+        amount: ChargeAmount::Bitcoin {
+            amount_msat: 4_000 * SAT,
+        },
+    };
+    let cards = shop.engine.cards();
+    cards.capture(&merchant.till, command).await.unwrap();
+    // Only where something is on hold, what is over is looked for.
+    authorize(&shop.engine, "two", 1_000).await.unwrap();
+    shop.engine.stop().await.unwrap();
+    let connection = rusqlite::Connection::open(&file).unwrap();
+    let sql = "UPDATE holds SET remaining = amount, expires_at_ms = 1 WHERE amount = 4000000";
+    connection.execute_batch(sql).unwrap();
+    connection.close().unwrap();
+    let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&file, Arc::new(SystemClock)).unwrap());
+    let engine = shop::engine_on(store.clone(), None).await;
+    let refused = authorize(&engine, "three", 5_001).await.unwrap_err();
+    println!("{refused}");
+    let account = flashkit::ledger::Account::card_balance(card.id);
+    let balance = store.balance(&account).await.unwrap();
+    assert_eq!(balance.debits_pending, 1_000 * SAT);
+    engine.stop().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -516,7 +516,9 @@ impl<S: State> Books<'_, S> {
                     Side::Debit => &mut balance.debits_pending,
                     Side::Credit => &mut balance.credits_pending,
                 };
-                *pending = pending.checked_add(amount).ok_or(overflow)?;
+                // Nothing is given back that was not set aside, whatever a hold's row says.
+                let after = pending.checked_add(amount).filter(|after| *after >= 0);
+                *pending = after.ok_or(overflow)?;
             }
         }
         self.state.put_balance(account, &balance).map_err(store)?;

@@ -140,7 +140,9 @@ impl Reports {
             for account in &suspects {
                 stored.push((*account, self.core.store.balance(account).await?));
             }
+            reader.look_ahead().await?;
             if !reader.read_on(&mut check).await? {
+                reader.left_over(&mut check);
                 // Nothing came in between: what was read is what these commits left.
                 for (account, balance) in stored {
                     check.account(account, balance);
@@ -198,6 +200,22 @@ impl<'a> JournalReader<'a> {
             for commit in &page {
                 self.feed(commit, check).await?;
             }
+        }
+    }
+
+    /// The next rows, if there are any: those of a commit are there with it.
+    async fn look_ahead(&mut self) -> Result<(), StoreError> {
+        self.next_transfer(i64::MIN).await?;
+        self.next_hold_change(i64::MIN).await.map(drop)
+    }
+
+    /// After the last commit: rows that are still here are of none.
+    fn left_over(&mut self, check: &mut JournalCheck) {
+        for row in self.transfers.drain(..) {
+            check.stray(row.commit);
+        }
+        for row in self.hold_changes.drain(..) {
+            check.stray(row.commit);
         }
     }
 
