@@ -7,7 +7,7 @@ use crate::Error;
 use crate::core::Loaded;
 use crate::ids::InvoiceId;
 use crate::invoices::{self, AskedByLnurl, InvoiceError, InvoicePurpose, Invoices};
-use crate::ledger::{CalendarPeriod, CalendarZone, Refusal, Step};
+use crate::ledger::{Refusal, Step};
 use crate::lnurl::{
     LnurlQuery, LnurlReply, NotWithin, PayReply, PayRequest, VerifyReply, asked_amount,
     description_hash,
@@ -126,6 +126,8 @@ impl Checkout {
             description_hash: description_hash(&rules::metadata(address), hashed_data),
             top_up_address: None,
             pay_address: Some(address.name.clone()),
+            counted_under: format!("pay_address/{}", address.name),
+            per_hour: terms.invoices_per_hour,
         };
         let (revision, note) = (address.revision, &note);
         let invoices = Invoices::new(core.clone());
@@ -147,27 +149,13 @@ impl Checkout {
         ))
     }
 
-    /// Holds in the commit: the terms are those that were looked at, and not too many ask.
+    /// Holds in the commit: the terms are those that were looked at.
     fn guards(&self, found: &Loaded<PayAddress>, note: &PayerNote) -> Result<Vec<Step>, Error> {
-        let address = &found.value;
-        let zone = CalendarZone {
-            name: "UTC",
-            before: None,
-        };
-        let subject = format!("pay_address/{}", address.name);
-        let at_ms = self.core.commit_time_ms();
         let mut steps = vec![Step::Require {
             collection: address::ADDRESSES,
-            id: address.name.clone(),
+            id: found.value.name.clone(),
             version: found.version,
         }];
-        if let Ok(window) = zone.window(subject, CalendarPeriod::Hour, at_ms) {
-            steps.push(Step::Use {
-                window,
-                amount: 1,
-                limit: address.terms.invoices_per_hour.into(),
-            });
-        }
         if !note.is_empty() {
             steps.push(address::note(note.invoice, 0, Some(note))?);
         }

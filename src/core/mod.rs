@@ -65,6 +65,10 @@ pub struct Settings {
     /// default.
     #[serde(default)]
     pub breakage_after_ms: Option<i64>,
+    /// How many invoices anybody may ask for in an hour at the top-up addresses of one card; 60
+    /// by default.
+    #[serde(default = "sixty")]
+    pub top_up_invoices_per_hour: u32,
 }
 
 /// How BOLT11 invoices of others are paid with cards.
@@ -106,6 +110,10 @@ fn localhost() -> String {
     "localhost".to_owned()
 }
 
+fn sixty() -> u32 {
+    60
+}
+
 fn ten_seconds_in_ms() -> i64 {
     10_000
 }
@@ -132,6 +140,7 @@ impl Default for Settings {
             card_payments: CardPaymentSettings::default(),
             chain_poll_ms: ten_seconds_in_ms(),
             breakage_after_ms: None,
+            top_up_invoices_per_hour: sixty(),
         }
     }
 }

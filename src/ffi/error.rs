@@ -159,9 +159,11 @@ const CODES: &[(&str, Kind)] = &[
     ("invoice.not_authorized", Kind::Conflict),
     ("invoice.not_found", Kind::NotFound),
     ("invoice.not_payable", Kind::Declined),
+    ("invoice.bad_address", Kind::InvalidInput),
     ("invoice.bad_description_hash", Kind::InvalidInput),
     ("invoice.not_markable", Kind::Conflict),
     ("invoice.not_processing", Kind::Conflict),
+    ("invoice.wrong_network", Kind::InvalidInput),
     // The two sides are the engine's own choice, as are ids.
     ("ledger.accounts_do_not_fit", Kind::Internal),
     ("ledger.already_claimed", Kind::Conflict),

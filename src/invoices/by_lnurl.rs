@@ -5,9 +5,9 @@ use super::options::InvoiceOptions;
 use super::payment::{InvoiceFlags, InvoicePaymentState, Rail};
 use super::{Invoices, proof, steps};
 use crate::Error;
-use crate::core::Core;
+use crate::core::{CommandError, Core};
 use crate::ids::InvoiceId;
-use crate::ledger::Step;
+use crate::ledger::{CalendarPeriod, CalendarZone, Step};
 use crate::lightning::PaymentHash;
 use crate::money::Price;
 use crate::settlement;
@@ -25,11 +25,14 @@ pub(crate) struct AskedByLnurl {
     pub(crate) description_hash: String,
     pub(crate) top_up_address: Option<String>,
     pub(crate) pay_address: Option<String>,
+    /// Whose invoices are counted, and how many there may be in an hour. Anybody can ask.
+    pub(crate) counted_under: String,
+    pub(crate) per_hour: u32,
 }
 
 impl Invoices {
     /// An invoice for exactly this amount. Nobody needs a credential for it, and who asks twice
-    /// gets two; `guards` is what must hold when it is made.
+    /// gets two, within the number of an hour; `guards` is what must hold when it is made.
     pub(crate) async fn asked_by_lnurl<F, Fut>(
         &self,
         asked: AskedByLnurl,
@@ -76,6 +79,11 @@ impl Invoices {
             pay_address: asked.pay_address,
             description_hash: Some(asked.description_hash),
         };
+        guards().await?;
+        // In a commit of its own: for one too many, nothing is made at the node.
+        let counted = self.count(&asked.counted_under, asked.per_hour)?;
+        core.settle(|| async { Ok(Some(vec![counted.clone()])) })
+            .await?;
         // Made before the commit: without one nobody learns of it, and it cannot be claimed.
         let rails = self.make_rails(&mut invoice, EXPIRY_SECONDS).await?;
         core.settle(|| async {
@@ -89,6 +97,26 @@ impl Invoices {
         })
         .await?;
         Ok(invoice)
+    }
+
+    /// Counts one invoice in its hour. Guard: there are not as many yet.
+    fn count(&self, under: &str, per_hour: u32) -> Result<Step, Error> {
+        let zone = CalendarZone {
+            name: "UTC",
+            before: None,
+        };
+        let at_ms = self.core.commit_time_ms();
+        let window = zone.window(under.to_owned(), CalendarPeriod::Hour, at_ms);
+        // Only a clock beyond every calendar has no hour.
+        let window = window.map_err(|_| CommandError::OutOfBounds {
+            field: "now",
+            bounds: "a time that a calendar has",
+        })?;
+        Ok(Step::Use {
+            window,
+            amount: 1,
+            limit: per_hour.into(),
+        })
     }
 }
 

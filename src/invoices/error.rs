@@ -34,6 +34,15 @@ pub enum InvoiceError {
     /// The hash of the description is not 64 hex digits. `invoice.bad_description_hash`.
     #[error("the hash of a description is 64 hex digits")]
     BadDescriptionHash,
+    /// The text is no Bitcoin address. `invoice.bad_address`.
+    #[error("the text is no Bitcoin address")]
+    BadAddress,
+    /// The address is of another network. `invoice.wrong_network`.
+    #[error("the address is not of the network `{expected}`")]
+    WrongNetwork {
+        /// The network of this engine.
+        expected: String,
+    },
     /// The lines and the tip do not come to the price. `invoice.lines_do_not_add_up`.
     #[error("the lines come to {sum}, the price is {asked}")]
     LinesDoNotAddUp {
@@ -81,6 +90,8 @@ impl InvoiceError {
             Self::NotProcessing { .. } => "invoice.not_processing",
             Self::NotPayable { .. } => "invoice.not_payable",
             Self::BadDescriptionHash => "invoice.bad_description_hash",
+            Self::BadAddress => "invoice.bad_address",
+            Self::WrongNetwork { .. } => "invoice.wrong_network",
             Self::LinesDoNotAddUp { .. } => "invoice.lines_do_not_add_up",
             Self::Dust { .. } => "chain.dust",
             Self::NotAuthorized { .. } => "invoice.not_authorized",

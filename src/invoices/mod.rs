@@ -10,6 +10,7 @@ mod by_hand;
 mod by_lnurl;
 mod error;
 mod facts;
+mod given_address;
 mod holding;
 mod model;
 mod on_chain;
@@ -138,7 +139,8 @@ impl Invoices {
         if options.rules.is_some() || options.address.is_some() || costs {
             caller.require_issuer()?;
         }
-        command.options.check(command.price.as_ref())
+        let network = &self.core.network;
+        command.options.check(command.price.as_ref(), network)
     }
 
     async fn decide_create(&self, command: &CreateInvoice) -> Result<Decision<Invoice>, Error> {

@@ -267,9 +267,17 @@ impl Invoice {
     }
 
     /// The text that asks for everything that is due, by every rail there is: BIP 21, with the
-    /// Lightning texts as its parameters (BIP 321: `lightning`, `lno`). `None` where it has no address.
+    /// Lightning texts as its parameters (BIP 321: `lightning`, `lno`). `None` where it has no
+    /// address, unless an offer is all that it can be paid by.
     pub fn bip21(&self) -> Option<String> {
-        let address = &self.on_chain.as_ref()?.address;
+        let asked = (!self.is_open_amount()).then(|| self.due_msat());
+        let offer = self.offer.as_ref();
+        let offer = offer.filter(|offer| offer.amount_msat == asked);
+        let address = self.on_chain.as_ref().map(|rail| rail.address.as_str());
+        let is_offer_alone = offer.is_some() && self.payable_rail().is_none();
+        if address.is_none() && !is_offer_alone {
+            return None;
+        }
         let due_sat = self.due_msat().saturating_add(999) / 1_000;
         let mut parts = Vec::new();
         if due_sat > 0 {
@@ -280,16 +288,12 @@ impl Invoice {
         if let Some(rail) = self.payable_rail() {
             parts.push(format!("lightning={}", rail.bolt11));
         }
-        let asked = (!self.is_open_amount()).then(|| self.due_msat());
-        if let Some(offer) = self
-            .offer
-            .as_ref()
-            .filter(|offer| offer.amount_msat == asked)
-        {
+        if let Some(offer) = offer {
             parts.push(format!("lno={}", offer.text));
         }
         let query = parts.join("&");
         let mark = if query.is_empty() { "" } else { "?" };
+        let address = address.unwrap_or_default();
         Some(format!("bitcoin:{address}{mark}{query}"))
     }
 

@@ -1,6 +1,7 @@
 //! Payments on chain: what the chain's watcher tells, put to the invoices.
 
 use super::facts::{OnChainFact, OnChainPlace};
+use super::given_address;
 use super::model::{Custody, Invoice};
 use super::rules::{self, Fact, Move, Outcome, Verdict};
 use super::taking::{decide, moment};
@@ -19,7 +20,8 @@ impl Invoices {
     /// is an invoice's; money at any other waits in suspense while a block has it. Issuer only.
     ///
     /// # Errors
-    /// `access.*`, `money.not_positive`, `money.above_cap`.
+    /// `access.*`, `money.not_positive`, `money.above_cap`, `invoice.bad_address`,
+    /// `invoice.wrong_network`.
     pub async fn observe_on_chain(
         &self,
         credential: &Credential,
@@ -29,7 +31,8 @@ impl Invoices {
         self.core.authenticate(credential).await?.require_issuer()?;
         let amount_msat = fact.amount_sat.saturating_mul(1_000);
         Price::Bitcoin { amount_msat }.validate()?;
-        let (invoices, address, fact) = (self.clone(), address.to_owned(), fact.clone());
+        let address = given_address::canonical(address, &self.core.network)?;
+        let (invoices, fact) = (self.clone(), fact.clone());
         self.core
             .detached(async move { invoices.seen_on_chain(&address, &fact).await })
             .await

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::InvoiceError;
+use super::given_address;
 use super::model::Custody;
 use super::payment::{Rail, is_false, is_zero};
 use crate::core::{CommandError, check_text};
@@ -217,7 +218,7 @@ impl InvoiceOptions {
     }
 
     /// Everything that can be told without the books.
-    pub(super) fn check(&self, price: Option<&Price>) -> Result<(), crate::Error> {
+    pub(super) fn check(&self, price: Option<&Price>, network: &str) -> Result<(), crate::Error> {
         let bad = |field, bounds| Err(CommandError::OutOfBounds { field, bounds }.into());
         check_text(
             "order_reference",
@@ -251,9 +252,9 @@ impl InvoiceOptions {
             rules.check()?;
         }
         if let Some(GivenAddress { address, .. }) = &self.address {
-            check_text("address", address, 100, "1 to 100 characters")?;
-            if address.is_empty() || !self.wanted_rails().contains(&Rail::OnChain) {
-                return bad("address", "1 to 100 characters, with the rail `on_chain`");
+            given_address::canonical(address, network)?;
+            if !self.wanted_rails().contains(&Rail::OnChain) {
+                return bad("address", "with the rail `on_chain`");
             }
         }
         Ok(())

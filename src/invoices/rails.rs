@@ -1,5 +1,6 @@
 //! The rails of an invoice: made when they are asked for, and again for the rest.
 
+use super::given_address;
 use super::model::{
     Custody, Invoice, InvoiceState, LightningRail, OfferRail, OnChainRail, UnavailableRail,
 };
@@ -164,7 +165,8 @@ impl Invoices {
         steps: &mut Vec<Step>,
     ) -> Result<(String, Custody), Error> {
         if let Some(GivenAddress { address, custody }) = &invoice.options.address {
-            return Ok((address.clone(), *custody));
+            let address = given_address::canonical(address, &self.core.network)?;
+            return Ok((address, *custody));
         }
         #[cfg(feature = "chain")]
         {

@@ -9,6 +9,7 @@ use flashkit::invoices::{
 };
 use flashkit::ledger::Account;
 use flashkit::store::Store;
+use flashkit::testkit::chain::nobodys_address;
 
 use crate::hands::{blank, charge, on_card, replace};
 use crate::support::key;
@@ -31,7 +32,7 @@ async fn address(engine: &Engine, card: CardId, name: &str, sats: i64) -> String
         options: InvoiceOptions {
             rails: vec![Rail::OnChain],
             address: Some(GivenAddress {
-                address: name.to_owned(),
+                address: nobodys_address(name),
                 custody: Custody::Operator,
             }),
             ..InvoiceOptions::default()

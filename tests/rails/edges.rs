@@ -13,10 +13,12 @@ use flashkit::lightning::LightningEvent;
 use flashkit::lightning::simulated::SimulatedNetwork;
 use flashkit::ports::Clock;
 use flashkit::store::{MemoryStore, Store};
+use flashkit::testkit::chain::nobodys_address;
 use flashkit::testkit::clock::ManualClock;
 use serde_json::Value;
 
 use crate::support::books::expect;
+use crate::support::scene::told;
 use crate::support::scripted::ScriptedNode;
 use crate::support::shop::{self, Merchant, SAT, sat};
 use crate::support::{key, until};
@@ -64,7 +66,7 @@ impl Set {
             confirmations,
         };
         let name = format!("tier{asked}x{paid}");
-        let address = format!("bcrt1q{name}");
+        let address = nobodys_address(&name);
         let command = CreateInvoice {
             key: key(&name),
             purpose: InvoicePurpose::Sale {
@@ -241,4 +243,79 @@ async fn rows_of_before_payments_were_records_are_read_and_go_on() {
         (Account::merchant_payable(set.merchant.id), 3 * amount_msat),
     ];
     expect(&set.engine, "booked once each", &lines).await;
+}
+
+/// One address has several spellings, and a text of another chain would take the money elsewhere.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_is_one_of_this_network_and_one_in_all_its_spellings() {
+    let set = set().await;
+    let (engine, merchant) = (&set.engine, set.merchant.id);
+    let issuer = engine.issuer();
+    let ask = |name: &'static str, address: &str| {
+        let options = InvoiceOptions {
+            rails: vec![Rail::OnChain],
+            address: Some(GivenAddress {
+                address: address.to_owned(),
+                custody: Custody::Operator,
+            }),
+            ..InvoiceOptions::default()
+        };
+        let command = CreateInvoice {
+            key: key(name),
+            purpose: InvoicePurpose::Sale { merchant },
+            price: Some(sat(10_000)),
+            description: name.to_owned(),
+            expiry_seconds: 600,
+            options,
+        };
+        let (invoices, issuer) = (engine.invoices(), issuer.clone());
+        async move { told(invoices.create(&issuer, command).await) }
+    };
+    let ours = nobodys_address("ours");
+    let long = "b".repeat(1_000);
+    for (name, text, code) in [
+        ("hello", "hello", "invoice.bad_address"),
+        ("nothing", "", "invoice.bad_address"),
+        ("long", &long, "invoice.bad_address"),
+        ("query", &format!("{ours}?amount=9"), "invoice.bad_address"),
+        (
+            "typed",
+            &ours.replace("bcrt1q", "bcrt1p"),
+            "invoice.bad_address",
+        ),
+        (
+            "mainnet",
+            "bc1qw508d6qejxtdg4y5r3zarvary0c5xw7kv8f3t4",
+            "invoice.wrong_network",
+        ),
+        (
+            "testnet",
+            "tb1qw508d6qejxtdg4y5r3zarvary0c5xw7kxpjzsx",
+            "invoice.wrong_network",
+        ),
+    ] {
+        assert_eq!(ask(name, text).await.unwrap_err(), code, "{text}");
+    }
+    let invoice = ask("capitals", &ours.to_uppercase()).await.unwrap().value;
+    let rail = invoice.on_chain.as_ref().unwrap();
+    assert_eq!(rail.address, ours);
+    assert_eq!(
+        ask("again", &ours).await.unwrap_err(),
+        "ledger.already_claimed"
+    );
+    // A host tells of it in either.
+    let fact = OnChainFact {
+        outpoint: Outpoint {
+            txid: [7; 32],
+            vout: 0,
+        },
+        amount_sat: 10_000,
+        first_known_ms: invoice.created_at_ms,
+        place: OnChainPlace::Mempool { replaceable: false },
+    };
+    let invoices = engine.invoices();
+    for address in [ours.to_uppercase(), ours] {
+        let told = invoices.observe_on_chain(&issuer, &address, &fact).await;
+        assert!(told.unwrap(), "{address}");
+    }
 }

@@ -20,6 +20,7 @@ use flashkit::money::Price;
 use flashkit::ports::Clock;
 use flashkit::settlement::{PayoutState, RequestPayout};
 use flashkit::store::{MemoryStore, Store};
+use flashkit::testkit::chain::nobodys_address;
 use flashkit::testkit::clock::ManualClock;
 
 use crate::support::gated_store::GatedStore;
@@ -29,7 +30,6 @@ use crate::support::{key, until};
 
 const START_MS: i64 = 1_800_000_000_000;
 const AMOUNT: i64 = 10_000 * SAT;
-const ADDRESS: &str = "bcrt1qmodel";
 
 /// Deterministic dice.
 pub struct Dice(pub u64);
@@ -354,7 +354,7 @@ impl World {
         let options = InvoiceOptions {
             rails: vec![Rail::Lightning, Rail::OnChain],
             address: Some(GivenAddress {
-                address: format!("{ADDRESS}{name}"),
+                address: nobodys_address(name),
                 custody: Custody::Operator,
             }),
             rules: Some(rules),
@@ -598,7 +598,7 @@ async fn one_life(world: &mut World, seed: u64, before: &mut Books, fired: &mut 
     let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
     let invoice = world.create(&format!("life{seed}"), rules(&mut dice)).await;
     let mut model = model(&invoice);
-    let address = format!("{ADDRESS}life{seed}");
+    let address = nobodys_address(&format!("life{seed}"));
     let mut seen = [None; 4];
     for step in 0..14 {
         let mut now = world.clock.now_ms();

@@ -1,5 +1,6 @@
 //! BOLT12 offers, which the node takes by itself, and channels that are opened just in time.
 
+use flashkit::checkout::PaymentLinkState;
 use flashkit::invoices::{
     CreateInvoice, Invoice, InvoiceOptions, InvoicePurpose, InvoiceState, PaymentRules, Rail,
     SurplusTo,
@@ -219,4 +220,28 @@ async fn what_a_liquidity_provider_keeps_is_a_cost_and_no_underpayment() {
     assert!(!direct.lightning[0].just_in_time);
     let short = set.offer(&direct, 990 * SAT, None).await;
     assert_eq!(short.payments, []);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_offer_alone_is_what_a_link_is_opened_by() {
+    let set = set().await;
+    let options = InvoiceOptions {
+        rails: vec![Rail::Bolt12],
+        ..InvoiceOptions::default()
+    };
+    let invoice = set.make(set.command("alone", sat(1_000), options)).await;
+    let invoice = invoice.unwrap();
+    let checkout = set.engine.checkout();
+    let link = checkout.link(&set.merchant.till, invoice.id).await;
+    let link = link.unwrap().value;
+    let offer = &invoice.offer.as_ref().unwrap().text;
+    let uri = format!("bitcoin:?amount=0.00001000&lno={offer}");
+    assert_eq!(link.state, PaymentLinkState::Payable);
+    assert_eq!((link.uri, link.lightning_uri), (Some(uri), None));
+    // Where there is a text that every wallet knows, it is that.
+    let both = set.make(set.command("both", sat(1_000), by_offer())).await;
+    let both = both.unwrap();
+    let link = checkout.link(&set.merchant.till, both.id).await;
+    let uri = format!("lightning:{}", both.bolt11);
+    assert_eq!(link.unwrap().value.uri, Some(uri));
 }

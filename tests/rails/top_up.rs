@@ -1,5 +1,8 @@
 //! Topping a card up: its own address, stable until it is taken away, and the older apps' form.
 
+use std::sync::atomic::Ordering;
+
+use flashkit::Settings;
 use flashkit::cards::{CardLimits, RenewTopUpAddress, TopUpAddress};
 use flashkit::invoices::InvoiceState;
 use flashkit::lightning::PaymentState;
@@ -7,8 +10,8 @@ use lightning_invoice::{Bolt11Invoice, Bolt11InvoiceDescriptionRef};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use crate::set::{ON_CARD, Set, hash};
-use crate::support::shop::SAT;
+use crate::set::{ON_CARD, Set, hash, settings};
+use crate::support::shop::{self, SAT};
 use crate::support::{key, until};
 
 async fn address(set: &Set) -> TopUpAddress {
@@ -227,4 +230,37 @@ async fn the_older_apps_top_up_by_the_p_of_any_tap() {
         assert_eq!(set.json(url).await.0, 400, "{url}");
     }
     set.stop("topped up").await;
+}
+
+/// Anybody who has the address can ask: whoever asks too often has nothing made, not at the node
+/// either, and the others' addresses are not touched by it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_gives_out_so_many_invoices_in_an_hour() {
+    let few = Settings {
+        top_up_invoices_per_hour: 3,
+        ..settings()
+    };
+    let set = Set::with(CardLimits::default(), few).await;
+    let url = format!("{}?amount=1000", address(&set).await.url);
+    let before = set.node.made.load(Ordering::SeqCst);
+    let mut given = 0;
+    for _ in 0..20 {
+        let (status, reply) = set.json(&url).await;
+        if status == 200 {
+            given += 1;
+        } else {
+            let reason = reply["reason"].as_str().unwrap();
+            assert!(reason.contains("too many invoices"), "{reason}");
+        }
+    }
+    // Six, where an hour begins meanwhile.
+    assert!((3..=6).contains(&given), "{given}");
+    let made = set.node.made.load(Ordering::SeqCst) - before;
+    assert_eq!(made, given);
+    let other = shop::card(&set.engine, "04aabbccddee80", CardLimits::default()).await;
+    let cards = set.engine.cards();
+    let other = cards.top_up_address(&other.holder, other.id).await.unwrap();
+    let (status, _) = set.json(&format!("{}?amount=1000", other.value.url)).await;
+    assert_eq!(status, 200);
+    set.engine.stop().await.unwrap();
 }

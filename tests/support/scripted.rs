@@ -36,6 +36,8 @@ pub struct ScriptedNode {
     paused: Arc<tokio::sync::Notify>,
     asked: Arc<AtomicUsize>,
     pub sent: Arc<Mutex<Vec<String>>>,
+    /// How many invoices were made.
+    pub made: Arc<AtomicUsize>,
     /// The amounts that were claimed.
     pub claimed: Arc<Mutex<Vec<i64>>>,
     /// How many wait for an event now, and the most that ever did.
@@ -59,6 +61,7 @@ impl ScriptedNode {
             paused: Arc::default(),
             asked: Arc::default(),
             sent: Arc::default(),
+            made: Arc::default(),
             claimed: Arc::default(),
             listeners: Arc::default(),
             remembered: Arc::default(),
@@ -165,6 +168,7 @@ impl LightningNode for ScriptedNode {
     }
 
     async fn create_invoice(&self, request: InvoiceRequest) -> Result<String, LightningError> {
+        self.made.fetch_add(1, Ordering::SeqCst);
         self.node.create_invoice(request).await
     }
 

@@ -15,6 +15,7 @@ use flashkit::money::Price;
 use flashkit::ports::Clock;
 use flashkit::settlement::{CreateMerchant, PayoutTerms};
 use flashkit::store::Store;
+use flashkit::testkit::chain::nobodys_address;
 use flashkit::testkit::clock::ManualClock;
 use flashkit::{Engine, MasterSecret};
 
@@ -83,7 +84,7 @@ impl Books {
     async fn make(&mut self, number: usize) {
         let merchant = self.merchants[usize::from(number.is_multiple_of(3))];
         let word = |at: usize| WORDS[at % WORDS.len()];
-        let address = format!("bcrt1qsearch{number}");
+        let address = nobodys_address(&format!("search {number}"));
         let command = CreateInvoice {
             key: key(format!("invoice-{number}")),
             purpose: match number % 7 {

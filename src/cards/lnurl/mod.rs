@@ -21,6 +21,7 @@ use super::error::CardError;
 use super::payment_error::CardPaymentError;
 use crate::Error;
 use crate::access::Credential;
+use crate::ledger::Refusal;
 
 pub(super) use crate::lnurl::base;
 pub use crate::lnurl::{LnurlQuery, LnurlReply, MalformedQuery, encode};
@@ -61,6 +62,9 @@ fn reason(error: &Error) -> String {
         // Whoever reads this need not know the card.
         Error::Card(CardError::Payment(CardPaymentError::Full { .. })) => {
             "the card can have no more".to_owned()
+        }
+        Error::Ledger(Refusal::UsageExceeded { .. }) => {
+            "too many invoices were asked for in this hour: try again later".to_owned()
         }
         Error::Card(CardError::NotActive { .. }) => "the card is not in use".to_owned(),
         Error::Store(_) => "the card's books cannot be read now: try again".to_owned(),

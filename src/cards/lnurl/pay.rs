@@ -99,6 +99,8 @@ impl Cards {
             description_hash: description_hash(METADATA, ""),
             top_up_address: address.map(str::to_owned),
             pay_address: None,
+            counted_under: format!("{card}/asked_top_ups"),
+            per_hour: core.settings.top_up_invoices_per_hour,
         };
         let invoices = Invoices::new(core.clone());
         let made = invoices.asked_by_lnurl(asked, || async {

@@ -54,6 +54,7 @@ pub use error::{BlockRefusal, ChainError, TxRefusal};
 pub use esplora::EsploraServer;
 pub use regtest::RegtestChain;
 pub use rpc::RpcError;
+pub use wallet::nobodys_address;
 
 /// The environment variable that names a `bitcoind` executable.
 pub const BITCOIND_EXE: &str = "BITCOIND_EXE";

@@ -6,7 +6,9 @@
 
 use std::str::FromStr;
 
+use bitcoin::hashes::{Hash, sha256};
 use bitcoin::opcodes::OP_TRUE;
+use bitcoin::opcodes::all::OP_RETURN;
 use bitcoin::script::Builder;
 use bitcoin::{
     Address, Amount, Network, OutPoint, ScriptBuf, Sequence, Transaction, TxIn, TxOut, Witness,
@@ -40,6 +42,16 @@ pub(super) fn own_script() -> ScriptBuf {
 /// The same as an address.
 pub(super) fn own_address() -> Address {
     Address::p2wsh(&open_script(), Network::Regtest)
+}
+
+/// An address of regtest that nobody has the key of, always the same for a name.
+pub fn nobodys_address(name: &str) -> String {
+    // The hash of a script that ends at once.
+    let script = Builder::new()
+        .push_opcode(OP_RETURN)
+        .push_slice(sha256::Hash::hash(name.as_bytes()).to_byte_array())
+        .into_script();
+    Address::p2wsh(&script, Network::Regtest).to_string()
 }
 
 /// Reads an address of regtest.

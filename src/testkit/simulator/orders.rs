@@ -21,6 +21,7 @@ use crate::settlement::{
     CreateMerchant, PairTill, PayoutOutcome, PayoutTerms, RequestPayout, ResolvePayout, RevokeTill,
 };
 use crate::store::{DocumentQuery, Store};
+use crate::testkit::chain::nobodys_address;
 use crate::treasury::{
     AssignSuspense, BookCapital, CapitalAccount, CapitalDirection, SuspenseTarget,
 };
@@ -313,7 +314,7 @@ impl World {
         }
         let is_sale = matches!(purpose, InvoicePurpose::Sale { .. });
         let terms = OnChainTerms {
-            address: format!("address of {name}"),
+            address: nobodys_address(name),
             is_operators: !is_sale || self.random.chance(700),
             confirmations: u32::try_from(self.random.below(3)).unwrap_or(1),
             tips: self.random.chance(300),
