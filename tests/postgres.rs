@@ -20,7 +20,7 @@ use flashkit::store::contract::{FreshStore, check_all, check_reopening};
 use flashkit::store::postgres::{PostgresConfig, PostgresStore};
 use flashkit::store::{
     CommitError, DocumentQuery, KeyPath, KeyValue, KeyValueWrite, MAX_PAGE, MemoryStore, Store,
-    StoreError,
+    StoreAdmin, StoreError,
 };
 use flashkit::testkit::clock::ManualClock;
 use support::Cluster;
