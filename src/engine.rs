@@ -21,7 +21,7 @@ use crate::exchange::Exchange;
 use crate::health::{Health, Trouble};
 use crate::invoices::Invoices;
 use crate::jobs::{self, JobsRun};
-use crate::lightning::{LightningError, LightningEvent, LightningNode, LostChannel, PaymentHash};
+use crate::lightning::{LightningError, LightningEvent, LightningNode, LostChannel};
 use crate::payments::Payments;
 use crate::ports::BoxFuture;
 use crate::receipts::Receipts;
@@ -372,39 +372,13 @@ impl Engine {
             LightningEvent::Sent {
                 payment_hash,
                 fee_msat,
-            } => self.sent(*payment_hash, *fee_msat).await,
+            } => self.payments.arrived_there(*payment_hash, *fee_msat).await,
             LightningEvent::SendFailed {
                 payment_hash,
                 reason,
-            } => self.attempt_failed(*payment_hash, reason).await,
+            } => self.payments.failed_there(*payment_hash, reason).await,
             LightningEvent::ChannelChanged { .. } | LightningEvent::Other { .. } => Ok(()),
         }
-    }
-}
-
-impl Engine {
-    /// A payment of ours arrived, whatever it was for.
-    async fn sent(&self, hash: PaymentHash, fee_msat: Option<i64>) -> Result<(), Error> {
-        if self.settlement.sent(hash, fee_msat).await? {
-            return Ok(());
-        }
-        if self.cards.sent(hash, fee_msat).await? {
-            return Ok(());
-        }
-        if self.refunds.sent(hash, fee_msat).await? {
-            return Ok(());
-        }
-        self.payments.unexpected(hash, None, fee_msat).await
-    }
-
-    async fn attempt_failed(&self, hash: PaymentHash, reason: &str) -> Result<(), Error> {
-        if self.settlement.attempt_failed(hash, reason).await? {
-            return Ok(());
-        }
-        if self.cards.attempt_failed(hash, reason).await? {
-            return Ok(());
-        }
-        self.refunds.attempt_failed(hash, reason).await.map(drop)
     }
 }
 

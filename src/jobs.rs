@@ -31,7 +31,7 @@ const NODE_JOBS: &[&str] = &[
 ];
 
 /// What only an instance with a source for the chain can do.
-const CHAIN_JOBS: &[&str] = &[chain::WATCH_JOB, chain::BROADCAST_JOB];
+const CHAIN_JOBS: &[&str] = &[chain::WATCH_JOB, chain::BROADCAST_JOB, refunds::FOLLOW_JOB];
 
 /// What was done.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -110,6 +110,8 @@ async fn do_job(core: &Arc<Core>, job: &DueJob, handles: Handles<'_>) -> Result<
         refunds::CHECK_JOB => refunds.check(object(job)?).await,
         #[cfg(feature = "chain")]
         chain::WATCH_JOB => wallets_of(core, invoices).watch().await,
+        #[cfg(feature = "chain")]
+        refunds::FOLLOW_JOB => wallets_of(core, invoices).check_refund(object(job)?).await,
         #[cfg(feature = "chain")]
         chain::BROADCAST_JOB => wallets_of(core, invoices).broadcast(object(job)?).await,
         _ => Err(unreadable(job)),

@@ -41,7 +41,8 @@ use flashkit::settlement::{
 };
 use flashkit::store::MemoryStore;
 use flashkit::treasury::{
-    AssignSuspense, BookCapital, CapitalAccount, CapitalDirection, SuspenseItem, SuspenseTarget,
+    AssignSuspense, BookCapital, CapitalAccount, CapitalDirection, SuspenseItem, SuspensePart,
+    SuspenseTarget,
 };
 use flashkit::{Answer, Engine};
 use serde::Serialize;
@@ -856,6 +857,11 @@ async fn every_command_and_every_answer() {
         withdrawn: false,
         returned_as: None,
         reason: Some("a letter".to_owned()),
+        refunds: vec![SuspensePart {
+            refund: flashkit::ids::RefundId::from_parts(1, [1; 10]),
+            amount_msat: 1,
+            transfer: flashkit::ids::TransferId::from_parts(1, [3; 10]),
+        }],
     });
     check(&flashkit::reports::Untied {
         account: flashkit::ledger::Account::node_channels(),

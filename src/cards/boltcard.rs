@@ -4,18 +4,21 @@
 //! form and in the form of an older server that mixed its pull payment's id in. A tap is checked
 //! as NXP's application note AN12196 describes it (SUN with encrypted PICC data).
 
+mod digits;
+mod mac;
 mod ring;
 
 use std::fmt;
 use std::str::FromStr;
 
+use aes::Aes128Dec;
 use aes::cipher::{BlockDecrypt, KeyInit};
-use aes::{Aes128Dec, Aes128Enc};
-use cmac::{Cmac, Mac};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
+use digits::bytes;
+pub(super) use mac::cmac;
 pub use ring::{IssuerKeyRing, Opened, RingKey};
 
 /// The longest tap URL that is looked at.
@@ -76,32 +79,6 @@ impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Key(redacted)")
     }
-}
-
-/// AES-128-CMAC (NIST SP 800-38B), which only ever encrypts.
-type Prf = Cmac<Aes128Enc>;
-
-pub(super) fn cmac(key: &Key, parts: &[&[u8]]) -> [u8; 16] {
-    finish(<Prf as KeyInit>::new((&key.0).into()), parts)
-}
-
-fn finish(mut mac: Prf, parts: &[&[u8]]) -> [u8; 16] {
-    // What a tap needs is short, and the MAC takes it faster in one piece.
-    let mut whole = [0; 32];
-    let mut length = 0;
-    for part in parts {
-        let end = length + part.len();
-        if let Some(place) = whole.get_mut(length..end) {
-            place.copy_from_slice(part);
-            length = end;
-            continue;
-        }
-        mac.update(&whole[..length]);
-        mac.update(part);
-        length = 0;
-    }
-    mac.update(&whole[..length]);
-    mac.finalize().into_bytes().into()
 }
 
 /// How a card's own key comes from its issuer's.
@@ -197,7 +174,7 @@ impl IssuerKey {
 
     /// The name by which books and cards know the key.
     pub fn id(&self) -> IssuerKeyId {
-        let [a, b, c, d, e, f, g, h, ..] = cmac(&self.0, &[b"flashkit/issuer-key/name/1"]);
+        let [a, b, c, d, e, f, g, h, ..] = cmac(&self.0, [b"flashkit/issuer-key/name/1"]);
         IssuerKeyId([a, b, c, d, e, f, g, h])
     }
 
@@ -206,12 +183,12 @@ impl IssuerKey {
     }
 
     fn piccdata_key(&self) -> Key {
-        Key(cmac(&self.0, &[&[0x2d, 0x00, 0x3f, 0x77]]))
+        Key(cmac(&self.0, [&[0x2d, 0x00, 0x3f, 0x77]]))
     }
 
     /// The keyed hash by which a chip is known, so that its number need not be kept.
     pub fn card_id_hash(&self, uid: &[u8; 7]) -> [u8; 16] {
-        cmac(&self.0, &[&[0x2d, 0x00, 0x3f, 0x7b], uid])
+        cmac(&self.0, [&[0x2d, 0x00, 0x3f, 0x7b][..], uid])
     }
 
     /// The five keys of a chip at a version.
@@ -228,9 +205,14 @@ impl IssuerKey {
         let version = version.to_le_bytes();
         let card_key = Key(cmac(
             &self.0,
-            &[&[0x2d, 0x00, 0x3f, 0x75], uid, &version, extra.as_bytes()],
+            [
+                &[0x2d, 0x00, 0x3f, 0x75][..],
+                uid,
+                &version,
+                extra.as_bytes(),
+            ],
         ));
-        let derived = |tag: u8| Key(cmac(&card_key, &[&[0x2d, 0x00, 0x3f, tag]]));
+        let derived = |tag: u8| Key(cmac(&card_key, [&[0x2d, 0x00, 0x3f, tag]]));
         BoltcardKeys {
             k0: derived(0x76),
             k1: self.piccdata_key(),
@@ -281,27 +263,27 @@ impl TapUrl {
         if text.len() > MAX_URL_LENGTH {
             return Err(malformed("longer than 2,048 characters"));
         }
-        let (scheme, rest) = text
-            .trim()
-            .split_once("://")
-            .ok_or(malformed("no scheme"))?;
-        let known = ["lnurlw", "https", "http"];
+        let (scheme, rest) = split(text.trim().as_bytes(), b':').ok_or(malformed("no scheme"))?;
+        let rest = rest.strip_prefix(b"//").ok_or(malformed("no scheme"))?;
+        let known: [&[u8]; 3] = [b"lnurlw", b"https", b"http"];
         if !known.iter().any(|known| scheme.eq_ignore_ascii_case(known)) {
             return Err(malformed("another scheme"));
         }
-        let (_, query) = rest.split_once('?').ok_or(malformed("no parameters"))?;
-        let query = query.split_once('#').map_or(query, |(query, _)| query);
+        let (_, query) = split(rest, b'?').ok_or(malformed("no parameters"))?;
+        let query = split(query, b'#').map_or(query, |(query, _)| query);
         let (mut p, mut c) = (None, None);
-        for (name, value) in query.split('&').filter_map(|pair| pair.split_once('=')) {
-            if name.eq_ignore_ascii_case("p") {
-                set_once(&mut p, value)?;
-            } else if name.eq_ignore_ascii_case("c") {
-                set_once(&mut c, value)?;
-            } else if name.eq_ignore_ascii_case("k1")
-                && let Some((left, right)) = value.split_once('-')
-            {
-                set_once(&mut p, left)?;
-                set_once(&mut c, right)?;
+        let pairs = query.split(|byte| *byte == b'&');
+        for (name, value) in pairs.filter_map(|pair| split(pair, b'=')) {
+            match name {
+                b"p" | b"P" => set_once(&mut p, value)?,
+                b"c" | b"C" => set_once(&mut c, value)?,
+                b"k1" | b"K1" => {
+                    if let Some((left, right)) = split(value, b'-') {
+                        set_once(&mut p, left)?;
+                        set_once(&mut c, right)?;
+                    }
+                }
+                _ => {}
             }
         }
         let (p, c) = (p.ok_or(malformed("no p"))?, c.ok_or(malformed("no c"))?);
@@ -322,8 +304,15 @@ impl TapUrl {
     }
 }
 
+/// What stands before and behind the first of a byte.
+#[inline]
+fn split(text: &[u8], at: u8) -> Option<(&[u8], &[u8])> {
+    let place = text.iter().position(|byte| *byte == at)?;
+    Some((&text[..place], &text[place + 1..]))
+}
+
 /// The same parameter may stand there twice only with the same value.
-fn set_once<'a>(place: &mut Option<&'a str>, value: &'a str) -> Result<(), TapError> {
+fn set_once<'a>(place: &mut Option<&'a [u8]>, value: &'a [u8]) -> Result<(), TapError> {
     match place {
         Some(before) if !before.eq_ignore_ascii_case(value) => Err(TapError::Malformed {
             reason: "a parameter stands there twice",
@@ -333,14 +322,6 @@ fn set_once<'a>(place: &mut Option<&'a str>, value: &'a str) -> Result<(), TapEr
             Ok(())
         }
     }
-}
-
-fn bytes<const N: usize>(text: &str) -> Result<[u8; N], TapError> {
-    let mut bytes = [0; N];
-    hex::decode_to_slice(text, &mut bytes).map_err(|_| TapError::Malformed {
-        reason: "a parameter is not hex of the right length",
-    })?;
-    Ok(bytes)
 }
 
 /// What a chip says of itself.
@@ -397,8 +378,8 @@ fn verify_signature(signing_key: &Key, picc: &PiccData, c: &[u8; 8]) -> Result<(
         &picc.uid,
         &[c0, c1, c2],
     ];
-    let session_key = Key(cmac(signing_key, &session));
-    let full = cmac(&session_key, &[]);
+    let session_key = Key(cmac(signing_key, session));
+    let full = cmac(&session_key, []);
     // The signature is every second byte, from the second on.
     let mut expected = [0; 8];
     for (byte, pair) in expected.iter_mut().zip(full.chunks_exact(2)) {
@@ -420,7 +401,7 @@ mod tests {
     const UID: &str = "04a39493cc8680";
 
     fn array<const N: usize>(text: &str) -> [u8; N] {
-        bytes(text).unwrap()
+        bytes(text.as_bytes()).unwrap()
     }
 
     fn issuer() -> IssuerKey {

@@ -75,6 +75,8 @@ pub enum CardError {
         available: i64,
         /// What was asked.
         needed: i64,
+        /// The card's unit.
+        unit: Asset,
     },
     /// A limit of the card. `card.limit_exceeded`.
     #[error("the card's limit {limit} is {allowed}, {used} of it is used")]
@@ -281,7 +283,6 @@ impl CardError {
             Self::TooManyBadTaps { .. } => true,
             Self::Payment(error) => error.is_retryable(),
             Self::Life(error) => error.is_retryable(),
-            Self::Offline(error) => error.is_retryable(),
             _ => false,
         }
     }

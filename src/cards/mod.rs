@@ -32,6 +32,7 @@ pub(crate) mod programs;
 mod receipt_model;
 mod receipts;
 mod refunded_points;
+mod refunded_to;
 mod rules;
 mod snapshot;
 mod statement;
@@ -101,6 +102,7 @@ pub use programs::{
 };
 pub use receipt_model::{CardReceipt, CardReceiptKind, CardReceiptLine, CardReceiptOf};
 pub(crate) use refunded_points::{Left, give_points_again, set_points_aside};
+pub(crate) use refunded_to::refund_on_card;
 pub use statement::CardStatementQuery;
 pub(crate) use top_up_address::admit_top_up;
 pub use top_up_address::{RenewTopUpAddress, TopUpAddress};

@@ -1,17 +1,18 @@
 //! What became of a card's payments: as they are read, as a person says it, as the node tells it.
 
 use super::Cards;
+use super::life::require_reader_or_main;
 use super::payment_model::{CardPayment, ResolveCardPayment};
 use super::payment_rules as rules;
 use crate::Error;
 use crate::access::Credential;
-use crate::core::{Answer, Executed, check_text};
+use crate::core::Answer;
 use crate::ids::{CardId, CardPaymentId};
-use crate::lightning::PaymentHash;
+use crate::payments::Said;
 
 impl Cards {
-    /// A payment of a card as it stands now. The card's holder, a till of its merchant, or the
-    /// issuer.
+    /// A payment of a card as it stands now. The card's holder or that of a card in its place, of a
+    /// family card the main card's as well; a till of its merchant; or the issuer.
     ///
     /// # Errors
     /// `card.payment_not_found`, `access.*`.
@@ -24,16 +25,15 @@ impl Cards {
         let as_of_ms = self.core.clock.now_ms();
         let id = payment.to_string();
         let value = self.payments.load::<CardPayment>(&id).await?.value;
-        let may = caller.require_issuer_or_holder(value.card);
-        match (may, value.merchant) {
-            (Err(_), Some(merchant)) => caller.require_seller(merchant)?,
-            (may, _) => may?,
+        match value.merchant {
+            Some(merchant) if caller.require_seller(merchant).is_ok() => {}
+            _ => require_reader_or_main(&self.core, &caller, value.card).await?,
         }
         Ok(Answer { as_of_ms, value })
     }
 
     /// The payments of a card, oldest first, after the payment `after`; at most `limit` (1 to
-    /// 1,000). The card's holder, or the issuer.
+    /// 1,000). Whoever may read the card, as for [`get_payment`](Self::get_payment).
     ///
     /// # Errors
     /// `access.*`.
@@ -45,7 +45,7 @@ impl Cards {
         limit: usize,
     ) -> Result<Answer<Vec<CardPayment>>, Error> {
         let caller = self.core.authenticate(credential).await?;
-        caller.require_issuer_or_holder(card)?;
+        require_reader_or_main(&self.core, &caller, card).await?;
         let as_of_ms = self.core.clock.now_ms();
         let (key, after) = (card.to_string(), after.map(|id| id.to_string()));
         let found = self
@@ -72,27 +72,15 @@ impl Cards {
         let (cards, credential) = (self.clone(), credential.clone());
         self.core
             .detached(async move {
-                let core = &cards.core;
-                let caller = core.authenticate(&credential).await?;
-                caller.require_issuer()?;
-                check_text("reason", &command.reason, 200, "200 characters")?;
-                let _nothing_is_sent = cards.payments.nothing_is_sent().await;
-                let (id, outcome) = (command.payment.to_string(), command.outcome.into());
-                let asks_the_node = command.asks_the_node();
-                let decide = || {
-                    let payments = &cards.payments;
-                    payments.resolve::<CardPayment>(&id, outcome, &command.reason, asks_the_node)
+                let operation = ("cards.resolve_payment", &command.key);
+                let said = Said {
+                    id: command.payment.to_string(),
+                    outcome: command.outcome.into(),
+                    reason: &command.reason,
+                    asks_the_node: command.asks_the_node(),
                 };
-                let executed: Executed<CardPayment> = core
-                    .execute(
-                        &caller,
-                        "cards.resolve_payment",
-                        &command.key,
-                        &command,
-                        decide,
-                    )
-                    .await?;
-                Ok(executed.answer)
+                let payments = &cards.payments;
+                payments.said(&credential, operation, &command, said).await
             })
             .await
     }
@@ -108,21 +96,5 @@ impl Cards {
     /// After a start: every open payment is asked about.
     pub(crate) async fn reconcile_payments(&self) -> Result<Option<Error>, Error> {
         self.payments.reconcile::<CardPayment>().await
-    }
-
-    /// The node says that a payment of ours arrived. False when it is none of a card.
-    pub(crate) async fn sent(&self, hash: PaymentHash, fee: Option<i64>) -> Result<bool, Error> {
-        self.payments.sent::<CardPayment>(hash, fee).await
-    }
-
-    /// The node says that an attempt failed for good. False when it is none of a card.
-    pub(crate) async fn attempt_failed(
-        &self,
-        hash: PaymentHash,
-        reason: &str,
-    ) -> Result<bool, Error> {
-        self.payments
-            .attempt_failed::<CardPayment>(hash, reason)
-            .await
     }
 }

@@ -255,6 +255,7 @@ impl Cards {
         };
         steps.extend(payments::rules::paid_by_book(&payment)?);
         steps.extend(points);
+        settlement::debts_last(&mut steps);
         Ok(Paid {
             counted: payment.on_card(),
             payment,

@@ -38,8 +38,10 @@ impl std::fmt::Debug for PayWithCard {
     }
 }
 
-/// Sends what is on a card to its holder's own wallet.
+/// Sends what is on a card to its holder's own wallet. As JSON no field of another name is read over:
+/// without an amount it is all that the card has.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct WithdrawFromCard {
     /// Made by the caller before the call.
     pub key: IdempotencyKey,

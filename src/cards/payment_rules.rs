@@ -13,8 +13,8 @@ use crate::ids::{CardId, TransferId};
 use crate::ledger::{Account, AccountKind, Refusal, Step, TransferKind, UsageWindow};
 use crate::lightning::{Bolt11Details, LightningError};
 use crate::money::Asset;
-use crate::payments::{Attempts, Change, Exchanged, Leaving, Outcome, Outgoing, Standing};
-use crate::settlement::{Merchant, PaidByBook};
+use crate::payments::{Exchanged, Leaving, Outcome, Outgoing, Standing, Written};
+use crate::settlement::Merchant;
 use crate::store::StoreError;
 use crate::{rewards, settlement};
 
@@ -87,26 +87,17 @@ impl Outgoing for CardPayment {
         }
     }
 
-    fn changed(&self, change: Change) -> Self {
-        Self {
-            state: change.standing.into(),
-            reason: change.reason,
-            route_fee_msat: change.route_fee_msat,
-            ..self.clone()
+    fn written(&mut self) -> Written<'_> {
+        Written {
+            reason: &mut self.reason,
+            route_fee_msat: &mut self.route_fee_msat,
+            attempts: &mut self.posting.attempts,
+            by_book: &mut self.by_book,
         }
     }
 
-    fn with_attempts(&self, attempts: Attempts) -> Self {
-        let mut after = self.clone();
-        after.posting.attempts = attempts;
-        after
-    }
-
-    fn with_proof(self, proof: PaidByBook) -> Self {
-        Self {
-            by_book: Some(proof),
-            ..self
-        }
+    fn stands(&mut self, standing: Standing) {
+        self.state = standing.into();
     }
 
     fn owner_keys(&self) -> Vec<(&'static str, String)> {

@@ -14,6 +14,7 @@ use crate::access::Credential;
 use crate::core::{Answer, Caller};
 use crate::ids::{CardId, CardPaymentId, ChargeId, MerchantId, TransferId};
 use crate::ledger::{Account, AccountKind, TransferKind, TransferRow};
+use crate::money::Quote;
 use crate::store::MAX_PAGE;
 
 /// So many rows of one commit are looked at for where money went on to.
@@ -92,7 +93,13 @@ impl Cards {
         }];
         let conversion = charge.conversion.as_ref();
         let of_card = conversion.map(|it| it.settled_quote.as_ref().unwrap_or(&it.quote));
-        for quote in [charge.quote.as_ref(), of_card].into_iter().flatten() {
+        // Of a price in the card's own currency it is one rate.
+        let mut quotes: Vec<&Quote> = [charge.quote.as_ref(), of_card]
+            .into_iter()
+            .flatten()
+            .collect();
+        quotes.dedup_by_key(|quote| (quote.rate, quote.currency, quote.observed_at_ms));
+        for quote in quotes {
             let quote = quote.clone();
             lines.push(CardReceiptLine::Rate { quote });
         }

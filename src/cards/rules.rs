@@ -324,7 +324,13 @@ pub(super) fn refused(error: Error) -> Error {
             needed,
             ..
         } if account.kind() == AccountKind::CardBalance => {
-            CardError::InsufficientFunds { available, needed }.into()
+            let unit = account.asset();
+            CardError::InsufficientFunds {
+                available,
+                needed,
+                unit,
+            }
+            .into()
         }
         Refusal::UsageExceeded {
             subject,

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use super::CheckoutError;
 use super::model::{PayAddress, PayAddressTerms, PayerDataWanted};
 use crate::core::{CommandError, check_text};
+use crate::lnurl;
 use crate::money::MAX_MSAT;
 
 const MIN_SENDABLE_MSAT: i64 = 1_000;
@@ -116,7 +117,7 @@ pub(super) fn payer_data(
 fn is_fit(name: &str, text: &str) -> bool {
     let short = text.chars().count() <= MAX_PAYER_FIELD && !text.chars().any(char::is_control);
     let address = text.split_once('@').is_some_and(|(user, host)| {
-        !user.is_empty() && !host.is_empty() && !host.contains('@') && !text.contains(' ')
+        !user.is_empty() && !text.contains(' ') && lnurl::is_host(&host.to_ascii_lowercase())
     });
     let has_key = text.len() == 66 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     short

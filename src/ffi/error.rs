@@ -206,7 +206,6 @@ const CODES: &[(&str, Kind)] = &[
     ("offline.card_takes_none", Kind::Declined),
     ("offline.chain_broken", Kind::Declined),
     ("offline.forked", Kind::Conflict),
-    ("offline.from_the_future", Kind::Declined),
     ("offline.key_retired", Kind::Declined),
     ("offline.key_taken", Kind::Conflict),
     ("offline.malformed", Kind::InvalidInput),

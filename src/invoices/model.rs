@@ -255,10 +255,20 @@ impl Invoice {
         self.amount_msat == 0
     }
 
-    /// What counts of the payments that came or are coming.
+    /// What counts of the payments that came or are coming, less what was paid back before the
+    /// invoice was settled.
     pub fn counted_msat(&self) -> i64 {
         let live = self.payments.iter().filter(|payment| payment.is_live());
-        live.fold(0, |sum, payment| sum.saturating_add(payment.counted_msat))
+        let came = live.fold(0_i64, |sum, payment| {
+            sum.saturating_add(payment.counted_msat)
+        });
+        self.kept(came)
+    }
+
+    /// What is left of what came once it is known what goes back.
+    pub(super) fn kept(&self, came_msat: i64) -> i64 {
+        let uncounted_msat = self.flags.uncounted_msat;
+        came_msat.saturating_sub(uncounted_msat).max(0)
     }
 
     /// What is still to be paid; zero where whoever pays chooses.

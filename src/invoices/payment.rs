@@ -212,6 +212,10 @@ pub struct InvoiceFlags {
     /// where the rate of a later time was asked for.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub refund_covers_msat: i64,
+    /// What of that was paid back, or is, before the invoice was settled: it counts no more, and the
+    /// price is due again by as much.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub uncounted_msat: i64,
     /// What was booked once and was then taken away by the chain; it stays counted although the
     /// payment comes back.
     #[serde(default, skip_serializing_if = "is_zero")]

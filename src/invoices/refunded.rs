@@ -1,6 +1,6 @@
 //! What of an invoice can be paid back, and what refunds leave of it.
 
-use super::model::{Custody, Invoice, InvoicePurpose};
+use super::model::{Custody, Invoice, InvoicePurpose, InvoiceState};
 use super::options::SurplusTo;
 use super::payment::{InvoicePayment, InvoicePaymentState, Rail};
 use super::steps;
@@ -23,13 +23,13 @@ pub(crate) struct Refundable {
 impl Refundable {
     /// What waits in suspense.
     pub(crate) fn waiting_msat(&self) -> i64 {
-        let waiting = self.waiting.iter().map(|item| item.value.amount_msat);
+        let waiting = self.waiting.iter().map(|item| item.value.waiting_msat());
         waiting.fold(0, i64::saturating_add)
     }
 }
 
 /// To whom suspense is given whose invoice it came for.
-pub(crate) fn owner_of(purpose: InvoicePurpose) -> SuspenseTarget {
+fn owner_of(purpose: InvoicePurpose) -> SuspenseTarget {
     match purpose {
         InvoicePurpose::Sale { merchant } | InvoicePurpose::Contribution { merchant } => {
             SuspenseTarget::Merchant { merchant }
@@ -54,12 +54,19 @@ pub(crate) async fn refundable(core: &Core, invoice: &Invoice) -> Result<Refunda
             (true, _) | (false, Some(SurplusTo::Tip | SurplusTo::Refund)) => true,
             (false, Some(SurplusTo::Card { .. })) => false,
             (false, None) => match suspended(core, paid).await? {
-                Some(item) if is_waiting(&item) => {
-                    sum.waiting.push(item);
-                    sum.surplus_msat = sum.surplus_msat.saturating_add(surplus_msat);
-                    false
+                Some(item) => {
+                    let is_owners = item.value.assigned_to == Some(owner_of(invoice.purpose));
+                    if !is_owners {
+                        let refunded_msat = item.value.refunded_msat();
+                        let here_msat = refunded_msat.saturating_add(item.value.waiting_msat());
+                        sum.owners_msat = sum.owners_msat.saturating_add(refunded_msat);
+                        sum.surplus_msat = sum.surplus_msat.saturating_add(here_msat);
+                        if item.value.waiting_msat() > 0 {
+                            sum.waiting.push(item);
+                        }
+                    }
+                    is_owners
                 }
-                Some(item) => item.value.assigned_to == Some(owner_of(invoice.purpose)),
                 None => false,
             },
         };
@@ -69,10 +76,6 @@ pub(crate) async fn refundable(core: &Core, invoice: &Invoice) -> Result<Refunda
         }
     }
     Ok(sum)
-}
-
-fn is_waiting(item: &Loaded<SuspenseItem>) -> bool {
-    item.value.assigned_to.is_none() && !item.value.withdrawn
 }
 
 fn is_in_own_wallet(invoice: &Invoice, paid: &InvoicePayment) -> bool {
@@ -95,17 +98,20 @@ async fn suspended(
 }
 
 /// By how much a refund changes what is written of its invoice.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct RefundEntry {
     pub(crate) refunding_msat: i64,
     pub(crate) refunded_msat: i64,
     pub(crate) covers_msat: i64,
+    /// What of that was to count towards the price, of an invoice that is not settled.
+    pub(crate) uncounted_msat: i64,
 }
 
 /// The steps that write an invoice with what a refund changes of it.
 pub(crate) fn with_refund(
     invoice: &Loaded<Invoice>,
     entry: RefundEntry,
+    now_ms: i64,
 ) -> Result<[Step; 2], Error> {
     let mut after = invoice.value.clone();
     let flags = &mut after.flags;
@@ -113,9 +119,16 @@ pub(crate) fn with_refund(
     add(&mut flags.refunding_msat, entry.refunding_msat);
     add(&mut flags.refunded_msat, entry.refunded_msat);
     add(&mut flags.refund_covers_msat, entry.covers_msat);
+    add(&mut flags.uncounted_msat, entry.uncounted_msat);
     // Where it stands is its payments' to say, and tells of itself.
     after.note_refund_due();
+    if entry.uncounted_msat != 0 {
+        after.stand(now_ms);
+    }
+    let is_settled = |invoice: &Invoice| invoice.state == InvoiceState::Settled;
     let event = match entry {
+        // The rest came while a part was on its way back, and that did not arrive.
+        _ if is_settled(&after) && !is_settled(&invoice.value) => "invoice.settled",
         RefundEntry { refunded_msat, .. } if refunded_msat > 0 => "invoice.refunded",
         RefundEntry { refunding_msat, .. } if refunding_msat > 0 => "invoice.refunding",
         _ => "invoice.refund_ended",

@@ -53,9 +53,10 @@ impl Invoice {
             .iter()
             .enumerate()
             .filter(|(at, payment)| payment.is_fixed() && Some(*at) != but);
-        fixed.fold(0, |sum, (_, payment)| {
+        let came = fixed.fold(0_i64, |sum, (_, payment)| {
             sum.saturating_add(payment.counted_msat)
-        })
+        });
+        self.kept(came)
     }
 
     /// What counts of a payment that is confirmed now: first come is not first served, since an
@@ -99,7 +100,7 @@ impl Invoice {
             InvoicePaymentState::Settled => payment.counted_msat,
             _ => 0,
         };
-        let (counted_msat, received_msat) = (sum(&|payment| payment.counted_msat), sum(&settled));
+        let (counted_msat, received_msat) = (self.counted_msat(), sum(&settled));
         let surplus = |payment: &InvoicePayment| match payment.late && payment.suspended {
             true => 0,
             false => payment.surplus_msat(),
@@ -154,7 +155,7 @@ impl Invoice {
         let mut waiting = self.payments.iter().filter(waits).peekable();
         // Where whoever pays chooses, nobody can say before the last has come whether it is all.
         let all_here = !self.is_open_amount() || waiting.peek().is_none();
-        if self.received_msat >= enough_msat && all_here {
+        if self.kept(self.received_msat) >= enough_msat && all_here {
             return InvoiceState::Settled;
         }
         if self.payments.iter().any(|payment| payment.short_msat > 0) {

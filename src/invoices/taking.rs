@@ -107,6 +107,7 @@ pub(super) async fn decide(
     for more in [guards, onward, payers, lows] {
         batch.extend(more);
     }
+    settlement::debts_last(&mut batch);
     Ok((after, batch))
 }
 

@@ -1,12 +1,16 @@
 //! LNURL as data: what is asked by a URL, and what is answered, without the web (LUD-01, 03, 06,
 //! 12, 16, 18, 20, 21). Cards and sellers answer with the same shapes.
 
+mod host;
 mod pay;
 mod query;
+
+use std::fmt;
 
 use bitcoin::bech32::{self, Bech32, Hrp};
 use serde::{Deserialize, Serialize};
 
+pub(crate) use host::{is_host, scheme};
 pub(crate) use pay::{
     NotWithin, PayReply, PayRequest, VerifyReply, asked_amount, description_hash,
 };
@@ -15,7 +19,7 @@ pub use query::{LnurlQuery, MalformedQuery};
 const JSON: &str = "application/json; charset=utf-8";
 
 /// What the host answers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LnurlReply {
     /// The HTTP status.
     pub status: u16,
@@ -23,6 +27,16 @@ pub struct LnurlReply {
     pub content_type: String,
     /// The body.
     pub body: String,
+}
+
+impl fmt::Debug for LnurlReply {
+    // The body names a tap that can still pay: it does not belong in a log.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LnurlReply")
+            .field("status", &self.status)
+            .field("content_type", &self.content_type)
+            .finish_non_exhaustive()
+    }
 }
 
 impl LnurlReply {
@@ -88,15 +102,10 @@ impl Status<'static> {
     };
 }
 
-/// Where addresses begin, with a scheme: LUD-17 has hidden services without TLS.
+/// Where addresses begin, with a scheme.
 pub(crate) fn base(url: &str) -> String {
-    let host = url.split(['/', ':']).next().unwrap_or(url);
-    let scheme = if host.ends_with(".onion") {
-        "http"
-    } else {
-        "https"
-    };
-    format!("{scheme}://{url}")
+    let host = url.split('/').next().unwrap_or(url);
+    format!("{}://{url}", scheme(host))
 }
 
 /// A URL as LUD-01 has it: bech32, in lower case. Empty for one that is too long to be shown.

@@ -9,8 +9,10 @@
 mod in_books;
 mod model;
 pub(crate) mod rules;
+mod said;
 mod sending;
 
 pub(crate) use in_books::ended_in_books;
-pub(crate) use model::{Attempts, Change, Exchanged, Holds, Leaving, Outcome, Outgoing, Standing};
+pub(crate) use model::{Attempts, Exchanged, Holds, Leaving, Outcome, Outgoing, Standing, Written};
+pub(crate) use said::Said;
 pub(crate) use sending::{Attempt, Payments};

@@ -166,6 +166,17 @@ pub(crate) enum Outcome {
     Failed,
 }
 
+/// What of the record of any payment the mechanism writes itself, wherever a kind keeps it.
+pub(crate) struct Written<'a> {
+    /// Why it failed, or what is not known.
+    pub(crate) reason: &'a mut Option<String>,
+    /// What the route cost.
+    pub(crate) route_fee_msat: &'a mut Option<i64>,
+    pub(crate) attempts: &'a mut Attempts,
+    /// What proves that an invoice of this engine was paid.
+    pub(crate) by_book: &'a mut Option<PaidByBook>,
+}
+
 /// A kind of payment: the record that is kept of each, and what else it brings about.
 #[async_trait]
 pub(crate) trait Outgoing:
@@ -178,10 +189,10 @@ pub(crate) trait Outgoing:
 
     /// What the mechanism is to know of it.
     fn leaving(&self) -> Leaving<'_>;
-    /// The record, standing otherwise.
-    fn changed(&self, change: Change) -> Self;
-    /// The record, with other attempts.
-    fn with_attempts(&self, attempts: Attempts) -> Self;
+    /// What the mechanism writes of it itself.
+    fn written(&mut self) -> Written<'_>;
+    /// It stands there from now on.
+    fn stands(&mut self, standing: Standing);
     /// The keys under which it is found besides `payment_hash` and `state`.
     fn owner_keys(&self) -> Vec<(&'static str, String)>;
     /// The event that says how it stands, and the object that it is about.
@@ -205,8 +216,28 @@ pub(crate) trait Outgoing:
         Ok((self, Vec::new()))
     }
 
+    /// The record, standing otherwise.
+    fn changed(&self, change: Change) -> Self {
+        let mut after = self.clone();
+        after.stands(change.standing);
+        let written = after.written();
+        *written.reason = change.reason;
+        *written.route_fee_msat = change.route_fee_msat;
+        after
+    }
+
+    /// The record, with other attempts.
+    fn with_attempts(&self, attempts: Attempts) -> Self {
+        let mut after = self.clone();
+        *after.written().attempts = attempts;
+        after
+    }
+
     /// The record, with what proves that an invoice of this engine was paid.
-    fn with_proof(self, proof: PaidByBook) -> Self;
+    fn with_proof(mut self, proof: PaidByBook) -> Self {
+        *self.written().by_book = Some(proof);
+        self
+    }
 
     /// What is posted in the commit that ends it, however it ends: `standing` says how.
     async fn when_ended(&self, _core: &Core, _standing: Standing) -> Result<Vec<Step>, Error> {

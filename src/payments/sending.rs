@@ -17,7 +17,7 @@ use std::sync::Arc;
 use super::model::{Attempts, Change, Leaving, Outcome, Outgoing, Standing};
 use super::rules::{self, AfterFailure};
 use crate::Error;
-use crate::core::{Core, Decision, Loaded, Turn, Turns, emit};
+use crate::core::{Core, Decision, Loaded, Turns, emit};
 use crate::ids::TransferId;
 use crate::ledger::{Refusal, Step};
 use crate::lightning::{
@@ -45,9 +45,9 @@ enum Besides {
 /// What sends payments and finds out what became of them.
 #[derive(Clone)]
 pub(crate) struct Payments {
-    core: Arc<Core>,
+    pub(super) core: Arc<Core>,
     /// One at a time asks the node to send or decides what a failure means.
-    sending: Turns,
+    pub(super) sending: Turns,
 }
 
 impl Payments {
@@ -56,11 +56,6 @@ impl Payments {
             core,
             sending: Turns::default(),
         }
-    }
-
-    /// Nothing is sent while it is held.
-    pub(crate) async fn nothing_is_sent(&self) -> Turn {
-        self.sending.take().await
     }
 
     pub(crate) async fn load<P: Outgoing>(&self, id: &str) -> Result<Loaded<P>, Error> {
@@ -290,7 +285,7 @@ impl Payments {
 
     /// A person says what became of it. `asks_the_node` when that must not contradict the node's
     /// record. Nothing may be sent meanwhile.
-    pub(crate) async fn resolve<P: Outgoing>(
+    pub(super) async fn resolve<P: Outgoing>(
         &self,
         id: &str,
         outcome: Outcome,
@@ -372,7 +367,7 @@ impl Payments {
     }
 
     /// The node says that a payment of ours arrived. False when there is none of this kind.
-    pub(crate) async fn sent<P: Outgoing>(
+    pub(super) async fn sent<P: Outgoing>(
         &self,
         hash: PaymentHash,
         fee_msat: Option<i64>,
@@ -394,7 +389,7 @@ impl Payments {
     }
 
     /// The node says that an attempt failed for good. False when there is no payment of this kind.
-    pub(crate) async fn attempt_failed<P: Outgoing>(
+    pub(super) async fn attempt_failed<P: Outgoing>(
         &self,
         hash: PaymentHash,
         reason: &str,
@@ -422,7 +417,7 @@ impl Payments {
 
     /// Money left the node and no open payment is behind it: it is booked against suspense, and
     /// waits for a person.
-    pub(crate) async fn unexpected(
+    pub(super) async fn unexpected(
         &self,
         hash: PaymentHash,
         amount_msat: Option<i64>,

@@ -25,8 +25,8 @@ fn marks(language: Language) -> (char, char) {
 /// sat only where there are any.
 pub fn format_amount(language: Language, asset: Asset, minor: i64) -> String {
     let (sign, digits) = match asset {
+        Asset::Points(_) => return format_points(language, minor),
         Asset::Btc => ("sat", 3),
-        Asset::Points(_) => (Label::Points.text(language), 0),
         Asset::Fiat(currency) => (sign(currency), currency.minor_digits()),
     };
     let unit = 10_u64.pow(digits);
@@ -43,6 +43,14 @@ pub fn format_amount(language: Language, asset: Asset, minor: i64) -> String {
         Asset::Fiat(_) => minus.to_owned() + &with_sign(language, sign, &number),
         _ => format!("{minus}{number}{NO_BREAK_SPACE}{sign}"),
     }
+}
+
+/// Points of whichever program: `1,234 points`.
+pub(super) fn format_points(language: Language, points: i64) -> String {
+    let minus = if points < 0 { "-" } else { "" };
+    let number = grouped(language, &points.unsigned_abs().to_string());
+    let unit = Label::Points.text(language);
+    format!("{minus}{number}{NO_BREAK_SPACE}{unit}")
 }
 
 /// The price of one bitcoin: `1 BTC = J$15,400,000.00`. A fraction finer than the currency's minor

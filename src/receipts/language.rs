@@ -190,6 +190,16 @@ labels! {
     Sale = ["Sale", "Venta", "Vente", "Vendita", "Vant"];
     /// Money that was put on a card.
     TopUp = ["Top-up", "Recarga", "Recharge", "Ricarica", "Rechaj"];
+    /// Money of a sale that came back on a card.
+    Refund = ["Refund", "Reembolso", "Remboursement", "Rimborso", "Ranbousman"];
+    /// Money that was taken off a card.
+    Withdrawal = ["Withdrawal", "Retiro", "Retrait", "Prelievo", "Retrè"];
+    /// What came on a card.
+    Received = ["Received", "Recibido", "Reçu", "Ricevuto", "Resevwa"];
+    /// What of a refund stayed behind, because its points were spent.
+    KeptForPoints = ["Kept for points", "Retenido por puntos", "Retenu pour points", "Trattenuto per punti", "Kenbe pou pwen"];
+    /// Points of a purchase that was refunded.
+    PointsTakenBack = ["Points taken back", "Puntos retirados", "Points repris", "Punti ritirati", "Pwen yo reprann"];
     /// What somebody takes for it.
     Fee = ["Fee", "Comisión", "Frais", "Commissione", "Frè"];
     /// Points of this purchase.

@@ -105,23 +105,36 @@ impl ReceiptLine {
 
 /// Writes lines in one language and one time zone.
 pub(super) struct Writer<'a> {
-    language: Language,
+    pub(super) language: Language,
     zone: &'a TimeZone,
-    lines: Vec<ReceiptLine>,
+    pub(super) lines: Vec<ReceiptLine>,
 }
 
-impl Writer<'_> {
-    fn amount(&mut self, kind: ReceiptLineKind, label: Label, asset: Asset, minor: i64) {
+impl<'a> Writer<'a> {
+    pub(super) fn new(language: Language, zone: &'a TimeZone) -> Self {
+        Self {
+            language,
+            zone,
+            lines: Vec::new(),
+        }
+    }
+
+    pub(super) fn amount(&mut self, kind: ReceiptLineKind, label: Label, asset: Asset, minor: i64) {
         let value = format_amount(self.language, asset, minor);
         self.line(kind, label, value);
     }
 
-    fn line(&mut self, kind: ReceiptLineKind, label: Label, value: impl Into<String>) {
+    pub(super) fn line(&mut self, kind: ReceiptLineKind, label: Label, value: impl Into<String>) {
         let label = label.text(self.language);
         self.lines.push(ReceiptLine::new(kind, label, value));
     }
 
-    fn time(&mut self, kind: ReceiptLineKind, label: Label, at_ms: i64) {
+    pub(super) fn stacked(&mut self, kind: ReceiptLineKind, label: Label, value: &str) {
+        let label = label.text(self.language);
+        self.lines.push(ReceiptLine::stacked(kind, label, value));
+    }
+
+    pub(super) fn time(&mut self, kind: ReceiptLineKind, label: Label, at_ms: i64) {
         let value = format_time(self.language, self.zone, at_ms);
         self.line(kind, label, value);
     }
@@ -138,30 +151,21 @@ pub(super) struct Sold<'a> {
 
 /// All lines of a receipt whose other fields are filled in.
 pub(super) fn write(receipt: &Receipt, sold: &Sold<'_>, zone: &TimeZone) -> Vec<ReceiptLine> {
-    let mut writer = Writer {
-        language: receipt.language,
-        zone,
-        lines: Vec::new(),
-    };
+    let mut writer = Writer::new(receipt.language, zone);
     writer.head(receipt, sold);
     writer.items(receipt, sold);
     writer.paid(receipt);
     writer.changes(receipt);
-    if !sold.settings.footer.is_empty() {
-        writer.lines.push(ReceiptLine::rule());
-    }
-    for text in &sold.settings.footer {
-        let line = ReceiptLine::centered(ReceiptLineKind::Footer, text);
-        writer.lines.push(line);
-    }
+    writer.footer(sold.settings);
     writer.lines
 }
 
 impl Writer<'_> {
-    fn head(&mut self, receipt: &Receipt, sold: &Sold<'_>) {
-        use ReceiptLineKind::{Field, Heading, Title};
-        let heading = &sold.settings.heading;
-        let seller = [sold.seller.to_owned()];
+    /// Who sells: as the settings say, or else by name.
+    pub(super) fn seller(&mut self, settings: &ReceiptSettings, seller: &str) {
+        use ReceiptLineKind::{Field, Heading};
+        let heading = &settings.heading;
+        let seller = [seller.to_owned()];
         let named = if heading.is_empty() {
             &seller[..]
         } else {
@@ -170,9 +174,24 @@ impl Writer<'_> {
         for text in named.iter().filter(|text| !text.is_empty()) {
             self.lines.push(ReceiptLine::centered(Heading, text));
         }
-        if !sold.settings.tax_number.is_empty() {
-            self.line(Field, Label::TaxNumber, &sold.settings.tax_number);
+        if !settings.tax_number.is_empty() {
+            self.line(Field, Label::TaxNumber, &settings.tax_number);
         }
+    }
+
+    pub(super) fn footer(&mut self, settings: &ReceiptSettings) {
+        if !settings.footer.is_empty() {
+            self.lines.push(ReceiptLine::rule());
+        }
+        for text in &settings.footer {
+            let line = ReceiptLine::centered(ReceiptLineKind::Footer, text);
+            self.lines.push(line);
+        }
+    }
+
+    fn head(&mut self, receipt: &Receipt, sold: &Sold<'_>) {
+        use ReceiptLineKind::{Field, Title};
+        self.seller(sold.settings, sold.seller);
         let title = match receipt.kind {
             ReceiptKind::Sale => Label::Receipt,
             ReceiptKind::Correction { .. } => Label::Correction,
@@ -251,9 +270,7 @@ impl Writer<'_> {
             };
             self.amount(Payment, rail, Asset::Btc, payment.amount_msat);
             self.time(Detail, Label::PaidAt, payment.at_ms);
-            let label = known_by.text(self.language);
-            let line = ReceiptLine::stacked(Detail, label, &payment.reference);
-            self.lines.push(line);
+            self.stacked(Detail, known_by, &payment.reference);
         }
         if let Some(at_ms) = receipt.marked_paid_at_ms {
             self.time(Payment, Label::MarkedPaid, at_ms);

@@ -12,6 +12,7 @@
 //!
 //! How a third party checks a receipt is told at [`verify`].
 
+mod card_lines;
 mod error;
 mod evidence;
 mod format;

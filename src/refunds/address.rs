@@ -5,6 +5,7 @@
 use serde::Deserialize;
 
 use super::RefundError;
+use crate::lnurl;
 
 /// More than any address or answer has.
 const MAX_ADDRESS: usize = 320;
@@ -29,31 +30,13 @@ pub(super) fn first_question(address: &str) -> Result<String, RefundError> {
     if name.is_empty() || !name.bytes().all(is_name) || name.bytes().all(|byte| byte == b'.') {
         return bad("its name has other than a-z, 0-9, -, _, . and +");
     }
-    if !is_host(host) {
+    if !lnurl::is_host(host) {
         return bad("its host is no host");
     }
-    let scheme = if is_onion(host) { "http" } else { "https" };
-    Ok(format!("{scheme}://{host}/.well-known/lnurlp/{name}"))
-}
-
-/// A name of a host in lower case, with or without a port.
-fn is_host(text: &str) -> bool {
-    let (host, port) = text.split_once(':').unwrap_or((text, "443"));
-    let is_label = |label: &str| {
-        let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-        let ends = !label.starts_with('-') && !label.ends_with('-');
-        (1..=63).contains(&label.len()) && ends && label.bytes().all(inner)
-    };
-    let is_port = port.bytes().all(|byte| byte.is_ascii_digit());
-    host.len() <= 253
-        && host.split('.').all(is_label)
-        && is_port
-        && port.parse::<u16>().is_ok_and(|port| port > 0)
-}
-
-fn is_onion(host: &str) -> bool {
-    let name = host.split(':').next().unwrap_or(host);
-    name.ends_with(".onion")
+    Ok(format!(
+        "{}://{host}/.well-known/lnurlp/{name}",
+        lnurl::scheme(host)
+    ))
 }
 
 /// What may be answered instead (LUD-01).
@@ -147,7 +130,7 @@ fn is_callback(text: &str) -> bool {
     let host = rest.split(['/', '?']).next().unwrap_or(rest);
     let query = rest.split_once('?').map_or("", |(_, query)| query);
     let has_amount = query.split('&').any(|part| part.starts_with("amount="));
-    let is_safe = scheme == "https" || (scheme == "http" && is_onion(host));
+    let is_safe = scheme == "https" || scheme == lnurl::scheme(host);
     let plain = text
         .bytes()
         .all(|byte| byte.is_ascii_graphic() && byte != b'#');
@@ -155,7 +138,7 @@ fn is_callback(text: &str) -> bool {
         && is_safe
         && plain
         && !has_amount
-        && is_host(&host.to_ascii_lowercase())
+        && lnurl::is_host(&host.to_ascii_lowercase())
 }
 
 /// The BOLT11 of the address's second answer.

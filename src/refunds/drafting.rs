@@ -10,7 +10,7 @@ use crate::cards::{self, Left};
 use crate::core::{Caller, Core, Loaded};
 use crate::ids::RefundId;
 use crate::invoices::{self, Invoice, InvoicePurpose, Refundable};
-use crate::ledger::{Account, Step};
+use crate::ledger::Step;
 use crate::money::{Asset, Quote};
 use crate::payments::{Holds, rules::share};
 use crate::rates::{self, RatePolicy};
@@ -21,6 +21,8 @@ use crate::{settlement, treasury};
 pub(super) struct Draft {
     pub(super) refund: Refund,
     pub(super) invoice: Loaded<Invoice>,
+    /// What was asked for in a currency at the rate of now.
+    pub(super) asked: Option<(i64, Quote)>,
     /// Guards, suspense that is given to its owner, points that are set aside.
     pub(super) steps: Vec<Step>,
 }
@@ -28,6 +30,8 @@ pub(super) struct Draft {
 /// What an invoice's refund would take, before it goes anywhere.
 pub(super) struct Reckoned {
     pub(super) came: Refundable,
+    /// What of all that came was beyond what was due, whoever may pay it back.
+    pub(super) surplus_msat: i64,
     pub(super) paid: Paid,
     pub(super) due: Due,
 }
@@ -53,6 +57,7 @@ impl Refunds {
         let core = &self.core;
         rules::check_open(invoice)?;
         let mut came = invoices::refundable(core, invoice).await?;
+        let surplus_msat = came.surplus_msat;
         if caller.require_issuer().is_err() {
             came.surplus_msat = came.surplus_msat.saturating_sub(came.waiting_msat());
             came.waiting.clear();
@@ -66,7 +71,12 @@ impl Refunds {
         };
         let quote = self.rate_now(invoice, asked).await?;
         let due = rules::due(invoice, &paid, asked, quote)?;
-        Ok(Reckoned { came, paid, due })
+        Ok(Reckoned {
+            came,
+            surplus_msat,
+            paid,
+            due,
+        })
     }
 
     async fn rate_now(
@@ -125,15 +135,26 @@ impl Refunds {
             let invoice = invoice.value.id;
             return Err(RefundError::CardInCurrency { invoice }.into());
         }
-        let Reckoned { came, paid, due } =
-            self.reckon(caller, &invoice.value, command.amount).await?;
+        let Reckoned {
+            came,
+            surplus_msat,
+            paid,
+            due,
+        } = self.reckon(caller, &invoice.value, command.amount).await?;
         let id = core.new_id(RefundId::from_parts)?;
         let from_suspense_msat = match command.amount {
             // What waits there is what is to go back.
             RefundAmount::Everything | RefundAmount::Surplus => due.covers_msat,
             _ => paid.covered_msat + due.covers_msat - came.owners_msat,
         };
-        let mut steps = given_out(core, &came, from_suspense_msat, (id, payer, purpose))?;
+        let mut posting = RefundPosting::new(payer, Holds::new(core, 0, 0)?);
+        posting.from_suspense_msat = from_suspense_msat.max(0);
+        posting.uncounted_msat = rules::uncounted(&invoice.value, surplus_msat, due.covers_msat);
+        let mut steps = match &command.to {
+            // It goes when it is known where to.
+            RefundTo::LightningAddress { .. } => Vec::new(),
+            _ => given_out(core, &came, id, &mut posting)?,
+        };
         let left = Left {
             part_msat: paid.received_msat - paid.covered_msat - due.covers_msat,
             whole_msat: paid.received_msat,
@@ -148,8 +169,9 @@ impl Refunds {
             _ => self.max_fee_msat(purpose, due.amount_msat).await?,
         };
         let bearer = command.fee_bearer;
-        let posting = RefundPosting::new(payer, Holds::new(core, 0, max_fee_msat)?);
+        posting.holds = Holds::new(core, 0, max_fee_msat)?;
         let sent_msat = rules::sent_msat(due.amount_msat, withheld_msat, bearer, max_fee_msat)?;
+        let asked = due.minor_units.zip(due.quote.clone());
         let refund = Refund {
             sent_msat,
             max_fee_msat,
@@ -160,6 +182,7 @@ impl Refunds {
         Ok(Draft {
             refund,
             invoice,
+            asked,
             steps,
         })
     }
@@ -196,30 +219,55 @@ fn new(
         by_book: None,
         held_for: None,
         spend: None,
+        on_card: None,
         points: Vec::new(),
         withheld_msat: 0,
         posting,
     }
 }
 
-/// As much of what waits in suspense as is needed becomes its owner's.
-fn given_out(
+/// As much of what waits in suspense as is needed goes to whoever the invoice is of, who pays it
+/// back.
+pub(super) fn given_out(
     core: &Core,
     came: &Refundable,
-    mut needed_msat: i64,
-    (id, payer, purpose): (RefundId, Account, InvoicePurpose),
+    id: RefundId,
+    posting: &mut RefundPosting,
 ) -> Result<Vec<Step>, Error> {
-    let mut steps = Vec::new();
+    let (mut steps, mut needed_msat) = (Vec::new(), posting.from_suspense_msat);
     for item in &came.waiting {
-        if needed_msat <= 0 {
+        let part_msat = item.value.waiting_msat().min(needed_msat);
+        if part_msat <= 0 {
             break;
         }
-        needed_msat = needed_msat.saturating_sub(item.value.amount_msat);
-        let to = invoices::owner_of(purpose);
-        let reason = format!("refund {id}");
-        steps.extend(treasury::give(core, item, to, payer, reason)?);
+        needed_msat = needed_msat.saturating_sub(part_msat);
+        posting.suspense.push(item.value.id);
+        let payer = posting.payer;
+        steps.extend(treasury::give_part(core, item, id, part_msat, payer)?);
     }
     Ok(steps)
+}
+
+/// The points that go back with a refund nobody counted on, once `covered_msat` of the invoice is
+/// paid back.
+#[cfg(feature = "chain")]
+pub(super) async fn points_of(
+    core: &Core,
+    invoice: &Invoice,
+    covered_msat: i64,
+    id: RefundId,
+) -> Result<(Vec<PointsBack>, Vec<Step>), Error> {
+    let came = invoices::refundable(core, invoice).await?;
+    let whole_msat = came.owners_msat.saturating_add(came.waiting_msat());
+    if whole_msat <= 0 {
+        return Ok((Vec::new(), Vec::new()));
+    }
+    let part_msat = whole_msat.saturating_sub(covered_msat).max(0);
+    let left = Left {
+        part_msat,
+        whole_msat,
+    };
+    points_back(core, invoice, left, id).await
 }
 
 /// The points that go back of what cards of this engine paid, and the steps that set them aside.

@@ -1,15 +1,19 @@
 //! The ways a refund goes: over the network, in the books, by a Lightning address.
 
-use super::drafting::Draft;
-use super::model::{AnswerRefund, CancelRefund, CreateRefund, Refund, RefundState, RefundTo};
+use super::drafting::{self, Draft};
+use super::model::{
+    AnswerRefund, CancelRefund, CreateRefund, Refund, RefundOnCard, RefundState, RefundTo,
+};
 use super::{REFUNDS, RefundError, Refunds, address, rules};
 use crate::Error;
 use crate::cards;
 use crate::core::{Caller, Decision, Loaded, NodeStatus, emit, put};
+use crate::exchange::{self, Moves, share_down};
 use crate::ids::{CardId, TransferId};
-use crate::invoices;
-use crate::ledger::{NewTransfer, Step, TransferKind};
+use crate::invoices::{self, Invoice};
+use crate::ledger::{Account, NewTransfer, Step, TransferKind};
 use crate::lightning::{Bolt11Details, LightningError};
+use crate::money::{Asset, Quote};
 use crate::payments;
 use crate::receipts;
 use crate::settlement::PaidByBook;
@@ -24,6 +28,7 @@ impl Refunds {
         let Draft {
             mut refund,
             invoice,
+            asked,
             steps: drafted,
         } = self.draft(caller, command).await?;
         let mut steps = Vec::new();
@@ -45,12 +50,16 @@ impl Refunds {
                 let spent = self.to_chain(&mut refund, address, *fee_sat_per_kvb);
                 steps.extend(spent.await?);
             }
-            RefundTo::Card { card } => steps.extend(self.to_card(&mut refund, *card).await?),
+            RefundTo::Card { card } => {
+                let invoice = &invoice.value;
+                steps.extend(self.to_card(&mut refund, *card, invoice, asked).await?);
+            }
         }
         let is_paid = refund.state == RefundState::Succeeded;
         let entry = rules::begun(&refund, is_paid);
         // Written first: whoever lost a race is to read again.
-        let mut first = invoices::with_refund(&invoice, entry)?.to_vec();
+        let now_ms = core.clock.now_ms();
+        let mut first = invoices::with_refund(&invoice, entry, now_ms)?.to_vec();
         first.extend(drafted);
         if is_paid {
             first.extend(refund.points_go_back(core)?);
@@ -118,29 +127,71 @@ impl Refunds {
         Ok(())
     }
 
-    async fn to_card(&self, refund: &mut Refund, card: CardId) -> Result<Vec<Step>, Error> {
+    async fn to_card(
+        &self,
+        refund: &mut Refund,
+        card: CardId,
+        invoice: &Invoice,
+        asked: Option<(i64, Quote)>,
+    ) -> Result<Vec<Step>, Error> {
         let core = &self.core;
         let card = cards::current(core, card).await?;
-        cards::require_bitcoin(&card.value)?;
         let credit = card.value.balance_account();
         if credit == refund.posting.payer {
             return Err(RefundError::OwnAccount.into());
         }
+        let (sent_msat, amount_msat) = (refund.sent_msat, refund.amount_msat);
+        // What is withheld for points comes off what was asked for in a currency as well.
+        let asked = match asked {
+            Some((minor, quote)) => Some((share_down(minor, sent_msat, amount_msat)?, quote)),
+            None => None,
+        };
+        let on_card = cards::refund_on_card(core, &card.value, invoice, sent_msat, asked).await?;
+        refund.on_card = on_card.map(|on_card| RefundOnCard {
+            currency: on_card.currency,
+            amount: on_card.amount,
+            quote: on_card.quote,
+        });
         let (credit_ceiling, held) = cards::programs::ceiling(core, &card.value).await?;
         let transfer = core.new_id(TransferId::from_parts)?;
         refund.state = RefundState::Succeeded;
         refund.fee_msat = Some(0);
         refund.posting.transfer = Some(transfer);
         let mut steps = write(refund, 0)?.to_vec();
-        steps.push(Step::Transfer(NewTransfer {
-            id: transfer,
-            debit: refund.posting.payer,
-            credit,
-            amount: refund.sent_msat,
-            kind: TransferKind::Refund,
-            reference: refund.id.to_string(),
-            credit_ceiling,
-        }));
+        let moved = |id, (debit, credit), amount, credit_ceiling| {
+            Step::Transfer(NewTransfer {
+                id,
+                debit,
+                credit,
+                amount,
+                kind: TransferKind::Refund,
+                reference: refund.id.to_string(),
+                credit_ceiling,
+            })
+        };
+        let payer = refund.posting.payer;
+        match &refund.on_card {
+            None => steps.push(moved(transfer, (payer, credit), sent_msat, credit_ceiling)),
+            Some(RefundOnCard { amount: ..=0, .. }) => {
+                let fee_msat = amount_msat.saturating_sub(sent_msat);
+                return Err(RefundError::FeeTakesAll {
+                    amount_msat,
+                    fee_msat,
+                }
+                .into());
+            }
+            // The operator takes the bitcoin and gives the currency.
+            Some(on_card) => {
+                let given = Account::exchange(Asset::Fiat(on_card.currency));
+                let taken = Account::exchange(Asset::Btc);
+                let id = core.new_id(TransferId::from_parts)?;
+                steps.push(moved(id, (payer, taken), sent_msat, None));
+                let way = (given, credit);
+                steps.push(moved(transfer, way, on_card.amount, credit_ceiling));
+                let cap = exchange::within_cap(core, on_card.currency, Moves::Down);
+                steps.extend(cap.await?);
+            }
+        }
         steps.extend(held);
         steps.extend(cards::onward(core, credit).await?);
         Ok(steps)
@@ -205,7 +256,8 @@ impl Refunds {
             return Err(RefundError::QuoteExpired { refund }.into());
         }
         let bolt11 = address::invoice_of(&command.body)?;
-        let mut steps = self.to_bolt11(&mut refund, &bolt11).await?;
+        let mut steps = self.given_out_now(&mut refund).await?;
+        steps.extend(self.to_bolt11(&mut refund, &bolt11).await?);
         written_again(&mut steps, found.version);
         if refund.state == RefundState::Succeeded {
             steps.extend(refund.ends(&self.core, true).await?);
@@ -214,6 +266,29 @@ impl Refunds {
             steps,
             answer: refund,
         })
+    }
+
+    /// What waited in suspense when the refund was asked for goes with it, if it still does.
+    async fn given_out_now(&self, refund: &mut Refund) -> Result<Vec<Step>, Error> {
+        if refund.posting.from_suspense_msat == 0 {
+            return Ok(Vec::new());
+        }
+        let core = &self.core;
+        let invoice = invoices::load(core, refund.invoice).await?.value;
+        let came = invoices::refundable(core, &invoice).await?;
+        let received_msat = came.owners_msat.saturating_add(came.waiting_msat());
+        let covered_msat = invoice.flags.refund_covers_msat;
+        if covered_msat > received_msat {
+            // Somebody has got it meanwhile.
+            let asked_msat = refund.covers_msat;
+            let left_msat = asked_msat.saturating_sub(covered_msat - received_msat);
+            return Err(RefundError::ExceedsPaid {
+                left_msat,
+                asked_msat,
+            }
+            .into());
+        }
+        drafting::given_out(core, &came, refund.id, &mut refund.posting)
     }
 
     pub(super) async fn decide_cancel(
@@ -245,6 +320,14 @@ impl Refunds {
 /// The steps that write a refund which the node knows nothing of.
 pub(super) fn write(refund: &Refund, read_version: i64) -> Result<[Step; 2], Error> {
     let id = refund.id.to_string();
+    Ok([
+        put(REFUNDS, id.clone(), read_version, refund, keys_of(refund))?,
+        emit(refund.event_kind(), id, refund)?,
+    ])
+}
+
+/// The keys under which one is found that the node knows nothing of.
+pub(super) fn keys_of(refund: &Refund) -> Vec<(&'static str, String)> {
     let mut keys = refund.keys();
     let state = if refund.state.is_final() {
         "closed"
@@ -252,10 +335,7 @@ pub(super) fn write(refund: &Refund, read_version: i64) -> Result<[Step; 2], Err
         "waiting"
     };
     keys.push(("state", state.to_owned()));
-    Ok([
-        put(REFUNDS, id.clone(), read_version, refund, keys)?,
-        emit(refund.event_kind(), id, refund)?,
-    ])
+    keys
 }
 
 /// The record of an intent is new; that of a refund which waited was there before.

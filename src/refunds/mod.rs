@@ -11,6 +11,8 @@
 mod address;
 mod drafting;
 mod error;
+#[cfg(feature = "chain")]
+mod following;
 mod going;
 mod model;
 mod on_chain;
@@ -24,24 +26,25 @@ use crate::access::Credential;
 use crate::core::{Answer, Core, Executed, Loaded, check_text};
 use crate::ids::{InvoiceId, RefundId};
 use crate::invoices;
-use crate::lightning::PaymentHash;
-use crate::payments::{Attempt, Payments};
+use crate::payments::{Attempt, Payments, Said};
 
 #[cfg(feature = "testkit")]
 pub use address::fuzz as fuzz_address;
 pub use error::RefundError;
-pub use model::{
-    AnswerRefund, CancelRefund, CreateRefund, Refund, RefundAmount, RefundFeeBearer, RefundOutcome,
-    RefundQuote, RefundState, RefundTo, ResolveRefund,
-};
 #[cfg(feature = "chain")]
-pub(crate) use on_chain::{arrived_on_chain, failed_on_chain};
+pub(crate) use following::{OnChain, ask_at, asked, follow};
+pub use model::{
+    AnswerRefund, CancelRefund, CreateRefund, Refund, RefundAmount, RefundFeeBearer, RefundOnCard,
+    RefundOutcome, RefundQuote, RefundState, RefundTo, ResolveRefund,
+};
 
 const REFUNDS: &str = "refund";
 /// How often a refund is decided again when the card's points are turned into money under it.
 const MAX_DECISIONS: usize = 8;
 /// The job that asks what became of a refund.
 pub(crate) const CHECK_JOB: &str = "refund.check";
+/// The job that asks the chain what became of a refund that nobody waits for any more.
+pub(crate) const FOLLOW_JOB: &str = "refund.follow";
 
 /// The handle for refunds.
 #[derive(Clone)]
@@ -100,7 +103,7 @@ impl Refunds {
     /// `refund.exceeds_cap`, `refund.no_rate_then`, `refund.fee_takes_all`,
     /// `refund.card_in_currency`, `rate.*` of the amount; `refund.other_amount`,
     /// `refund.invoice_expired`, `refund.invoice_used`, `refund.own_account`,
-    /// `refund.bad_address`, `refund.no_outbound_capacity`, `invoice.not_payable`,
+    /// `refund.bad_address`, `refund.no_outbound_capacity`, `rate.position_cap_reached`, `invoice.not_payable`,
     /// `lightning.bad_invoice`, `lightning.wrong_network`, `lightning.no_node`, `card.not_found`,
     /// `card.unit_mismatch`, `ledger.ceiling_reached`, `chain.*`, `wallet.*` of where it goes;
     /// `refund.insufficient_balance`, `command.*`, `access.*`.
@@ -212,9 +215,13 @@ impl Refunds {
     /// A person says what became of a refund that the node cannot tell about any more. Should the
     /// node tell later that it arrived after all, that is booked against suspense. Issuer only.
     ///
+    /// Of one on chain a person says only that it failed, once its spend was given up: that nobody
+    /// has signed it. Should a block have it after all, it is booked as the refund's.
+    ///
     /// # Errors
     /// `refund.not_found`, `refund.wrong_state` when it has ended, `refund.in_flight` when it is
-    /// to be `failed` and the node's record says otherwise, `command.*`, `access.*`.
+    /// to be `failed` and the node's record says otherwise, or when it is on its way on chain,
+    /// `command.*`, `access.*`.
     pub async fn resolve(
         &self,
         credential: &Credential,
@@ -223,21 +230,23 @@ impl Refunds {
         let (refunds, credential) = (self.clone(), credential.clone());
         self.core
             .detached(async move {
-                let core = &refunds.core;
-                let caller = core.authenticate(&credential).await?;
-                caller.require_issuer()?;
-                check_text("reason", &command.reason, 200, "200 characters")?;
-                let _nothing_is_sent = refunds.payments.nothing_is_sent().await;
-                let (id, outcome) = (command.refund.to_string(), command.outcome.into());
-                let asks_the_node = command.asks_the_node();
-                let decide = || {
-                    let payments = &refunds.payments;
-                    payments.resolve::<Refund>(&id, outcome, &command.reason, asks_the_node)
+                let operation = ("refunds.resolve", &command.key);
+                let payments = &refunds.payments;
+                let id = command.refund.to_string();
+                let found: Option<Loaded<Refund>> = refunds.core.load(REFUNDS, &id).await?;
+                if found.is_some_and(|found| found.value.spend.is_some()) {
+                    let decide = || refunds.resolve_on_chain(&command);
+                    let reason = &command.reason;
+                    let said = payments.by_word(&credential, operation, &command, reason, decide);
+                    return said.await;
+                }
+                let said = Said {
+                    id,
+                    outcome: command.outcome.into(),
+                    reason: &command.reason,
+                    asks_the_node: command.asks_the_node(),
                 };
-                let executed: Executed<Refund> = core
-                    .execute(&caller, "refunds.resolve", &command.key, &command, decide)
-                    .await?;
-                Ok(executed.answer)
+                payments.said(&credential, operation, &command, said).await
             })
             .await
     }
@@ -296,19 +305,5 @@ impl Refunds {
     /// After a start: every open refund is asked about.
     pub(crate) async fn reconcile(&self) -> Result<Option<Error>, Error> {
         self.payments.reconcile::<Refund>().await
-    }
-
-    /// The node says that a payment of ours arrived. False when it is no refund.
-    pub(crate) async fn sent(&self, hash: PaymentHash, fee: Option<i64>) -> Result<bool, Error> {
-        self.payments.sent::<Refund>(hash, fee).await
-    }
-
-    /// The node says that an attempt failed for good. False when it is no refund.
-    pub(crate) async fn attempt_failed(
-        &self,
-        hash: PaymentHash,
-        reason: &str,
-    ) -> Result<bool, Error> {
-        self.payments.attempt_failed::<Refund>(hash, reason).await
     }
 }

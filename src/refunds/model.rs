@@ -38,7 +38,9 @@ pub enum RefundTo {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         fee_sat_per_kvb: Option<u64>,
     },
-    /// A card of this engine, in bitcoin.
+    /// A card of this engine. On one in a currency goes what was asked for in that currency, or else
+    /// what the bitcoin comes to: at the rate at which the card had paid where its program has it
+    /// so and nobody else paid, at the rate of now otherwise.
     Card {
         /// The card.
         card: CardId,
@@ -196,7 +198,8 @@ pub enum RefundState {
 }
 
 impl RefundState {
-    /// True when nothing will change any more.
+    /// True when nothing will change any more, but by the chain: a refund on chain is on its way
+    /// again when its block is gone, and one that was given up has arrived when a block has it.
     pub fn is_final(self) -> bool {
         matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled)
     }
@@ -260,6 +263,9 @@ pub struct Refund {
     /// The spend of a wallet that it goes by, on chain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spend: Option<SpendId>,
+    /// What it put on a card whose unit is a currency.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_card: Option<RefundOnCard>,
     /// The points of the sale that go back with it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub points: Vec<PointsBack>,
@@ -268,6 +274,17 @@ pub struct Refund {
     pub withheld_msat: i64,
     /// What in the books is behind it.
     pub(crate) posting: RefundPosting,
+}
+
+/// What a refund put on a card whose unit is a currency.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefundOnCard {
+    /// Which currency.
+    pub currency: Currency,
+    /// How much, in its minor unit.
+    pub amount: i64,
+    /// The rate: that of now, or that at which the card had paid.
+    pub quote: Quote,
 }
 
 /// What in the books is behind a refund.
@@ -280,6 +297,29 @@ pub(crate) struct RefundPosting {
     /// The transfer of one that stayed in the books.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) transfer: Option<TransferId>,
+    /// What of it was to count towards the price of an invoice that was not settled.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(crate) uncounted_msat: i64,
+    /// What of it is taken from what waits in suspense.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(crate) from_suspense_msat: i64,
+    /// The items in suspense of which it has taken something.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) suspense: Vec<TransferId>,
+    /// What stands in the books of one while a block has its transaction.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) booked: Vec<ChainEntry>,
+    /// What was booked of the points that went back with it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) points_booked: Vec<ChainEntry>,
+}
+
+/// A transfer that is undone where the chain takes away what it was for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ChainEntry {
+    pub(crate) id: TransferId,
+    /// In the unit of what it moved.
+    pub(crate) amount: i64,
 }
 
 impl RefundPosting {
@@ -290,6 +330,11 @@ impl RefundPosting {
             holds,
             attempts: Attempts::default(),
             transfer: None,
+            uncounted_msat: 0,
+            from_suspense_msat: 0,
+            suspense: Vec::new(),
+            booked: Vec::new(),
+            points_booked: Vec::new(),
         }
     }
 }

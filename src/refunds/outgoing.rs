@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 
-use super::model::{Refund, RefundFeeBearer, RefundOutcome, RefundState};
+use super::model::{Refund, RefundFeeBearer, RefundOutcome, RefundPosting, RefundState};
 use super::{CHECK_JOB, REFUNDS, RefundError, rules};
 use crate::Error;
 use crate::cards;
@@ -10,11 +10,11 @@ use crate::core::Core;
 use crate::invoices;
 use crate::ledger::{Step, TransferKind};
 use crate::lightning::PaymentHash;
-use crate::payments::{Attempts, Change, Leaving, Outcome, Outgoing, Standing};
+use crate::payments::{Leaving, Outcome, Outgoing, Standing, Written};
 use crate::receipts;
 use crate::rewards;
-use crate::settlement::PaidByBook;
 use crate::store::StoreError;
+use crate::treasury;
 
 impl From<RefundOutcome> for Outcome {
     fn from(outcome: RefundOutcome) -> Self {
@@ -59,18 +59,31 @@ impl Refund {
         Ok(steps)
     }
 
+    /// It came to nothing: what it took from suspense waits there again.
+    pub(super) async fn put_back(&self, core: &Core) -> Result<Vec<Step>, Error> {
+        let RefundPosting {
+            suspense, payer, ..
+        } = &self.posting;
+        treasury::put_back(core, suspense, self.id, *payer).await
+    }
+
     /// What is posted when it ends: the invoice says so, and the points of the sale go back or
     /// stay.
     pub(super) async fn ends(&self, core: &Core, is_paid: bool) -> Result<Vec<Step>, Error> {
         let invoice = invoices::load(core, self.invoice).await?;
         let entry = rules::ended(self, is_paid);
-        let mut steps = invoices::with_refund(&invoice, entry)?.to_vec();
+        let now_ms = core.clock.now_ms();
+        let mut steps = invoices::with_refund(&invoice, entry, now_ms)?.to_vec();
         if is_paid {
             steps.extend(self.points_go_back(core)?);
             steps.extend(receipts::owed_now(core, &invoice.value).await?);
         } else {
             for back in &self.points {
                 steps.extend(cards::give_points_again(core, back).await?);
+            }
+            steps.extend(self.put_back(core).await?);
+            if entry.uncounted_msat != 0 {
+                steps.extend(receipts::owed_now(core, &invoice.value).await?);
             }
             // What comes back to a card that went out of use meanwhile goes on from there.
             steps.extend(cards::onward(core, self.posting.payer).await?);
@@ -110,26 +123,17 @@ impl Outgoing for Refund {
         }
     }
 
-    fn changed(&self, change: Change) -> Self {
-        Self {
-            state: change.standing.into(),
-            detail: change.reason,
-            fee_msat: change.route_fee_msat,
-            ..self.clone()
+    fn written(&mut self) -> Written<'_> {
+        Written {
+            reason: &mut self.detail,
+            route_fee_msat: &mut self.fee_msat,
+            attempts: &mut self.posting.attempts,
+            by_book: &mut self.by_book,
         }
     }
 
-    fn with_attempts(&self, attempts: Attempts) -> Self {
-        let mut after = self.clone();
-        after.posting.attempts = attempts;
-        after
-    }
-
-    fn with_proof(self, proof: PaidByBook) -> Self {
-        Self {
-            by_book: Some(proof),
-            ..self
-        }
+    fn stands(&mut self, standing: Standing) {
+        self.state = standing.into();
     }
 
     fn owner_keys(&self) -> Vec<(&'static str, String)> {

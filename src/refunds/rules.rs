@@ -3,7 +3,7 @@
 use super::RefundError;
 use super::model::{Refund, RefundAmount, RefundFeeBearer, RefundState};
 use crate::Error;
-use crate::exchange::{share_down, share_up};
+use crate::exchange::{self, share_down, share_up};
 use crate::invoices::{Invoice, InvoiceState, RefundEntry};
 use crate::ledger::{AccountKind, Refusal};
 use crate::lightning::Bolt11Details;
@@ -51,6 +51,8 @@ pub(super) struct Due {
     pub(super) amount_msat: i64,
     pub(super) covers_msat: i64,
     pub(super) quote: Option<Quote>,
+    /// What that was asked for as, in the currency of the quote.
+    pub(super) minor_units: Option<i64>,
 }
 
 /// The currency whose rate of now is needed.
@@ -115,7 +117,7 @@ pub(super) fn due(
         uncovered_msat,
         surplus_msat: paid.surplus_msat.saturating_sub(paid.covered_msat),
     };
-    let (amount_msat, covers_msat) = amounts(invoice, room, asked, &quote)?;
+    let (amount_msat, covers_msat, minor_units) = amounts(invoice, room, asked, &quote)?;
     Price::Bitcoin { amount_msat }.validate()?;
     if covers_msat > bound_msat {
         let (left_msat, asked_msat) = (bound_msat, covers_msat);
@@ -132,6 +134,7 @@ pub(super) fn due(
         amount_msat,
         covers_msat,
         quote,
+        minor_units,
     })
 }
 
@@ -143,19 +146,19 @@ struct Room {
     surplus_msat: i64,
 }
 
-/// What goes, and what of the invoice that is.
+/// What goes, what of the invoice that is, and what it was asked for as at the rate of now.
 fn amounts(
     invoice: &Invoice,
     room: Room,
     asked: RefundAmount,
     quote: &Option<Quote>,
-) -> Result<(i64, i64), Error> {
+) -> Result<(i64, i64, Option<i64>), Error> {
     let Room {
         left_msat,
         uncovered_msat,
         surplus_msat,
     } = room;
-    let same = |amount_msat: i64| (amount_msat, amount_msat);
+    let same = |amount_msat: i64| (amount_msat, amount_msat, None);
     Ok(match asked {
         RefundAmount::Everything => same(left_msat),
         RefundAmount::Surplus if surplus_msat <= 0 => {
@@ -184,7 +187,8 @@ fn amounts(
                     (all, uncovered_msat)
                 }
             };
-            (now(quote, currency, minor_units)?, covers_msat)
+            let amount_msat = now(quote, currency, minor_units)?;
+            (amount_msat, covers_msat, Some(minor_units))
         }
         RefundAmount::Fiat {
             currency,
@@ -198,7 +202,7 @@ fn amounts(
                 // There was no rate then: it is as much of the invoice as it is now.
                 _ => amount_msat.min(uncovered_msat),
             };
-            (amount_msat, covers_msat)
+            (amount_msat, covers_msat, Some(minor_units))
         }
     })
 }
@@ -285,7 +289,20 @@ pub(super) fn begun(refund: &Refund, is_paid: bool) -> RefundEntry {
         refunding_msat,
         refunded_msat,
         covers_msat,
+        uncounted_msat: refund.posting.uncounted_msat,
     }
+}
+
+/// What of a refund was to count towards the price of an invoice that is not settled: what is paid
+/// back is the surplus first.
+pub(super) fn uncounted(invoice: &Invoice, surplus_msat: i64, covers_msat: i64) -> i64 {
+    if invoice.state == InvoiceState::Settled {
+        return 0;
+    }
+    let all_msat = invoice.flags.refund_covers_msat.saturating_add(covers_msat);
+    all_msat
+        .saturating_sub(surplus_msat)
+        .clamp(0, covers_msat.max(0))
 }
 
 /// What it changes when it ends.
@@ -295,11 +312,12 @@ pub(super) fn ended(refund: &Refund, is_paid: bool) -> RefundEntry {
         true => RefundEntry {
             refunding_msat,
             refunded_msat: refund.amount_msat,
-            covers_msat: 0,
+            ..RefundEntry::default()
         },
         false => RefundEntry {
             refunding_msat,
             covers_msat: -refund.covers_msat,
+            uncounted_msat: -refund.posting.uncounted_msat,
             ..RefundEntry::default()
         },
     }
@@ -329,7 +347,7 @@ pub(super) fn refused(error: Error) -> Error {
         {
             RefundError::InvoiceUsed { by }.into()
         }
-        other => other,
+        other => exchange::refused(other),
     }
 }
 

@@ -2,14 +2,11 @@
 
 use async_trait::async_trait;
 
-use super::{
-    CHECK_JOB, PAYOUTS, PaidByBook, Payout, PayoutOutcome, PayoutState, Settlement, SettlementError,
-};
+use super::{CHECK_JOB, PAYOUTS, Payout, PayoutOutcome, PayoutState, Settlement, SettlementError};
 use crate::Error;
 use crate::ids::PayoutId;
 use crate::ledger::{Account, TransferKind};
-use crate::lightning::PaymentHash;
-use crate::payments::{Attempts, Change, Leaving, Outcome, Outgoing, Standing};
+use crate::payments::{Leaving, Outcome, Outgoing, Standing, Written};
 use crate::store::StoreError;
 
 impl From<PayoutState> for Standing {
@@ -71,27 +68,17 @@ impl Outgoing for Payout {
         }
     }
 
-    fn changed(&self, change: Change) -> Self {
-        Self {
-            state: change.standing.into(),
-            reason: change.reason,
-            route_fee_msat: change.route_fee_msat,
-            ..self.clone()
+    fn written(&mut self) -> Written<'_> {
+        Written {
+            reason: &mut self.reason,
+            route_fee_msat: &mut self.route_fee_msat,
+            attempts: &mut self.attempts,
+            by_book: &mut self.by_book,
         }
     }
 
-    fn with_attempts(&self, attempts: Attempts) -> Self {
-        Self {
-            attempts,
-            ..self.clone()
-        }
-    }
-
-    fn with_proof(self, proof: PaidByBook) -> Self {
-        Self {
-            by_book: Some(proof),
-            ..self
-        }
+    fn stands(&mut self, standing: Standing) {
+        self.state = standing.into();
     }
 
     fn owner_keys(&self) -> Vec<(&'static str, String)> {
@@ -136,19 +123,5 @@ impl Settlement {
     /// After a start: every open payout is asked about.
     pub(crate) async fn reconcile(&self) -> Result<Option<Error>, Error> {
         self.payments.reconcile::<Payout>().await
-    }
-
-    /// The node says that a payment of ours arrived. False when it is no payout.
-    pub(crate) async fn sent(&self, hash: PaymentHash, fee: Option<i64>) -> Result<bool, Error> {
-        self.payments.sent::<Payout>(hash, fee).await
-    }
-
-    /// The node says that an attempt failed for good. False when it is no payout.
-    pub(crate) async fn attempt_failed(
-        &self,
-        hash: PaymentHash,
-        reason: &str,
-    ) -> Result<bool, Error> {
-        self.payments.attempt_failed::<Payout>(hash, reason).await
     }
 }

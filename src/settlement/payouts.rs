@@ -8,13 +8,13 @@ use super::model::{
 use super::{Settlement, SettlementError, guard, load_merchant, rules};
 use crate::Error;
 use crate::access::Credential;
-use crate::core::{Answer, Decision, Executed, Loaded, check_text};
+use crate::core::{Answer, Decision, Executed, Loaded};
 use crate::ids::{MerchantId, PayoutId};
 use crate::invoices::{self, Invoice};
 use crate::ledger::{Account, AccountKind, Refusal};
 use crate::lightning::{Bolt11Details, LightningError};
 use crate::money::Price;
-use crate::payments::{self, Attempt, Attempts, Holds};
+use crate::payments::{self, Attempt, Attempts, Holds, Said};
 
 pub(crate) const PAYOUTS: &str = "payout";
 pub(crate) const CHECK_JOB: &str = "payout.check";
@@ -259,27 +259,15 @@ impl Settlement {
         let (settlement, credential) = (self.clone(), credential.clone());
         self.core
             .detached(async move {
-                let core = &settlement.core;
-                let caller = core.authenticate(&credential).await?;
-                caller.require_issuer()?;
-                check_text("reason", &command.reason, 200, "200 characters")?;
-                let _nothing_is_sent = settlement.payments.nothing_is_sent().await;
-                let (id, outcome) = (command.payout.to_string(), command.outcome.into());
-                let asks_the_node = command.asks_the_node();
-                let decide = || {
-                    let payments = &settlement.payments;
-                    payments.resolve::<Payout>(&id, outcome, &command.reason, asks_the_node)
+                let operation = ("settlement.resolve_payout", &command.key);
+                let said = Said {
+                    id: command.payout.to_string(),
+                    outcome: command.outcome.into(),
+                    reason: &command.reason,
+                    asks_the_node: command.asks_the_node(),
                 };
-                let executed: Executed<Payout> = core
-                    .execute(
-                        &caller,
-                        "settlement.resolve_payout",
-                        &command.key,
-                        &command,
-                        decide,
-                    )
-                    .await?;
-                Ok(executed.answer)
+                let payments = &settlement.payments;
+                payments.said(&credential, operation, &command, said).await
             })
             .await
     }

@@ -4,6 +4,7 @@
 //! what happened, and the audit in [`reports`](crate::reports) shows what was not said.
 
 mod error;
+mod paid_back;
 mod suspense;
 mod withdrawal;
 
@@ -19,8 +20,9 @@ use crate::ledger::{Account, NewTransfer, Step, TransferKind};
 use crate::money::Price;
 
 pub use error::TreasuryError;
-pub use suspense::{AssignSuspense, SuspenseItem, SuspenseTarget};
-pub(crate) use suspense::{give, item, suspend, suspend_on_chain};
+pub(crate) use paid_back::{give_part, put_back};
+pub use suspense::{AssignSuspense, SuspenseItem, SuspensePart, SuspenseTarget};
+pub(crate) use suspense::{item, suspend, suspend_on_chain};
 pub(crate) use withdrawal::{follow, withdraw};
 
 /// Where the operator's money lies.

@@ -8,7 +8,7 @@ use crate::access::Credential;
 use crate::core::{
     Answer, Core, Decision, Executed, IdempotencyKey, Loaded, check_text, emit, put,
 };
-use crate::ids::{CardId, MerchantId, TransferId};
+use crate::ids::{CardId, MerchantId, RefundId, TransferId};
 use crate::invoices::Outpoint;
 use crate::ledger::{Account, NewTransfer, Owner, Step, TransferKind};
 use crate::lightning::PaymentHash;
@@ -44,6 +44,40 @@ pub struct SuspenseItem {
     pub returned_as: Option<TransferId>,
     /// How that is known, as whoever assigned it says.
     pub reason: Option<String>,
+    /// What of it was paid back by refunds of the invoice that it came for, or is about to be.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refunds: Vec<SuspensePart>,
+}
+
+/// What of an amount in suspense goes back by a refund.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SuspensePart {
+    /// The refund.
+    pub refund: RefundId,
+    /// How much.
+    pub amount_msat: i64,
+    /// The transfer that gave it to whoever the invoice is of, who pays it back.
+    pub transfer: TransferId,
+}
+
+impl SuspenseItem {
+    /// What of it refunds have taken, or are about to.
+    pub fn refunded_msat(&self) -> i64 {
+        let parts = self.refunds.iter().map(|part| part.amount_msat);
+        parts.fold(0, i64::saturating_add)
+    }
+
+    /// What of it waits: all but what goes back by refunds. Zero of one that is assigned.
+    pub fn waiting_msat(&self) -> i64 {
+        match self.assigned_to.is_some() || self.withdrawn {
+            true => 0,
+            false => self.rest_msat(),
+        }
+    }
+
+    pub(super) fn rest_msat(&self) -> i64 {
+        self.amount_msat.saturating_sub(self.refunded_msat())
+    }
 }
 
 /// Whose an amount in suspense turned out to be.
@@ -122,6 +156,7 @@ fn suspend_by(
         withdrawn: false,
         returned_as: None,
         reason: None,
+        refunds: Vec::new(),
     };
     let reference = match (payment_hash, outpoint) {
         (Some(hash), _) => hash.to_string(),
@@ -146,32 +181,8 @@ pub(crate) async fn item(
     core.load(SUSPENSE, &item.to_string()).await
 }
 
-/// The steps that give an amount which waits to whom it belongs, `account`.
-pub(crate) fn give(
-    core: &Core,
-    found: &Loaded<SuspenseItem>,
-    to: SuspenseTarget,
-    account: Account,
-    reason: String,
-) -> Result<Vec<Step>, Error> {
-    let id = core.new_id(TransferId::from_parts)?;
-    let after = SuspenseItem {
-        assigned_to: Some(to),
-        assignment: Some(id),
-        reason: Some(reason),
-        ..found.value.clone()
-    };
-    let (way, item) = ((Account::suspense(), account), after.id.to_string());
-    let kind = TransferKind::Assigned;
-    Ok(vec![
-        moved(id, way, after.amount_msat, kind, item.clone()),
-        write(&after, found.version)?,
-        emit("suspense.assigned", item, &after)?,
-    ])
-}
-
 /// A positive amount goes from the first account to the second, a negative one back.
-fn moved(
+pub(super) fn moved(
     id: TransferId,
     (from, to): (Account, Account),
     amount_msat: i64,
@@ -227,7 +238,7 @@ pub(super) fn receivable(account: &Account) -> Option<Account> {
 pub(super) fn write(item: &SuspenseItem, read_version: i64) -> Result<Step, Error> {
     let state = if item.withdrawn {
         "withdrawn"
-    } else if item.assigned_to.is_some() {
+    } else if item.waiting_msat() == 0 {
         "assigned"
     } else {
         "open"
@@ -315,7 +326,8 @@ impl Treasury {
         let found: Option<Loaded<SuspenseItem>> =
             self.core.load(SUSPENSE, &item.to_string()).await?;
         let found = found.ok_or(TreasuryError::SuspenseNotFound { item })?;
-        if found.value.assigned_to.is_some() || found.value.withdrawn {
+        let waiting_msat = found.value.waiting_msat();
+        if waiting_msat == 0 {
             return Err(TreasuryError::SuspenseAssigned { item }.into());
         }
         let (owner, account) = self.target(command.to).await?;
@@ -329,15 +341,15 @@ impl Treasury {
         let transfer = moved(
             id,
             (Account::suspense(), account),
-            after.amount_msat,
+            waiting_msat,
             TransferKind::Assigned,
             item.to_string(),
         );
         let mut steps = vec![transfer, write(&after, found.version)?];
         steps.extend(owner);
-        if after.amount_msat > 0 {
+        if waiting_msat > 0 {
             let new_id = || self.core.new_id(TransferId::from_parts);
-            steps.extend(recover(account, after.amount_msat, item, new_id)?);
+            steps.extend(recover(account, waiting_msat, item, new_id)?);
             steps.extend(crate::cards::onward(&self.core, account).await?);
         } else {
             steps.extend(crate::cards::look_at_balance(&self.core, account, item).await?);

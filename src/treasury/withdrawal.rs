@@ -4,6 +4,7 @@
 //! owed. When the chain gives it back it waits for a person again, as a new item: so that however
 //! often its block comes and goes, nobody is credited twice.
 
+use super::paid_back;
 use super::suspense::{SUSPENSE, SuspenseItem, receivable, suspend_on_chain, write};
 use crate::Error;
 use crate::core::{Core, Loaded, emit};
@@ -23,15 +24,20 @@ pub(crate) async fn withdraw(core: &Core, item: TransferId) -> Result<Vec<Step>,
 }
 
 async fn taken_away(core: &Core, found: Loaded<SuspenseItem>) -> Result<Vec<Step>, Error> {
+    let before = &found.value;
     let after = SuspenseItem {
         withdrawn: true,
-        ..found.value
+        refunds: Vec::new(),
+        ..before.clone()
     };
     let mut steps = vec![write(&after, found.version)?];
-    if after.assigned_to.is_some() {
+    if after.assigned_to.is_some() || !before.refunds.is_empty() {
         steps.push(emit("suspense.withdrawn", after.id.to_string(), &after)?);
-        steps.extend(taken_back(core, &after).await?);
     }
+    if after.assigned_to.is_some() {
+        steps.extend(taken_back(core, before).await?);
+    }
+    steps.extend(paid_back::taken_back(core, &before.refunds).await?);
     Ok(steps)
 }
 
@@ -56,7 +62,7 @@ async fn taken_back(core: &Core, item: &SuspenseItem) -> Result<Option<Step>, Er
     Ok(Some(Step::Reverse(NewReversal {
         id: core.new_id(TransferId::from_parts)?,
         of,
-        amount: item.amount_msat,
+        amount: item.rest_msat(),
         shortfall,
         usage: Vec::new(),
     })))

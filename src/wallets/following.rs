@@ -4,12 +4,16 @@
 //! is undone; one that was replaced, or was cancelled after it had been signed, may still be in a
 //! block one day, and is then booked like any other.
 
+use bitcoin::{ScriptBuf, Transaction, Witness};
+
+use super::looking::spending;
 use super::model::{Coin, Spend, SpendState, WalletOwner};
 use super::sending::{again, leaves_msat, leaving};
 use super::spends::{txid_of, write_spend};
 use super::watching::corrupt;
 use super::{COINS, SPENDS, Wallets, rules};
 use crate::Error;
+use crate::chain::View;
 use crate::core::{Loaded, emit};
 use crate::ids::{SpendId, TransferId};
 use crate::ledger::{Account, NewReversal, NewTransfer, Step, TransferKind};
@@ -25,18 +29,23 @@ impl Wallets {
         &self,
         before: Option<&Coin>,
         coin: &mut Coin,
+        view: &View,
     ) -> Result<Vec<Step>, Error> {
-        let concerned = self.concerned(before, coin).await?;
+        let concerned = self.concerned(before, coin, spending(coin, view)).await?;
+        // What is no more is spent by nothing.
+        let spent_by = coin.spent_by.clone();
+        let spent_by = spent_by.filter(|_| rules::lost_in(coin).is_none());
         let is_its = |spend: &Spend| {
-            let by = coin.spent_by.as_ref();
+            let by = spent_by.as_ref();
             by.is_some_and(|by| txid_of(spend).as_ref() == Some(&by.txid))
         };
         // Two that were prepared alike have one transaction, which is booked once.
         let its = concerned.iter().filter(|spend| is_its(&spend.value));
         let its = its.min_by_key(|spend| (rank(spend.value.state), spend.value.id));
         let its = its.map(|spend| spend.value.id);
-        let is_in_block = coin.spent_by.as_ref().is_some_and(|by| by.block.is_some());
-        let spends: Vec<Spend> = concerned.iter().map(|spend| spend.value.clone()).collect();
+        let is_in_block = rules::lost_in(coin).is_some()
+            || coin.spent_by.as_ref().is_some_and(|by| by.block.is_some());
+        let mut spends: Vec<Spend> = concerned.iter().map(|spend| spend.value.clone()).collect();
         let mut news = Vec::new();
         for spend in concerned {
             let is_the_one = its == Some(spend.value.id);
@@ -63,10 +72,12 @@ impl Wallets {
                 steps.extend(self.set_free(&spend.value, &lost, Some(&mut *coin)).await?);
             }
         }
-        // A coin that only a replacement has says nothing of what it was to replace.
-        if spends.iter().any(|spend| spend.replaces.is_none()) {
-            steps.extend(self.refund_followed(&spends, coin).await?);
+        for spend in &mut spends {
+            let new = news.iter().find(|(new, _)| new.value.id == spend.id);
+            spend.state = new.map_or(spend.state, |(_, state)| *state);
         }
+        let followed = self.refunds_followed(&spends, Some(&*coin), Some(view.tip));
+        steps.extend(followed.await?);
         Ok(steps)
     }
 
@@ -74,6 +85,7 @@ impl Wallets {
         &self,
         before: Option<&Coin>,
         coin: &Coin,
+        spending: Option<&Transaction>,
     ) -> Result<Vec<Loaded<Spend>>, Error> {
         let mut found: Vec<Loaded<Spend>> = Vec::new();
         let mut next = coin.reserved_by;
@@ -84,8 +96,10 @@ impl Wallets {
             found.push(spend);
         }
         let then = before.and_then(|before| before.spent_by.as_ref());
-        for by in [coin.spent_by.as_ref(), then].into_iter().flatten() {
-            let query = DocumentQuery::under(SPENDS, "transaction", &by.txid, MAX_REPLACED);
+        let by = [coin.spent_by.as_ref(), then].into_iter().flatten();
+        let unsigned = spending.map(unsigned_id);
+        for txid in by.map(|by| &by.txid).chain(&unsigned) {
+            let query = DocumentQuery::under(SPENDS, "transaction", txid, MAX_REPLACED);
             for (_, document) in self.core.store.documents(query).await? {
                 let value: Spend =
                     serde_json::from_value(document.body).map_err(crate::core::unreadable)?;
@@ -97,6 +111,17 @@ impl Wallets {
         found.retain(|spend| spend.value.coins.contains(&coin.outpoint));
         found.sort_by_key(|spend| spend.value.id);
         found.dedup_by_key(|spend| spend.value.id);
+        // Signed and sent by whoever has the keys, and never given back: some signatures are part
+        // of a transaction's id.
+        if let (Some(transaction), Some(unsigned)) = (spending, unsigned) {
+            for spend in &mut found {
+                let is_it =
+                    spend.value.txid.is_none() && txid_of(&spend.value).as_ref() == Some(&unsigned);
+                if is_it {
+                    spend.value.txid = Some(transaction.compute_txid().to_string());
+                }
+            }
+        }
         Ok(found)
     }
 
@@ -219,6 +244,16 @@ impl Wallets {
         }
         Ok(steps)
     }
+}
+
+/// The id of a transaction before it was signed.
+fn unsigned_id(transaction: &Transaction) -> String {
+    let mut unsigned = transaction.clone();
+    for input in &mut unsigned.input {
+        input.script_sig = ScriptBuf::new();
+        input.witness = Witness::new();
+    }
+    unsigned.compute_txid().to_string()
 }
 
 /// Which of several with one transaction is the one: what is booked, then what is on its way.

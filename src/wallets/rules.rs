@@ -7,7 +7,9 @@ use bitcoin::{OutPoint, Transaction, Txid};
 use super::model::{Coin, Keychain, SpentBy, Wallet, WalletAddress, WalletBalance, WalletOwner};
 use super::{ADDRESSES, COINS, TRANSACTIONS, WALLETS, WalletError};
 use crate::Error;
-use crate::chain::{Fact, KnownTransaction, Standing, View, confirmations, judge, standing};
+use crate::chain::{
+    BlockId, Fact, KnownTransaction, Rival, Standing, View, confirmations, judge, standing,
+};
 use crate::core::{emit, put};
 use crate::ids::WalletId;
 use crate::ledger::Step;
@@ -87,6 +89,15 @@ fn is_live(coin: &Coin) -> bool {
     let spent = coin.spent_by.as_ref();
     let is_settled = coin.confirmations >= FINAL && spent.is_some_and(|by| by.block.is_some());
     !is_settled
+}
+
+/// The block that has something in place of the transaction which made a coin: nothing that spends
+/// the coin can then be in a block.
+pub(super) fn lost_in(coin: &Coin) -> Option<BlockId> {
+    match &coin.standing {
+        Standing::Gone { rival } => rival.as_ref().and_then(|rival| rival.block),
+        _ => None,
+    }
 }
 
 pub(super) fn next_index(wallet: &Wallet, keychain: Keychain) -> u32 {
@@ -199,6 +210,7 @@ pub(super) fn observe(
         let Some(now) = standing(transaction, view) else {
             continue;
         };
+        let now = with_rival(now, transaction, spends);
         let facts = judge(Some(&coin.standing), &now);
         let spent_by = spender(coin, spends, view);
         let after = Coin {
@@ -218,6 +230,25 @@ pub(super) fn observe(
     }
     changes.extend(found_at(address, known, spends, view, now_ms));
     changes
+}
+
+/// What took the place of one that is gone is known itself from the second look on, and not among
+/// what is seen.
+fn with_rival(
+    now: Standing,
+    gone: &KnownTransaction,
+    spends: &BTreeMap<OutPoint, SpentBy>,
+) -> Standing {
+    if now != (Standing::Gone { rival: None }) {
+        return now;
+    }
+    let rivals = gone.inputs.iter().filter_map(|input| spends.get(input));
+    let rivals = rivals.filter(|by| by.txid != gone.txid.to_string());
+    let rival = rivals.max_by_key(|by| by.block.is_some()).map(|by| Rival {
+        txid: by.txid.clone(),
+        block: by.block,
+    });
+    Standing::Gone { rival }
 }
 
 /// The coins of an address that were not known.

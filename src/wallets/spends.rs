@@ -320,7 +320,8 @@ impl Wallets {
     }
 
     /// Gives up a spend that was not signed, or that the network does not take: its coins can be
-    /// spent again.
+    /// spent again. Whoever has signed it can still send it, until something else has spent one of
+    /// its coins: it is followed, and a refund that it was for is `unknown` until then.
     ///
     /// # Errors
     /// `wallet.spend_not_found`, `wallet.spend_state` once it was broadcast, `command.*`,
@@ -379,7 +380,8 @@ impl Wallets {
             emit("wallet.spend_cancelled", id.to_string(), &after)?,
         ];
         steps.extend(before.hold.map(|hold| Step::Release { hold }));
-        steps.extend(self.refund_cancelled(before).await?);
+        let news = std::slice::from_ref(&after);
+        steps.extend(self.refunds_followed(news, None, None).await?);
         steps.extend(self.set_free(before, &[], None).await?);
         Ok(Decision {
             steps,
@@ -441,6 +443,7 @@ pub(super) fn txid_of(spend: &Spend) -> Option<String> {
 pub(super) fn write_spend(spend: &Spend, read_version: i64) -> Result<Step, Error> {
     let mut keys = vec![("wallet", spend.wallet.to_string())];
     keys.extend(txid_of(spend).map(|txid| ("transaction", txid)));
+    keys.extend(spend.refund.map(|refund| ("refund", refund.to_string())));
     put(SPENDS, spend.id.to_string(), read_version, spend, keys)
 }
 

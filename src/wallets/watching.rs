@@ -321,6 +321,16 @@ impl Wallets {
         for (coin, transaction) in &page.coins {
             known.insert(transaction.txid, transaction.clone());
             coins.push(outpoint(coin)?);
+            // So may what took the place of what paid it.
+            if let Standing::Gone { rival: Some(rival) } = &coin.standing
+                && let Some(txid) = rival.id()
+            {
+                known.entry(txid).or_insert(KnownTransaction {
+                    txid,
+                    inputs: transaction.inputs.clone(),
+                    block: rival.block,
+                });
+            }
             // What spends a coin may be reorged away like what paid it.
             if let Some(by) = &coin.spent_by
                 && let Ok(txid) = by.txid.parse()
@@ -380,7 +390,7 @@ impl Wallets {
                     }
                 }
                 let followed = self
-                    .follow_spends(before.as_ref(), &mut change.coin)
+                    .follow_spends(before.as_ref(), &mut change.coin, view)
                     .await?;
                 let mut steps = rules::write(&change, version)?;
                 let spending = spending(&change.coin, view);

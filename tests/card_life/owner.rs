@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use flashkit::access::Credential;
 use flashkit::cards::{
-    AutoTopUp, CardLimits, CardReceiptOf, CardState, CardStatementQuery, ChargeCard,
+    AutoTopUp, CardLimits, CardReceiptOf, CardState, CardStatementQuery, ChargeCard, PayWithCard,
     RenewTopUpAddress, RetireTo, SetAutoTopUp, SetCardLimits, SetCardNote, SetCardPin, TopUpSource,
     UnlockCardCode, UnlockCardPin, WithdrawFromCard,
 };
@@ -250,6 +250,7 @@ async fn assert_blind(engine: &Engine, by: &Credential, card: CardId) {
     let csv = ExportFormat::Csv;
     for refused in [
         code(cards.history(by, card, None, 10).await),
+        code(cards.list_payments(by, card, None, 10).await),
         code(cards.statement(by, &query).await),
         code(cards.statement_rows(by, &query, None, 10).await),
         code(cards.export_statement(by, &query, csv, None, 10).await),
@@ -346,6 +347,53 @@ async fn the_credential_of_a_card_that_was_replaced_reads_nothing_of_what_comes_
     scene.card.id = newest;
     scene.card.holder = owner;
     scene.stop("replaced").await;
+}
+
+/// Payments and charges are read as the history is: by whoever holds the card in the place of the one
+/// that paid, by the main card's holder of a family card, and not by the old credential.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_replaced_card_has_paid_is_read_with_the_one_in_its_place() {
+    let mut scene = Scene::new(false, CardLimits::default()).await;
+    let (engine, till) = (scene.engine().clone(), scene.merchant.till.clone());
+    let (main, parent) = (scene.card.id, scene.card.holder.clone());
+    let cards = engine.cards();
+    let (child, mut chip) = blank(&engine, 1).await;
+    let limits = CardLimits::default();
+    let added = add(&engine, &parent, "child", main, &chip.tap(), limits).await;
+    let kid = added.unwrap().holder.clone();
+    let sale = scene.charge("sale", 500).await.unwrap().id;
+    let bill = shop::sale(&engine, &scene.merchant, "bill", sat(1_000)).await;
+    let command = PayWithCard {
+        key: key("bill"),
+        tap: chip.tap(),
+        bolt11: bill.bolt11.clone(),
+        pin: None,
+    };
+    let payment = cards.pay(&till, command).await.unwrap().id;
+    let reads = async |by: &Credential| {
+        let listed = cards.list_payments(by, child, None, 10).await;
+        let listed = listed.map(|found| assert_eq!(found.len(), 1));
+        [code(listed), code(cards.get_payment(by, payment).await)]
+    };
+    let refused = Some("access.not_allowed");
+    assert_eq!(reads(&kid).await, [None; 2]);
+    assert_eq!(reads(&parent).await, [None; 2]);
+    assert_eq!(code(cards.get_charge(&kid, sale).await), refused);
+
+    let (_, mut new_chip) = blank(&engine, 2).await;
+    let replaced = replace(&engine, &parent, "lost", child, &new_chip.tap()).await;
+    let new_kid = replaced.unwrap().holder.clone();
+    assert_eq!(reads(&kid).await, [refused; 2]);
+    assert_eq!(reads(&new_kid).await, [None; 2]);
+    let (newest, mut chip) = blank(&engine, 3).await;
+    let replaced = replace(&engine, &parent, "main", main, &chip.tap()).await;
+    let owner = replaced.unwrap().holder.clone();
+    assert_eq!(code(cards.get_charge(&parent, sale).await), refused);
+    assert_eq!(code(cards.get_charge(&owner, sale).await), None);
+    assert_eq!(reads(&parent).await, [refused; 2]);
+    scene.card.id = newest;
+    scene.card.holder = owner;
+    scene.stop("payments").await;
 }
 
 /// A card is looked at, and before the look is committed a sale leaves it low, whose own look would

@@ -12,12 +12,13 @@ use flashkit::access::{HostKey, HostKeys};
 use flashkit::cards::boltcard::IssuerKey;
 use flashkit::cards::{
     CardCounter, CardImport, CardLimits, ChargeCard, CreateCardImport, CutOver, ExportedCard,
-    FreezeCard, ImportIssuerKey, ImportedCard, IssueCard, ProgrammingKeys, RenewHolder, RowRefusal,
+    FreezeCard, ImportIssuerKey, ImportedCard, IssueCard, LossBearer, OfflineBook, OfflineKey,
+    OfflineTerms, ProgrammingKeys, RenewHolder, RowRefusal, SetOfflineTerms, StoppedCard,
     SyncCounters,
 };
 use flashkit::ids::CardImportId;
 use flashkit::ledger::Account;
-use flashkit::ports::SystemClock;
+use flashkit::ports::{Clock, SystemClock};
 use flashkit::store::sqlite::SqliteStore;
 use flashkit::store::{MemoryStore, Store};
 use flashkit::testkit::virtual_card::VirtualCard;
@@ -36,6 +37,7 @@ on_both_stores! {
     a_dry_run_says_what_would_come_over_and_changes_nothing;
     a_cut_over_that_was_broken_off_is_finished_once;
     counters_only_ever_advance;
+    a_tap_of_before_is_not_paid_offline;
     what_came_over_goes_back;
     an_import_is_the_issuers_and_needs_a_frozen_one;
 }
@@ -582,6 +584,73 @@ async fn counters_only_ever_advance(is_sqlite: bool) {
     let end = world.export().await[base[4].row.id.as_ref().unwrap()].counter;
     assert_eq!(end, 20);
     world.stop("counters").await;
+}
+
+/// What the old server has seen is used up, also for a till that took it offline: whether the
+/// counter was moved by the sync, or stood higher here already.
+async fn a_tap_of_before_is_not_paid_offline(is_sqlite: bool) {
+    let world = world(is_sqlite).await;
+    let mut base = old_base(8);
+    world.take_over("base", &rows(&base)).await;
+    let (cards, issuer, till) = (
+        world.engine.cards(),
+        world.engine.issuer(),
+        &world.merchant.till,
+    );
+    // 14 and 42 came over. One is tapped here before the sync.
+    let mut tap_at = |place: usize, counter: u32| {
+        base[place].chip.set_counter(counter - 1);
+        base[place].chip.tap()
+    };
+    let (moved, kept) = (tap_at(2, 17), tap_at(6, 45));
+    let (new, other_new) = (tap_at(2, 22), tap_at(6, 51));
+    world.charge("here", tap_at(6, 50), 1).await.unwrap();
+    let counters = [(2, 20), (6, 48)].map(|(place, counter): (usize, u32)| CardCounter {
+        id: base[place].row.id.clone().unwrap(),
+        version: base[place].row.version,
+        counter,
+    });
+    let command = SyncCounters {
+        key: key("end"),
+        import: world.import,
+        counters: counters.to_vec(),
+    };
+    let report = cards
+        .imports()
+        .sync_counters(&issuer, command)
+        .await
+        .unwrap();
+    assert_eq!((report.moved.len(), report.kept), (1, 1));
+    let command = SetOfflineTerms {
+        key: key("terms"),
+        merchant: world.merchant.id,
+        till: None,
+        terms: Some(OfflineTerms {
+            per_tap_msat: 100 * SAT,
+            per_day_msat: 1_000 * SAT,
+            window_ms: 3_600_000,
+            loss: LossBearer::Operator,
+            stopped_card: StoppedCard::Loss,
+        }),
+    };
+    cards.set_offline_terms(&issuer, command).await.unwrap();
+    let secret = OfflineKey::new([5; 32]).unwrap();
+    let command = secret.enroll(shop::id_of(till), key("enroll")).unwrap();
+    let enrolled = cards.enroll_offline_key(till, command).await.unwrap();
+    let mut book = OfflineBook::new(&enrolled).unwrap();
+    for tap in [moved, kept, new, other_new] {
+        book.accept(&tap, SAT, "offline", SystemClock.now_ms())
+            .unwrap();
+    }
+    let envelope = book.envelope(&secret).unwrap().unwrap();
+    let outcomes = cards.replay_offline(till, envelope).await.unwrap();
+    let told: Vec<_> = outcomes
+        .iter()
+        .map(|outcome| (outcome.paid_msat / SAT, outcome.reason.as_deref()))
+        .collect();
+    let replayed = (0, Some("card.tap_replayed"));
+    assert_eq!(told, [replayed, replayed, (1, None), (1, None)]);
+    world.stop("offline").await;
 }
 
 async fn what_came_over_goes_back(is_sqlite: bool) {

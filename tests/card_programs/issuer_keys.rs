@@ -177,6 +177,13 @@ async fn a_card_keeps_its_key_and_a_new_one_gets_the_current() {
         cards.import_issuer_key(&issuer, command).await.unwrap(),
         imported
     );
+    // Brought once more it is the same key, once.
+    let command = ImportIssuerKey {
+        key: key("once more"),
+        issuer_key: old.clone(),
+    };
+    let again = cards.import_issuer_key(&issuer, command).await.unwrap();
+    assert_eq!(again.value, imported.value);
     let issue = IssueCard {
         key: key("old"),
         uid: hex::encode(uid),
@@ -281,6 +288,7 @@ async fn what_the_host_gave_stays_the_current_key_until_it_is_rotated() {
         .await
         .unwrap();
     assert_eq!(rotated.origin, IssuerKeyOrigin::Derived);
+    assert!(rotated.is_current);
     assert!(infos.iter().all(|info| info.id != rotated.id));
     for other in [&before.holder, &after.holder] {
         let refused = told(cards.rotate_issuer_key(other, command.clone()).await).map(drop);

@@ -6,8 +6,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use flashkit::Engine;
 use flashkit::cards::{
-    ActivateCard, CardLimits, CardProgram, CardProgramTerms, ChargeAmount, ChargeCard,
-    CreateCardProgram, IssueCard, PinRules, SetCardLimits, SetCardPin, UpdateCardProgram,
+    ActivateCard, AddFamilyCard, CardLimits, CardProgram, CardProgramTerms, ChargeAmount,
+    ChargeCard, CreateCardProgram, IssueCard, PinRules, SetCardLimits, SetCardPin,
+    UpdateCardProgram,
 };
 use flashkit::ids::CardProgramId;
 use flashkit::money::{Asset, Currency};
@@ -372,7 +373,8 @@ async fn a_program_has_its_own_points_and_limits(is_sqlite: bool) {
     // Points are paid for where they were earned: 2 % of two sales.
     assert_eq!(scene.payable().await, 9_000 - 120);
 
-    // The limits are those of cards that are issued from now on, unless they get their own.
+    // The limits are those of cards that are issued from now on; what one gets of its own, be it the
+    // time zone alone, takes none of the others away.
     let of = engine
         .cards()
         .programs()
@@ -382,18 +384,43 @@ async fn a_program_has_its_own_points_and_limits(is_sqlite: bool) {
         .id;
     let own = CardLimits {
         per_day: Some(1),
+        time_zone: "America/Jamaica".to_owned(),
         ..CardLimits::default()
     };
     let card = issue(&engine, "04000000000001", own.clone(), of).await;
     let other = issue(&engine, "04000000000002", CardLimits::default(), of).await;
     let cards = engine.cards();
-    assert_eq!(cards.get(&card.holder, card.id).await.unwrap().limits, own);
+    let both = CardLimits {
+        per_tap: Some(2_000 * SAT),
+        ..own
+    };
+    assert_eq!(cards.get(&card.holder, card.id).await.unwrap().limits, both);
     let limits = cards
         .get(&other.holder, other.id)
         .await
         .unwrap()
         .limits
         .clone();
+    assert_eq!(limits.per_tap, Some(2_000 * SAT));
+    // And so of one that comes to a card of the program as family.
+    let (issuer, uid) = (engine.issuer(), "04000000000003");
+    let command = IssueCard {
+        key: key("child"),
+        uid: uid.to_owned(),
+        existing_chip: None,
+        limits: CardLimits::default(),
+        program: Some(of),
+    };
+    let child = cards.issue(&issuer, command).await.unwrap().id;
+    let keys = cards.programming_keys(&issuer, uid).await.unwrap();
+    let command = AddFamilyCard {
+        key: key("family"),
+        main: other.id,
+        tap: VirtualCard::program(uid, &keys).unwrap().tap(),
+        limits: CardLimits::default(),
+    };
+    cards.add_to_family(&other.holder, command).await.unwrap();
+    let limits = cards.get(&issuer, child).await.unwrap().limits.clone();
     assert_eq!(limits.per_tap, Some(2_000 * SAT));
     scene.stop("points").await;
 }

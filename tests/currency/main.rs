@@ -9,6 +9,7 @@ mod model;
 mod offline;
 mod payments;
 mod races;
+mod receipts;
 mod top_ups;
 mod vectors;
 mod world;

@@ -5,7 +5,7 @@ use flashkit::cards::lnurl::LnurlRequest;
 use flashkit::cards::{
     CardLimits, CardPayment, CardPaymentState, FeeBearer, PayWithCard, WithdrawFromCard,
 };
-use flashkit::exchange::{ConversionRules, DriftBearer};
+use flashkit::exchange::{ConversionRules, DriftBearer, RefundRate};
 use flashkit::ids::CardPaymentId;
 use flashkit::invoices::{CreateInvoice, InvoiceOptions, InvoicePurpose};
 use flashkit::lightning::simulated::{SimulatedNetwork, SimulatedNode};
@@ -31,7 +31,9 @@ on_both_stores! {
     a_spread_is_put_on_top;
     limits_and_pins_are_in_the_unit;
     a_wallet_is_told_what_the_tap_can_spend_and_it_can;
+    what_a_card_has_is_told_in_no_other_unit;
     an_invoice_of_this_engine_is_paid_in_the_books;
+    a_refund_goes_back_on_the_card_at_the_rate_of_its_program;
     a_holder_takes_all_of_it_home;
 }
 
@@ -411,6 +413,22 @@ async fn a_wallet_is_told_what_the_tap_can_spend_and_it_can(is_sqlite: bool) {
     rail.world.stop("told").await;
 }
 
+/// J$10,000.00 are not a thousand sats.
+async fn what_a_card_has_is_told_in_no_other_unit(is_sqlite: bool) {
+    let mut rail = Rail::new(is_sqlite, drift(DriftBearer::Operator, 0)).await;
+    let bolt11 = rail.bill(80_000_000).await;
+    let tap = rail.world.card.chip.tap();
+    let request = LnurlRequest {
+        url: format!("{}&k1=0&pr={bolt11}", tap.replace("lnurlw://", "https://")),
+        till: None,
+    };
+    let reply = rail.world.engine.cards().answer(&request).await;
+    assert_eq!(reply.status, 400);
+    assert!(reply.body.contains("not within bounds"), "{}", reply.body);
+    assert!(!reply.body.contains("sats"), "{}", reply.body);
+    rail.world.stop("no other unit").await;
+}
+
 async fn an_invoice_of_this_engine_is_paid_in_the_books(is_sqlite: bool) {
     let terms = Terms {
         spread: Some(Spread {
@@ -455,6 +473,73 @@ async fn an_invoice_of_this_engine_is_paid_in_the_books(is_sqlite: bool) {
     let own = make(&rail, "own", InvoicePurpose::TopUp { card }, price).await;
     assert_eq!(rail.pay("own", &own).await.err(), Some("card.own_invoice"));
     rail.world.stop("by book").await;
+}
+
+/// A card pays a sale of 10,000 sats at 15 million, and half of it goes back at 18 million.
+async fn a_refund_goes_back_on_the_card_at_the_rate_of_its_program(is_sqlite: bool) {
+    use flashkit::refunds::{CreateRefund, Refund, RefundAmount, RefundTo};
+    for (refund_at, on_card) in [(RefundRate::Charge, 75_000), (RefundRate::Now, 90_000)] {
+        let mut terms = drift(DriftBearer::Card, 3_000);
+        terms.rules.refund_at = refund_at;
+        let mut rail = Rail::new(is_sqlite, terms).await;
+        let merchant = rail.world.merchant.id;
+        let (engine, issuer) = (rail.world.engine.clone(), rail.world.engine.issuer());
+        let command = CreateInvoice {
+            key: key("sale"),
+            purpose: InvoicePurpose::Sale { merchant },
+            price: Some(msat(BILL)),
+            description: "sale".to_owned(),
+            expiry_seconds: 600,
+            options: InvoiceOptions::default(),
+        };
+        let sale = engine.invoices().create(&issuer, command).await.unwrap();
+        rail.pay("pay", &sale.bolt11).await.unwrap();
+        rail.world.rate("JMD", "18000000");
+        rail.world.cap("open", 2 * ALL).await;
+        let card = rail.world.card.id;
+        let refund = async |name: &str, amount: RefundAmount| {
+            let command = CreateRefund {
+                key: key(name),
+                invoice: sale.id,
+                to: RefundTo::Card { card },
+                amount,
+                fee_bearer: flashkit::refunds::RefundFeeBearer::default(),
+                reason: String::new(),
+            };
+            let made = engine.refunds().create(&issuer, command).await;
+            made.map(|made| made.value).map_err(|error| error.code())
+        };
+        let card_got = |refund: &Refund| refund.on_card.as_ref().unwrap().amount;
+        let [card_had, _, position, bitcoin, _] = rail.world.books().await;
+        let amount_msat = BILL / 2;
+        let half = refund("half", RefundAmount::Bitcoin { amount_msat })
+            .await
+            .unwrap();
+        assert_eq!(card_got(&half), on_card);
+        let after = [
+            card_had + on_card,
+            BILL / 2,
+            position - on_card,
+            bitcoin + BILL / 2,
+            0,
+        ];
+        assert_eq!(rail.world.books().await, after);
+        // What is asked for in the card's currency goes on it exactly, whatever its program says.
+        let currency = crate::world::currency("JMD");
+        let minor_units = 36_001;
+        let asked = RefundAmount::Fiat {
+            currency,
+            minor_units,
+        };
+        let exact = refund("exact", asked).await.unwrap();
+        // 36,001 cents at 18 million, and never a msat more.
+        assert_eq!((card_got(&exact), exact.amount_msat), (36_001, 2_000_055));
+        // The operator owes no more of the currency than it may.
+        rail.world.cap("cap", 0).await;
+        let capped = refund("capped", RefundAmount::Everything).await;
+        assert_eq!(capped.map(drop), Err("rate.position_cap_reached"));
+        rail.world.stop("refunded").await;
+    }
 }
 
 async fn a_holder_takes_all_of_it_home(is_sqlite: bool) {

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use flashkit::cards::ChargeCard;
+use flashkit::cards::{ChargeCard, WithdrawFromCard};
+use flashkit::ids::CardId;
 use flashkit::lightning::Bolt11Details;
 use flashkit::money::{Currency, Price};
 use flashkit::ports::{Clock, SystemClock};
@@ -128,7 +129,9 @@ async fn p12_a_price_is_made_up() {
 
 /// P19. A record is read by its type: another name, unit or kind of number is no amount.
 ///
-/// Back with `#[serde(alias = "ActualAmount")]` at `amount_msat` of `Price`, in `money/price.rs`.
+/// Back with `#[serde(alias = "ActualAmount")]` at `amount_msat` of `Price`, in `money/price.rs`; or
+/// without `deny_unknown_fields` at `WithdrawFromCard`, `cards/payment_model.rs`: an amount by another
+/// name is then none, and all that the card has is sent.
 #[test]
 fn p19_amounts_are_found_by_trying_names() {
     let right = json!({"kind": "bitcoin", "amount_msat": 969});
@@ -147,6 +150,25 @@ fn p19_amounts_are_found_by_trying_names() {
     ] {
         let read = serde_json::from_value::<Price>(wrong.clone());
         assert!(read.is_err(), "{wrong} is {read:?}");
+    }
+    let withdrawal = |name: &str, amount| {
+        let mut command = json!({"key": "home", "bolt11": "lnbc1"});
+        command["card"] = json!(CardId::from_parts(1, [1; 10]));
+        command[name] = amount;
+        serde_json::from_value::<WithdrawFromCard>(command)
+    };
+    let right = withdrawal("amount_msat", json!(969)).unwrap();
+    assert_eq!(right.amount_msat, Some(969));
+    for (name, amount) in [
+        ("amount", json!(969)),
+        ("Amount", json!(969)),
+        ("ActualAmount", json!(969)),
+        ("amount_sat", json!(969)),
+        ("amount_msat", json!("969")),
+        ("amount_msat", json!(969.0)),
+    ] {
+        let read = withdrawal(name, amount);
+        assert!(read.is_err(), "{name} is {read:?}");
     }
 }
 

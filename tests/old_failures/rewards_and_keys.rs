@@ -74,23 +74,46 @@ async fn r01_an_id_is_a_key_to_money() {
     stage.stop().await;
 }
 
-/// 2. A retry is the same sale and the same points.
+/// 2. A retry is the same sale and the same points: also once the sale itself would be refused, and
+/// also where no tap keeps it from being done twice.
 ///
-/// Back when a batch does not carry its command: `command: None` in `decide_and_commit`,
-/// `core/command.rs`. No command then has an answer, and the test ends at its first.
+/// Back when a batch does not look for its command, `ledger/apply.rs`: points are redeemed twice. Or
+/// when a command is not looked up after a refusal, `done_before` in `core/command.rs`: the sale
+/// that was paid is then told to be refused.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn r02_a_retry_rewards_twice() {
     let (mut stage, program) = stage().await;
-    let tap = stage.card.chip.tap();
+    let (tap, holder) = (stage.card.chip.tap(), stage.card.holder.clone());
     let first = stage.charge("sale", tap.clone(), sat(1_000)).await.unwrap();
-    for _ in 0..3 {
-        let again = stage.charge("sale", tap.clone(), sat(1_000)).await.unwrap();
-        assert_eq!(again.value, first.value);
+    let redeem = RedeemPoints {
+        key: key("redeem"),
+        card: stage.card.id,
+        program,
+        points: 5,
+    };
+    let rewards = stage.engine.rewards();
+    let redeemed = rewards.redeem(&holder, redeem.clone()).await.unwrap();
+    let command = FreezeCard {
+        key: key("freeze"),
+        card: stage.card.id,
+    };
+    for is_frozen in [false, true] {
+        if is_frozen {
+            let cards = stage.engine.cards();
+            cards.freeze(&holder, command.clone()).await.unwrap();
+        }
+        for _ in 0..3 {
+            let again = stage.charge("sale", tap.clone(), sat(1_000)).await.unwrap();
+            assert_eq!(again.value, first.value);
+            let again = rewards.redeem(&holder, redeem.clone()).await.unwrap();
+            assert_eq!(again.value, redeemed.value);
+        }
+        let code = ["card.tap_replayed", "card.frozen"][usize::from(is_frozen)];
+        let refused = stage.charge("another", tap.clone(), sat(1_000)).await;
+        assert_eq!(refused.unwrap_err().code(), code);
     }
-    let refused = stage.charge("another", tap, sat(1_000)).await;
-    assert_eq!(refused.unwrap_err().code(), "card.tap_replayed");
-    assert_eq!(points(&stage, program).await, 20);
-    assert_eq!(stage.on_card(&stage.card).await, 9_000 * SAT);
+    assert_eq!(points(&stage, program).await, 15);
+    assert_eq!(stage.on_card(&stage.card).await, 9_005 * SAT);
     stage.stop().await;
 }
 

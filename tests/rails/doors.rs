@@ -2,8 +2,8 @@
 
 use flashkit::cards::lnurl::{LnurlReply, LnurlRequest};
 use flashkit::cards::{
-    AddFamilyCard, AuthorizeCard, CardLimits, Cards, ChargeCard, LossBearer, OfflineBook,
-    OfflineKey, OfflineTerms, PayWithCard, ReplaceCard, SetOfflineTerms, StoppedCard,
+    AddFamilyCard, AuthorizeCard, CardLimits, CardPaymentState, Cards, ChargeCard, LossBearer,
+    OfflineBook, OfflineKey, OfflineTerms, PayWithCard, ReplaceCard, SetOfflineTerms, StoppedCard,
 };
 use flashkit::ports::{Clock, SystemClock};
 use flashkit::{Answer, Error};
@@ -239,6 +239,38 @@ async fn asking_about_a_payment_is_no_way_to_try_signatures() {
     set.take(&bill).await;
     crate::support::until("it is paid", || async { set.has_arrived(&bill) }).await;
     set.engine.stop().await.unwrap();
+}
+
+/// The answer was lost, and the chip was written again before the till asks once more: what has
+/// arrived is not told to have failed, and what came back is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_has_arrived_is_no_error_whatever_became_of_the_chip() {
+    let mut set = Set::new(CardLimits::default()).await;
+    for (name, arrives, status) in [("arrives", true, "OK"), ("back", false, "ERROR")] {
+        let (bill, tap) = (set.bill(1_000).await, set.card.chip.tap());
+        let payment = set.pay_tap(name, &tap, &bill).await.unwrap().id;
+        let state = if arrives {
+            set.take(&bill).await;
+            CardPaymentState::Succeeded
+        } else {
+            set.give_back(&bill).await;
+            CardPaymentState::Failed
+        };
+        set.until_state(payment, state).await;
+        let told = set.json(&withdraw(&forge(&tap, 0), &bill)).await.1;
+        assert_eq!(told["status"], status, "{told}");
+        // Nor is it to whoever has to wait.
+        let here = set.engine.cards().from_source(name);
+        let ask = |tap: &str| LnurlRequest {
+            url: withdraw(tap, &bill),
+            till: None,
+        };
+        for number in 0..10 {
+            here.answer(&ask(&forge(&tap, number))).await;
+        }
+        assert_eq!(meant(&here.answer(&ask(&tap)).await), "pending");
+    }
+    set.stop("written again").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

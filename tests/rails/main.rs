@@ -17,6 +17,7 @@ mod no_lies;
 mod offers;
 mod owed;
 mod page;
+mod partly_refunded;
 mod receipts;
 mod refund_model;
 mod refunds;

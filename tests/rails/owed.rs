@@ -79,6 +79,45 @@ async fn the_fee_of_a_sale_to_an_own_wallet_is_owed_and_taken_first_out_of_later
     assert_eq!(recovered.count(), 2);
 }
 
+/// Points are the merchant's to give of what comes in, and its debt has what they leave: over the
+/// rail of a card as by a charge, and when what was set aside is captured.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_merchant_that_owes_is_paid_by_cards_and_gives_its_points() {
+    for (is_held, owed, sats, left) in [(false, 500, 200, 304), (true, 1_000, 1_000, 20)] {
+        let set = set().await;
+        set.to_own_wallet("own", 1, owed * 100).await;
+        let program = shop::program(&set.engine, set.merchant.id).await;
+        let mut card = shop::card(&set.engine, shop::UID, CardLimits::default()).await;
+        shop::top_up(&set.engine, &set.customer, &card, "top-up", sat(10_000)).await;
+        let bill = match is_held {
+            true => held(&set, "held").await,
+            false => shop::sale(&set.engine, &set.merchant, "sale", sat(sats)).await,
+        };
+        let command = PayWithCard {
+            key: key("pay"),
+            tap: card.chip.tap(),
+            bolt11: bill.bolt11.clone(),
+            pin: None,
+        };
+        let (cards, till) = (set.engine.cards(), &set.merchant.till);
+        cards.pay(till, command).await.unwrap();
+        if is_held {
+            assert_eq!(set.owed().await, (owed, 0));
+            let command = CaptureInvoice {
+                key: key("capture"),
+                invoice: bill.id,
+            };
+            set.engine.invoices().capture(till, command).await.unwrap();
+        }
+        assert_eq!(set.get(&bill).await.state, InvoiceState::Settled);
+        assert_eq!(set.owed().await, (left, 0), "{is_held}");
+        let points = Account::points_balance(card.id, program);
+        let points_has = set.store.balance(&points).await.unwrap();
+        let has = points_has.available(points.kind().side());
+        assert_eq!(has, i128::from(sats / 50), "{is_held}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fee_that_was_paid_comes_back_when_the_chain_takes_the_sale_away() {
     let set = set().await;

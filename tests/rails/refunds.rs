@@ -55,7 +55,7 @@ impl Set {
         found.unwrap().value
     }
 
-    async fn until_refund(&self, refund: &Refund, state: RefundState) -> Refund {
+    pub(crate) async fn until_refund(&self, refund: &Refund, state: RefundState) -> Refund {
         until(&format!("{state:?}"), || async {
             self.refund_of(refund).await.state == state
         })
@@ -79,7 +79,7 @@ impl Set {
         i64::try_from(balance.available(account.kind().side())).unwrap()
     }
 
-    async fn resolve(
+    pub(crate) async fn resolve(
         &self,
         refund: &Refund,
         outcome: RefundOutcome,

@@ -6,8 +6,9 @@
 use aes::Aes128Dec;
 use aes::cipher::{BlockDecrypt, KeyInit};
 
-use super::{IssuerKey, IssuerKeyId, Key, PICC_DATA_TAG, PiccData, Prf, TapUrl, finish, picc_data};
-use super::{TapError, verify_signature};
+use super::mac::{Prf, cmac};
+use super::{IssuerKey, IssuerKeyId, Key, PICC_DATA_TAG, PiccData, TapError, TapUrl};
+use super::{picc_data, verify_signature};
 
 /// The first byte of the number of every chip of the maker's (ISO/IEC 14443-3, NXP).
 const MAKER: u8 = 0x04;
@@ -23,7 +24,7 @@ impl RingKey {
     fn new(key: IssuerKey) -> Self {
         Self {
             id: key.id(),
-            prf: <Prf as KeyInit>::new(key.0.bytes().into()),
+            prf: Prf::new(&key.0),
             key,
         }
     }
@@ -40,7 +41,7 @@ impl RingKey {
 
     /// As [`IssuerKey::card_id_hash`].
     pub fn card_id_hash(&self, uid: &[u8; 7]) -> [u8; 16] {
-        finish(self.prf.clone(), &[&[0x2d, 0x00, 0x3f, 0x7b], uid])
+        self.prf.mac([&[0x2d, 0x00, 0x3f, 0x7b][..], uid])
     }
 
     /// Key 2 of a chip, which signs its taps; `pull_payment_id` where an older server's derivation
@@ -53,8 +54,8 @@ impl RingKey {
             &version.to_le_bytes(),
             extra,
         ];
-        let card_key = Key(finish(self.prf.clone(), &parts));
-        Key(super::cmac(&card_key, &[&[0x2d, 0x00, 0x3f, 0x78]]))
+        let card_key = Key(self.prf.mac(parts));
+        Key(cmac(&card_key, [&[0x2d, 0x00, 0x3f, 0x78]]))
     }
 
     /// Checks the signature of a tap of a chip at a version, in constant time.

@@ -93,7 +93,10 @@ impl Cards {
         let program = programs::of(core, &main.value).await?;
         let after = Card {
             state: crate::cards::CardState::Active,
-            limits: command.limits.clone(),
+            limits: match &program {
+                Some(program) => program.value.limits_for(&command.limits),
+                None => command.limits.clone(),
+            },
             holder: Some(holder),
             family_of: Some(main.value.id),
             program: main.value.program,

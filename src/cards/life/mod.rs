@@ -36,7 +36,9 @@ pub use model::{
 pub(crate) use onward::{
     account_now, back_from, current, onward, onward_from, onward_from_hold, onward_to_hold,
 };
-pub(in crate::cards) use owner::{may_stop, owns, owns_or_issued, reads_nothing, require_reader};
+pub(in crate::cards) use owner::{
+    may_stop, owns, owns_or_issued, reads_nothing, require_reader, require_reader_or_main,
+};
 pub use presented::{CardNumber, VirtualTap};
 pub use recovery::RecoveryCode;
 pub use virtual_card::VirtualCardDetails;

@@ -9,7 +9,7 @@ use crate::cards::{Card, CardState, Cards, load};
 use crate::core::{Caller, Core};
 use crate::ids::CardId;
 
-use super::onward::MAX_REPLACEMENTS;
+use super::onward::{MAX_REPLACEMENTS, current};
 
 fn not_allowed() -> AccessError {
     AccessError::NotAllowed {
@@ -70,6 +70,24 @@ pub(in crate::cards) async fn require_reader(
         }
     }
     Err(not_a_reader().into())
+}
+
+/// As [`require_reader`]; of a family card the main card's holder as well, who may send from it.
+pub(in crate::cards) async fn require_reader_or_main(
+    core: &Core,
+    caller: &Caller,
+    card: CardId,
+) -> Result<(), Error> {
+    let Err(refused) = require_reader(core, caller, card).await else {
+        return Ok(());
+    };
+    let Some(main) = load(core, card).await?.value.family_of else {
+        return Err(refused);
+    };
+    match caller.role {
+        Role::Holder { card: own } if current(core, main).await?.value.id == own => Ok(()),
+        _ => Err(refused),
+    }
 }
 
 fn not_a_reader() -> AccessError {

@@ -22,6 +22,7 @@ use super::payment_error::CardPaymentError;
 use crate::Error;
 use crate::access::Credential;
 use crate::ledger::Refusal;
+use crate::money::Asset;
 
 pub(super) use crate::lnurl::base;
 pub use crate::lnurl::{LnurlQuery, LnurlReply, MalformedQuery, encode};
@@ -55,10 +56,18 @@ impl LnurlReply {
 /// Why, for a person. The apps in the field look for `not within bounds`.
 fn reason(error: &Error) -> String {
     match error {
-        Error::Card(CardError::InsufficientFunds { available, .. }) => format!(
+        Error::Card(CardError::InsufficientFunds {
+            available,
+            unit: Asset::Btc,
+            ..
+        }) => format!(
             "the invoice is not within bounds: the card has {} sats to spend",
             available.max(&0) / 1_000
         ),
+        // What is on it is no bitcoin.
+        Error::Card(CardError::InsufficientFunds { .. }) => {
+            "the invoice is not within bounds: the card has less to spend".to_owned()
+        }
         // Whoever reads this need not know the card.
         Error::Card(CardError::Payment(CardPaymentError::Full { .. })) => {
             "the card can have no more".to_owned()

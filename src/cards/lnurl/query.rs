@@ -21,10 +21,17 @@ pub enum LnurlEndpoint {
 }
 
 impl LnurlQuery {
-    /// Which of the addresses it is, where those begin at `path`: `boltcard`.
+    /// Which of the addresses it is, where those begin at `path`: `boltcard`. All in upper case, as
+    /// a QR code has it, it is the same.
     pub fn endpoint(&self, path: &str) -> LnurlEndpoint {
         let asked = self.path().trim_start_matches('/');
         let path = path.trim_matches('/');
+        let is_loud = !asked.bytes().any(|byte| byte.is_ascii_lowercase());
+        let (lower, lower_path) = (asked.to_ascii_lowercase(), path.to_ascii_lowercase());
+        let (asked, path) = match is_loud {
+            true => (lower.as_str(), lower_path.as_str()),
+            false => (asked, path),
+        };
         let Some(rest) = asked.strip_prefix(path) else {
             return LnurlEndpoint::Unknown;
         };
@@ -81,6 +88,13 @@ mod tests {
             ("https://h/boltcard/top-up?p=1", LnurlEndpoint::TopUpByTap),
             ("https://h/boltcard/top-up/ab12?amount=5", top_up("ab12")),
             ("https://h/boltcard/top-up/ab12/x", LnurlEndpoint::Unknown),
+            ("LNURLW://H/BOLTCARD?P=1&C=2", LnurlEndpoint::Withdraw),
+            (
+                "HTTPS://H/BOLTCARDS/BALANCE?P=1&C=2",
+                LnurlEndpoint::Balance,
+            ),
+            ("HTTPS://H/BOLTCARD/TOP-UP/AB12", top_up("ab12")),
+            ("https://h/BoltCard?p=1&c=2", LnurlEndpoint::Unknown),
             ("https://h/boltcardx", LnurlEndpoint::Unknown),
             ("https://h/", LnurlEndpoint::Unknown),
             ("https://h", LnurlEndpoint::Unknown),

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::{LnurlReply, LnurlRequest, base};
 use crate::Error;
-use crate::cards::boltcard::TapUrl;
+use crate::cards::boltcard::{TapError, TapUrl};
 use crate::cards::error::CardError;
 use crate::cards::model::{CardSnapshot, LimitKind};
 use crate::cards::payment_error::CardPaymentError;
@@ -198,8 +198,9 @@ impl Cards {
             Err(Error::Card(CardError::TooManyBadTaps { .. })) => {
                 return Err(CommandError::Interrupted.into());
             }
-            // The chip was wiped or written again since it paid: the payment is out all the same.
-            Err(Error::Card(_)) if !payment.state.is_final() => {
+            // The chip was wiped or written again since it paid: the payment is out all the same, or
+            // has arrived.
+            Err(Error::Card(error)) if may_have_paid(payment.state, &error) => {
                 return Err(CommandError::Interrupted.into());
             }
             found => found?,
@@ -235,6 +236,18 @@ impl Cards {
                 LnurlReply::error(&format!("the invoice could not be paid: {reason}"))
             }
         }
+    }
+}
+
+/// Whether a payment that stands so may be that of a tap which is no card's any more.
+fn may_have_paid(state: CardPaymentState, error: &CardError) -> bool {
+    match state {
+        CardPaymentState::Sending | CardPaymentState::Unknown => true,
+        CardPaymentState::Succeeded => matches!(
+            error,
+            CardError::Tap(TapError::WrongMac | TapError::NotOurs) | CardError::NotFound
+        ),
+        CardPaymentState::Failed => false,
     }
 }
 

@@ -350,7 +350,9 @@ impl OfflineBook {
         Ok(Some(envelope))
     }
 
-    /// Forgets those that the engine has settled, whatever came of them.
+    /// Forgets those that the engine has settled, whatever came of them. Where none waits any more,
+    /// the book goes on from the time that the engine has judged the last one by: a clock that was
+    /// ahead once dates no tap after it.
     pub fn settled(&mut self, outcomes: &[OfflineOutcome]) {
         let of_this_key = format!("{}/", self.public_key);
         self.waiting.retain(|tap| {
@@ -359,5 +361,9 @@ impl OfflineBook {
             };
             !outcomes.iter().any(is_it)
         });
+        let judged_at_ms = outcomes.iter().map(|outcome| outcome.at_ms).max();
+        if let (true, Some(at_ms)) = (self.waiting.is_empty(), judged_at_ms) {
+            self.last_at_ms = self.last_at_ms.min(at_ms);
+        }
     }
 }

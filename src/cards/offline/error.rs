@@ -43,13 +43,6 @@ pub enum OfflineError {
     /// The merchant may not take taps offline. `offline.not_allowed`.
     #[error("the merchant may not take taps offline")]
     NotAllowed,
-    /// A tap is dated later than now: a clock is wrong. Nothing was changed, and the same envelope
-    /// is taken once its time has come. `offline.from_the_future`, retryable.
-    #[error("a tap is dated {at_ms}, which is yet to come")]
-    FromTheFuture {
-        /// The till's time, milliseconds since the epoch.
-        at_ms: i64,
-    },
     /// The same tap was collected before by this till. `offline.tap_twice`.
     #[error("this tap was collected before")]
     TapTwice,
@@ -95,7 +88,6 @@ impl OfflineError {
             Self::KeyTaken => "offline.key_taken",
             Self::TooManyKeys { .. } => "offline.too_many_keys",
             Self::NotAllowed => "offline.not_allowed",
-            Self::FromTheFuture { .. } => "offline.from_the_future",
             Self::TapTwice => "offline.tap_twice",
             Self::OverTapLimit { .. } => "offline.over_tap_limit",
             Self::OverDayLimit { .. } => "offline.over_day_limit",
@@ -103,10 +95,5 @@ impl OfflineError {
             Self::CardTakesNone => "offline.card_takes_none",
             Self::KeyRetired { .. } => "offline.key_retired",
         }
-    }
-
-    /// True when the same call may succeed later.
-    pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::FromTheFuture { .. })
     }
 }

@@ -39,12 +39,14 @@ impl Cards {
     /// wins. What a card does not pay is posted to a loss account by the merchant's terms, and the
     /// merchant is told, by the event `offline.unpaid`. An envelope that comes again changes
     /// nothing and gets the same answer; where one was handed in by half, the rest is settled.
+    /// A tap that is dated later than now is judged as if it were of now: a clock that was wrong once
+    /// keeps no genuine tap waiting.
     /// The till itself, or the issuer, also for a till that was revoked.
     ///
     /// # Errors
     /// Of the envelope as a whole, and nothing was changed: `offline.malformed`,
     /// `offline.bad_key`, `offline.bad_signature`, `offline.unknown_key`, `offline.chain_broken`,
-    /// `offline.from_the_future`, `offline.not_allowed`, `money.*`, `command.*`, `access.*`.
+    /// `offline.not_allowed`, `money.*`, `command.*`, `access.*`.
     /// Also `offline.forked` and `card.too_many_bad_taps`, after which the taps before it stay
     /// settled; and `rate.*` where a card in a currency cannot be charged now, or only beyond the
     /// operator's cap: its taps are not settled, all others are, and the envelope is handed in
@@ -76,10 +78,6 @@ impl Cards {
                 let as_of_ms = core.clock.now_ms();
                 if load_terms(core, merchant, replay.till).await?.is_none() {
                     return Err(envelope::refused(OfflineError::NotAllowed));
-                }
-                for tap in &envelope.taps {
-                    let checked = offline::check_time(tap, core.commit_time_ms());
-                    checked.map_err(envelope::refused)?;
                 }
                 let (mut value, mut waits) = (Vec::new(), None);
                 for tap in &envelope.taps {
@@ -156,9 +154,16 @@ impl Cards {
                 }
                 return Ok(value.outcome);
             }
+            // What a till may date as it likes it gains nothing by dating later.
+            let judged = OfflineTap {
+                at_ms: tap.at_ms.min(self.core.commit_time_ms()),
+                ..tap.clone()
+            };
             let Settled { mut steps, outcome } = self
-                .decide_offline(replay, tap, &learnt, &mut verified)
+                .decide_offline(replay, &judged, &learnt, &mut verified)
                 .await?;
+            let loss = self.core.new_id(TransferId::from_parts)?;
+            steps.extend(offline::write(&outcome, tap, loss)?);
             let caller = self.core.admit(replay.caller.id).await?;
             steps.insert(0, caller.guard);
             match self.core.commit(steps).await {
@@ -183,7 +188,7 @@ impl Cards {
         let terms = terms.ok_or(envelope::refused(OfflineError::NotAllowed))?;
         let waiting = waiting(replay, tap);
         if let Some(error) = was_verified {
-            return self.decide_breach(waiting, tap, error.code(), Vec::new());
+            return Ok(breach(waiting, error.code(), Vec::new()));
         }
         let till = replay.till.to_string();
         let tapped = match self.verify_from(Some(&till), &tap.tap).await {
@@ -195,9 +200,9 @@ impl Cards {
                 if let CardError::Life(life::LifeError::WrongCode { card, .. }) = &error {
                     self.count_wrong_code(*card, &tap.tap).await?;
                 }
-                let decided = self.decide_breach(waiting, tap, error.code(), Vec::new());
+                let decided = breach(waiting, error.code(), Vec::new());
                 *was_verified = Some(error);
-                return decided;
+                return Ok(decided);
             }
             Err(error) => return Err(error),
         };
@@ -207,19 +212,37 @@ impl Cards {
         };
         let read = self.read_counter(&tapped).await?;
         let by = waiting.id.clone();
-        let claimed = match offline::claim(&tapped.card.value, tapped.counter, &read, by) {
+        let mut claimed = match offline::claim(&tapped.card.value, tapped.counter, &read, by) {
             Ok(steps) => steps,
             Err(error) => {
                 let waiting = self.with_charge(waiting, read.claimed_by).await?;
-                return self.decide_breach(waiting, tap, error.code(), Vec::new());
+                return Ok(breach(waiting, error.code(), Vec::new()));
             }
         };
         let wrong = offline::breach(tap, &terms, &replay.key, core.commit_time_ms());
         if let Some(wrong) = wrong.or(learnt.breach.clone()) {
-            return self.decide_breach(waiting, tap, wrong.code(), claimed);
+            return Ok(breach(waiting, wrong.code(), claimed));
         }
+        let tapped = match offline::pays_in_its_place(&tapped.card.value, tap, terms.of_till()) {
+            false => tapped,
+            true => {
+                claimed.push(guard(&tapped.card));
+                self.in_its_place(tapped).await?
+            }
+        };
         self.decide_genuine(waiting, tap, tapped, &terms, learnt, claimed)
             .await
+    }
+
+    /// The card that has the money of a replaced one.
+    async fn in_its_place(&self, tapped: VerifiedTap) -> Result<VerifiedTap, Error> {
+        let card = life::current(&self.core, tapped.card.value.id).await?;
+        let program = programs::of(&self.core, &card.value).await?;
+        Ok(VerifiedTap {
+            card,
+            program,
+            ..tapped
+        })
     }
 
     /// A till whose answer was lost takes the tap offline that it has charged: the sale is paid.
@@ -243,27 +266,6 @@ impl Cards {
             claimed_from: store.counter(&rules::claimed_from_name(card)).await?,
             claimed_by,
         })
-    }
-
-    /// What a till did wrong is its merchant's. A genuine tap is used up all the same.
-    fn decide_breach(
-        &self,
-        waiting: OfflineOutcome,
-        tap: &OfflineTap,
-        code: &str,
-        claimed: Vec<Step>,
-    ) -> Result<Settled, Error> {
-        let outcome = match waiting.charge {
-            Some(_) => offline::settled(waiting.clone(), waiting.amount_msat, None),
-            None => {
-                let not_paid = Some((code.to_owned(), LossBearer::Merchant));
-                offline::settled(waiting, 0, not_paid)
-            }
-        };
-        let loss = self.core.new_id(TransferId::from_parts)?;
-        let mut steps = offline::write(&outcome, tap, loss)?;
-        steps.extend(claimed);
-        Ok(Settled { steps, outcome })
     }
 
     async fn decide_genuine(
@@ -290,7 +292,12 @@ impl Cards {
             } else if let Some(error) = &learnt.not_paid {
                 not_paid = Some(by_rule(error.clone()));
             } else if available < needed {
-                not_paid = Some(by_rule(CardError::InsufficientFunds { available, needed }));
+                let unit = tapped.card.value.unit;
+                not_paid = Some(by_rule(CardError::InsufficientFunds {
+                    available,
+                    needed,
+                    unit,
+                }));
                 paid_msat = self.affords(&whole, available)?;
                 due = match paid_msat {
                     0 => None,
@@ -314,8 +321,6 @@ impl Cards {
             outcome.charge = Some(charge);
             steps.extend(paying);
         }
-        let loss = core.new_id(TransferId::from_parts)?;
-        steps.extend(offline::write(&outcome, tap, loss)?);
         Ok(Settled { steps, outcome })
     }
 
@@ -394,6 +399,19 @@ impl Cards {
         steps.extend(charge_rules::recover(&charge, recovered));
         Ok((charge.id, steps))
     }
+}
+
+/// What a till did wrong is its merchant's. A genuine tap is used up all the same.
+fn breach(waiting: OfflineOutcome, code: &str, claimed: Vec<Step>) -> Settled {
+    let outcome = match waiting.charge {
+        Some(_) => offline::settled(waiting.clone(), waiting.amount_msat, None),
+        None => {
+            let not_paid = Some((code.to_owned(), LossBearer::Merchant));
+            offline::settled(waiting, 0, not_paid)
+        }
+    };
+    let steps = claimed;
+    Settled { steps, outcome }
 }
 
 fn waiting(replay: &Replay, tap: &OfflineTap) -> OfflineOutcome {

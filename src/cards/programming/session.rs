@@ -70,7 +70,7 @@ impl Session {
                 &random_b[6..],
                 &random_a[8..],
             ];
-            Key::new(cmac(key, &vector))
+            Key::new(cmac(key, vector))
         };
         Self {
             enciphering: derive([0xa5, 0x5a]),
@@ -134,7 +134,7 @@ impl Session {
         let counter = self.counter.to_le_bytes();
         truncate(&cmac(
             &self.signing,
-            &[&[first], &counter, &self.transaction, field],
+            [&[first], &counter, &self.transaction, field],
         ))
     }
 

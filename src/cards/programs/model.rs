@@ -79,8 +79,8 @@ impl BreakageRule {
 pub struct CardProgramTerms {
     /// What the balance is of: bitcoin, or a currency. It never changes.
     pub unit: Asset,
-    /// What a card may do that is issued with [`CardLimits::default`]. Its holder can change that
-    /// afterwards.
+    /// What a card may do, of each limit that it is not issued with itself. Its holder can change
+    /// that afterwards.
     pub limits: CardLimits,
     /// The most that may be on a card, in the minor unit of `unit` (msat for bitcoin), whatever
     /// its holder has set; `None` leaves it to the card's own limits.

@@ -126,12 +126,22 @@ impl CardProgram {
         Ok(())
     }
 
-    /// What a card may do that is issued with `asked`.
+    /// What a card may do that is issued with `asked`: of each limit that is not asked for, what the
+    /// program says.
     pub(crate) fn limits_for(&self, asked: &CardLimits) -> CardLimits {
-        if *asked == CardLimits::default() {
-            self.terms.limits.clone()
-        } else {
-            asked.clone()
+        let own = &self.terms.limits;
+        let has_zone = asked.time_zone != CardLimits::default().time_zone;
+        let zone = if has_zone { asked } else { own };
+        CardLimits {
+            per_tap: asked.per_tap.or(own.per_tap),
+            per_day: asked.per_day.or(own.per_day),
+            per_week: asked.per_week.or(own.per_week),
+            per_month: asked.per_month.or(own.per_month),
+            taps_per_hour: asked.taps_per_hour.or(own.taps_per_hour),
+            pin_above: asked.pin_above.or(own.pin_above),
+            low_balance: asked.low_balance.or(own.low_balance),
+            max_balance: asked.max_balance.or(own.max_balance),
+            time_zone: zone.time_zone.clone(),
         }
     }
 

@@ -1,0 +1,211 @@
+//! Refunds of what waits in suspense and of what was not settled: only what is sent leaves suspense,
+//! and what went back counts no more.
+
+use flashkit::invoices::{Custody, Invoice, InvoiceState, PaymentRules};
+use flashkit::ledger::Account;
+use flashkit::refunds::{AnswerRefund, CancelRefund, RefundAmount, RefundState, RefundTo};
+use flashkit::treasury::{AssignSuspense, SuspenseItem, SuspenseTarget};
+
+use crate::refunds::{bolt11, order};
+use crate::support::key;
+use crate::support::scripted::Pay;
+use crate::support::shop::{SAT, sat};
+use crate::traps::{GONE, Set, block, on_chain, set};
+
+fn bitcoin(sats: i64) -> RefundAmount {
+    RefundAmount::Bitcoin {
+        amount_msat: sats * SAT,
+    }
+}
+
+impl Set {
+    /// A sale that 2,000 sats come for when its time is over: they wait in suspense.
+    async fn late(&self) -> Invoice {
+        let late = self.sale("late", sat(2_000), PaymentRules::NONE).await;
+        self.pass(601);
+        self.until(&late, InvoiceState::Expired).await;
+        self.chain(&late, 2, 2_000, block(1)).await
+    }
+
+    async fn waits(&self) -> Vec<SuspenseItem> {
+        let treasury = self.engine.treasury();
+        let found = treasury.suspense(&self.engine.issuer(), None, 10).await;
+        found.unwrap().value
+    }
+
+    /// What the merchant can be paid, and what waits in suspense, in sats.
+    async fn where_it_is(&self) -> (i64, i64) {
+        let payable = self.available(self.payable()).await;
+        let suspense = self.available(Account::suspense()).await;
+        (payable / SAT, suspense / SAT)
+    }
+
+    async fn elsewhere(&self, sats: i64) -> RefundTo {
+        bolt11(&self.customer.invoice(sats * SAT, "refund").await.unwrap())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_what_a_refund_sends_leaves_suspense() {
+    let set = set().await;
+    set.over_lightning(
+        &set.sale("fees", sat(1_000), PaymentRules::NONE).await,
+        1_000 * SAT,
+    )
+    .await;
+    let late = set.late().await;
+    assert_eq!(set.where_it_is().await, (1_000, 2_000));
+    // One that fails leaves all of it there.
+    set.node.script([Pay::Refuse]);
+    let to = set.elsewhere(1_500).await;
+    let refused = set
+        .refund(order("refused", &late, to, bitcoin(1_500)))
+        .await;
+    assert_eq!(refused.unwrap().state, RefundState::Failed);
+    assert_eq!(set.where_it_is().await, (1_000, 2_000));
+    // While it is not known nobody else gets it.
+    set.node.script([Pay::Doubt]);
+    let to = set.elsewhere(500).await;
+    let doubt = set.refund(order("doubt", &late, to, bitcoin(500))).await;
+    let doubt = doubt.unwrap();
+    assert_eq!(doubt.state, RefundState::Unknown);
+    assert_eq!(set.where_it_is().await.1, 1_500);
+    let one = set.waits().await.remove(0);
+    assert_eq!(
+        (one.waiting_msat(), one.amount_msat),
+        (1_500 * SAT, 2_000 * SAT)
+    );
+    // The rest of it can be assigned, and no more than the rest.
+    let command = AssignSuspense {
+        key: key("assign"),
+        item: one.id,
+        to: SuspenseTarget::Operator,
+        reason: "nobody's".to_owned(),
+    };
+    let treasury = set.engine.treasury();
+    let issuer = set.engine.issuer();
+    treasury.assign_suspense(&issuer, command).await.unwrap();
+    assert_eq!(set.where_it_is().await.1, 0);
+    set.resolve(
+        &doubt,
+        flashkit::refunds::RefundOutcome::Succeeded { fee_msat: Some(0) },
+    )
+    .await
+    .unwrap();
+    assert_eq!(set.where_it_is().await, (1_000, 0));
+    let more = set.elsewhere(1).await;
+    let more = set.refund(order("more", &late, more, bitcoin(1))).await;
+    assert_eq!(more, Err("refund.nothing_left"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waits_for_a_lightning_address_stays_in_suspense_until_it_is_sent() {
+    let set = set().await;
+    set.over_lightning(
+        &set.sale("fees", sat(1_000), PaymentRules::NONE).await,
+        1_000 * SAT,
+    )
+    .await;
+    let late = set.late().await;
+    let address = || RefundTo::LightningAddress {
+        address: "ann@x.com".to_owned(),
+    };
+    let first = order("first", &late, address(), RefundAmount::Everything);
+    let first = set.refund(first).await.unwrap();
+    assert_eq!(first.state, RefundState::Resolving);
+    assert_eq!(set.where_it_is().await, (1_000, 2_000));
+    let refunds = set.engine.refunds();
+    let issuer = set.engine.issuer();
+    let command = CancelRefund {
+        key: key("cancel"),
+        refund: first.id,
+    };
+    refunds.cancel(&issuer, command).await.unwrap();
+    assert_eq!(set.where_it_is().await, (1_000, 2_000));
+    let second = order("second", &late, address(), bitcoin(700));
+    let second = set.refund(second).await.unwrap();
+    let answer = |name: &str, asked: &str, body: String| AnswerRefund {
+        key: key(name),
+        refund: second.id,
+        asked: asked.to_owned(),
+        body,
+    };
+    let request = r#"{"tag":"payRequest","callback":"https://x.com/cb","minSendable":1000,"maxSendable":9000000,"metadata":"[]"}"#;
+    let asked = second.ask.clone().unwrap();
+    let asks = refunds.answer(&issuer, answer("1", &asked, request.to_owned()));
+    let asked = asks.await.unwrap().value.ask.unwrap();
+    assert_eq!(set.where_it_is().await, (1_000, 2_000));
+    let bill = set.customer.invoice(700 * SAT, "refund").await.unwrap();
+    let reply = format!(r#"{{"pr":"{bill}","routes":[]}}"#);
+    let sent = refunds.answer(&issuer, answer("2", &asked, reply)).await;
+    let sent = sent.unwrap().value;
+    set.until_refund(&sent, RefundState::Succeeded).await;
+    assert_eq!(set.where_it_is().await, (1_000, 1_300));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_paid_back_out_of_suspense_and_is_reorged_away_is_owed() {
+    let set = set().await;
+    let late = set.late().await;
+    let to = set.elsewhere(700).await;
+    let order = order("part", &late, to, bitcoin(700));
+    let fee = flashkit::refunds::RefundFeeBearer::Operator;
+    let order = flashkit::refunds::CreateRefund {
+        fee_bearer: fee,
+        ..order
+    };
+    let part = set.refund(order).await.unwrap();
+    set.until_refund(&part, RefundState::Succeeded).await;
+    assert_eq!(set.where_it_is().await, (0, 1_300));
+    set.chain(&late, 2, 2_000, GONE).await;
+    assert_eq!(set.where_it_is().await, (0, 0));
+    let owed = Account::merchant_receivable(set.merchant.id);
+    assert_eq!(set.available(owed).await, 700 * SAT);
+}
+
+/// A part comes, goes back, and the rest comes: that is not the price.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_went_back_does_not_count_towards_the_price() {
+    let set = set().await;
+    set.over_lightning(
+        &set.sale("fees", sat(1_000), PaymentRules::NONE).await,
+        1_000 * SAT,
+    )
+    .await;
+    let options = on_chain("sale", Custody::Operator);
+    let rules = PaymentRules {
+        accept_late_within_per_mille: Some(0),
+        ..options.rules.clone().unwrap_or(PaymentRules::NONE)
+    };
+    let options = flashkit::invoices::InvoiceOptions {
+        rules: Some(rules),
+        ..options
+    };
+    let sale = set.make(set.command("sale", sat(10_000), options)).await;
+    let sale = sale.unwrap();
+    set.chain(&sale, 1, 4_000, block(1)).await;
+    set.pass(601);
+    set.until(&sale, InvoiceState::Expired).await;
+    set.node.script([Pay::Doubt]);
+    let to = set.elsewhere(4_000).await;
+    let back = set
+        .refund(order("back", &sale, to, RefundAmount::Everything))
+        .await;
+    let back = back.unwrap();
+    let rest = set.chain(&sale, 2, 6_000, block(1)).await;
+    assert_eq!(rest.state, InvoiceState::Expired, "{rest:?}");
+    assert_eq!(
+        (rest.flags.underpaid_msat, rest.due_msat()),
+        (4_000 * SAT, 4_000 * SAT)
+    );
+    // What was to go back did not arrive: it counts again.
+    set.resolve(&back, flashkit::refunds::RefundOutcome::Failed)
+        .await
+        .unwrap();
+    let all = set.get(&sale).await;
+    assert_eq!(
+        (all.state, all.flags.uncounted_msat),
+        (InvoiceState::Settled, 0)
+    );
+    assert_eq!(set.events(&sale).await.last().unwrap(), "settled");
+}
