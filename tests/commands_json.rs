@@ -15,7 +15,7 @@ use flashkit::cards::{
     FreezeCard, ImportIssuerKey, ImportedCard, IssueCard, IssueCards, IssueVirtualCard, LossBearer,
     MakeRecoveryCode, OfflineBook, OfflineKey, OfflineTerms, PayWithCard, RecoverHolder,
     RefundCharge, RegisterBearerCard, ReleaseCharge, RenewHolder, RenewTopUpAddress, ReplaceCard,
-    ReportLost, ResolveCardPayment, RetireCard, RetireTo, RotateIssuerKey, SetAutoTopUp,
+    ReportLost, ResolveCardPayment, RetireCard, RetireTo, RollBack, RotateIssuerKey, SetAutoTopUp,
     SetCardExpiry, SetCardLimits, SetCardNote, SetCardPin, SetOfflineTerms, StoppedCard,
     SyncCounters, TopUpCard, TopUpSource, TopUpWanted, UnlockCardCode, UnlockCardPin,
     UpdateCardProgram, WipeCard, WithdrawFromCard,
@@ -422,6 +422,16 @@ async fn every_command_and_every_answer() {
     check(&command);
     check_answer(&imports.sync_counters(&issuer, command).await.unwrap());
     check_answer(&imports.export(&issuer, import.id, None, 10).await.unwrap());
+    let command = RollBack {
+        key: key("roll-back"),
+        import: import.id,
+        cards: None,
+        after: None,
+        limit: 10,
+    };
+    check(&command);
+    check_answer(&imports.roll_back(&issuer, command).await.unwrap());
+    check_answer(&imports.get(&issuer, import.id).await.unwrap());
 
     let command = IssueCards {
         key: key("batch"),

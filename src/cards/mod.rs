@@ -59,7 +59,8 @@ pub(crate) use currency::top_up as top_up_in_currency;
 pub use error::CardError;
 pub use imports::{
     CardCounter, CardImport, CardImports, CounterReport, CreateCardImport, CutOver, ExportedCard,
-    ImportReport, ImportedCard, MovedCounter, RefusedRow, RowRefusal, SyncCounters,
+    ImportReport, ImportedCard, KeptCard, KeptReason, MovedCounter, RefusedRow, RollBack,
+    RollBackReport, RowRefusal, SyncCounters,
 };
 pub(crate) use issuer_keys::IssuerKeys;
 pub use issuer_keys::{ImportIssuerKey, IssuerKeyInfo, IssuerKeyOrigin, RotateIssuerKey};

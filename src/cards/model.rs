@@ -348,6 +348,11 @@ impl Card {
         }
     }
 
+    /// True while the issuer that had the card before has it again: its chip is in use there.
+    pub(crate) fn is_with_former_issuer(&self) -> bool {
+        self.state == CardState::Retired && self.retired_to == Some(RetireTo::FormerIssuer)
+    }
+
     /// The id under which points and what is used of its limits are counted: that of the first
     /// card of those that came in each other's place.
     pub fn line(&self) -> CardId {

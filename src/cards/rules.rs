@@ -4,7 +4,7 @@ use jiff::tz::TimeZone;
 
 use super::CARDS;
 use super::error::CardError;
-use super::life::{CardKind, LifeError};
+use super::life::{CardKind, LifeError, RetireTo};
 use super::model::{Card, CardLimits, CardState, ExistingChip, LimitKind, ZoneBefore};
 use crate::Error;
 use crate::core::{CommandError, Loaded, check_text, put};
@@ -62,8 +62,9 @@ pub(super) fn index_keys(card: &Card) -> Vec<(&'static str, String)> {
     use CardState::{Replaced, Retired, Wiped};
 
     let mut keys = vec![("any_chip", card.chip.clone())];
-    // A chip that was reset can be another card.
-    if card.state != Wiped {
+    // A chip that was reset can be another card, and so can one that came over a second time.
+    let came_and_went = card.retired_to == Some(RetireTo::FormerIssuer);
+    if card.state != Wiped && !came_and_went {
         keys.push(("chip", card.chip.clone()));
     }
     if let Some(main) = card.family_of
@@ -76,7 +77,10 @@ pub(super) fn index_keys(card: &Card) -> Vec<(&'static str, String)> {
         CardKind::Virtual => keys.push(("kind", "virtual".to_owned())),
         CardKind::Bearer { .. } => keys.push(("kind", "bearer".to_owned())),
     }
-    keys.extend(card.import.map(|import| (BY_IMPORT, import.to_string())));
+    let import = card
+        .import
+        .filter(|_| !came_and_went || card.state != Replaced);
+    keys.extend(import.map(|import| (BY_IMPORT, import.to_string())));
     keys
 }
 

@@ -7,7 +7,7 @@ use flashkit::cards::{
     CardLimits, CardPaymentOutcome, CardProgramTerms, CardReceiptOf, CardStatementQuery,
     CreateCardImport, CreateCardProgram, CutOver, ImportIssuerKey, IssueCards, LossBearer,
     OfflineBook, OfflineEnvelope, OfflineKey, OfflineTerms, PayWithCard, RenewTopUpAddress,
-    ResolveCardPayment, RotateIssuerKey, SetOfflineTerms, StoppedCard, SyncCounters,
+    ResolveCardPayment, RollBack, RotateIssuerKey, SetOfflineTerms, StoppedCard, SyncCounters,
     UpdateCardProgram, WithdrawFromCard,
 };
 use flashkit::ids::{CardImportId, CardProgramId};
@@ -264,6 +264,16 @@ async fn brought(engine: &Engine, by: &Credential, about: &About, call: &str, na
                 counters: Vec::new(),
             };
             done(imports.sync_counters(by, command).await)
+        }
+        "imports.roll_back" => {
+            let command = RollBack {
+                key,
+                import,
+                cards: None,
+                after: None,
+                limit: 1,
+            };
+            done(imports.roll_back(by, command).await)
         }
         "imports.export" => done(imports.export(by, import, None, 1).await),
         _ => sell(engine, by, about, call, name).await,

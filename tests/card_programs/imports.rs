@@ -152,7 +152,7 @@ pub fn create(name: &str) -> CreateCardImport {
     }
 }
 
-async fn world(is_sqlite: bool) -> World {
+pub async fn world(is_sqlite: bool) -> World {
     let folder = is_sqlite.then(|| tempfile::tempdir().unwrap());
     let store = open_store(folder.as_ref());
     let engine = open_engine(&store).await;
@@ -177,7 +177,7 @@ async fn world(is_sqlite: bool) -> World {
 }
 
 impl World {
-    fn cut_over(&self, name: &str, rows: &[ImportedCard]) -> CutOver {
+    pub fn cut_over(&self, name: &str, rows: &[ImportedCard]) -> CutOver {
         CutOver {
             key: key(name),
             import: self.import,
@@ -186,7 +186,7 @@ impl World {
         }
     }
 
-    async fn take_over(&self, name: &str, rows: &[ImportedCard]) {
+    pub async fn take_over(&self, name: &str, rows: &[ImportedCard]) {
         let (imports, issuer) = (self.engine.cards().imports(), self.engine.issuer());
         let checked = imports.check(&issuer, self.import, rows).await.unwrap();
         let report = imports
@@ -261,7 +261,7 @@ pub async fn charge(
     told(cards.charge(&merchant.till, command).await).map(drop)
 }
 
-fn rows(base: &[OldCard]) -> Vec<ImportedCard> {
+pub fn rows(base: &[OldCard]) -> Vec<ImportedCard> {
     base.iter().map(|card| card.row.clone()).collect()
 }
 

@@ -7,4 +7,5 @@ mod breakage;
 mod imports;
 mod issuer_keys;
 mod killed;
+mod rolled_back;
 mod rules;

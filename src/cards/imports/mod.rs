@@ -5,10 +5,14 @@
 //! balance, booked from the account of the former issuer, once for ever, because a chip can be
 //! claimed once. It goes in pieces of a commit each; after a crash the same call does the rest.
 //! What the old issuer has taken between its last export and its end shows in a counter sync.
-//! [`CardImports::export`] gives everything back as it stands here, for a roll-back.
+//!
+//! [`CardImports::roll_back`] is the way back: cards stop here, what is on them is the former
+//! issuer's again, and the answer is the rows for it to go on with. They can come over a second
+//! time; a single card whose balance at the old issuer was another in the end is put right so.
 
 mod counters;
 mod model;
+mod roll_back;
 mod rules;
 
 use std::sync::Arc;
@@ -16,7 +20,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::life::{look_then, valid_from};
+use super::life::{current, look_then, valid_from};
 use super::model::{Card, CardState};
 use super::programs::CardProgram;
 use super::{CARDS, CardError, Cards, programs, rules as card_rules};
@@ -32,7 +36,8 @@ use crate::money::Asset;
 
 pub use model::{
     CardCounter, CardImport, CounterReport, CreateCardImport, CutOver, ExportedCard, ImportReport,
-    ImportedCard, MovedCounter, RefusedRow, RowRefusal, SyncCounters,
+    ImportedCard, KeptCard, KeptReason, MovedCounter, RefusedRow, RollBack, RollBackReport,
+    RowRefusal, SyncCounters,
 };
 
 const IMPORTS: &str = "card_import";
@@ -110,6 +115,8 @@ impl CardImports {
             program: command.program,
             cards: 0,
             balance_msat: 0,
+            returned: 0,
+            returned_msat: 0,
             created_at_ms: core.clock.now_ms(),
         };
         steps.push(write(&answer, 0)?);
@@ -258,18 +265,29 @@ impl CardImports {
         Ok(rules::chips(rows, key))
     }
 
-    /// The chip, where nobody has it.
+    /// The chip, where nobody has it; the former issuer may have it again.
     async fn free(
         &self,
         chip: &Result<String, RowRefusal>,
-    ) -> Result<Result<String, RowRefusal>, Error> {
+    ) -> Result<Result<Free, RowRefusal>, Error> {
         let chip = match chip {
             Ok(chip) => chip.clone(),
             Err(refusal) => return Ok(Err(refusal.clone())),
         };
-        Ok(match self.core.store.claim(&chip_claim(&chip)).await? {
-            Some(card) => Err(RowRefusal::AlreadyIssued { card }),
-            None => Ok(chip),
+        let Some(card) = self.core.store.claim(&chip_claim(&chip)).await? else {
+            return Ok(Ok(Free { chip, before: None }));
+        };
+        let before = match card.parse() {
+            Ok(id) => Some(current(&self.core, id).await?),
+            Err(_) => None,
+        };
+        let before = before.filter(|last| last.value.is_with_former_issuer());
+        Ok(match before {
+            Some(last) => Ok(Free {
+                chip,
+                before: Some(last),
+            }),
+            None => Err(RowRefusal::AlreadyIssued { card }),
         })
     }
 
@@ -289,8 +307,9 @@ impl CardImports {
         for (offset, (row, chip)) in piece.rows.iter().zip(piece.chips).enumerate() {
             let place = piece.first + offset;
             match self.free(chip).await? {
-                Ok(chip) => {
-                    steps.extend(self.take_over(&import.value, program.as_ref(), row, chip)?);
+                Ok(free) => {
+                    let taken = self.take_over(&import.value, program.as_ref(), row, free);
+                    steps.extend(taken.await?);
                     after.cards += 1;
                     after.balance_msat = after.balance_msat.saturating_add(row.balance_msat);
                     report.count(place, row, Ok(()));
@@ -308,17 +327,18 @@ impl CardImports {
     }
 
     /// The steps that make a card of a row.
-    fn take_over(
+    async fn take_over(
         &self,
         import: &CardImport,
         program: Option<&Loaded<CardProgram>>,
         row: &ImportedCard,
-        chip: String,
+        free: Free,
     ) -> Result<Vec<Step>, Error> {
         let core = &self.core;
         let holder = core.new_id(CredentialId::from_parts)?;
+        let claim = free.claim();
         let card = Card {
-            chip,
+            chip: free.chip,
             version: row.version,
             pull_payment_id: row.pull_payment_id.clone(),
             state: CardState::Active,
@@ -331,16 +351,25 @@ impl CardImports {
             ..Card::blank(core.new_id(CardId::from_parts)?)
         };
         let card = valid_from(card, program, core.commit_time_ms());
+        let mut used = Some(row.counter).filter(|used| *used > 0);
+        let (mut card, mut before) = (card, Vec::new());
+        if let Some(last) = &free.before {
+            let paid = self.used_of(&last.value).await?;
+            if last.value.version == row.version {
+                used = used.max(Some(paid).filter(|paid| *paid > 0));
+            }
+            (card, before) = roll_back::come_again(last, card)?;
+        }
         let mut steps = vec![
             Step::Claim {
-                name: chip_claim(&card.chip),
+                name: claim,
                 by: card.id.to_string(),
             },
             card_rules::write(&card, 0)?,
             core.new_credential(holder, Role::Holder { card: card.id }, "holder")?,
         ];
+        steps.extend(before);
         steps.extend(look_then(&card));
-        let used = Some(row.counter).filter(|used| *used > 0);
         steps.extend(card_rules::begin_counting(&card, used));
         if row.balance_msat > 0 {
             steps.push(Step::Transfer(NewTransfer {
@@ -357,9 +386,9 @@ impl CardImports {
         Ok(steps)
     }
 
-    /// The cards of an import as they stand here, for the old issuer to go on with; at most
-    /// `limit` (1 to 1,000), after the card `after`. Freeze them first: what is paid meanwhile is
-    /// not in it. Issuer only.
+    /// The cards of an import as they stand here; at most `limit` (1 to 1,000), after the card
+    /// `after`. They go on paying: for the old issuer to go on with them there is
+    /// [`roll_back`](Self::roll_back). Issuer only.
     ///
     /// # Errors
     /// `access.*`.
@@ -378,24 +407,52 @@ impl CardImports {
         let listed = core.list::<Card>(CARDS, card_rules::BY_IMPORT, &key, after, limit);
         let mut value = Vec::new();
         for card in listed.await? {
-            let counter = core.store.counter(&card_rules::counter_name(&card)).await?;
-            let account = card.balance_account();
-            let (balance, side) = (core.balance(&account).await?, account.kind().side());
-            let (posted, available) = (balance.posted(side), balance.available(side));
-            value.push(ExportedCard {
-                card: card.id,
-                id: card.chip,
-                version: card.version,
-                counter: counter
-                    .and_then(|last| u32::try_from(last).ok())
-                    .unwrap_or(0),
-                pull_payment_id: card.pull_payment_id,
-                balance_msat: i64::try_from(posted).unwrap_or(i64::MAX),
-                held_msat: i64::try_from(posted.saturating_sub(available)).unwrap_or(i64::MAX),
-                state: card.state,
-            });
+            value.push(self.exported(&card).await?);
         }
         Ok(Answer { as_of_ms, value })
+    }
+
+    /// A card as it stands here.
+    async fn exported(&self, card: &Card) -> Result<ExportedCard, Error> {
+        let account = card.balance_account();
+        let (balance, side) = (self.core.balance(&account).await?, account.kind().side());
+        let (posted, available) = (balance.posted(side), balance.available(side));
+        Ok(ExportedCard {
+            card: card.id,
+            id: card.chip.clone(),
+            version: card.version,
+            counter: self.used_of(card).await?,
+            pull_payment_id: card.pull_payment_id.clone(),
+            balance_msat: i64::try_from(posted).unwrap_or(i64::MAX),
+            held_msat: i64::try_from(posted.saturating_sub(available)).unwrap_or(i64::MAX),
+            state: card.state,
+        })
+    }
+
+    /// The last counter that was used; 0 for none.
+    async fn used_of(&self, card: &Card) -> Result<u32, Error> {
+        let name = card_rules::counter_name(card);
+        let stored = self.core.store.counter(&name).await?;
+        let last = stored.and_then(|last| u32::try_from(last).ok());
+        Ok(roll_back::used(card, last.unwrap_or(0)))
+    }
+}
+
+/// A chip that can be taken over.
+struct Free {
+    chip: String,
+    /// The card that it was here before.
+    before: Option<Loaded<Card>>,
+}
+
+impl Free {
+    /// The name that it is taken by: once for ever, and once more each time that it went back.
+    fn claim(&self) -> String {
+        let first = chip_claim(&self.chip);
+        match &self.before {
+            None => first,
+            Some(last) => format!("{first}/after/{}", last.value.id),
+        }
     }
 }
 

@@ -42,6 +42,12 @@ pub struct CardImport {
     pub cards: i64,
     /// What was booked on them so far.
     pub balance_msat: i64,
+    /// How many cards went back to their former issuer so far.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub returned: i64,
+    /// What went back with them.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub returned_msat: i64,
     /// When it was begun, milliseconds since the epoch.
     pub created_at_ms: i64,
 }
@@ -218,4 +224,68 @@ pub struct ExportedCard {
     pub held_msat: i64,
     /// How it stands.
     pub state: CardState,
+}
+
+/// Gives cards back to the issuer that had them before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RollBack {
+    /// Made by the caller before the call: one for each page. The same key gives the same rows.
+    pub key: IdempotencyKey,
+    /// The import that the cards are of.
+    pub import: CardImportId,
+    /// Only these, at most 200; `None` for all, a page at a time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cards: Option<Vec<CardId>>,
+    /// The page after this card: the [`last`](RollBackReport::last) of the page before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<CardId>,
+    /// How many cards are looked at: 1 to 200.
+    pub limit: u32,
+}
+
+/// Cards that went back.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RollBackReport {
+    /// The rows for the former issuer to go on with: each with the balance that it has again, and
+    /// the last counter that was used. No tap of them is taken here any more.
+    pub returned: Vec<ExportedCard>,
+    /// What all of them had, in msat.
+    pub returned_msat: i64,
+    /// Those that stay, each with its reason.
+    pub kept: Vec<KeptCard>,
+    /// The last card that was looked at; `None` when there was none: it is done.
+    pub last: Option<CardId>,
+}
+
+/// A card that does not go back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptCard {
+    /// Which.
+    pub card: CardId,
+    /// Why.
+    pub reason: KeptReason,
+}
+
+/// Why a card does not go back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "reason", rename_all = "snake_case")]
+pub enum KeptReason {
+    /// It is no card of this import.
+    NotImported,
+    /// It is out of use here: went back before, or its money went on to another card.
+    OutOfUse {
+        /// How it stands.
+        state: CardState,
+    },
+    /// Something of it is set aside for sales or payments that are not done: they come first.
+    MoneyOnHold {
+        /// How much.
+        held_msat: i64,
+    },
+    /// Other cards spend its balance, or it spends another's: the others are retired first.
+    HasFamily,
+}
+
+fn is_zero(number: &i64) -> bool {
+    *number == 0
 }

@@ -253,6 +253,10 @@ impl Cards {
                 (Account::merchant_payable(merchant), None)
             }
             RetireTo::Breakage => return Err(LifeError::BreakageByRule.into()),
+            RetireTo::FormerIssuer => {
+                let (field, bounds) = ("to", "a card or a merchant");
+                return Err(CommandError::OutOfBounds { field, bounds }.into());
+            }
         };
         if to == own && card.value.family_of.is_none() {
             let (field, bounds) = ("to", "another card");
@@ -286,7 +290,7 @@ impl Cards {
     }
 
     /// The card after its retirement, and the steps but for the money's.
-    pub(super) async fn retired(
+    pub(in crate::cards) async fn retired(
         &self,
         card: &Loaded<Card>,
         to: RetireTo,

@@ -65,6 +65,9 @@ pub enum RetireTo {
     },
     /// To the operator, by rule alone: nobody can ask for it.
     Breakage,
+    /// Back to the issuer that had the card before, by
+    /// [`CardImports::roll_back`](crate::cards::CardImports::roll_back) alone.
+    FormerIssuer,
 }
 
 /// Which recovery code of a card is good: the one with this number.

@@ -49,6 +49,9 @@ async fn destination(core: &Core, card: &Card) -> Result<Option<(Account, Option
             (None, Some(RetireTo::Breakage)) => {
                 return Ok(Some((Account::breakage(card.unit), guarded)));
             }
+            (None, Some(RetireTo::FormerIssuer)) => {
+                return Ok(Some((Account::former_issuer(), guarded)));
+            }
             // Of a family, the money is the main card's.
             (None, None) => match at.family_of {
                 Some(main) => main,

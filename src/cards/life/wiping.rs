@@ -14,11 +14,10 @@ use crate::core::{Answer, Decision, Executed, emit};
 use crate::store::MAX_PAGE;
 
 /// The keys of such a card are told to nobody.
-fn is_in_use(state: CardState) -> bool {
-    matches!(
-        state,
-        CardState::Active | CardState::Frozen | CardState::Expired
-    )
+fn is_in_use(card: &Card) -> bool {
+    use CardState::{Active, Expired, Frozen};
+
+    matches!(card.state, Active | Frozen | Expired) || card.is_with_former_issuer()
 }
 
 /// The key version of a new card, and the name that its chip is taken by: once for ever, and once
@@ -105,7 +104,7 @@ impl Cards {
         if found.is_empty() {
             return Err(CardError::NotFound.into());
         }
-        if let Some(card) = found.iter().find(|card| is_in_use(card.state)) {
+        if let Some(card) = found.iter().find(|card| is_in_use(card)) {
             return Err(CardError::KeysWithheld { card: card.id }.into());
         }
         let told = |cards: &mut dyn Iterator<Item = &Card>| {
@@ -137,7 +136,8 @@ impl Cards {
     }
 
     /// Says that a chip was reset: it is blank again, and can be issued as a new card, whose keys
-    /// are of the next version. Of a card that was replaced or retired, or never handed over.
+    /// are of the next version. Of a card that was replaced or retired, or never handed over; not
+    /// of one that is with its former issuer again.
     /// Issuer only.
     ///
     /// # Errors
@@ -157,7 +157,8 @@ impl Cards {
 
                     let card = load(&cards.core, command.card).await?;
                     let state = card.value.state;
-                    if !matches!(state, Issued | Replaced | Retired) {
+                    let is_there = card.value.is_with_former_issuer();
+                    if !matches!(state, Issued | Replaced | Retired) || is_there {
                         let card = card.value.id;
                         return Err(CardError::NotActive { card, state }.into());
                     }
