@@ -24,6 +24,8 @@ bench:
     cargo bench --no-default-features --features sqlite,testkit --bench durable_charge
     cargo bench --no-default-features --features sqlite,testkit --bench growth
     cargo bench --no-default-features --features sqlite,testkit --bench card_growth
+    cargo bench --no-default-features --features sqlite,testkit --bench invoice_growth
+    cargo bench --bench invoice_creation
     cargo bench --no-default-features --features sqlite,testkit --bench taps
     cargo bench --no-default-features --features sqlite,testkit,postgres --bench postgres
 

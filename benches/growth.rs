@@ -24,7 +24,6 @@ use std::time::{Duration, Instant};
 
 use flashkit::ledger::Account;
 use flashkit::store::Store;
-use rusqlite::Connection;
 use shop::Shop;
 use transfers::Done;
 use watch::Work;
@@ -42,16 +41,6 @@ const TIMES: usize = 50;
 const MOST_TENTHS: i64 = 13;
 /// And at most 15 tenths of the time, where that is judged.
 const MOST_TIME_TENTHS: u32 = 15;
-
-/// What may be scanned: what a subquery with a limit has found, rows that stand in the statement
-/// itself, the table of how often the books were moved, and what the tables are.
-const SMALL: [&str; 5] = [
-    "(subquery",
-    "CONSTANT",
-    "moves",
-    "sqlite_schema",
-    "pragma_table_info",
-];
 
 const OPERATIONS: [&str; 4] = [
     "charge of a card",
@@ -197,42 +186,12 @@ fn median(mut times: Vec<Duration>) -> Duration {
     times[times.len() / 2]
 }
 
-/// Whether no statement that has run plans to read a whole table.
-fn plans_are_well(file: &Path) -> Done<bool> {
-    let connection = Connection::open(file)?;
-    let (mut asked, mut all_well) = (0, true);
-    for sql in watch::statements() {
-        let Ok(mut plan) = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")) else {
-            continue;
-        };
-        asked += 1;
-        let lines = plan.raw_query().mapped(|row| row.get::<_, String>(3));
-        let lines = lines.collect::<Result<Vec<_>, _>>()?;
-        // The row at an end of a table, as every opening reads it: a scan that ends with its first
-        // step, since nothing is sorted and no row is left out.
-        if lines.len() == 1 && sql.ends_with(" LIMIT 1") && !sql.contains(" WHERE ") {
-            continue;
-        }
-        for line in lines {
-            let what = line.strip_prefix("SCAN ");
-            let is_small =
-                what.is_none_or(|what| SMALL.iter().any(|small| what.starts_with(small)));
-            if !is_small {
-                all_well = false;
-                println!("  {line}: {sql}");
-            }
-        }
-    }
-    println!("\n{asked} statements, no scan in any plan: {all_well}");
-    Ok(all_well)
-}
-
 async fn run(folder: &Path, charges: usize, judges_times: bool) -> Done<bool> {
     watch::watch_new_connections();
     let mut young = Books::with(folder.join("young.db"), YOUNG).await?;
     let mut old = Books::with(folder.join("old.db"), charges).await?;
     let is_flat = compare(&mut young, &mut old, judges_times).await?;
-    let has_no_scan = plans_are_well(&old.file)?;
+    let has_no_scan = watch::plans_are_well(&old.file)?;
     young.shop.engine.stop().await?;
     old.shop.engine.stop().await?;
     Ok(is_flat && has_no_scan)

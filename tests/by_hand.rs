@@ -166,9 +166,9 @@ async fn while_one_payment_is_taken_another_amount_goes_back() {
 async fn a_payment_at_its_deadline_is_not_taken() {
     let set = set().await;
     let sale = shop::sale(&set.engine, &set.merchant, "sale", sat(1_000)).await;
-    set.claimable(&sale, sale.amount_msat, Some(2)).await;
+    set.claimable(&sale, sale.amount_msat, Some(1)).await;
     assert_eq!(set.state(&sale).await, InvoiceState::New);
-    set.claimable(&sale, sale.amount_msat, Some(3)).await;
+    set.claimable(&sale, sale.amount_msat, Some(2)).await;
     assert_eq!(set.state(&sale).await, InvoiceState::Processing);
 }
 

@@ -1150,6 +1150,7 @@ async fn checkout_records() {
             comment_allowed: 10,
             payer_data: PayerDataWanted {
                 name: Some(PayerField { mandatory: true }),
+                auth: Some(PayerField { mandatory: false }),
                 ..PayerDataWanted::default()
             },
             invoices_per_hour: 10,

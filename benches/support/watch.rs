@@ -4,9 +4,20 @@
 use std::collections::{BTreeSet, HashSet};
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::ops::AddAssign;
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use rusqlite::ffi;
+use rusqlite::{Connection, ffi};
+
+/// What may be scanned: what a subquery with a limit has found, rows that stand in the statement
+/// itself, the table of how often the books were moved, and what the tables are.
+const SMALL: [&str; 5] = [
+    "(subquery",
+    "CONSTANT",
+    "moves",
+    "sqlite_schema",
+    "pragma_table_info",
+];
 
 /// The work of some statements.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +80,36 @@ pub fn forget_statements() {
 /// Every statement that has run since.
 pub fn statements() -> BTreeSet<String> {
     seen().get_or_insert_default().statements.clone()
+}
+
+/// Whether no statement that has run plans to read a whole table.
+pub fn plans_are_well(file: &Path) -> rusqlite::Result<bool> {
+    let connection = Connection::open(file)?;
+    let (mut asked, mut all_well) = (0, true);
+    for sql in statements() {
+        let Ok(mut plan) = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}")) else {
+            continue;
+        };
+        asked += 1;
+        let lines = plan.raw_query().mapped(|row| row.get::<_, String>(3));
+        let lines = lines.collect::<Result<Vec<_>, _>>()?;
+        // The row at an end of a table, as every opening reads it: a scan that ends with its first
+        // step, since nothing is sorted and no row is left out.
+        if lines.len() == 1 && sql.ends_with(" LIMIT 1") && !sql.contains(" WHERE ") {
+            continue;
+        }
+        for line in lines {
+            let what = line.strip_prefix("SCAN ");
+            let is_small =
+                what.is_none_or(|what| SMALL.iter().any(|small| what.starts_with(small)));
+            if !is_small {
+                all_well = false;
+                println!("  {line}: {sql}");
+            }
+        }
+    }
+    println!("\n{asked} statements, no scan in any plan: {all_well}");
+    Ok(all_well)
 }
 
 unsafe extern "C" fn opened(

@@ -1,7 +1,8 @@
 //! What the web addresses of a seller answer, without the web: a URL in, a reply out.
 
 use super::error::CheckoutError;
-use super::model::{PayAddress, PayerDataWanted, PayerNote};
+use super::model::{PayAddress, PayerNote};
+use super::payer_auth::{self, PayerDataShown, Proven};
 use super::{Checkout, address, rules};
 use crate::Error;
 use crate::core::Loaded;
@@ -75,9 +76,16 @@ impl Checkout {
         let callback = format!("{}/pay?revision={}", address.url, address.revision);
         let bounds = terms.min_sendable_msat..=terms.max_sendable_msat;
         let wanted = &terms.payer_data;
-        let request: PayRequest<'_, &PayerDataWanted> = PayRequest {
+        let mut random = [0; 8];
+        if wanted.auth.is_some() {
+            self.core.entropy.fill(&mut random)?;
+        }
+        let now_ms = self.core.clock.now_ms();
+        let k1 = payer_auth::challenge(&self.core.secrets, &address.name, now_ms, random);
+        let shown = PayerDataShown::new(wanted, k1);
+        let request = PayRequest {
             comment_allowed: terms.comment_allowed,
-            payer_data: (!wanted.is_nothing()).then_some(wanted),
+            payer_data: (!wanted.is_nothing()).then_some(shown),
             ..PayRequest::new(&bounds, &metadata, &callback)
         };
         Ok(LnurlReply::json(200, &request))
@@ -105,18 +113,12 @@ impl Checkout {
             return Err(CheckoutError::TermsChanged.into());
         }
         let said = one("payerdata")?;
-        let comment = rules::comment(terms, one("comment")?)?;
-        let data = rules::payer_data(&terms.payer_data, said)?;
-        let hashed_data = said.unwrap_or_default();
         let id = core.new_id(InvoiceId::from_parts)?;
+        let (note, proven) = self.noted(address, id, one("comment")?, said)?;
+        let hashed_data = said.unwrap_or_default();
         let purpose = match address.merchant {
             Some(merchant) => InvoicePurpose::Sale { merchant },
             None => InvoicePurpose::Plain,
-        };
-        let note = PayerNote {
-            invoice: id,
-            comment,
-            data,
         };
         let asked = AskedByLnurl {
             id,
@@ -129,17 +131,21 @@ impl Checkout {
             counted_under: format!("pay_address/{}", address.name),
             per_hour: terms.invoices_per_hour,
         };
-        let (revision, note) = (address.revision, &note);
+        let (revision, note, proven) = (address.revision, &note, proven.as_ref());
         let invoices = Invoices::new(core.clone());
         let made = invoices.asked_by_lnurl(asked, || async move {
             let now = self.open_address(name).await?;
             if now.value.revision != revision {
                 return Err(CheckoutError::TermsChanged.into());
             }
-            self.guards(&now, note)
+            self.guards(&now, note, proven)
         });
         let made = made.await.map_err(|error| match error {
             Error::Ledger(Refusal::UsageExceeded { .. }) => CheckoutError::TooManyRequests.into(),
+            Error::Ledger(Refusal::AlreadyClaimed { .. }) if proven.is_some() => {
+                let reason = "the challenge was signed before: look at the address again";
+                CheckoutError::BadPayerData { reason }.into()
+            }
             other => other,
         })?;
         let verify = format!("{}/verify/{id}", address.url);
@@ -149,13 +155,48 @@ impl Checkout {
         ))
     }
 
+    /// What a payer wrote and said of itself, and the key that it has proven to have.
+    fn noted(
+        &self,
+        address: &PayAddress,
+        invoice: InvoiceId,
+        comment: Option<&str>,
+        said: Option<&str>,
+    ) -> Result<(PayerNote, Option<Proven>), CheckoutError> {
+        let (core, terms) = (&self.core, &address.terms);
+        let comment = rules::comment(terms, comment)?;
+        let (mut data, auth) = rules::payer_data(&terms.payer_data, said)?;
+        let now_ms = core.clock.now_ms();
+        let proven = auth
+            .map(|auth| payer_auth::check(&core.secrets, &address.name, now_ms, &auth))
+            .transpose()?;
+        if let Some(proven) = &proven {
+            data.insert("auth".to_owned(), proven.key.clone());
+        }
+        let note = PayerNote {
+            invoice,
+            comment,
+            data,
+        };
+        Ok((note, proven))
+    }
+
     /// Holds in the commit: the terms are those that were looked at.
-    fn guards(&self, found: &Loaded<PayAddress>, note: &PayerNote) -> Result<Vec<Step>, Error> {
+    fn guards(
+        &self,
+        found: &Loaded<PayAddress>,
+        note: &PayerNote,
+        proven: Option<&Proven>,
+    ) -> Result<Vec<Step>, Error> {
         let mut steps = vec![Step::Require {
             collection: address::ADDRESSES,
             id: found.value.name.clone(),
             version: found.version,
         }];
+        steps.extend(proven.map(|proven| Step::Claim {
+            name: proven.claim.clone(),
+            by: note.invoice.to_string(),
+        }));
         if !note.is_empty() {
             steps.push(address::note(note.invoice, 0, Some(note))?);
         }

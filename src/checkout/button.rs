@@ -18,6 +18,8 @@ use crate::receipts::{Label, Language, format_amount};
 /// White modules around a QR code (ISO/IEC 18004).
 const QUIET: usize = 4;
 const MAX_RADIUS: u32 = 40;
+/// Characters in a line of the picture.
+const LINE: usize = 38;
 const MAX_TITLE: usize = 100;
 
 /// The colours and the shape of a button: `#rrggbb`.
@@ -281,12 +283,13 @@ fn svg(words: &Words, code: Option<&Code>, theme: &ButtonTheme) -> String {
     let mut y = MARGIN;
     let fill = &theme.text;
     for said in [&words.title, &words.description] {
-        if !said.is_empty() {
+        for line in lines(said) {
             y += 20;
-            out.push_str(&text(said, y - 4, 14, fill));
+            out.push_str(&text(&line, y - 4, 14, fill));
         }
     }
     if let Some(Code { size, path }) = code {
+        y += 8;
         out.push_str(&format!(
             "<svg x=\"{MARGIN}\" y=\"{y}\" width=\"{inner}\" height=\"{inner}\" \
              viewBox=\"0 0 {size} {size}\" shape-rendering=\"crispEdges\">\
@@ -322,6 +325,21 @@ fn svg(words: &Words, code: Option<&Code>, theme: &ButtonTheme) -> String {
     )
 }
 
+/// What is said, in lines that are wide enough for it: broken between words.
+fn lines(said: &str) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in said.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if shown(line) + 1 + shown(word) <= LINE => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
+}
+
 /// One line in the middle; a long one is pressed together rather than cut off.
 fn text(said: &str, y: usize, size: usize, fill: &str) -> String {
     // About half as wide as high.
@@ -355,6 +373,21 @@ fn shown(said: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_long_text_is_broken_between_words() {
+        let said = "Two patties &amp; a coco bread with extra pepper sauce, to go";
+        assert_eq!(
+            lines(said),
+            [
+                "Two patties &amp; a coco bread with extra",
+                "pepper sauce, to go"
+            ]
+        );
+        let long = "x".repeat(60);
+        assert_eq!(lines(&long), [long]);
+        assert_eq!(lines(""), Vec::<String>::new());
+    }
 
     #[test]
     fn only_what_is_seen_has_a_width() {

@@ -9,6 +9,7 @@ mod error;
 mod escape;
 mod link;
 mod model;
+mod payer_auth;
 mod rules;
 
 use std::sync::Arc;

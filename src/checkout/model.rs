@@ -23,6 +23,10 @@ pub struct PayerDataWanted {
     /// An e-mail address.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub email: Option<PayerField>,
+    /// A key, with the proof that the payer has it: the signature of a challenge (LUD-04), which is
+    /// good once and for an hour.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub auth: Option<PayerField>,
 }
 
 /// One thing that is asked for.
@@ -38,6 +42,7 @@ impl PayerDataWanted {
         *self == Self::default()
     }
 
+    /// Those that are texts.
     pub(super) fn fields(&self) -> [(&'static str, Option<PayerField>); 4] {
         [
             ("name", self.name),
@@ -119,7 +124,8 @@ pub struct PayerNote {
     /// What it wrote (LUD-12).
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub comment: String,
-    /// What it said of itself (LUD-18). Nobody has checked any of it.
+    /// What it said of itself (LUD-18). Nobody has checked any of it but `auth`: that is a key, 66
+    /// hex digits, which the payer has proven to have.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub data: BTreeMap<String, String>,
 }

@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 
 use super::CheckoutError;
 use super::model::{PayAddress, PayAddressTerms, PayerDataWanted};
+use super::payer_auth::PayerAuth;
 use crate::core::{CommandError, check_text};
 use crate::lnurl;
 use crate::money::MAX_MSAT;
@@ -78,18 +79,32 @@ pub(super) fn comment(
     Ok(text.to_owned())
 }
 
+/// What a payer says of itself, and the proof that it has a key, which is still to be looked at.
+type Said = (BTreeMap<String, String>, Option<PayerAuth>);
+
 /// What a payer says of itself: all that must be said, and nothing that was not asked for.
 pub(super) fn payer_data(
     wanted: &PayerDataWanted,
     text: Option<&str>,
-) -> Result<BTreeMap<String, String>, CheckoutError> {
+) -> Result<Said, CheckoutError> {
     let bad = |reason| CheckoutError::BadPayerData { reason };
     let text = text.unwrap_or("{}");
     if text.len() > MAX_PAYER_DATA_BYTES {
         return Err(bad("they are too long"));
     }
-    let said: Map<String, Value> =
+    let mut said: Map<String, Value> =
         serde_json::from_str(text).map_err(|_| bad("they are no JSON object"))?;
+    let mut auth = None;
+    if let Some(field) = wanted.auth {
+        let proof = said.remove("auth").filter(|proof| !proof.is_null());
+        auth = proof
+            .map(serde_json::from_value)
+            .transpose()
+            .map_err(|_| bad("something is not what it is called"))?;
+        if auth.is_none() && field.mandatory {
+            return Err(bad("something is missing that must be said"));
+        }
+    }
     let mut found = BTreeMap::new();
     for (name, field) in wanted.fields() {
         let Some(field) = field else { continue };
@@ -111,7 +126,7 @@ pub(super) fn payer_data(
     if !said.keys().all(known) {
         return Err(bad("something was said that was not asked for"));
     }
-    Ok(found)
+    Ok((found, auth))
 }
 
 fn is_fit(name: &str, text: &str) -> bool {

@@ -158,6 +158,17 @@ impl Secrets {
         hex::encode(*self.0.derive::<32>(&label))
     }
 
+    /// What makes a number a challenge of this engine's for whoever pays to an address.
+    pub(crate) fn payer_challenge(&self, address: &str, number: &[u8]) -> Zeroizing<[u8; 16]> {
+        let label: [&[u8]; 4] = [
+            b"flashkit/payer-challenge/1/",
+            number,
+            b"/",
+            address.as_bytes(),
+        ];
+        self.0.derive(&label)
+    }
+
     /// A digest by which books know the secret that they were made with.
     pub(crate) fn check(&self) -> String {
         let bytes: Zeroizing<[u8; 16]> = self.0.derive(&[b"flashkit/identity/1"]);

@@ -39,7 +39,7 @@ pub struct CancelInvoice {
 impl Invoices {
     /// Takes what was set aside for a hold invoice. The answer says `processing`; that the money
     /// is booked follows as an event. Whoever may make the invoice may capture it. What is within
-    /// six blocks of its deadline is not taken any more: it goes back, since a claim could come
+    /// two blocks of its deadline is not taken any more: it goes back, since a claim could come
     /// too late.
     ///
     /// # Errors

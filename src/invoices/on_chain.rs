@@ -16,8 +16,10 @@ use crate::treasury;
 
 impl Invoices {
     /// Tells what is true now of an output to an address of an invoice, for a host that watches
-    /// the chain itself. Told twice, or in any order, it comes to the same. True when the address
-    /// is an invoice's; money at any other waits in suspense while a block has it. Issuer only.
+    /// the chain itself. Told twice it comes to the same, and so it does in any order, but for one
+    /// thing: what confirms while the invoice is paid is surplus, and stays that. So what is gone
+    /// is told before what took its place. True when the address is an invoice's; money at any
+    /// other waits in suspense while a block has it. Issuer only.
     ///
     /// # Errors
     /// `access.*`, `money.not_positive`, `money.above_cap`, `invoice.bad_address`,

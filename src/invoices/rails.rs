@@ -20,6 +20,8 @@ use crate::lightning::{
 const DUST_SAT: i64 = 546;
 /// More texts than anybody pays the rest by.
 const MAX_LIGHTNING_RAILS: usize = 100;
+/// How long the text for the rest waits until the channels are looked at again.
+const ROOM_AGAIN_MS: i64 = 60_000;
 /// A text that can be paid for less long than this is not made any more.
 const SHORTEST_SECONDS: i64 = 10;
 
@@ -198,14 +200,23 @@ impl Invoices {
     /// The job that asks for the rest by a new text, after a part was paid.
     pub(crate) async fn renew_rail(&self, id: InvoiceId) -> Result<(), Error> {
         let invoice = self.load(id).await?;
-        let renewed = match &invoice {
-            Some(invoice) => self.rest_of(&invoice.value).await?,
-            None => None,
-        };
-        let done = Step::Done {
+        let mut done = Step::Done {
             kind: RAIL_JOB,
             object: id.to_string(),
         };
+        let mut renewed = None;
+        if let Some(invoice) = &invoice {
+            match self.rest_of(&invoice.value).await {
+                Ok(rail) => renewed = rail,
+                // The other rails go on, and this one when there is room: at the latest the end of
+                // the invoice's time is the end of it.
+                Err(Error::Lightning(LightningError::NoInboundCapacity { .. })) => {
+                    let at_ms = self.core.clock.now_ms().saturating_add(ROOM_AGAIN_MS);
+                    done = steps::later(RAIL_JOB, &invoice.value, at_ms);
+                }
+                Err(error) => return Err(error),
+            }
+        }
         let (Some(Loaded { version, value }), Some(rail)) = (&invoice, renewed) else {
             // Another part may have been paid meanwhile: the rest is then asked for by this job.
             let mut batch: Vec<Step> = invoice.iter().map(super::guard).collect();
@@ -242,12 +253,8 @@ impl Invoices {
             return Ok(None);
         }
         let expiry_seconds = u32::try_from(left_ms / 1_000).unwrap_or(u32::MAX);
-        match self.lightning_rail(invoice, expiry_seconds).await {
-            Ok(rail) => Ok(Some(rail)),
-            // The other rails go on.
-            Err(Error::Lightning(LightningError::NoInboundCapacity { .. })) => Ok(None),
-            Err(error) => Err(error),
-        }
+        let rail = self.lightning_rail(invoice, expiry_seconds).await?;
+        Ok(Some(rail))
     }
 
     /// The invoice that a payment hash is of.
@@ -261,12 +268,10 @@ impl Invoices {
     }
 }
 
-/// The channels can take the amount in.
+/// The channels can take the amount in, or where whoever pays chooses it, anything at all.
 async fn require_inbound(node: &dyn LightningNode, amount_msat: Option<i64>) -> Result<(), Error> {
-    let Some(asked_msat) = amount_msat else {
-        return Ok(());
-    };
-    let available_msat = node.balances().await?.inbound_capacity_msat;
+    let asked_msat = amount_msat.unwrap_or(1);
+    let available_msat = node.inbound_capacity_msat().await?;
     if asked_msat <= available_msat {
         return Ok(());
     }

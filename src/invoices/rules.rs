@@ -2,7 +2,8 @@
 //!
 //! [`transition`] is the whole state machine: from an invoice and one fact to the invoice as it
 //! stands after it and to what moves. Where an invoice stands is worked out from its payments each
-//! time, so that whatever order the facts come in, the same payments come to the same state.
+//! time, whatever order the facts come in; but what counts of a payment that is booked is decided by
+//! what was booked before it, and moves no more.
 
 use super::facts::{OnChainFact, OnChainPlace};
 use super::model::{Invoice, InvoiceState};
@@ -12,10 +13,11 @@ use crate::lightning::PaymentHash;
 use crate::money::Quote;
 
 /// The fewest blocks that a payment must still be claimable for: a claim that comes too late is
-/// no claim, and its sender has the money back.
-const MIN_BLOCKS_LEFT: u32 = 3;
-/// A payment that is set aside goes back when only so many blocks are left to claim it in.
-const HOLD_MARGIN_BLOCKS: u32 = 6;
+/// no claim. Wallets that add none to what LDK's texts ask for leave 3, and 2 a block behind.
+const MIN_BLOCKS_LEFT: u32 = 2;
+/// A payment that is set aside goes back when only so many blocks are left to claim it in, before
+/// the node gives it back by itself. With more, those wallets could never pay.
+const HOLD_MARGIN_BLOCKS: u32 = 2;
 /// More payments than anybody makes: what comes beyond is not this invoice's.
 pub(super) const MAX_PAYMENTS: usize = 100;
 /// Confirmations beyond this are not written down.
@@ -439,8 +441,7 @@ fn judge(invoice: &Invoice, offer: &Offer, moment: Moment) -> Result<i64, &'stat
         return Err("nothing");
     }
     let margin = if invoice.options.hold {
-        // Time for a person, too.
-        2 * HOLD_MARGIN_BLOCKS
+        HOLD_MARGIN_BLOCKS + 1
     } else {
         MIN_BLOCKS_LEFT
     };

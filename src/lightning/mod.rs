@@ -114,6 +114,12 @@ pub trait LightningNode: Send + Sync {
     /// What the node holds right now.
     async fn balances(&self) -> Result<NodeBalances, LightningError>;
 
+    /// How much the channels can take in now, in msat, as [`balances`](Self::balances) says it: for
+    /// every invoice that is made, so that a node should tell it without counting all it has.
+    async fn inbound_capacity_msat(&self) -> Result<i64, LightningError> {
+        Ok(self.balances().await?.inbound_capacity_msat)
+    }
+
     /// The height of the best block that the node knows; `None` of one that cannot tell, and then a
     /// payment that is set aside goes back by the node's own rules.
     async fn best_block_height(&self) -> Result<Option<u32>, LightningError> {

@@ -30,6 +30,24 @@ pub(super) async fn since(
     Ok(Some(BlockId { height, hash }))
 }
 
+/// How far a round has read for every script there is. An address that was given out during the
+/// round is not among its scripts, and may be paid in a block that the round has read: so no further
+/// than the tip was before the scripts were read; `None` where that is in the best chain no more.
+pub(super) async fn read_through(
+    source: &dyn ChainSource,
+    begun: BlockId,
+    through: BlockId,
+) -> Result<Option<BlockId>, ChainError> {
+    if source.block_hash(begun.height).await? != Some(begun.hash) {
+        return Ok(None);
+    }
+    Ok(Some(if through.height < begun.height {
+        through
+    } else {
+        begun
+    }))
+}
+
 /// Looks until the chain keeps still, and sees to it that every block it names is in the best
 /// chain: a server behind a proxy may be two.
 pub(super) async fn look(source: &dyn ChainSource, watch: &Watch) -> Result<View, ChainError> {

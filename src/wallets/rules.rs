@@ -229,6 +229,13 @@ pub(super) fn observe(
         }
     }
     changes.extend(found_at(address, known, spends, view, now_ms));
+    // What is there no more makes room for what came in its place: told the other way round, that
+    // would be more than was asked for.
+    changes.sort_by_key(|change| match change.coin.standing {
+        Standing::Gone { .. } => 0,
+        Standing::Waiting => 1,
+        Standing::Confirmed { .. } => 2,
+    });
     changes
 }
 

@@ -13,7 +13,7 @@ use bitcoin::{OutPoint, ScriptBuf, Transaction, Txid};
 use serde::{Deserialize, Serialize};
 
 use super::addresses::HOT_MS;
-use super::looking::{inputs_of, known_since, look, since, spending};
+use super::looking::{inputs_of, known_since, look, read_through, since, spending};
 use super::model::{Coin, Keychain, WalletAddress, WatchRound};
 use super::rules::{self, Change};
 use super::{ADDRESSES, COINS, TRANSACTIONS, Wallets};
@@ -119,6 +119,8 @@ impl Wallets {
     async fn round(&self) -> Result<WatchRound, Error> {
         let source = self.core.chain()?.clone();
         let before = self.cursor().await?;
+        // Before the scripts are read: see `read_through`.
+        let begun = source.tip().await?;
         let page = self.page(&source, &before.value).await?;
         let watch = self.watch_of(&source, &page).await?;
         let view = look(&*source, &watch).await?;
@@ -152,8 +154,9 @@ impl Wallets {
             return Err(error);
         }
         // Last: a round that was cut off is made again.
+        let through = read_through(&*source, begun, view.through).await?;
         let after = Cursor {
-            through: Some(view.through),
+            through: through.or(before.value.through),
             ..page.cursor
         };
         if after != before.value {

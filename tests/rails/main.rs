@@ -18,6 +18,7 @@ mod offers;
 mod owed;
 mod page;
 mod partly_refunded;
+mod payer_auth;
 mod receipts;
 mod refund_model;
 mod refunds;

@@ -179,7 +179,7 @@ async fn what_is_held_is_not_captured_when_a_claim_could_come_too_late() {
     let invoice = held(&set, "deadline").await;
     let waits = set.offer(&invoice, invoice.amount_msat, Some(40)).await;
     assert_eq!(waits.payments[0].claim_deadline_height, Some(140));
-    set.node.set_height(Some(134));
+    set.node.set_height(Some(138));
     let invoices = set.engine.invoices();
     let command = CaptureInvoice {
         key: key("capture"),
@@ -191,7 +191,7 @@ async fn what_is_held_is_not_captured_when_a_claim_could_come_too_late() {
     let waits = set.get(&invoice).await;
     assert_eq!(waits.payments[0].state, InvoicePaymentState::Authorized);
     // One block earlier there is time.
-    set.node.set_height(Some(133));
+    set.node.set_height(Some(137));
     let taken = invoices.capture(&set.merchant.till, command).await.unwrap();
     assert_eq!(taken.payments[0].state, InvoicePaymentState::Pending);
     assert_eq!(set.node.claimed.lock().unwrap().len(), 1);

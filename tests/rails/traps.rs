@@ -396,7 +396,13 @@ async fn a_part_is_taken_and_the_rest_is_asked_for_by_a_text_of_its_own() {
     let set = set().await;
     let sale = set.sale("rest", sat(1_000), after(1)).await;
     // On chain first: what the first text asks for is too much now, and goes back.
+    set.node.set_inbound_msat(0);
     set.chain(&sale, 1, 400, MEMPOOL).await;
+    // The channels have no room for the rest: it is asked for once they do.
+    set.engine.run_due_jobs().await.unwrap();
+    assert_eq!(set.get(&sale).await.lightning.len(), 1);
+    set.node.set_inbound_msat(600 * SAT);
+    set.pass(61);
     until("the rest is asked for", || async {
         set.engine.run_due_jobs().await.unwrap();
         set.get(&sale).await.lightning.len() == 2
@@ -610,19 +616,19 @@ async fn what_is_held_goes_back_before_its_deadline() {
     set.node.set_height(Some(100));
     let invoice = held(&set, "deadline").await;
     assert_eq!(
-        set.offer(&invoice, invoice.amount_msat, Some(11))
+        set.offer(&invoice, invoice.amount_msat, Some(2))
             .await
             .payments,
         [],
-        "no time for a person"
+        "no time to claim it"
     );
     let waits = set.offer(&invoice, invoice.amount_msat, Some(40)).await;
     assert_eq!(waits.payments[0].claim_deadline_height, Some(140));
-    set.node.set_height(Some(133));
+    set.node.set_height(Some(137));
     set.pass(30);
     set.engine.run_due_jobs().await.unwrap();
     assert_eq!(set.get(&invoice).await.state, InvoiceState::Processing);
-    set.node.set_height(Some(134));
+    set.node.set_height(Some(138));
     set.pass(120);
     let back = set.until(&invoice, InvoiceState::New).await;
     until("it has gone back", || async {
@@ -637,6 +643,15 @@ async fn what_is_held_goes_back_before_its_deadline() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rail_that_cannot_be_made_says_why_and_the_others_go_on() {
     let set = set().await;
+    set.node.set_inbound_msat(0);
+    let open = CreateInvoice {
+        price: None,
+        ..set.command("open", sat(1), InvoiceOptions::default())
+    };
+    assert_eq!(
+        set.make(open).await.unwrap_err(),
+        "lightning.no_inbound_capacity"
+    );
     set.node.set_inbound_msat(999_999);
     let alone = set
         .make(set.command("alone", sat(1_000), InvoiceOptions::default()))

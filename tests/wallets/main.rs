@@ -7,6 +7,7 @@ mod bad_input;
 mod corpus;
 mod facts;
 mod invoices;
+mod racing;
 mod receipts;
 mod receiving;
 mod refunds;

@@ -52,6 +52,18 @@ pub(super) fn node_balances(node: &Node, mempool_has_records: bool) -> NodeBalan
     balances
 }
 
+/// What the channels can take in now, without what else the node has: its wallet is counted anew
+/// each time, coin by coin.
+pub(super) fn inbound_capacity_msat(node: &Node) -> i64 {
+    let channels = node.list_channels();
+    let usable = channels
+        .iter()
+        .filter(|channel| channel.funding_txo.is_some() && channel.is_usable);
+    usable
+        .map(|channel| signed(channel.inbound_capacity_msat))
+        .sum()
+}
+
 /// What is ours in an open channel, reserve and anchors included, our payments in flight taken
 /// out. A payment to us counts once the fulfilled HTLC is irrevocably gone, which is a round trip
 /// after [`LightningEvent::Received`](crate::lightning::LightningEvent::Received).

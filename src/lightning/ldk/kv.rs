@@ -40,6 +40,7 @@ use ldk_node::lightning::util::persist::{
 use ldk_node::tokio::runtime::{Handle, RuntimeFlavor};
 use ldk_node::tokio::task::block_in_place;
 
+use super::ahead;
 use super::health::NodeHealth;
 use super::lease::{Fence, ends_run};
 use super::recovery::facts_of;
@@ -392,6 +393,10 @@ impl KVStoreSync for LdkStore {
         value: Vec<u8>,
     ) -> Result<(), io::Error> {
         let path = path(primary, secondary, key);
+        if ahead::is_queued(primary) {
+            ahead::queue(self.write_async(KeyValueWrite::Put { path, value }));
+            return Ok(());
+        }
         self.keep_facts(&path, &value);
         self.write_blocking(KeyValueWrite::Put { path, value })
     }

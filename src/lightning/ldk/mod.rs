@@ -21,6 +21,7 @@
 //!   killed in between finds its manager outdated when it starts again, and LDK then
 //!   force-closes that channel; the books survive, the channel does not.
 
+mod ahead;
 mod balances;
 mod config;
 mod health;

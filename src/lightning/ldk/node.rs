@@ -18,6 +18,7 @@ use ldk_node::tokio::runtime::{Builder as RuntimeBuilder, Handle, Runtime};
 use ldk_node::tokio::sync::Mutex as AsyncMutex;
 use ldk_node::{Builder, Node, NodeError};
 
+use super::ahead;
 use super::config::{LdkChainSource, LdkConfig};
 use super::health::NodeHealth;
 use super::kv::{LdkStore, block_on};
@@ -221,7 +222,34 @@ impl LdkNode {
         &self,
         work: impl FnOnce(&Node) -> T + Send + 'static,
     ) -> Result<T, LightningError> {
-        let Running { node, fence, .. } = self.shared.running()?;
+        self.shared.running()?.call(work).await
+    }
+
+    /// As [`call`](Self::call), for a call that writes records of payments: those are waited for
+    /// when it has left the locks of ldk-node, and before it is answered.
+    pub(super) async fn call_with_records<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Node) -> T + Send + 'static,
+    ) -> Result<T, LightningError> {
+        let running = self.shared.running()?;
+        let called = running.call(move |node| ahead::queueing(|| work(node)));
+        let (done, records) = called.await?;
+        for record in records {
+            ldk_node::tokio::select! {
+                written = record => written.map_err(|error| unknown(error.to_string()))?,
+                () = running.fence.down() => return Err(unknown("the node lost its place")),
+            }
+        }
+        Ok(done)
+    }
+}
+
+impl Running {
+    async fn call<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Node) -> T + Send + 'static,
+    ) -> Result<T, LightningError> {
+        let node = Arc::clone(&self.node);
         // On the node's runtime: ldk-node leaves connections to the runtime it is called on.
         let handle = node.handle.clone();
         let task = handle.spawn_blocking(move || match &node.node {
@@ -231,7 +259,7 @@ impl LdkNode {
         ldk_node::tokio::select! {
             done = task => done.map_err(|error| unknown(error.to_string()))?,
             // A call may be caught behind a parked thread.
-            () = fence.down() => Err(unknown("the node lost its place")),
+            () = self.fence.down() => Err(unknown("the node lost its place")),
         }
     }
 }

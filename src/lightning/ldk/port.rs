@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use ldk_node::lightning::ln::channelmanager::PaymentId;
 use ldk_node::lightning_invoice::Bolt11Invoice;
 
-use super::balances::node_balances;
+use super::balances::{inbound_capacity_msat, node_balances};
 use super::node::{LdkNode, lock, start_failed};
 use super::payments::{
     claim, create_invoice, create_just_in_time_invoice, create_offer, fail, ldk_hash, pay,
@@ -45,7 +45,7 @@ impl LightningNode for LdkNode {
     }
 
     async fn create_invoice(&self, request: InvoiceRequest) -> Result<String, LightningError> {
-        self.call(move |node| create_invoice(node, &request))
+        self.call_with_records(move |node| create_invoice(node, &request))
             .await?
     }
 
@@ -136,6 +136,10 @@ impl LightningNode for LdkNode {
         let mempool_has_records = self.shared.has_mempool_records();
         self.call(move |node| node_balances(node, mempool_has_records))
             .await
+    }
+
+    async fn inbound_capacity_msat(&self) -> Result<i64, LightningError> {
+        self.call(inbound_capacity_msat).await
     }
 
     async fn best_block_height(&self) -> Result<Option<u32>, LightningError> {

@@ -253,6 +253,11 @@ impl Store for PostgresStore {
             id: String::new(),
         };
         let from = query.after.filter(|after| *after >= first).unwrap_or(first);
+        let sql = if query.to.is_some() {
+            reads::DOCUMENTS_TO
+        } else {
+            reads::DOCUMENTS
+        };
         let params: Vec<Param> = vec![
             Box::new(query.collection),
             Box::new(query.index),
@@ -261,7 +266,7 @@ impl Store for PostgresStore {
             Box::new(query.to),
             Box::new(sql_limit(query.limit)),
         ];
-        let rows = self.rows(reads::DOCUMENTS, params).await?;
+        let rows = self.rows(sql, params).await?;
         rows.iter().map(reads::found_document).collect()
     }
 

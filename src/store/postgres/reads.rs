@@ -33,12 +33,25 @@ pub(super) fn document(row: &Row) -> Read<Document> {
     })
 }
 
-pub(super) const DOCUMENTS: &str = "
+macro_rules! documents {
+    ($end:literal) => {
+        concat!(
+            "
 SELECT k.id, d.version, d.body::text, k.key FROM document_keys k
 JOIN documents d ON d.collection = k.collection AND d.id = k.id
-WHERE k.collection = $1 AND k.name = $2 AND (k.key, k.id) > ($3, $4)
-      AND ($5::text IS NULL OR k.key < $5)
-ORDER BY k.key, k.id LIMIT $6";
+WHERE k.collection = $1 AND k.name = $2 AND (k.key, k.id) > ($3, $4) AND ",
+            $end,
+            "
+ORDER BY k.key, k.id LIMIT $6"
+        )
+    };
+}
+
+/// To the end of the index.
+pub(super) const DOCUMENTS: &str = documents!("$5::text IS NULL");
+
+/// To a key. A statement of its own, so that the end is the index's and not a look at every row.
+pub(super) const DOCUMENTS_TO: &str = documents!("k.key < $5");
 
 pub(super) fn found_document(row: &Row) -> Read<(DocumentPosition, Document)> {
     let document = document(row)?;

@@ -273,17 +273,30 @@ pub(super) fn events(
         .collect()
 }
 
+/// The end must be one of the index's: where it is only looked at row by row, whoever looks for
+/// fewer than there is room for is shown everything behind them.
+macro_rules! documents_sql {
+    ($end:literal) => {
+        concat!(
+            "SELECT k.key, k.id, d.version, d.body FROM document_keys k
+             JOIN documents d ON d.number = k.document
+             WHERE k.collection = ?1 AND k.name = ?2 AND (k.key, k.id) > (?3, ?4) ",
+            $end,
+            " ORDER BY k.key, k.id LIMIT ?6"
+        )
+    };
+}
+
 pub(super) fn documents(
     connection: &Connection,
     query: &DocumentQuery,
 ) -> Result<Vec<(DocumentPosition, Document)>> {
-    let mut statement = connection.prepare_cached(
-        "SELECT k.key, k.id, d.version, d.body FROM document_keys k
-         JOIN documents d ON d.number = k.document
-         WHERE k.collection = ?1 AND k.name = ?2 AND (k.key, k.id) > (?3, ?4)
-               AND (?5 IS NULL OR k.key < ?5)
-         ORDER BY k.key, k.id LIMIT ?6",
-    )?;
+    let sql = if query.to.is_some() {
+        documents_sql!("AND k.key < ?5")
+    } else {
+        documents_sql!("AND ?5 IS NULL")
+    };
+    let mut statement = connection.prepare_cached(sql)?;
     // Ids are never empty, so `(from, "")` is before every document with that key.
     let first = DocumentPosition {
         key: query.from.clone(),

@@ -1,6 +1,8 @@
 //! Two real nodes on a chain in this process, behind the Lightning port.
 #![cfg(feature = "ldk")]
 
+mod records;
+
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::{Duration, Instant};

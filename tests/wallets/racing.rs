@@ -1,0 +1,162 @@
+//! What happens while a round looks at the chain, and in which order it is told.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use flashkit::chain::bitcoin::block::Header;
+use flashkit::chain::bitcoin::{Amount, BlockHash, Transaction, Txid};
+use flashkit::chain::{BlockId, ChainError, ChainSource, FeeRates, MerkleBranch, View, Watch};
+use flashkit::invoices::InvoiceState;
+use flashkit::ledger::{Account, Side};
+use flashkit::wallets::{WalletOwner, WalletSource};
+
+use crate::scene::Scene;
+use crate::sources::servers;
+
+type Meanwhile = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// A source that reads blocks, so slowly that something happens during its next look.
+struct Slow {
+    source: Arc<dyn ChainSource>,
+    meanwhile: Mutex<Option<Meanwhile>>,
+}
+
+#[async_trait]
+impl ChainSource for Slow {
+    fn reads_blocks(&self) -> bool {
+        self.source.reads_blocks()
+    }
+
+    async fn tip(&self) -> Result<BlockId, ChainError> {
+        self.source.tip().await
+    }
+
+    async fn block_hash(&self, height: u32) -> Result<Option<BlockHash>, ChainError> {
+        self.source.block_hash(height).await
+    }
+
+    async fn header(&self, block: BlockHash) -> Result<Option<Header>, ChainError> {
+        self.source.header(block).await
+    }
+
+    async fn transaction(
+        &self,
+        txid: Txid,
+        block: Option<BlockHash>,
+    ) -> Result<Option<Transaction>, ChainError> {
+        self.source.transaction(txid, block).await
+    }
+
+    async fn merkle_branch(
+        &self,
+        txid: Txid,
+        block: BlockId,
+    ) -> Result<Option<MerkleBranch>, ChainError> {
+        self.source.merkle_branch(txid, block).await
+    }
+
+    async fn look(&self, watch: &Watch) -> Result<View, ChainError> {
+        let meanwhile = self.meanwhile.lock().unwrap().take();
+        if let Some(meanwhile) = meanwhile {
+            meanwhile.await;
+        }
+        self.source.look(watch).await
+    }
+
+    async fn broadcast(&self, transaction: &Transaction) -> Result<(), ChainError> {
+        self.source.broadcast(transaction).await
+    }
+
+    async fn fee_rates(&self) -> Result<FeeRates, ChainError> {
+        self.source.fee_rates().await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_that_is_given_out_and_paid_during_a_round_is_seen() {
+    // With a reorganisation of what the round began with, and without.
+    for reorganised in [false, true] {
+        let servers = servers().await;
+        let chain = servers.chain.clone();
+        chain.mine(110).unwrap();
+        let slow = Arc::new(Slow {
+            source: servers.sources[1].1.clone(),
+            meanwhile: Mutex::default(),
+        });
+        let scene = Arc::new(Scene::open(slow.clone()).await);
+        let merchant = scene.merchant().await;
+        scene
+            .wallet(WalletOwner::Operator, WalletSource::Node)
+            .await;
+        let before = scene.invoice("before", merchant, 70_000, 1).await;
+        scene.look().await;
+        let made = Arc::new(Mutex::new(None));
+        let (during, paid) = (scene.clone(), made.clone());
+        *slow.meanwhile.lock().unwrap() = Some(Box::pin(async move {
+            let invoice = during.invoice("during", merchant, 80_000, 1).await;
+            let address = invoice.on_chain.as_ref().unwrap().address.clone();
+            let txid = chain.fund(&address, 80_000).unwrap();
+            let payment = chain.transaction(&txid).unwrap().unwrap();
+            if reorganised {
+                // In the place of a block that the round has begun with.
+                chain
+                    .replace(2, vec![vec![payment], vec![], vec![]])
+                    .unwrap();
+            } else {
+                chain.mine(1).unwrap();
+            }
+            *paid.lock().unwrap() = Some(invoice.id);
+        }));
+        // The round that it happens in, which may come to nothing, and the next.
+        let round = scene.engine.wallets().look_now(&scene.issuer).await;
+        assert!(round.is_ok() || reorganised, "{round:?}");
+        scene.look().await;
+        let during = made.lock().unwrap().take().unwrap();
+        let now = scene.now(during).await;
+        assert_eq!(now.state, InvoiceState::Settled, "{reorganised}: {now:#?}");
+        let payable = Account::merchant_payable(merchant);
+        assert_eq!(scene.posted(payable, Side::Credit).await, 80_000_000);
+        assert_eq!(scene.now(before.id).await.state, InvoiceState::New);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_reorg_takes_away_is_told_before_what_takes_its_place() {
+    for at in 0..3 {
+        let servers = servers().await;
+        let chain = &servers.chain;
+        chain.mine(110).unwrap();
+        let scene = Scene::open(servers.sources[at].1.clone()).await;
+        let merchant = scene.merchant().await;
+        scene
+            .wallet(WalletOwner::Operator, WalletSource::Node)
+            .await;
+        let invoice = scene.invoice("order", merchant, 80_000, 1).await;
+        let address = &invoice.on_chain.as_ref().unwrap().address;
+        let first = chain.fund(address, 80_000).unwrap();
+        let first = chain.transaction(&first).unwrap().unwrap();
+        scene.look().await;
+        // The same payment at a higher fee, which comes behind the first in the order of names.
+        let mut second = first.clone();
+        let change = second.output[1].value.to_sat();
+        let mut fees = (20..1_000).map(|fee| fee * 1_000);
+        while second.compute_txid().to_string() <= first.compute_txid().to_string() {
+            let fee = fees.next().unwrap();
+            second.output[1].value = Amount::from_sat(change - fee);
+        }
+        chain.submit(second).unwrap();
+        scene.look().await;
+        chain.mine(1).unwrap();
+        scene.look().await;
+        assert_eq!(scene.now(invoice.id).await.state, InvoiceState::Settled);
+        // Another block has the first one in its stead.
+        chain.replace(1, vec![vec![first], vec![]]).unwrap();
+        scene.look().await;
+        let now = scene.now(invoice.id).await;
+        assert_eq!(now.state, InvoiceState::Settled, "{now:#?}");
+        let payable = Account::merchant_payable(merchant);
+        assert_eq!(scene.posted(payable, Side::Credit).await, 80_000_000);
+        assert_eq!(scene.posted(Account::suspense(), Side::Credit).await, 0);
+    }
+}
