@@ -456,8 +456,9 @@ async fn an_invoice_of_this_engine_is_paid_in_the_books(is_sqlite: bool) {
     let payment = rail.pay("pay", &sale).await.unwrap();
     assert_eq!(payment.state, CardPaymentState::Succeeded);
     assert!(payment.by_book.is_some());
-    // 10,200,000 msat at 15 million.
+    // 10,200,000 msat at 15 million; it is paid at once, and nothing more is set aside for it.
     assert_eq!(paid(&payment), 153_000);
+    assert_eq!(payment.conversion.as_ref().unwrap().set_aside, 153_000);
     let books = [
         ALL - 153_000,
         BILL,
