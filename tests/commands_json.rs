@@ -848,6 +848,11 @@ async fn every_command_and_every_answer() {
             },
             computed: Default::default(),
         },
+        JournalProblem::HoldWrong {
+            hold: "tr_00000000000177078000000000000059".parse().unwrap(),
+            stored: None,
+            computed: 3,
+        },
         JournalProblem::ChainMissing {
             writer: "1".to_owned(),
         },

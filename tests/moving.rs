@@ -187,13 +187,16 @@ fn sqlite(folder: &Path, name: &str) -> SqliteStore {
 }
 
 async fn postgres_store(cluster: &Cluster) -> PostgresStore {
+    postgres_in_a_schema(cluster).await.0
+}
+
+async fn postgres_in_a_schema(cluster: &Cluster) -> (PostgresStore, String) {
     static LAST: AtomicU64 = AtomicU64::new(0);
     let schema = format!("moving_{}", LAST.fetch_add(1, Ordering::SeqCst));
     let config = PostgresConfig::new(cluster.url(cluster.port, "sslmode=disable"));
-    let config = config.schema(schema);
-    PostgresStore::connect(config, Arc::new(SystemClock))
-        .await
-        .unwrap()
+    let config = config.schema(&schema);
+    let store = PostgresStore::connect(config, Arc::new(SystemClock));
+    (store.await.unwrap(), schema)
 }
 
 async fn bytes_of(mut source: Box<dyn ByteSource>) -> Vec<u8> {
@@ -388,28 +391,32 @@ async fn a_node_is_handed_over_once_and_never_runs_where_it_was() {
     check_hand_over(&from, &memory).await;
 }
 
-/// What a careful person does before a move: a copy of the file, that is put back when something is
-/// wrong with the other one. Its node runs elsewhere by then.
+/// Whoever copies the file before a move and puts it back after it has yesterday's node.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_file_from_before_a_hand_over_that_is_put_back_runs_no_node() {
+async fn a_file_from_before_it_was_handed_over_runs_no_node() {
     let folder = tempfile::tempdir().unwrap();
-    let [file, safe] = ["books.db", "safe.db"].map(|name| folder.path().join(name));
-    let store = sqlite(folder.path(), "books.db");
-    write_node_state(&store).await;
-    store.close().await.unwrap();
-    std::fs::copy(&file, &safe).unwrap();
-    let store = sqlite(folder.path(), "books.db");
-    let stream = store.export(NodeState::HandOver).await.unwrap();
-    let other = sqlite(folder.path(), "other.db");
-    other.import(stream, &[]).await.unwrap();
-    other.begin_epoch().await.unwrap();
-    store.close().await.unwrap();
+    for writes_before in [true, false] {
+        let name = format!("file-{writes_before}.db");
+        let file = sqlite(folder.path(), &name);
+        if writes_before {
+            write_node_state(&file).await;
+        }
+        file.close().await.unwrap();
+        let (at, safe) = (folder.path().join(&name), folder.path().join("safe.db"));
+        std::fs::copy(&at, &safe).unwrap();
 
-    std::fs::copy(&safe, &file).unwrap();
-    let store = sqlite(folder.path(), "books.db");
-    let refused = store.begin_epoch().await.unwrap_err();
-    assert_eq!(refused.code(), "store.stale_node_state");
-    assert!(store.health().await.unwrap().node_locked.is_some());
+        let file = sqlite(folder.path(), &name);
+        let stream = file.export(NodeState::HandOver).await.unwrap();
+        assert!(!bytes_of(stream).await.is_empty());
+        file.close().await.unwrap();
+
+        // The lock beside it is the one that was there all the while.
+        std::fs::copy(&safe, &at).unwrap();
+        let back = sqlite(folder.path(), &name);
+        let refused = back.begin_epoch().await.unwrap_err();
+        assert_eq!(refused.code(), "store.stale_node_state");
+        back.close().await.unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -545,7 +552,6 @@ async fn a_stream_that_was_cut_changed_or_doubled_does_not_arrive() {
 /// The stream with one number in the last row of a table raised by one, and a last line that fits
 /// it, as a forger would make it.
 fn forged(bytes: &[u8], table: &str, column: usize) -> Vec<u8> {
-    use bitcoin::hashes::{Hash, sha256};
     let text = std::str::from_utf8(bytes).unwrap();
     let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
     lines.pop();
@@ -560,10 +566,149 @@ fn forged(bytes: &[u8], table: &str, column: usize) -> Vec<u8> {
         number => (number.as_i64().unwrap() + 1).into(),
     };
     *line = serde_json::to_string(&row).unwrap();
+    ended(lines)
+}
+
+/// The lines with an end that fits them.
+fn ended(lines: Vec<String>) -> Vec<u8> {
+    use bitcoin::hashes::{Hash, sha256};
     let body = lines.join("\n") + "\n";
     let digest = sha256::Hash::hash(body.as_bytes());
     let end = format!("{{\"rows\":{},\"sha256\":\"{digest}\"}}\n", lines.len() - 1);
     [body, end].concat().into_bytes()
+}
+
+/// What of a stream nothing vouches for: a line of it that is missing, with an end that fits, is
+/// not noticed.
+const NOT_COVERED: [&str; 10] = [
+    "documents",
+    "document_keys",
+    "claims",
+    "counters",
+    "usage",
+    "events",
+    "due",
+    "cursors",
+    "settings",
+    "node_state",
+];
+
+/// The stream without the last row of a table.
+fn without_a_row(bytes: &[u8], table: &str) -> Option<Vec<u8>> {
+    let text = std::str::from_utf8(bytes).unwrap();
+    let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    lines.pop();
+    let begins = format!("[\"{table}\",");
+    let at = lines.iter().rposition(|line| line.starts_with(&begins))?;
+    lines.remove(at);
+    Some(ended(lines))
+}
+
+/// A forger takes a row of each table out of the stream and gives it the end that fits.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_that_was_taken_out_is_missed_wherever_the_journal_vouches_for_it() {
+    let Some(cluster) = Cluster::shared() else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let file = sqlite(folder.path(), "from.db");
+    write_node_state(&file).await;
+    file.acknowledge("reader", 1).await.unwrap();
+    let mut steps = postgres::steps::Steps::new(11, 1_700_000_000_000);
+    for _ in 0..150 {
+        drop(file.commit(steps.batch()).await);
+    }
+    let heads = file.chain_heads().await.unwrap();
+    let bytes = bytes_of(file.export(NodeState::LeaveOut).await.unwrap()).await;
+    let (database, schema) = postgres_in_a_schema(&cluster).await;
+    let target = sqlite(folder.path(), "to.db");
+    let tables = [
+        "accounts",
+        "commits",
+        "transfers",
+        "holds",
+        "hold_changes",
+        "commands",
+        "reversals",
+        "documents",
+        "document_keys",
+        "claims",
+        "counters",
+        "usage",
+        "events",
+        "due",
+        "cursors",
+        "node_state",
+        "settings",
+    ];
+    for table in tables {
+        let forged = without_a_row(&bytes, table);
+        let forged = forged.unwrap_or_else(|| panic!("no row of {table}"));
+        let memory = MemoryStore::new(Arc::new(SystemClock));
+        let arrived = memory.import(from_bytes(&forged), &heads).await;
+        let is_covered = !NOT_COVERED.contains(&table);
+        assert_eq!(arrived.is_err(), is_covered, "{table} in memory");
+        if is_covered {
+            let refused = target.import(from_bytes(&forged), &heads).await;
+            let code = refused.expect_err(table).code().to_owned();
+            println!("{table}: {code}");
+            assert!(
+                ["move.bad_line", "move.journal"].contains(&code.as_str()),
+                "{code}"
+            );
+            let refused = database.import(from_bytes(&forged), &heads).await;
+            assert_eq!(refused.expect_err(table).code(), code, "{table}");
+        }
+    }
+    // A second commit under a key, which is what a retry of a forgotten one would be.
+    for table in ["commands", "reversals"] {
+        let text = std::str::from_utf8(&bytes).unwrap();
+        let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        lines.pop();
+        let begins = format!("[\"{table}\",");
+        let at = lines
+            .iter()
+            .rposition(|line| line.starts_with(&begins))
+            .unwrap();
+        let mut row: Vec<serde_json::Value> = serde_json::from_str(&lines[at]).unwrap();
+        row[1] = match table {
+            "commands" => "scope without a commit".into(),
+            _ => "tr_00000000000177078000000000000999".into(),
+        };
+        lines.insert(at + 1, serde_json::to_string(&row).unwrap());
+        let forged = ended(lines);
+        for refused in [
+            MemoryStore::new(Arc::new(SystemClock))
+                .import(from_bytes(&forged), &heads)
+                .await,
+            target.import(from_bytes(&forged), &heads).await,
+            database.import(from_bytes(&forged), &heads).await,
+        ] {
+            println!("{table} added: {:?}", refused.as_ref().err());
+            assert!(refused.is_err(), "{table}");
+        }
+    }
+    // Nothing of all that is left, and the true one arrives.
+    target.import(from_bytes(&bytes), &heads).await.unwrap();
+    database.import(from_bytes(&bytes), &heads).await.unwrap();
+    assert_eq!(database.verify().await, Ok(Vec::new()));
+    assert_eq!(target.verify().await, Ok(Vec::new()));
+
+    // And what somebody changes by hand there is found.
+    let raw = cluster.raw().await;
+    for edit in [
+        "UPDATE {}.holds SET remaining = amount WHERE id =
+             (SELECT id FROM {}.holds WHERE remaining = 0 LIMIT 1)",
+        "DELETE FROM {}.reversals WHERE transfer = (SELECT max(transfer) FROM {}.reversals)",
+        "UPDATE {}.accounts SET balance = balance + 1 WHERE id = 1",
+        "DELETE FROM {}.commands WHERE scope = (SELECT max(scope) FROM {}.commands)",
+    ] {
+        let before = database.verify().await.unwrap().len();
+        let edit = edit.replace("{}", &schema);
+        assert_eq!(raw.execute(&edit, &[]).await.unwrap(), 1, "{edit}");
+        let found = database.verify().await.unwrap();
+        assert_eq!(found.len(), before + 1, "{edit}: {found:?}");
+    }
 }
 
 /// A new file with what an older version wrote.
@@ -752,6 +897,39 @@ async fn a_database_of_schema_1_is_brought_up() {
     assert_eq!(health.schema_version, health.known_schema_version);
     assert_eq!(health.commits, 15);
     assert_eq!(store.verify().await, Ok(Vec::new()));
+    // The tables as they were are beside it, without channels.
+    let raw = cluster.raw().await;
+    let count = async |sql: &str| raw.query_one(sql, &[]).await.unwrap().get::<_, i64>(0);
+    let copy = "first_schema_1";
+    let version = format!("SELECT schema_version FROM {copy}.head");
+    assert_eq!(count(&version).await, 1);
+    for table in [
+        "commits",
+        "transfers",
+        "holds",
+        "accounts",
+        "documents",
+        "events",
+        "settings",
+    ] {
+        let [old, new] =
+            [copy, "first"].map(|schema| format!("SELECT count(*) FROM {schema}.{table}"));
+        assert_eq!(count(&old).await, count(&new).await, "{table}");
+    }
+    let channels = format!(
+        "SELECT count(*) FROM {copy}.node_state WHERE primary_namespace = 'monitors' OR key = 'manager'"
+    );
+    assert_eq!(count(&channels).await, 0);
+    assert_eq!(
+        count(&format!("SELECT count(*) FROM {copy}.node_state")).await,
+        2
+    );
+    // Opened again it is neither migrated nor copied again.
+    let config = PostgresConfig::new(cluster.url(cluster.port, "sslmode=disable"));
+    let again = PostgresStore::connect(config.schema("first"), Arc::new(SystemClock)).await;
+    again.unwrap().close().await.unwrap();
+    let copies = "SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'first_schema_%'";
+    assert_eq!(count(copies).await, 1);
     // A dump that was restored: its node is not at home here.
     let refused = store.begin_epoch().await.unwrap_err();
     assert_eq!(refused.code(), "store.stale_node_state");

@@ -19,8 +19,8 @@ use flashkit::ledger::{
 use flashkit::store::contract::{FreshStore, check_all, check_reopening};
 use flashkit::store::postgres::{PostgresConfig, PostgresStore};
 use flashkit::store::{
-    CommitError, DocumentQuery, KeyPath, KeyValue, KeyValueWrite, MAX_PAGE, MemoryStore, Store,
-    StoreAdmin, StoreError,
+    CommitError, DocumentQuery, KeyPath, KeyValue, KeyValueWrite, MAX_PAGE, MemoryStore, NodeState,
+    Store, StoreAdmin, StoreError,
 };
 use flashkit::testkit::clock::ManualClock;
 use support::Cluster;
@@ -988,64 +988,99 @@ async fn a_node_never_runs_on_a_copy_of_its_state() {
     assert_eq!(store.begin_epoch().await, Ok(epoch + 2), "still at home");
 }
 
-/// A dump that is put back where it was taken, as it is done most often: into the same tables, or
-/// into tables that are made anew. What it brings is older than what the peers know.
+/// A dump that goes back into the database it is of, which is the usual way to restore one.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_never_runs_on_a_dump_that_was_put_back_in_its_place() {
-    for makes_tables in [false, true] {
-        let Some(bench) = Bench::new() else { return };
-        let raw = bench.cluster.raw().await;
-        let store = bench.store().await;
-        let epoch = store.begin_epoch().await.unwrap();
-        let put = |value: u8| KeyValueWrite::Put {
-            path: KeyPath {
-                primary: "monitors".to_owned(),
-                secondary: String::new(),
-                key: "channel".to_owned(),
-            },
-            value: vec![value],
+async fn a_dump_that_was_restored_in_place_runs_no_node() {
+    let Some(cluster) = Cluster::shared() else {
+        return;
+    };
+    let raw = cluster.raw().await;
+    let clock = Arc::new(ManualClock::at(NOW_MS));
+    let url = cluster.url(cluster.port, "sslmode=disable");
+    let change = |value: u8| KeyValueWrite::Put {
+        path: KeyPath {
+            primary: "monitors".to_owned(),
+            secondary: String::new(),
+            key: "channel".to_owned(),
+        },
+        value: vec![value],
+    };
+    for way in ["tables", "rows", "handed over"] {
+        let schema = format!("restored_{}", number());
+        let config = PostgresConfig::new(url.as_str()).schema(&schema);
+        let open = async || {
+            let store = PostgresStore::connect(config.clone(), clock.clone()).await;
+            store.unwrap()
         };
-        store.write(epoch, put(1)).await.unwrap();
-        let schema = &bench.schema;
-        let dumped: String = ["settings", "node_state", "moves"]
-            .iter()
-            .map(|table| format!("CREATE TABLE {schema}_{table} AS TABLE {schema}.{table};"))
-            .collect();
-        raw.batch_execute(&dumped).await.unwrap();
-        store.write(epoch, put(2)).await.unwrap();
-        assert_eq!(store.health().await.unwrap().node_locked, None);
-        store.close().await.unwrap();
-        for table in ["settings", "node_state", "moves"] {
-            let (name, dump) = (format!("{schema}.{table}"), format!("{schema}_{table}"));
-            let put_back = match makes_tables {
-                false => format!("TRUNCATE {name}; INSERT INTO {name} SELECT * FROM {dump}"),
-                true => format!(
-                    "ALTER TABLE {name} RENAME TO old_{table};
-                     CREATE TABLE {name} (LIKE {schema}.old_{table} INCLUDING ALL);
-                     INSERT INTO {name} SELECT * FROM {dump}"
-                ),
-            };
-            raw.batch_execute(&put_back).await.unwrap();
+        let store = open().await;
+        store.commit(batch(vec![fund(card(1), 5)])).await.unwrap();
+        let epoch = store.begin_epoch().await.unwrap();
+        store.write(epoch, change(1)).await.unwrap();
+        let mut dumping = cluster.command("pg_dump", &["--schema", &schema, &url]);
+        if way == "rows" {
+            dumping.arg("--data-only");
         }
-        let store = bench.store().await;
+        let dump = dumping.output().unwrap();
+        assert!(dump.status.success(), "{dump:?}");
+
+        // Nothing the server does by itself is a restore.
+        let settings = format!("{schema}.settings");
+        for sql in ["VACUUM (FREEZE)", "VACUUM (FULL)"] {
+            raw.batch_execute(&format!("{sql} {settings}"))
+                .await
+                .unwrap();
+        }
+        store.write(epoch, change(2)).await.unwrap();
+        let epoch = store.begin_epoch().await.unwrap();
+        assert_eq!(StoreAdmin::health(&store).await.unwrap().node_locked, None);
+        if way == "handed over" {
+            drop(store.export(NodeState::HandOver).await.unwrap());
+        }
+        store.close().await.unwrap();
+
+        let clear = if way == "rows" {
+            let sql = "SELECT string_agg(format('%I.%I', table_schema, table_name), ', ')
+                       FROM information_schema.tables WHERE table_schema = $1";
+            let tables: String = raw.query_one(sql, &[&schema]).await.unwrap().get(0);
+            format!("TRUNCATE {tables}")
+        } else {
+            format!("DROP SCHEMA {schema} CASCADE")
+        };
+        raw.batch_execute(&clear).await.unwrap();
+        restore(&cluster, &url, &dump.stdout);
+
+        let store = open().await;
         let stale = StoreError::StaleNodeState {
             found: 1,
             expected: None,
         };
+        assert_eq!(store.begin_epoch().await, Err(stale.clone()), "{way}");
         assert_eq!(
-            store.health().await.unwrap().node_locked,
-            Some(stale.clone())
+            store.write(epoch, change(3)).await,
+            Err(stale.clone()),
+            "{way}"
         );
-        assert_eq!(store.begin_epoch().await, Err(stale));
-        assert!(store.write(epoch, put(3)).await.is_err());
+        let health = StoreAdmin::health(&store).await.unwrap();
+        assert_eq!(health.node_locked, Some(stale), "{way}");
+        assert!(store.export(NodeState::HandOver).await.is_err(), "{way}");
+        // The books are usable, and once the channels were given up the node is as well.
         store.commit(batch(vec![fund(card(1), 5)])).await.unwrap();
-        assert_eq!(store.forget_channels(Vec::new()).await, Ok(true));
-        assert_eq!(store.begin_epoch().await, Ok(epoch + 2));
+        assert_eq!(store.forget_channels(Vec::new()).await, Ok(true), "{way}");
+        store.begin_epoch().await.unwrap();
         store.close().await.unwrap();
-        // From now on it is at home.
-        let store = bench.store().await;
-        assert_eq!(store.begin_epoch().await, Ok(epoch + 3));
     }
+}
+
+fn restore(cluster: &Cluster, url: &str, dump: &[u8]) {
+    use std::io::Write as _;
+    let mut restoring = cluster
+        .command("psql", &["-q", "-v", "ON_ERROR_STOP=1", url])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    restoring.stdin.take().unwrap().write_all(dump).unwrap();
+    assert!(restoring.wait().unwrap().success());
 }
 
 /// A commit waits for a standby that is gone, and the server starts anew: the commit is there to be

@@ -357,6 +357,7 @@ impl Cards {
             by_book: None,
             program: None,
             points: 0,
+            points_not_given: 0,
             points_taken_back: 0,
             held_for: None,
             posting: CardPaymentPosting {

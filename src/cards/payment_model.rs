@@ -167,6 +167,10 @@ pub struct CardPayment {
     /// The points that the card got when it succeeded.
     #[serde(default)]
     pub points: i64,
+    /// The points that its merchant would have given, and had no money here to back: one whose
+    /// takings are elsewhere keeps some here, to give points of.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub points_not_given: i64,
     /// What of the points went back, or is on its way back, with refunds of the sale.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub points_taken_back: i64,

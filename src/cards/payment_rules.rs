@@ -157,6 +157,10 @@ impl Outgoing for CardPayment {
         with_points(self, core).await
     }
 
+    async fn left_out(self, core: &Core) -> Result<(Self, Vec<Step>), Error> {
+        without_points(self, core).await
+    }
+
     /// It is no more on its way; what comes back to a card that was replaced meanwhile goes on to
     /// the one in its place; and what did not come back may leave the card low.
     async fn when_ended(&self, core: &Core, _standing: Standing) -> Result<Vec<Step>, Error> {
@@ -230,6 +234,26 @@ pub(super) async fn with_points(
         steps.push(emit(kind, object, &payment)?);
     }
     Ok((payment, steps))
+}
+
+/// The payment without the points that its merchant would give, and had nothing here to give them
+/// of: whoever asks why there are none is told.
+async fn without_points(
+    mut payment: CardPayment,
+    core: &Core,
+) -> Result<(CardPayment, Vec<Step>), Error> {
+    payment.points_not_given = match with_points(payment.clone(), core).await {
+        Ok((given, _)) => given.points,
+        Err(error @ Error::Store(_)) => return Err(error),
+        // That it arrived is true, whatever is wrong with the points.
+        Err(_) => 0,
+    };
+    if payment.points_not_given == 0 {
+        return Ok((payment, Vec::new()));
+    }
+    let (kind, object) = ("card.points_not_given", payment.card.to_string());
+    let told = emit(kind, object, &payment)?;
+    Ok((payment, vec![told]))
 }
 
 /// What an invoice asks for, if it can be paid here at all.

@@ -51,6 +51,24 @@ pub enum JournalProblem {
         /// What should.
         computed: Balance,
     },
+    /// What is left of a hold is not what its changes come to.
+    HoldWrong {
+        /// The hold.
+        hold: TransferId,
+        /// What stands there; `None` where the hold itself is gone.
+        stored: Option<i64>,
+        /// What should.
+        computed: i64,
+    },
+    /// What was undone of a transfer is not what its reversals come to.
+    ReversedWrong {
+        /// The transfer that was undone.
+        transfer: TransferId,
+        /// What stands there.
+        stored: i64,
+        /// What should.
+        computed: i64,
+    },
     /// A chain ends before the head that was kept.
     TailMissing {
         /// Whose chain.
@@ -80,7 +98,45 @@ pub struct JournalCheck {
     kept: BTreeMap<String, ChainHead>,
     heads: BTreeMap<String, ChainHead>,
     balances: HashMap<Account, Balance>,
+    last: Last,
     problems: Vec<JournalProblem>,
+}
+
+/// Where the journal stands: everything in it has positions from 1 without gaps.
+#[derive(Debug, Default)]
+struct Last {
+    commit: i64,
+    transfer: i64,
+    hold_change: i64,
+    at_ms: i64,
+    /// Something is missing since: the next rows are taken where they are.
+    has_gap: bool,
+}
+
+impl Last {
+    /// Goes on to a commit and what it made. False where one of them does not come next.
+    fn go_on(
+        &mut self,
+        commit: &CommitRow,
+        transfers: &[TransferRow],
+        hold_changes: &[HoldChangeRow],
+    ) -> bool {
+        let has_gap = std::mem::take(&mut self.has_gap);
+        let mut follows = commit.at_ms >= self.at_ms;
+        self.at_ms = commit.at_ms;
+        let mut next = |last: &mut i64, position: i64| {
+            follows &= has_gap || position == last.saturating_add(1);
+            *last = position;
+        };
+        next(&mut self.commit, commit.position);
+        for row in transfers {
+            next(&mut self.transfer, row.position);
+        }
+        for row in hold_changes {
+            next(&mut self.hold_change, row.position);
+        }
+        follows && transfers.iter().all(|row| row.at_ms == commit.at_ms)
+    }
 }
 
 impl JournalCheck {
@@ -101,8 +157,6 @@ impl JournalCheck {
         hold_changes: &[HoldChangeRow],
     ) {
         let mut digest = CommitDigest::default();
-        // The hash has the time of the commit, which is that of all its transfers.
-        let is_dated = transfers.iter().all(|row| row.at_ms == commit.at_ms);
         for row in transfers {
             digest.transfer(row);
             self.transfer(row);
@@ -114,13 +168,16 @@ impl JournalCheck {
         let before = self.heads.get(&commit.writer);
         let previous = before.map_or(ChainHash::GENESIS, |head| head.hash);
         let after = before.map_or(0, |head| head.sequence);
-        if commit.sequence != after.saturating_add(1) {
+        let is_missing = commit.sequence != after.saturating_add(1);
+        self.last.has_gap |= is_missing;
+        let is_in_place = self.last.go_on(commit, transfers, hold_changes);
+        if is_missing {
             self.problems.push(JournalProblem::CommitsMissing {
                 writer: commit.writer.clone(),
                 after,
                 found: commit.sequence,
             });
-        } else if !is_dated || digest.seal(previous, commit) != commit.hash {
+        } else if digest.seal(previous, commit) != commit.hash || !is_in_place {
             let commit = commit.position;
             self.problems.push(JournalProblem::CommitAltered { commit });
         }
@@ -143,6 +200,7 @@ impl JournalCheck {
 
     /// A row whose commit is not there.
     pub fn stray(&mut self, commit: i64) {
+        self.last.has_gap = true;
         self.problems.push(JournalProblem::StrayRow { commit });
     }
 
@@ -213,6 +271,11 @@ impl JournalCheck {
                 computed,
             });
         }
+    }
+
+    /// Something else that was found beside the rows that were fed.
+    pub fn found(&mut self, problem: JournalProblem) {
+        self.problems.push(problem);
     }
 
     /// What was found: nothing in honest books. Also the ends of the chains.

@@ -516,7 +516,8 @@ impl<S: State> Books<'_, S> {
                     Side::Debit => &mut balance.debits_pending,
                     Side::Credit => &mut balance.credits_pending,
                 };
-                // Nothing is given back that was not set aside, whatever a hold's row says.
+                // Below nothing only where the books were edited: more would be spendable then
+                // than there is.
                 let after = pending.checked_add(amount).filter(|after| *after >= 0);
                 *pending = after.ok_or(overflow)?;
             }

@@ -216,6 +216,11 @@ pub(crate) trait Outgoing:
         Ok((self, Vec::new()))
     }
 
+    /// What of that could not be posted, said in the commit that records its success without it.
+    async fn left_out(self, _core: &Core) -> Result<(Self, Vec<Step>), Error> {
+        Ok((self, Vec::new()))
+    }
+
     /// The record, standing otherwise.
     fn changed(&self, change: Change) -> Self {
         let mut after = self.clone();

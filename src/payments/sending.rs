@@ -272,7 +272,7 @@ impl Payments {
         let (after, mut exchanged) = after.exchanged(&self.core).await?;
         let (after, besides) = match besides {
             Besides::Posted => after.when_succeeded(&self.core).await?,
-            Besides::LeftOut => (after, Vec::new()),
+            Besides::LeftOut => after.left_out(&self.core).await?,
         };
         exchanged.extend(besides);
         let mut besides = exchanged;

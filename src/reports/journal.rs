@@ -1,6 +1,6 @@
 //! The journal checked as a whole, and its head kept outside.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use bitcoin::hashes::{Hash, sha256};
 use bitcoin::hex::DisplayHex;
@@ -12,9 +12,10 @@ use super::{ReportError, Reports};
 use crate::Error;
 use crate::access::Credential;
 use crate::core::Answer;
+use crate::ids::TransferId;
 use crate::ledger::{
     Account, Balance, ChainHead, CommitRow, HoldChangeRow, JournalCheck, JournalProblem,
-    TransferRow,
+    TransferKind, TransferRow,
 };
 use crate::store::{MAX_PAGE, Store, StoreError};
 
@@ -115,8 +116,11 @@ pub struct JournalVerdict {
 }
 
 impl Reports {
-    /// Reads the whole journal: recomputes every commit's hash, every balance after a transfer
-    /// and every account's totals, and compares the chains with heads that were kept elsewhere.
+    /// Reads the whole journal: recomputes every commit's hash, every balance after a transfer,
+    /// every account's totals, what is left of each hold and what was undone of each transfer,
+    /// and compares the chains with heads that were kept elsewhere. That nothing stands beside
+    /// the journal that does not follow from it, and that the tables fit each other, is checked
+    /// by [`StoreAdmin::verify`](crate::store::StoreAdmin::verify).
     /// Issuer only. It reads all there is, and everything else goes on meanwhile.
     ///
     /// # Errors
@@ -132,6 +136,7 @@ impl Reports {
         let mut reader = JournalReader::new(self.core.store.as_ref());
         let mut check = JournalCheck::new(kept);
         reader.read_on(&mut check).await?;
+        let said = reader.said().await?;
         let mut suspects = check.accounts_that_differ(&reader.balances().await?);
         // What differs may have been changed by commits since: those are read as well, until
         // nothing comes between the commits and the accounts any more.
@@ -140,9 +145,7 @@ impl Reports {
             for account in &suspects {
                 stored.push((*account, self.core.store.balance(account).await?));
             }
-            reader.look_ahead().await?;
             if !reader.read_on(&mut check).await? {
-                reader.left_over(&mut check);
                 // Nothing came in between: what was read is what these commits left.
                 for (account, balance) in stored {
                     check.account(account, balance);
@@ -153,6 +156,8 @@ impl Reports {
             stored.retain(|(account, balance)| check.computed(account) != *balance);
             suspects = stored.into_iter().map(|(account, _)| account).collect();
         }
+        // At least once was read on since.
+        reader.compare(said, &mut check);
         let (problems, heads) = check.finish();
         let value = JournalVerdict {
             problems,
@@ -167,12 +172,23 @@ impl Reports {
 /// How often accounts that differ are looked at again while commits go on.
 const MAX_LOOKS: usize = 100;
 
+/// What the store says that follows from the journal, beside what was computed just before it
+/// was asked.
+#[derive(Default)]
+struct Said {
+    holds: Vec<(TransferId, i64, Option<i64>)>,
+    reversed: Vec<(TransferId, i64, i64)>,
+}
+
 /// Reads commits with their rows, page by page.
 struct JournalReader<'a> {
     store: &'a dyn Store,
     after: (i64, i64, i64),
     transfers: VecDeque<TransferRow>,
     hold_changes: VecDeque<HoldChangeRow>,
+    /// What is left of each hold, and what was undone of each transfer of which something was.
+    holds: BTreeMap<TransferId, i64>,
+    reversed: BTreeMap<TransferId, i64>,
     commits: i64,
 }
 
@@ -183,6 +199,8 @@ impl<'a> JournalReader<'a> {
             after: (0, 0, 0),
             transfers: VecDeque::new(),
             hold_changes: VecDeque::new(),
+            holds: BTreeMap::new(),
+            reversed: BTreeMap::new(),
             commits: 0,
         }
     }
@@ -191,8 +209,12 @@ impl<'a> JournalReader<'a> {
     async fn read_on(&mut self, check: &mut JournalCheck) -> Result<bool, StoreError> {
         let mut any = false;
         loop {
+            // Before the commits: what is there now was made by one of them.
+            self.read_transfers().await?;
+            self.read_hold_changes().await?;
             let page = self.store.commits(self.after.0, MAX_PAGE).await?;
             let Some(last) = page.last() else {
+                self.drop_strays(check);
                 return Ok(any);
             };
             any = true;
@@ -200,22 +222,6 @@ impl<'a> JournalReader<'a> {
             for commit in &page {
                 self.feed(commit, check).await?;
             }
-        }
-    }
-
-    /// The next rows, if there are any: those of a commit are there with it.
-    async fn look_ahead(&mut self) -> Result<(), StoreError> {
-        self.next_transfer(i64::MIN).await?;
-        self.next_hold_change(i64::MIN).await.map(drop)
-    }
-
-    /// After the last commit: rows that are still here are of none.
-    fn left_over(&mut self, check: &mut JournalCheck) {
-        for row in self.transfers.drain(..) {
-            check.stray(row.commit);
-        }
-        for row in self.hold_changes.drain(..) {
-            check.stray(row.commit);
         }
     }
 
@@ -239,6 +245,15 @@ impl<'a> JournalReader<'a> {
                 check.stray(row.commit);
             }
         }
+        for row in &transfers {
+            if let (TransferKind::Reversal, Some(of)) = (row.kind, row.follows) {
+                let sum = self.reversed.entry(of).or_default();
+                *sum = sum.saturating_add(row.amount);
+            }
+        }
+        for row in &hold_changes {
+            self.holds.insert(row.hold.transfer.id, row.remaining);
+        }
         check.commit(commit, &transfers, &hold_changes);
         self.commits = self.commits.saturating_add(1);
         Ok(())
@@ -246,11 +261,7 @@ impl<'a> JournalReader<'a> {
 
     /// The next transfer of a commit up to and with `commit`.
     async fn next_transfer(&mut self, commit: i64) -> Result<Option<TransferRow>, StoreError> {
-        if self.transfers.is_empty() {
-            let page = self.store.journal(self.after.1, MAX_PAGE).await?;
-            self.after.1 = page.last().map_or(self.after.1, |row| row.position);
-            self.transfers.extend(page);
-        }
+        self.read_transfers().await?;
         let is_next = self
             .transfers
             .front()
@@ -259,16 +270,81 @@ impl<'a> JournalReader<'a> {
     }
 
     async fn next_hold_change(&mut self, commit: i64) -> Result<Option<HoldChangeRow>, StoreError> {
-        if self.hold_changes.is_empty() {
-            let page = self.store.hold_changes(self.after.2, MAX_PAGE).await?;
-            self.after.2 = page.last().map_or(self.after.2, |row| row.position);
-            self.hold_changes.extend(page);
-        }
+        self.read_hold_changes().await?;
         let is_next = self
             .hold_changes
             .front()
             .is_some_and(|row| row.commit <= commit);
         Ok(is_next.then(|| self.hold_changes.pop_front()).flatten())
+    }
+
+    async fn read_transfers(&mut self) -> Result<(), StoreError> {
+        if self.transfers.is_empty() {
+            let page = self.store.journal(self.after.1, MAX_PAGE).await?;
+            self.after.1 = page.last().map_or(self.after.1, |row| row.position);
+            self.transfers.extend(page);
+        }
+        Ok(())
+    }
+
+    async fn read_hold_changes(&mut self) -> Result<(), StoreError> {
+        if self.hold_changes.is_empty() {
+            let page = self.store.hold_changes(self.after.2, MAX_PAGE).await?;
+            self.after.2 = page.last().map_or(self.after.2, |row| row.position);
+            self.hold_changes.extend(page);
+        }
+        Ok(())
+    }
+
+    /// Rows that are left when there are no more commits.
+    fn drop_strays(&mut self, check: &mut JournalCheck) {
+        let transfers = self.transfers.drain(..).map(|row| row.commit);
+        let hold_changes = self.hold_changes.drain(..).map(|row| row.commit);
+        let mut commits: Vec<i64> = transfers.chain(hold_changes).collect();
+        commits.sort_unstable();
+        commits.dedup();
+        for commit in commits {
+            check.stray(commit);
+        }
+    }
+
+    async fn said(&self) -> Result<Said, StoreError> {
+        let mut said = Said::default();
+        for (id, left) in &self.holds {
+            let stored = self.store.hold(*id).await?;
+            let stored = stored.map(|hold| hold.remaining);
+            said.holds.push((*id, *left, stored));
+        }
+        for (id, sum) in &self.reversed {
+            let stored = self.store.reversed(*id).await?;
+            said.reversed.push((*id, *sum, stored));
+        }
+        Ok(said)
+    }
+
+    /// What is left of a hold never grows, and what was undone never shrinks: what the store said
+    /// is between what was computed before and what is computed now.
+    fn compare(&self, said: Said, check: &mut JournalCheck) {
+        for (hold, before, stored) in said.holds {
+            let computed = self.holds.get(&hold).copied().unwrap_or_default();
+            if stored.is_none_or(|stored| !(computed..=before).contains(&stored)) {
+                check.found(JournalProblem::HoldWrong {
+                    hold,
+                    stored,
+                    computed,
+                });
+            }
+        }
+        for (transfer, before, stored) in said.reversed {
+            let computed = self.reversed.get(&transfer).copied().unwrap_or_default();
+            if !(before..=computed).contains(&stored) {
+                check.found(JournalProblem::ReversedWrong {
+                    transfer,
+                    stored,
+                    computed,
+                });
+            }
+        }
     }
 
     async fn balances(&self) -> Result<Vec<(Account, Balance)>, StoreError> {

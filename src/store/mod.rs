@@ -228,6 +228,9 @@ pub trait Store: Send + Sync {
     /// A hold, open or not.
     async fn hold(&self, id: TransferId) -> Result<Option<HoldState>, StoreError>;
 
+    /// How much of a transfer was undone; 0 where nothing was, also of one that is not there.
+    async fn reversed(&self, id: TransferId) -> Result<i64, StoreError>;
+
     /// Who claimed a name.
     async fn claim(&self, name: &str) -> Result<Option<String>, StoreError>;
 

@@ -80,6 +80,14 @@ async fn points_that_the_merchant_cannot_pay_do_not_keep_success_from_being_reco
         .until_state(payment.id, CardPaymentState::Succeeded)
         .await;
     assert_eq!((paid.points, set.balance().await), (0, ALL - 10_000 * SAT));
+    // And it is said.
+    assert_eq!(paid.points_not_given, 200);
+    let events = set.store.events(0, 1_000).await.unwrap();
+    let told = events
+        .iter()
+        .filter(|event| event.kind == "card.points_not_given")
+        .map(|event| event.body["points_not_given"].as_i64());
+    assert_eq!(told.collect::<Vec<_>>(), [Some(200)]);
     assert_eq!(set.engine.last_problem(), None);
     set.stop("no points").await;
 }

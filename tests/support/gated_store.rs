@@ -177,6 +177,10 @@ impl Store for GatedStore {
         self.store.hold(id).await
     }
 
+    async fn reversed(&self, id: TransferId) -> Result<i64, StoreError> {
+        self.store.reversed(id).await
+    }
+
     async fn claim(&self, name: &str) -> Result<Option<String>, StoreError> {
         self.store.claim(name).await
     }

@@ -267,6 +267,10 @@ impl Store for RedbStore {
         self.ask(move |books| books.hold(id)).await
     }
 
+    async fn reversed(&self, id: TransferId) -> Result<i64, StoreError> {
+        self.ask(move |books| books.reversed(id)).await
+    }
+
     async fn claim(&self, name: &str) -> Result<Option<String>, StoreError> {
         let name = name.to_owned();
         self.ask(move |books| books.claim(&name)).await

@@ -48,6 +48,11 @@ impl NodeHealth {
         }
     }
 
+    /// The time of day.
+    pub(super) fn now_ms(&self) -> i64 {
+        self.clock.now_ms()
+    }
+
     /// How it stands now.
     pub fn report(&self) -> NodeHealthReport {
         self.lock().clone()

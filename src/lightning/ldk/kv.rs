@@ -453,17 +453,17 @@ impl KVStore for LdkStore {
 
 #[cfg(test)]
 mod tests {
+    use super::super::lease::Moment;
     use super::*;
     use crate::ports::SystemClock;
     use crate::testkit::faulty_store::FaultyKeyValue;
     use ldk_node::tokio;
-    use std::time::Instant;
 
     async fn store(state: &FaultyKeyValue) -> LdkStore {
         let epoch = state.begin_epoch().await.expect("epoch");
         let health = Arc::new(NodeHealth::new(Arc::new(SystemClock)));
         let long = Duration::from_secs(3_600);
-        let fence = Fence::new(epoch, Instant::now(), long, Arc::clone(&health));
+        let fence = Fence::new(epoch, Moment::now(&health), long, Arc::clone(&health));
         let (state, fence) = (Arc::new(state.clone()), Arc::new(fence));
         LdkStore::new(state, epoch, Handle::current(), health, fence)
     }

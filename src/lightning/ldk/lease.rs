@@ -5,6 +5,11 @@
 //! monotonic clock: after a pause of the process, or while the database cannot be reached. It
 //! falls a fifth of the lease before that ends in the store, so that the node is silent when the
 //! next one starts.
+//!
+//! While a machine is suspended its monotonic clock may stand still. So the fence falls as well
+//! when the clock port and the monotonic clock do not agree on how long the last renewal is ago:
+//! that is looked at every [`WATCH`], and whenever the fence is asked. A clock that was set
+//! anew fells it too, which costs a start of the node.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -15,12 +20,44 @@ use futures_timer::Delay;
 use super::health::NodeHealth;
 use crate::store::{KeyValue, StoreError};
 
+/// How far the two clocks may be apart since the last renewal.
+const APART: Duration = Duration::from_secs(1);
+/// How often they are compared.
+const WATCH: Duration = Duration::from_millis(200);
+
+/// A moment by both clocks.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Moment {
+    monotonic: Instant,
+    wall_ms: i64,
+}
+
+impl Moment {
+    /// This one, by the clock that the node's health has.
+    pub(super) fn now(health: &NodeHealth) -> Self {
+        Self {
+            monotonic: Instant::now(),
+            wall_ms: health.now_ms(),
+        }
+    }
+
+    /// The clocks went differently since another moment.
+    fn is_apart_from(&self, then: &Self) -> bool {
+        let elapsed = self.monotonic.saturating_duration_since(then.monotonic);
+        let elapsed = i64::try_from(elapsed.as_millis()).unwrap_or(i64::MAX);
+        let shown = self.wall_ms.saturating_sub(then.wall_ms);
+        u128::from(shown.abs_diff(elapsed)) > APART.as_millis()
+    }
+}
+
 /// How much of a lease its holder uses.
 fn own_part(lasts: Duration) -> Duration {
     lasts.saturating_sub(lasts / 5)
 }
 
 struct State {
+    /// When the lease was last asked for.
+    asked_at: Moment,
     /// When the lease ends as its holder sees it.
     until: Option<Instant>,
     /// The run ended as it should.
@@ -40,7 +77,7 @@ impl Fence {
     /// For an epoch whose lease was asked for at `asked_at`.
     pub(super) fn new(
         epoch: u64,
-        asked_at: Instant,
+        asked_at: Moment,
         lasts: Duration,
         health: Arc<NodeHealth>,
     ) -> Self {
@@ -48,8 +85,9 @@ impl Fence {
         Self {
             epoch,
             state: Mutex::new(State {
+                asked_at,
                 // A time that no clock can show never comes.
-                until: asked_at.checked_add(own_part(lasts)),
+                until: asked_at.monotonic.checked_add(own_part(lasts)),
                 ended: false,
                 lost: None,
             }),
@@ -68,7 +106,9 @@ impl Fence {
         if state.lost.is_some() {
             return true;
         }
-        let in_time = state.ended || state.until.is_none_or(|until| Instant::now() < until);
+        let now = Moment::now(&self.health);
+        let has_left = state.until.is_none_or(|until| now.monotonic < until);
+        let in_time = state.ended || (has_left && !now.is_apart_from(&state.asked_at));
         drop(state);
         if !in_time {
             self.fall(StoreError::LeaseRanOut { epoch: self.epoch });
@@ -93,8 +133,10 @@ impl Fence {
         self.changed.notify(usize::MAX);
     }
 
-    fn extend(&self, asked_at: Instant, lasts: Duration) {
-        self.state().until = asked_at.checked_add(own_part(lasts));
+    fn extend(&self, asked_at: Moment, lasts: Duration) {
+        let mut state = self.state();
+        state.asked_at = asked_at;
+        state.until = asked_at.monotonic.checked_add(own_part(lasts));
     }
 
     /// How long the holder may still act without a renewal.
@@ -126,6 +168,13 @@ impl Fence {
         }
     }
 
+    /// Completes once this run may do nothing more, or has ended; looks at the clocks meanwhile.
+    async fn watch(&self) {
+        while !self.is_down() && !self.state().ended {
+            Delay::new(WATCH).await;
+        }
+    }
+
     /// Renews the lease until the run is over, one way or the other.
     pub(super) async fn keep(self: Arc<Self>, state: Arc<dyn KeyValue>, lasts: Duration) {
         // Several tries fit into the holder's part.
@@ -133,13 +182,14 @@ impl Fence {
         loop {
             ldk_node::tokio::select! {
                 () = Delay::new(pause.min(self.left())) => {}
+                () = self.watch() => return,
                 () = self.over() => return,
             }
             // Before anybody is asked: a process that was paused may act no more.
             if self.is_down() {
                 return;
             }
-            let asked_at = Instant::now();
+            let asked_at = Moment::now(&self.health);
             ldk_node::tokio::select! {
                 renewed = state.renew_lease(self.epoch, lasts) => match renewed {
                     Ok(()) => self.extend(asked_at, lasts),
@@ -148,6 +198,7 @@ impl Fence {
                     Err(_) => {}
                 },
                 () = Delay::new(self.left()) => {}
+                () = self.watch() => return,
                 () = self.over() => return,
             }
         }
@@ -160,4 +211,57 @@ pub(super) fn ends_run(error: &StoreError) -> bool {
         error,
         StoreError::Fenced { .. } | StoreError::StaleNodeState { .. }
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicI64, Ordering};
+
+    use ldk_node::tokio::{self, time::timeout};
+
+    use super::*;
+    use crate::ports::{Clock, SystemClock};
+    use crate::testkit::faulty_store::FaultyKeyValue;
+
+    /// The time of day, as it is shown after the machine slept or somebody set the clock.
+    #[derive(Default)]
+    struct Shifted(AtomicI64);
+
+    impl Clock for Shifted {
+        fn now_ms(&self) -> i64 {
+            SystemClock.now_ms() + self.0.load(Ordering::SeqCst)
+        }
+    }
+
+    /// The monotonic clock stands still over a suspension: the lease seems to have an hour left,
+    /// and the next renewal is a quarter of an hour away.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_machine_that_slept_is_noticed_before_the_next_renewal() {
+        let hour = Duration::from_secs(3_600);
+        for (shift_ms, falls) in [(700, false), (3_600_000, true), (-5_000, true)] {
+            let clock = Arc::new(Shifted::default());
+            let health = Arc::new(NodeHealth::new(Arc::<Shifted>::clone(&clock)));
+            let state = FaultyKeyValue::new();
+            let epoch = state.begin_epoch().await.expect("epoch");
+            let asked_at = Moment::now(&health);
+            let fence = Arc::new(Fence::new(epoch, asked_at, hour, Arc::clone(&health)));
+            let keeping = Arc::clone(&fence).keep(Arc::new(state), hour);
+            let keeping = tokio::spawn(keeping);
+            let fallen = fence.changed.listen();
+            clock.0.store(shift_ms, Ordering::SeqCst);
+            if falls {
+                // Nobody asks the fence: it falls by itself.
+                timeout(Duration::from_secs(10), fallen)
+                    .await
+                    .expect("it stands");
+                let lost = fence.state().lost.clone();
+                assert_eq!(lost, Some(StoreError::LeaseRanOut { epoch }));
+                keeping.await.expect("keeping");
+            } else {
+                assert!(!fence.is_down());
+                fence.end();
+                keeping.await.expect("keeping");
+            }
+        }
+    }
 }

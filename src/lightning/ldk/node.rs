@@ -3,7 +3,7 @@
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use event_listener::Event;
 use futures_timer::Delay;
@@ -22,7 +22,7 @@ use super::ahead;
 use super::config::{LdkChainSource, LdkConfig};
 use super::health::NodeHealth;
 use super::kv::{LdkStore, block_on};
-use super::lease::Fence;
+use super::lease::{Fence, Moment};
 use super::operator::{node_key, peer_address};
 use super::records::unknown;
 use crate::lightning::LightningError;
@@ -292,7 +292,7 @@ impl Shared {
             }
             self.clear(last).await?;
         }
-        let (asked_at, lasts) = (Instant::now(), self.config.lease);
+        let (asked_at, lasts) = (Moment::now(&self.health), self.config.lease);
         let lasts = lasts.clamp(SHORTEST_LEASE, LONGEST_LEASE);
         let epoch = self.state.take_lease(self.holder, lasts).await;
         let epoch = epoch.map_err(|error| match error {

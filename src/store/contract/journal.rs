@@ -178,6 +178,10 @@ pub async fn transfers_are_undone_once(fresh: &FreshStore) -> Kept {
     let row = probe.read(probe.store().transfer(rest).await)?;
     let points_at = row.map(|row| (row.follows, row.amount));
     probe.same("what it points at", points_at, Some((Some(of), 60)))?;
+    let reversed = probe.read(probe.store().reversed(of).await)?;
+    probe.same("how much was undone", reversed, 100)?;
+    let reversed = probe.read(probe.store().reversed(rest).await)?;
+    probe.same("how much of what was not undone", reversed, 0)?;
     let code = "ledger.reversal_exceeded";
     probe
         .refused("a second time", code, vec![undo(of, 1, None)])

@@ -461,6 +461,7 @@ pub async fn closed_store_refuses(fresh: &FreshStore) -> Kept {
         store.balances(None, 1).await.err(),
         store.transfers(&card(1), None, 1).await.err(),
         store.hold(probe.id()).await.err(),
+        store.reversed(probe.id()).await.err(),
         store.claim("name").await.err(),
         store.counter("name").await.err(),
         store.usage(&window("day")).await.err(),

@@ -248,6 +248,10 @@ impl Store for MemoryStore {
         Ok(self.lock()?.holds.get(&id).cloned())
     }
 
+    async fn reversed(&self, id: TransferId) -> Result<i64, StoreError> {
+        Ok(self.lock()?.reversed.get(&id).copied().unwrap_or(0))
+    }
+
     async fn claim(&self, name: &str) -> Result<Option<String>, StoreError> {
         Ok(self.lock()?.claims.get(name).cloned())
     }

@@ -1,5 +1,6 @@
 //! A store in memory as a whole: written as a stream and taken from one.
 
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use async_trait::async_trait;
@@ -7,8 +8,10 @@ use async_trait::async_trait;
 use super::MemoryStore;
 use super::arriving::Into;
 use super::departing::Copied;
-use crate::ledger::ChainHead;
-use crate::store::moving::{arrive, depart, is_channel_state, pieces};
+use super::tables::Tables;
+use crate::ids::TransferId;
+use crate::ledger::{ChainHead, TransferKind};
+use crate::store::moving::{arrive, depart, does_not_follow, is_channel_state, pieces};
 use crate::store::{
     Arrival, ByteSource, KeyPath, KeyValueWrite, MoveError, NodeState, StoreAdmin, StoreError,
     StoreHealth,
@@ -17,7 +20,8 @@ use crate::store::{
 #[async_trait]
 impl StoreAdmin for MemoryStore {
     async fn verify(&self) -> Result<Vec<String>, StoreError> {
-        self.lock().map(|_| Vec::new())
+        let wrong = wrong_in(&*self.lock()?);
+        Ok(wrong.into_iter().collect())
     }
 
     async fn backup(&self, _to: &Path) -> Result<(), MoveError> {
@@ -48,6 +52,9 @@ impl StoreAdmin for MemoryStore {
         let mut sink = Into::default();
         let arrived = arrive(source.as_mut(), kept, &mut sink).await?;
         let mut new = sink.tables;
+        if let Some(wrong) = wrong_in(&new) {
+            return Err(does_not_follow(&arrived, wrong));
+        }
         if arrived.had_node && !arrived.arrival.has_node_state {
             new.node_locked = Some(StoreError::StaleNodeState {
                 found: -1,
@@ -97,6 +104,35 @@ impl MemoryStore {
         tables.node_locked = None;
         Ok(true)
     }
+}
+
+/// What does not follow from the journal and should.
+fn wrong_in(tables: &Tables) -> Option<String> {
+    let mut scopes = HashSet::new();
+    for commit in &tables.commits {
+        if let Some(scope) = &commit.scope {
+            let command = tables.commands.get(scope);
+            let is_its_own = command.is_some_and(|(_, made)| made.at_ms == commit.at_ms);
+            if !is_its_own || !scopes.insert(scope) {
+                return Some(format!(
+                    "the command of commit {} is missing",
+                    commit.position
+                ));
+            }
+        }
+    }
+    if tables.commands.len() != scopes.len() {
+        return Some("a command has no commit".to_owned());
+    }
+    let mut undone: HashMap<TransferId, i64> = HashMap::new();
+    for row in &tables.transfers {
+        if let (TransferKind::Reversal, Some(of)) = (row.kind, row.follows) {
+            let sum = undone.entry(of).or_default();
+            *sum = sum.saturating_add(row.amount);
+        }
+    }
+    let is_so = undone == tables.reversed;
+    (!is_so).then(|| "something else was undone than the transfers say".to_owned())
 }
 
 /// The stream of a copy: written while it is read, on whatever thread reads it.

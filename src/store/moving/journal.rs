@@ -79,6 +79,24 @@ pub(in crate::store) fn hold_from(row: &[Cell]) -> Result<HoldState, Bad> {
     Ok(HoldState { hold, remaining })
 }
 
+/// Whether the balance that a table of accounts shows to people is that of the totals, which are
+/// the debits and the credits that were posted.
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+pub(in crate::store) fn is_shown(account: &str, totals: &[String; 2], shown: Option<i64>) -> bool {
+    let [debits, credits] = totals;
+    let (Ok(account), Ok(debits_posted), Ok(credits_posted)) =
+        (account.parse::<Account>(), debits.parse(), credits.parse())
+    else {
+        return false;
+    };
+    let balance = Balance {
+        debits_posted,
+        credits_posted,
+        ..Balance::default()
+    };
+    i64::try_from(balance.posted(account.kind().side())).ok() == shown
+}
+
 fn commit_from(row: &[Cell]) -> Result<CommitRow, Bad> {
     let Some(Cell::Bytes(hash)) = row.get(6) else {
         return Err("the hash is missing".to_owned());

@@ -16,7 +16,11 @@
 //! a position has them from 1 without gaps.
 //!
 //! The digest says that nothing was lost on the way. That nobody has written the stream anew is
-//! said by the journal: its hashes, and heads that were kept elsewhere.
+//! said by the journal: its hashes, and heads that were kept elsewhere. What follows from the
+//! journal has to: totals, what is left of holds, what was undone, and that every commit with a
+//! key has that key, once. Nothing vouches for the others (what a key's request and answer were,
+//! documents, names that were claimed, counters, usage, events, jobs, cursors): the way a stream
+//! comes has to be one that is trusted.
 
 mod departure;
 mod journal;
@@ -28,10 +32,12 @@ mod table;
 
 pub(in crate::store) use departure::{Snapshot, depart};
 pub(in crate::store) use journal::hold_from;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+pub(in crate::store) use journal::is_shown;
 pub(in crate::store) use pieces::{Pieces, pieces};
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub(in crate::store) use reader::Arrived;
-pub(in crate::store) use reader::{Sink, arrive, is_channel_state};
+pub(in crate::store) use reader::{Sink, arrive, does_not_follow, is_channel_state};
 pub(in crate::store) use table::{Cell, TABLES, Table};
 
 #[cfg(feature = "sqlite")]

@@ -27,6 +27,13 @@ pub(in crate::store) struct Arrived {
     pub(in crate::store) had_node: bool,
 }
 
+/// What came holds together line by line, but one table does not follow from the others.
+pub(in crate::store) fn does_not_follow(arrived: &Arrived, reason: String) -> MoveError {
+    // The first line and the last are no rows.
+    let line = arrived.arrival.rows.saturating_add(2);
+    MoveError::BadLine { line, reason }
+}
+
 /// True for what the node knows of its channels, and for what it can learn again. The static
 /// facts of channels, the peers and the on-chain wallet are none of that.
 pub(in crate::store) fn is_channel_state(primary: &str, secondary: &str, key: &str) -> bool {

@@ -12,6 +12,7 @@
 
 mod config;
 mod connection;
+mod copying;
 mod group;
 mod known;
 mod moving;
@@ -58,6 +59,11 @@ pub use config::PostgresConfig;
 /// A store in a PostgreSQL database. Clones share it; it closes when the last one is dropped or
 /// [`close`](Store::close) is called. Calls may be made from any runtime, or none: the work is
 /// done on the one that it was connected in.
+///
+/// A dump that was restored, a copy of the database, a recovery to a point in time and a standby
+/// that was promoted are noticed, and the node does not start on them. **The server's files put
+/// back as a whole, by a snapshot of the volume or a cold copy, are not**: then recover the node
+/// before it starts.
 #[derive(Clone)]
 pub struct PostgresStore {
     shared: Arc<Shared>,
@@ -103,6 +109,11 @@ impl PostgresStore {
     /// Connects to the database, and makes or migrates the tables in it. Commit times come from
     /// `clock`, or from the database's last commit where that is later. To be called within a
     /// tokio runtime that outlives the store.
+    ///
+    /// Before tables are migrated they are copied, in the same transaction, to the schema
+    /// `<schema>_schema_<version>`, without what the node knows of its channels. Where this user
+    /// may make no schema, one by this name has to be there, and be empty. The copy is never
+    /// read, and stays until somebody drops it: what is erased from the books is not from it.
     ///
     /// # Errors
     /// `store.misconfigured` (the connection string, the name of the schema, who may come in, no
@@ -371,6 +382,14 @@ impl Store for PostgresStore {
             .rows(reads::HOLD, vec![Box::new(id.to_string())])
             .await?;
         rows.first().map(reads::hold).transpose()
+    }
+
+    async fn reversed(&self, id: TransferId) -> Result<i64, StoreError> {
+        let rows = self
+            .rows(reads::REVERSED, vec![Box::new(id.to_string())])
+            .await?;
+        let reversed = rows.first().map(|row| reads::value(row, 0)).transpose()?;
+        Ok(reversed.unwrap_or(0))
     }
 
     async fn claim(&self, name: &str) -> Result<Option<String>, StoreError> {

@@ -14,8 +14,8 @@ use super::reads::{CHAIN_HEADS, chain_head, value};
 use super::{PostgresStore, schema};
 use crate::ledger::ChainHead;
 use crate::store::moving::{
-    Arrived, Cell, Dialect, Kind, Sink, Snapshot, TABLES, Table, arrive, depart, insert,
-    is_channel_state, pieces, select, select_held,
+    Arrived, Cell, Dialect, Kind, Sink, Snapshot, TABLES, Table, arrive, depart, does_not_follow,
+    insert, is_channel_state, is_shown, pieces, select, select_held,
 };
 use crate::store::{
     Arrival, ByteSource, KeyValueWrite, MoveError, NodeState, StoreAdmin, StoreError, StoreHealth,
@@ -214,6 +214,9 @@ async fn import(
     let arrived = arrive(source, kept, &mut sink).await?;
     sink.flush().await?;
     open.run(SET_HEAD).await?;
+    if let Some(wrong) = wrong_in(open).await?.into_iter().next() {
+        return Err(does_not_follow(&arrived, wrong));
+    }
     if arrived.had_node && !arrived.arrival.has_node_state {
         open.run(NOWHERE).await?;
     }
@@ -229,19 +232,12 @@ async fn import(
 impl StoreAdmin for PostgresStore {
     async fn verify(&self) -> Result<Vec<String>, StoreError> {
         // The database checks its pages itself; these are what its rows say about each other.
-        let open = Open::begin(self, BEGIN_EXPORT).await?;
-        let mut found = Vec::new();
-        for (what, sql) in CHECKS {
-            if !open.rows(sql, &[]).await?.is_empty() {
-                found.push((*what).to_owned());
-            }
-        }
-        Ok(found)
+        wrong_in(&Open::begin(self, BEGIN_EXPORT).await?).await
     }
 
     async fn backup(&self, _to: &Path) -> Result<(), MoveError> {
-        let what = "backup to a file: export is it, and pg_dump, whose restored copy opens with the \
-                    node locked, is the database's own tool";
+        let what = "backup to a file: `export` leaves the channels out, and where a pg_dump of the \
+                    whole schema is restored, its node is locked until it is recovered";
         Err(MoveError::NotSupported { what })
     }
 
@@ -277,19 +273,12 @@ impl StoreAdmin for PostgresStore {
     }
 
     async fn health(&self) -> Result<StoreHealth, StoreError> {
-        let sql = "
-SELECT schema_version, commit_position,
-       EXISTS (SELECT 1 FROM moves WHERE what = 'handed_over'),
-       (SELECT count(*) FROM node_state)
-FROM head";
-        let rows = self.rows(sql, Vec::new()).await?;
+        let rows = self.rows(super::node_state::HEALTH, Vec::new()).await?;
         let row = rows.first().ok_or(StoreError::Closed)?;
-        let home = self.rows(super::node_state::IS_HOME, Vec::new()).await?;
-        let is_home: Option<bool> = home.first().map(|row| value(row, 0)).transpose()?;
-        let node_locked = match (value(row, 2)?, is_home) {
+        let node_locked = match (value(row, 2)?, value(row, 3)?) {
             (true, _) => Some(StoreError::NodeHandedOver),
-            (_, Some(false)) => Some(StoreError::StaleNodeState {
-                found: value(row, 3)?,
+            (_, false) => Some(StoreError::StaleNodeState {
+                found: value(row, 4)?,
                 expected: None,
             }),
             _ => None,
@@ -302,6 +291,27 @@ FROM head";
         })
     }
 }
+
+/// What the rows say about each other that is not so.
+async fn wrong_in(open: &Open) -> Result<Vec<String>, StoreError> {
+    let mut found = Vec::new();
+    for (what, sql) in CHECKS {
+        if !open.rows(sql, &[]).await?.is_empty() {
+            found.push((*what).to_owned());
+        }
+    }
+    for row in open.rows(SHOWN, &[]).await? {
+        let account: String = value(&row, 0)?;
+        let totals = [value(&row, 1)?, value(&row, 2)?];
+        if !is_shown(&account, &totals, value(&row, 3)?) {
+            found.push(format!("a wrong balance of {account} is shown"));
+        }
+    }
+    Ok(found)
+}
+
+const SHOWN: &str =
+    "SELECT account, debits_posted::text, credits_posted::text, balance FROM accounts";
 
 /// What must find no row.
 const CHECKS: &[(&str, &str)] = &[
@@ -321,25 +331,25 @@ const CHECKS: &[(&str, &str)] = &[
              WHERE d.collection = k.collection AND d.id = k.id) LIMIT 1",
     ),
     (
-        "a hold has another rest than its last change",
+        "of a hold something else is left than its changes say",
         "SELECT 1 FROM holds h LEFT JOIN (SELECT DISTINCT ON (hold) hold, remaining
              FROM hold_changes ORDER BY hold, position DESC) x ON x.hold = h.id
          WHERE h.remaining IS DISTINCT FROM x.remaining LIMIT 1",
     ),
     (
-        "a transfer has another sum of reversals",
+        "something else was undone than the transfers say",
         "SELECT 1 FROM reversals r FULL JOIN (SELECT follows, sum(amount) AS amount
              FROM transfers WHERE kind = 'reversal' GROUP BY follows) t ON t.follows = r.transfer
          WHERE r.amount IS DISTINCT FROM t.amount LIMIT 1",
     ),
     (
-        "a transfer has another time than its commit",
-        "SELECT 1 FROM transfers t LEFT JOIN commits c ON c.position = t.commit_position
-         WHERE t.at_ms IS DISTINCT FROM c.at_ms LIMIT 1",
-    ),
-    (
-        "an account has another balance than its totals",
-        "SELECT 1 FROM accounts WHERE abs(balance) <> abs(debits_posted - credits_posted) LIMIT 1",
+        "a commit's command is missing, or a command's commit, or there are two",
+        "SELECT 1 FROM (SELECT scope, at_ms FROM commits WHERE scope IS NOT NULL
+                        UNION ALL SELECT scope, at_ms FROM commands) AS said
+         GROUP BY scope, at_ms HAVING count(*) <> 2
+         UNION ALL
+         SELECT 1 FROM commits WHERE scope IS NOT NULL GROUP BY scope HAVING count(*) > 1
+         LIMIT 1",
     ),
     (
         "the head is not that of the commits",

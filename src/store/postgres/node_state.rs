@@ -153,9 +153,9 @@ impl NodeWriter {
     }
 }
 
-/// Where the state is: this database of this cluster on this timeline. A copy, a dump that was
-/// restored elsewhere, a recovery to a point in time and a promoted standby are somewhere else:
-/// neither an epoch begins there, nor does one go on that began elsewhere. The timeline is that of the log's
+/// Where the state is: this database of this cluster on this timeline. A dump that was restored
+/// elsewhere, a copy, a recovery to a point in time and a promoted standby are somewhere else: neither an
+/// epoch begins there, nor does one go on that began elsewhere. The timeline is that of the log's
 /// end; what `pg_control_checkpoint` says is the one before until a checkpoint after a promotion.
 macro_rules! place {
     () => {
@@ -166,24 +166,31 @@ macro_rules! place {
     };
 }
 
-/// True where the state is at home, or has no home yet. A dump that was put back where it was taken
-/// is in the same place: but the transaction that wrote the row of the place is then another one
-/// than the row beside it says, since no dump brings back which transaction wrote a row.
+/// True where the state is at home, or has no home yet. A dump that is restored in place comes to
+/// the same place; but its rows are written anew, by another transaction than the one whose number
+/// stands in the row itself.
 macro_rules! at_home {
     () => {
         concat!(
-            "coalesce((SELECT h.value = ",
+            "(coalesce((SELECT value FROM settings WHERE name = 'node_home') = ",
             place!(),
-            " AND h.xmin::text::bigint = coalesce(
-                  (SELECT value FROM settings WHERE name = 'node_home_written_by'),
-                  h.xmin::text::bigint)
-              FROM settings h WHERE h.name = 'node_home'), true)"
+            ", true)
+              AND coalesce((SELECT xmin::text::bigint = value & 4294967295 FROM settings
+                            WHERE name = 'node_home_written_by'), true))"
         )
     };
 }
 
 /// Whether the node is at home here, or has none yet.
 pub(super) const IS_HOME: &str = concat!("SELECT ", at_home!(), " AS is_home");
+
+/// How the store is doing.
+pub(super) const HEALTH: &str = concat!(
+    "SELECT schema_version, commit_position,
+            EXISTS (SELECT 1 FROM moves WHERE what = 'handed_over'), ",
+    at_home!(),
+    ", (SELECT count(*) FROM node_state) FROM head"
+);
 
 /// From now on the state is at home where it is.
 pub(super) const TRUST: &str = "
@@ -197,14 +204,9 @@ const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
 const MAKE_EPOCH: &str = concat!(
     "INSERT INTO settings (name, value) VALUES ('node_epoch', 0), ('node_home', ",
     place!(),
-    ") ON CONFLICT (name) DO NOTHING"
+    "), ('node_home_written_by', pg_current_xact_id()::text::bigint)
+     ON CONFLICT (name) DO NOTHING"
 );
-
-/// After that, and also beside a home that was made before this was written down.
-const NOTE_WRITER: &str = "
-INSERT INTO settings (name, value)
-SELECT 'node_home_written_by', h.xmin::text::bigint FROM settings h WHERE h.name = 'node_home'
-ON CONFLICT (name) DO NOTHING";
 
 /// Against writes of the node, which share it, and against whoever else wants the node.
 const LOCK_FOR_CHANGE: &str = "SELECT value FROM settings WHERE name = 'node_epoch' FOR UPDATE";
@@ -237,7 +239,6 @@ async fn query(
 async fn change_epoch(connection: &ClientWrapper, change: EpochChange) -> Result<u64, Failed> {
     plain(connection, BEGIN).await.map_err(not_done)?;
     query(connection, MAKE_EPOCH, &[]).await?;
-    query(connection, NOTE_WRITER, &[]).await?;
     query(connection, LOCK_FOR_CHANGE, &[]).await?;
     let rows = query(connection, STANDING, &[]).await?;
     let row = rows.first().ok_or_else(no_epoch)?;

@@ -266,6 +266,8 @@ reached AS (
     ON CONFLICT (name) DO UPDATE SET value = greatest(settings.value, excluded.value))
 SELECT count(*) FROM forgotten";
 
+pub(super) const REVERSED: &str = "SELECT amount FROM reversals WHERE transfer = $1";
+
 pub(super) const CLAIM: &str = "SELECT claimed_by FROM claims WHERE name = $1";
 
 pub(super) const COUNTER: &str = "SELECT value FROM counters WHERE name = $1";

@@ -3,6 +3,7 @@
 use deadpool_postgres::Object;
 
 use super::connection::{Failed, not_done};
+use super::copying::copy_before;
 use crate::store::StoreError;
 
 /// The schema this version writes.
@@ -12,7 +13,7 @@ pub(super) const SCHEMA_VERSION: i64 = 2;
 const MIGRATIONS: [&str; 2] = [FIRST, SECOND];
 
 /// What became of the store as a whole, for ever; and whose chain goes on, which after a move is
-/// that of the store before. A database is copied before a migration by its own tools.
+/// that of the store before.
 const SECOND: &str = r#"
 CREATE TABLE moves (position bigserial PRIMARY KEY, what text NOT NULL, detail text NOT NULL);
 ALTER TABLE head ADD COLUMN chain_writer text COLLATE "C" NOT NULL DEFAULT 'postgres';
@@ -203,6 +204,9 @@ async fn migrate(connection: &Object, schema: &str) -> Result<(), Failed> {
     if found > SCHEMA_VERSION {
         let known = SCHEMA_VERSION;
         return Err(StoreError::NewerSchema { found, known }.into());
+    }
+    if found < SCHEMA_VERSION {
+        copy_before(connection, schema, found).await?;
     }
     run(connection, found).await
 }

@@ -7,6 +7,7 @@ use rusqlite::{Connection, OpenFlags, params};
 
 use super::{SqliteStore, connect, io_error, schema, spawn, sql_error};
 use crate::store::StoreError;
+use crate::store::moving::is_shown;
 
 /// Stale wherever it is opened, also in the place it was taken from.
 pub(super) const LOCK_NODE: &str = "UPDATE settings SET value = -1 WHERE name = 'node_writes'";
@@ -53,12 +54,35 @@ impl SqliteStore {
             found.retain(|line| line != "ok");
             found.extend(lines(&connection, "PRAGMA foreign_key_check")?);
             if found.is_empty() {
-                found = lines(&connection, schema::DERIVED_WRONGLY)?;
+                found = wrong_in(&connection)?;
             }
             Ok(found)
         })
         .await
     }
+}
+
+/// What does not follow from other rows and should.
+pub(super) fn wrong_in(connection: &Connection) -> Result<Vec<String>, StoreError> {
+    let mut found = lines(connection, schema::DERIVED_WRONGLY)?;
+    found.extend(shown_wrongly(connection).map_err(sql_error)?);
+    Ok(found)
+}
+
+/// Accounts that show another balance to people than their totals come to.
+fn shown_wrongly(connection: &Connection) -> rusqlite::Result<Vec<String>> {
+    let sql = "SELECT account, debits_posted, credits_posted, balance FROM accounts";
+    let mut statement = connection.prepare(sql)?;
+    let mut rows = statement.query([])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        let account: String = row.get(0)?;
+        let totals: [String; 2] = [row.get(1)?, row.get(2)?];
+        if !is_shown(&account, &totals, row.get(3)?) {
+            found.push(format!("accounts shows a wrong balance of {account}"));
+        }
+    }
+    Ok(found)
 }
 
 fn lines(connection: &Connection, sql: &str) -> Result<Vec<String>, StoreError> {

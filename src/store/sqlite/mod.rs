@@ -54,6 +54,9 @@ const STATEMENT_CACHE: usize = 64;
 
 /// A store in one SQLite file. Clones share it; it closes when the last one is dropped or
 /// [`close`](Store::close) is called.
+///
+/// A file that was put back is noticed, and the node does not start on it. **A snapshot of the
+/// whole volume that was put back is not**: then recover the node before it starts.
 #[derive(Clone)]
 pub struct SqliteStore {
     shared: Arc<Shared>,
@@ -403,6 +406,11 @@ impl Store for SqliteStore {
 
     async fn hold(&self, id: TransferId) -> Result<Option<HoldState>, StoreError> {
         self.read(move |connection| state::hold(connection, id))
+            .await
+    }
+
+    async fn reversed(&self, id: TransferId) -> Result<i64, StoreError> {
+        self.read(move |connection| reading::reversed(connection, id))
             .await
     }
 

@@ -9,13 +9,14 @@ use futures_channel::oneshot;
 use rusqlite::types::{ToSql, ToSqlOutput, Value, ValueRef};
 use rusqlite::{Connection, OpenFlags, params, params_from_iter};
 
+use super::backup::wrong_in;
 use super::tasks::run_task;
 use super::writer::Lane;
 use super::{SqliteStore, connect, lock, node_state, reading, schema, seat, spawn, sql_error};
 use crate::ledger::ChainHead;
 use crate::store::moving::{
-    Arrived, Cell, Dialect, Sink, Snapshot, TABLES, Table, arrive, block_on, depart, insert,
-    is_channel_state, pieces, select, select_held,
+    Arrived, Cell, Dialect, Sink, Snapshot, TABLES, Table, arrive, block_on, depart,
+    does_not_follow, insert, is_channel_state, pieces, select, select_held,
 };
 use crate::store::{
     Arrival, ByteSource, KeyValueWrite, MoveError, NodeState, StoreAdmin, StoreError, StoreHealth,
@@ -198,6 +199,9 @@ fn import(
     connection
         .execute_batch(schema::DERIVED)
         .map_err(sql_error)?;
+    if let Some(wrong) = wrong_in(&connection)?.into_iter().next() {
+        return Err(does_not_follow(&arrived, wrong));
+    }
     if arrived.had_node {
         // A seat without writes is at 0: one is enough to be the newest, and -1 never is.
         let writes = if arrived.arrival.has_node_state {
@@ -236,6 +240,9 @@ impl StoreAdmin for SqliteStore {
         let (to, source) = pieces();
         let (begun, has_begun) = oneshot::channel();
         drop(spawn("flashkit-export", move || {
+            if node == NodeState::HandOver {
+                seat::flush(&file);
+            }
             let open = Open::begin(&file, "BEGIN");
             // The moment is that of the first read.
             let open = open.and_then(|open| {
@@ -339,16 +346,9 @@ impl SqliteStore {
                 "UPDATE settings SET value = value + 1 WHERE name = 'node_epoch'",
                 [],
             )?;
-            // A file from before, put back, is an older one: by its own number it is not.
+            // A file from before this is an older one, as after any other write of the node.
             node_state::count_write(connection)?;
             note_move(connection, "handed_over", "")
-        })
-        .await?;
-        // By now the number is beside the file, where a loss of power must not take it away.
-        let location = self.shared.location.clone();
-        run_task(&self.shared.queue, Lane::Node, move |_, _| {
-            seat::flush(&location);
-            Ok(())
         })
         .await
     }

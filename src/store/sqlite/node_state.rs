@@ -175,7 +175,6 @@ pub(super) fn writes(connection: &Connection) -> Result<i64, rusqlite::Error> {
         .query_row([], |row| row.get(0))
 }
 
-/// The node has written once more.
 pub(super) fn count_write(connection: &Connection) -> Result<(), rusqlite::Error> {
     connection
         .prepare_cached(

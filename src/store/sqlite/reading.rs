@@ -113,6 +113,12 @@ pub(super) fn transfer_by_id(
         .optional()
 }
 
+pub(super) fn reversed(connection: &Connection, id: TransferId) -> Result<i64> {
+    connection
+        .prepare_cached("SELECT coalesce((SELECT amount FROM reversals WHERE transfer = ?1), 0)")?
+        .query_row([id.to_string()], |row| row.get(0))
+}
+
 pub(super) fn journal(
     connection: &Connection,
     after: i64,

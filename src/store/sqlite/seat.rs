@@ -57,15 +57,18 @@ pub(super) fn real_path(file: &Path) -> Result<PathBuf, StoreError> {
     Ok(folder.map_err(io_error)?.join(name))
 }
 
-/// Flushes the number beside a file, as far as the system lets it.
-pub(super) fn flush(database: &Path) {
-    drop(File::open(beside(database)).and_then(|file| file.sync_all()));
-}
-
-fn beside(database: &Path) -> PathBuf {
+/// The lock's file of a database.
+fn lock_of(database: &Path) -> PathBuf {
     let mut name = database.as_os_str().to_owned();
     name.push(".lock");
     name.into()
+}
+
+/// Makes the number that was written last survive a loss of power too. A failure is none, as in
+/// [`Seat::note`].
+pub(super) fn flush(database: &Path) {
+    let file = OpenOptions::new().write(true).open(lock_of(database));
+    drop(file.and_then(|file| file.sync_all()));
 }
 
 impl Seat {
@@ -76,7 +79,7 @@ impl Seat {
             .truncate(false)
             .read(true)
             .write(true)
-            .open(beside(database))
+            .open(lock_of(database))
             .map_err(io_error)?;
         match file.try_lock() {
             Ok(()) => {}

@@ -194,6 +194,10 @@ impl Store for SimulatedStore {
         self.look().await?.hold(id).await
     }
 
+    async fn reversed(&self, id: TransferId) -> Result<i64, StoreError> {
+        self.look().await?.reversed(id).await
+    }
+
     async fn claim(&self, name: &str) -> Result<Option<String>, StoreError> {
         self.look().await?.claim(name).await
     }
