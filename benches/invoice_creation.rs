@@ -449,9 +449,10 @@ fn drain(node: &Node) -> Done {
 async fn bare(chain: &dyn TestChain, folder: &Path, world: &LdkNode) -> Done<Node> {
     let address = free_address()?;
     let node = builder(chain, folder, &address)?;
-    let node = block_in_place(|| {
+    let node = block_in_place(|| -> Done<Node> {
         let node = node.build()?;
-        node.start().map(|()| node)
+        node.start()?;
+        Ok(node)
     })?;
     let coins = node.onchain_payment().new_address()?;
     chain.fund(&coins.to_string(), RESERVE_SATS).await?;
@@ -497,10 +498,7 @@ fn main() -> Done {
     // Beside the build: a temporary folder may be in memory.
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
     let runtime = tokio::runtime::Runtime::new()?;
-    // On a worker, where ldk-node may block.
-    let path = folder.path().to_owned();
-    let ran = runtime.spawn(async move { run(&path, size).await });
-    if runtime.block_on(ran)?? {
+    if runtime.block_on(run(folder.path(), size))? {
         Ok(())
     } else {
         Err("something that was made or paid is missing".into())
