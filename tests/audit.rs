@@ -7,18 +7,24 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use flashkit::Engine;
+use flashkit::cards::CardLimits;
 use flashkit::ids::{BatchId, CardId, TransferId};
 use flashkit::ledger::{Account, Batch, NewTransfer, Step, TransferKind};
-use flashkit::lightning::simulated::SimulatedNetwork;
+use flashkit::lightning::simulated::{SimulatedNetwork, SimulatedNode};
+use flashkit::lightning::{
+    Dispatch, InvoiceRequest, LightningError, LightningEvent, LightningNode, NodeBalances,
+    PaymentHash, PaymentRecord, PaymentRequest, Preimage,
+};
 use flashkit::ports::{Clock, SystemClock};
-use flashkit::reports::{Audit, Control};
+use flashkit::reports::{Audit, Control, Untied};
 use flashkit::store::sqlite::SqliteStore;
 use flashkit::store::{MemoryStore, Store};
 use flashkit::testkit::clock::ManualClock;
 use flashkit::treasury::{BookCapital, CapitalAccount, CapitalDirection};
 use support::key;
-use support::shop::{self, SAT};
+use support::shop::{self, SAT, sat};
 
 async fn audit(engine: &Engine) -> Audit {
     let reports = engine.reports();
@@ -52,6 +58,168 @@ async fn engine(store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Engine {
         .unwrap();
     engine.start().await.unwrap();
     engine
+}
+
+/// A node that cannot be had, for one reason, and has some money.
+struct AbsentNode {
+    node: SimulatedNode,
+    reason: LightningError,
+}
+
+#[async_trait]
+impl LightningNode for AbsentNode {
+    async fn start(&self) -> Result<(), LightningError> {
+        Err(self.reason.clone())
+    }
+
+    async fn stop(&self) -> Result<(), LightningError> {
+        self.node.stop().await
+    }
+
+    fn node_id(&self) -> String {
+        self.node.node_id()
+    }
+
+    async fn create_invoice(&self, request: InvoiceRequest) -> Result<String, LightningError> {
+        self.node.create_invoice(request).await
+    }
+
+    async fn claim(
+        &self,
+        payment_hash: PaymentHash,
+        preimage: Preimage,
+        amount_msat: i64,
+    ) -> Result<(), LightningError> {
+        self.node.claim(payment_hash, preimage, amount_msat).await
+    }
+
+    async fn fail(&self, payment_hash: PaymentHash) -> Result<(), LightningError> {
+        self.node.fail(payment_hash).await
+    }
+
+    async fn pay(&self, request: PaymentRequest) -> Result<Dispatch, LightningError> {
+        self.node.pay(request).await
+    }
+
+    async fn payment(
+        &self,
+        payment_hash: PaymentHash,
+    ) -> Result<Option<PaymentRecord>, LightningError> {
+        self.node.payment(payment_hash).await
+    }
+
+    /// Of another time: what stands by knows nothing of now.
+    async fn balances(&self) -> Result<NodeBalances, LightningError> {
+        match self.reason {
+            LightningError::HeldElsewhere { .. } => Ok(NodeBalances {
+                channels_msat: 7,
+                onchain_msat: 7,
+                closing_msat: 7,
+                inbound_capacity_msat: 7,
+                outbound_capacity_msat: 7,
+            }),
+            _ => Err(self.reason.clone()),
+        }
+    }
+
+    async fn next_event(&self) -> Result<LightningEvent, LightningError> {
+        Err(self.reason.clone())
+    }
+
+    async fn acknowledge(&self) -> Result<(), LightningError> {
+        Ok(())
+    }
+}
+
+/// What arrives while the node is asked is no difference.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_audit_while_payments_arrive_and_leave_finds_nothing() {
+    let store = Arc::new(MemoryStore::new(Arc::new(SystemClock)));
+    let shop = shop::simulated(store.clone()).await;
+    let card = shop::card(&shop.engine, shop::UID, CardLimits::default()).await;
+    let (engine, customer) = (shop.engine.clone(), shop.customer.clone());
+    let paying = tokio::spawn(async move {
+        for number in 0..60 {
+            shop::top_up(
+                &engine,
+                &customer,
+                &card,
+                &format!("t-{number}"),
+                sat(1_000),
+            )
+            .await;
+        }
+    });
+    let mut audits = 0;
+    while !paying.is_finished() {
+        let found = audit(&shop.engine).await;
+        assert!(
+            found.differences.is_empty() && found.is_balanced,
+            "{found:?}"
+        );
+        audits += 1;
+    }
+    paying.await.unwrap();
+    println!("{audits} audits");
+    assert!(audits > 5, "{audits}");
+    assert_eq!(events(store.as_ref()).await, [""; 0]);
+    shop.engine.stop().await.unwrap();
+}
+
+fn why(untied: &[Untied]) -> Vec<(&str, i64, Option<i64>)> {
+    let untied = untied.iter();
+    untied
+        .map(|it| (it.code.as_str(), it.booked_msat, it.since_ms))
+        .collect()
+}
+
+/// An engine whose node is not here ties what is in the books, and says that it tied no more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_tied_to_the_node_is_said() {
+    let clock = Arc::new(ManualClock::at(SystemClock.now_ms()));
+    let store = Arc::new(MemoryStore::new(clock.clone()));
+    let with_node = engine(store.clone(), clock.clone()).await;
+    book(&with_node, "never-came", CapitalDirection::In).await;
+    let found_ms = clock.now_ms();
+    assert_eq!(audit(&with_node).await.untied, []);
+    clock.advance(Duration::from_secs(60));
+
+    let absent = |reason: LightningError| -> Arc<dyn LightningNode> {
+        let node = SimulatedNetwork::new(clock.clone()).node(0);
+        Arc::new(AbsentNode { node, reason })
+    };
+    let held = LightningError::HeldElsewhere { remaining_ms: 1 };
+    let (away, none) = ("lightning.held_elsewhere", "lightning.no_node");
+    for (elsewhere, node, code) in [
+        (false, None, none),
+        (true, None, away),
+        (false, Some(absent(held)), away),
+        (
+            false,
+            Some(absent(LightningError::NotRunning)),
+            "lightning.not_running",
+        ),
+    ] {
+        let mut builder = Engine::builder(store.clone(), shop::master()).network("regtest");
+        if elsewhere {
+            builder = builder.lightning_elsewhere();
+        }
+        if let Some(node) = node {
+            builder = builder.lightning(node);
+        }
+        let engine = builder.clock(clock.clone()).open().await.unwrap();
+        // One that is refused its start is audited as it is.
+        drop(engine.start().await);
+        let found = audit(&engine).await;
+        assert_eq!(found.controls, []);
+        // What an audit with the node has seen is not gone because this one cannot look.
+        let expected = [(code, 1_000 * SAT, Some(found_ms)), (code, 0, None)];
+        assert_eq!(why(&found.untied), expected);
+        assert!(found.is_balanced && found.differences.is_empty());
+    }
+    assert_eq!(events(store.as_ref()).await, ["audit.difference_found"]);
+    let controls = audit(&with_node).await.controls;
+    assert_eq!(since(&controls), [Some(found_ms), None]);
 }
 
 fn since(controls: &[Control]) -> Vec<Option<i64>> {

@@ -878,6 +878,15 @@ async fn every_command_and_every_answer() {
             transfer: flashkit::ids::TransferId::from_parts(1, [3; 10]),
         }],
     });
+    check(&flashkit::reports::Untied {
+        account: flashkit::ledger::Account::node_channels(),
+        booked_msat: 5,
+        incoming_msat: 1,
+        outgoing_msat: 2,
+        known_msat: 0,
+        code: "lightning.no_node".to_owned(),
+        since_ms: Some(3),
+    });
     check_answer(&reports.audit(&issuer).await.unwrap());
     for event in engine
         .events()

@@ -261,6 +261,7 @@ async fn the_main_job() {
     );
     let audit = kit.audit(issuer.clone()).await.unwrap();
     assert!(audit.is_balanced && audit.controls.iter().all(|control| control.is_explained));
+    assert_eq!(audit.untied, []);
 
     // Events by a cursor, across a shutdown.
     let first = kit.next_events(issuer.clone(), "app".into(), 3).await;

@@ -22,20 +22,17 @@ use super::{CardError, Cards, guard, load, taps};
 use crate::Error;
 use crate::access::Credential;
 use crate::core::{
-    Answer, Core, Decision, Executed, IdempotencyKey, Loaded, Turn, Turns, emit, put,
+    Answer, Core, Decision, Executed, HashCost, IdempotencyKey, Loaded, Turn, Turns, emit, put,
 };
 use crate::ids::CardId;
 use crate::ledger::Step;
 use crate::store::StoreError;
 
 const PINS: &str = "card_pin";
-/// How many PINs are hashed at once, each in [`MEMORY_KIB`].
+/// How many PINs are hashed at once, each in the memory of [`HashCost`].
 const LANES: usize = 4;
 
-/// Of Argon2id, as OWASP's *Password Storage Cheat Sheet* has them for a server: 19 MiB, two
-/// passes, one lane. They stand in every hash, so that changing them here breaks no PIN.
-const MEMORY_KIB: u32 = 19_456;
-const PASSES: u32 = 2;
+/// Of Argon2id. It stands in every hash with what it costs, so that changing either breaks no PIN.
 const PARALLELISM: u32 = 1;
 
 /// The PIN of a card: 4 to 8 digits. `Debug` does not show it, and it is wiped when dropped.
@@ -153,12 +150,19 @@ fn write(card: CardId, read_version: i64, record: &PinRecord) -> Result<Step, Er
     put(PINS, card.to_string(), read_version, record, Vec::new())
 }
 
-/// The step that gives the card `to`, which has none, the PIN of the card `from`.
-pub(super) async fn carry(core: &Core, from: CardId, to: CardId) -> Result<Option<Step>, Error> {
-    match load_pin(core, from).await? {
-        Some(found) => write(to, 0, &found.value).map(Some),
-        None => Ok(None),
+/// The steps that give the card `to`, which has none, the PIN of the card `from` as it is in the
+/// commit: neither one that is set nor a wrong one that is counted in between is lost.
+pub(super) async fn carry(core: &Core, from: CardId, to: CardId) -> Result<Vec<Step>, Error> {
+    let found = load_pin(core, from).await?;
+    let mut steps = vec![Step::Require {
+        collection: PINS,
+        id: from.to_string(),
+        version: found.as_ref().map_or(0, |found| found.version),
+    }];
+    if let Some(found) = found {
+        steps.push(write(to, 0, &found.value)?);
     }
+    Ok(steps)
 }
 
 async fn load_pin(core: &Core, card: CardId) -> Result<Option<Loaded<PinRecord>>, Error> {
@@ -187,8 +191,8 @@ impl PinLanes {
     }
 }
 
-fn hasher(key: &[u8; 32]) -> Result<Argon2<'_>, Error> {
-    let params = Params::new(MEMORY_KIB, PASSES, PARALLELISM, None);
+fn hasher(key: &[u8; 32], cost: HashCost) -> Result<Argon2<'_>, Error> {
+    let params = Params::new(cost.memory_kib, cost.passes, PARALLELISM, None);
     let params = params.map_err(|error| unusable(&error))?;
     Argon2::new_with_secret(key, Algorithm::Argon2id, Version::V0x13, params)
         .map_err(|error| unusable(&error))
@@ -201,12 +205,12 @@ fn unusable(error: &dyn fmt::Display) -> Error {
 
 /// The PHC string of a PIN.
 async fn hash(core: &Core, pin: Pin) -> Result<String, Error> {
-    let key = core.secrets.pin_key();
+    let (key, cost) = (core.secrets.pin_key(), core.hash_cost);
     let mut salt = [0; 16];
     core.entropy.fill(&mut salt)?;
     core.blocking(move || {
         let salt = SaltString::encode_b64(&salt).map_err(|error| unusable(&error))?;
-        let hashed = hasher(&key)?.hash_password(pin.0.0.as_bytes(), &salt);
+        let hashed = hasher(&key, cost)?.hash_password(pin.0.0.as_bytes(), &salt);
         let hashed = hashed.map_err(|error| unusable(&error))?;
         Ok(hashed.to_string())
     })
@@ -215,10 +219,10 @@ async fn hash(core: &Core, pin: Pin) -> Result<String, Error> {
 
 /// True when a PHC string is that of the PIN; compared in constant time.
 async fn is_right(core: &Core, pin: Pin, hash: String) -> Result<bool, Error> {
-    let key = core.secrets.pin_key();
+    let (key, cost) = (core.secrets.pin_key(), core.hash_cost);
     core.blocking(move || {
         let hash = PasswordHash::new(&hash).map_err(|error| unusable(&error))?;
-        match hasher(&key)?.verify_password(pin.0.0.as_bytes(), &hash) {
+        match hasher(&key, cost)?.verify_password(pin.0.0.as_bytes(), &hash) {
             Ok(()) => Ok(true),
             Err(argon2::password_hash::Error::Password) => Ok(false),
             Err(error) => Err(unusable(&error)),

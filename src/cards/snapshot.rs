@@ -5,12 +5,15 @@ use super::model::{Card, CardSnapshot, CurrencyBalance, LimitUsage};
 use super::top_up_address::{self, TopUpAddress};
 use super::{Cards, rules};
 use crate::Error;
+use crate::core::CommandError;
 use crate::exchange;
 use crate::ledger::TransferRow;
 use crate::money::{Asset, Currency, Quote, Rounding};
 
 /// How much of its history a card shows at once.
 const SNAPSHOT_HISTORY: usize = 20;
+/// How often a card is looked at again that changes its balance while it is looked at.
+const MAX_LOOKS: usize = 8;
 
 /// What a card has, and what it did with it.
 #[derive(Default)]
@@ -31,11 +34,7 @@ impl Cards {
         card: Card,
         shows_money: bool,
     ) -> Result<CardSnapshot, Error> {
-        let shown = if shows_money && !reads_nothing(&card) {
-            self.money_of(&card).await?
-        } else {
-            Money::default()
-        };
+        let (card, shown) = self.shown_of(card, shows_money).await?;
         let money = match card.unit {
             Asset::Fiat(currency) => {
                 let (balance, pending) = (shown.balance, shown.pending);
@@ -56,6 +55,24 @@ impl Cards {
             history: shown.history,
             top_up: shown.top_up,
         })
+    }
+
+    /// The card with the money that was its own while that was read: where another card came in the
+    /// place of its own, or of its family's, the money had moved on before it was looked at.
+    async fn shown_of(&self, mut card: Card, shows_money: bool) -> Result<(Card, Money), Error> {
+        for _ in 0..MAX_LOOKS {
+            if !shows_money || reads_nothing(&card) {
+                return Ok((card, Money::default()));
+            }
+            let money = self.money_of(&card).await?;
+            let now = super::load(&self.core, card.id).await?.value;
+            let is_same = now.balance_account() == card.balance_account();
+            if is_same && !reads_nothing(&now) {
+                return Ok((card, money));
+            }
+            card = now;
+        }
+        Err(CommandError::Contended.into())
     }
 
     async fn money_of(&self, card: &Card) -> Result<Money, Error> {

@@ -165,6 +165,24 @@ pub enum NodeStatus {
     Locked,
 }
 
+/// What a hash costs whoever tries PINs, with Argon2id.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct HashCost {
+    pub(crate) memory_kib: u32,
+    pub(crate) passes: u32,
+}
+
+impl Default for HashCost {
+    /// As OWASP's *Password Storage Cheat Sheet* has them for a server, with one lane: 19 MiB, two
+    /// passes.
+    fn default() -> Self {
+        Self {
+            memory_kib: 19_456,
+            passes: 2,
+        }
+    }
+}
+
 /// The ports and settings of one engine.
 pub(crate) struct Core {
     pub(crate) store: Arc<dyn Store>,
@@ -179,6 +197,7 @@ pub(crate) struct Core {
     pub(crate) entropy: Arc<dyn Entropy>,
     pub(crate) executor: Arc<dyn Executor>,
     pub(crate) secrets: Secrets,
+    pub(crate) hash_cost: HashCost,
     pub(crate) issuer: CredentialId,
     pub(crate) settings: Settings,
     /// The latest commit time that was seen. It can be ahead of the clock, if that was set back.

@@ -9,7 +9,7 @@ use crate::access::HostKeys;
 use crate::cards::boltcard::IssuerKey;
 use crate::cards::{Cards, IssuerKeys};
 use crate::chain::ChainSource;
-use crate::core::{CommandError, Core, MasterSecret, Secrets, Settings, Turns};
+use crate::core::{CommandError, Core, HashCost, MasterSecret, Secrets, Settings, Turns};
 use crate::invoices::Invoices;
 use crate::lightning::LightningNode;
 use crate::payments::Payments;
@@ -34,6 +34,7 @@ pub struct EngineBuilder {
     entropy: Arc<dyn Entropy>,
     executor: Option<Arc<dyn Executor>>,
     settings: Settings,
+    hash_cost: HashCost,
 }
 
 impl EngineBuilder {
@@ -52,6 +53,7 @@ impl EngineBuilder {
             entropy: Arc::new(SystemEntropy),
             executor: None,
             settings: Settings::default(),
+            hash_cost: HashCost::default(),
         }
     }
 
@@ -127,6 +129,17 @@ impl EngineBuilder {
         self
     }
 
+    /// PINs are hashed so that nobody waits for it: for thousands of them in a simulation, and no
+    /// others.
+    #[cfg(feature = "testkit")]
+    pub(crate) fn quick_hashes(mut self) -> Self {
+        self.hash_cost = HashCost {
+            memory_kib: 8,
+            passes: 1,
+        };
+        self
+    }
+
     /// Opens the engine on its store. The node is not started yet: see [`Engine::start`].
     ///
     /// # Errors
@@ -151,6 +164,7 @@ impl EngineBuilder {
             executor,
             issuer: secrets.issuer_credential(),
             secrets,
+            hash_cost: self.hash_cost,
             settings: self.settings,
             last_commit_ms: AtomicI64::new(0),
             receipt_turns: Turns::default(),

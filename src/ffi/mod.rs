@@ -49,7 +49,7 @@ pub use object::{Flashkit, flashkit_version};
 pub use records_books::{
     AccountBalance, AssetTotals, Audit, BookCapitalRequest, BooksDifference, Capital,
     CapitalAccount, CapitalDirection, Control, EngineEvent, JobFailure, JobsReport, LedgerSide,
-    Problem, Transfer, TransferPage, TrialBalance, TrialBalanceLine,
+    Problem, Transfer, TransferPage, TrialBalance, TrialBalanceLine, UntiedControl,
 };
 pub use records_by_hand::{
     AssignSuspenseRequest, GiveUpInvoiceRequest, PayoutOutcome, RenewHolderRequest,

@@ -346,6 +346,25 @@ pub struct Control {
     pub since_ms: Option<i64>,
 }
 
+/// A control account that could not be compared: what it mirrors could not be asked.
+#[derive(Debug, Clone, PartialEq, Eq, uniffi::Record)]
+pub struct UntiedControl {
+    /// `kind/owner/asset`.
+    pub account: String,
+    /// What the books say.
+    pub booked_msat: i64,
+    /// What is on hold and would raise it.
+    pub incoming_msat: i64,
+    /// What is on hold and would lower it.
+    pub outgoing_msat: i64,
+    /// What of the real figure is known all the same.
+    pub known_msat: i64,
+    /// Why, as a stable code: `lightning.held_elsewhere` where another instance has the node.
+    pub code: String,
+    /// The first audit that saw a difference which no audit has seen gone.
+    pub since_ms: Option<i64>,
+}
+
 /// An account whose totals are not the sum of what moved.
 #[derive(Debug, Clone, PartialEq, Eq, uniffi::Record)]
 pub struct BooksDifference {
@@ -365,8 +384,10 @@ pub struct BooksDifference {
 pub struct Audit {
     /// Debits equal credits for every asset.
     pub is_balanced: bool,
-    /// The control accounts.
+    /// The control accounts that could be compared with what they mirror.
     pub controls: Vec<Control>,
+    /// Those that could not: of them nothing is shown to be right.
+    pub untied: Vec<UntiedControl>,
     /// Accounts that are not the sum of what moved: none in honest books.
     pub differences: Vec<BooksDifference>,
     /// When the books were like this.
@@ -386,6 +407,16 @@ impl From<Answer<reports::Audit>> for Audit {
             difference_msat: control.difference_msat,
             since_ms: control.since_ms,
         });
+        let untied = answer.value.untied.into_iter();
+        let untied = untied.map(|untied| UntiedControl {
+            account: untied.account.to_string(),
+            booked_msat: untied.booked_msat,
+            incoming_msat: untied.incoming_msat,
+            outgoing_msat: untied.outgoing_msat,
+            known_msat: untied.known_msat,
+            code: untied.code,
+            since_ms: untied.since_ms,
+        });
         let differences = answer.value.differences.into_iter().map(|difference| {
             let side = difference.account.kind().side();
             BooksDifference {
@@ -398,6 +429,7 @@ impl From<Answer<reports::Audit>> for Audit {
         Self {
             is_balanced: answer.value.is_balanced,
             controls: controls.collect(),
+            untied: untied.collect(),
             differences: differences.collect(),
             as_of_ms: answer.as_of_ms,
         }

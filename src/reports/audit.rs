@@ -5,8 +5,9 @@ use serde::{Deserialize, Serialize};
 use super::{JournalVerdict, Reports};
 use crate::Error;
 use crate::access::Credential;
-use crate::core::{Answer, Core, Loaded, emit, put};
+use crate::core::{Answer, Core, Loaded, NodeStatus, emit, put};
 use crate::ledger::{Account, Balance, JournalProblem};
+use crate::lightning::{LightningError, NodeBalances};
 
 /// A control account beside what it mirrors.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +37,29 @@ impl Control {
     }
 }
 
+/// A control account that could not be compared: what it mirrors could not be asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Untied {
+    /// The control account.
+    pub account: Account,
+    /// What the books say.
+    pub booked_msat: i64,
+    /// What is on hold and would raise it.
+    pub incoming_msat: i64,
+    /// What is on hold and would lower it.
+    pub outgoing_msat: i64,
+    /// What of the real figure is known all the same: on chain what the operator's wallets have, in
+    /// blocks and waiting.
+    pub known_msat: i64,
+    /// Why, as a stable code: `lightning.no_node`; `lightning.held_elsewhere` where another
+    /// instance has the node, which can tie it; `lightning.stale_state` where it is locked;
+    /// `report.unsettled` where money moved all the while; or what the node refused with.
+    pub code: String,
+    /// The first audit that saw a difference which no audit has seen gone; milliseconds since the
+    /// epoch.
+    pub since_ms: Option<i64>,
+}
+
 /// An account whose totals are not the sum of what moved.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BooksDifference {
@@ -55,8 +79,11 @@ pub struct BooksDifference {
 pub struct Audit {
     /// Debits equal credits for every asset.
     pub is_balanced: bool,
-    /// The control accounts.
+    /// The control accounts that could be compared with what they mirror.
     pub controls: Vec<Control>,
+    /// Those that could not: of them nothing is shown to be right.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub untied: Vec<Untied>,
     /// Accounts that are not the sum of what moved: none in honest books.
     pub differences: Vec<BooksDifference>,
 }
@@ -71,6 +98,18 @@ struct Seen {
 }
 
 const SEEN: &str = "audit_difference";
+/// How often the node is asked again while money moves through it.
+const MAX_LOOKS: usize = 50;
+const UNSETTLED: &str = "report.unsettled";
+
+/// What the world has beside the control accounts, with nothing booked in between.
+struct Moment {
+    /// The code of what it refused with.
+    node: Result<NodeBalances, &'static str>,
+    /// In blocks, and waiting.
+    in_wallets: (i64, i64),
+    accounts: [(Account, Balance); 2],
+}
 
 impl Reports {
     /// Recomputes every balance from the transfers and holds that made it, and compares the
@@ -78,50 +117,98 @@ impl Reports {
     ///
     /// It reads the whole journal, while everything else goes on. What differs is remembered, so
     /// that the next audit tells how old it is, with the events `audit.difference_found` and
-    /// `audit.difference_gone`.
+    /// `audit.difference_gone`. Where the node is not here, or does not answer, the control accounts
+    /// are [`untied`](Audit::untied), and all else is audited.
     ///
     /// # Errors
-    /// `access.*`, `store.*`, `lightning.*`.
+    /// `access.*`, `store.*`.
     pub async fn audit(&self, credential: &Credential) -> Result<Answer<Audit>, Error> {
         let books = self.trial_balance(credential).await?;
-        let node = self.core.node()?.balances().await?;
         let now_ms = books.as_of_ms;
-        #[cfg(feature = "chain")]
-        let (in_wallets_msat, waiting_msat) = self.core.operator_coins_msat().await?;
-        #[cfg(not(feature = "chain"))]
-        let (in_wallets_msat, waiting_msat) = (0_i64, 0_i64);
-        let wallets_msat = in_wallets_msat.saturating_add(waiting_msat);
-        let mut controls = Vec::new();
-        let onchain_msat = node.onchain_msat.saturating_add(node.closing_msat);
-        for (account, actual_msat, waiting_msat) in [
-            (Account::node_channels(), node.channels_msat, 0),
-            (
-                Account::node_onchain(),
-                onchain_msat.saturating_add(wallets_msat),
-                waiting_msat,
-            ),
-        ] {
-            let balance = self.core.store.balance(&account).await?;
-            let mut control = control(account, balance, actual_msat);
-            // What waits for a block is on hold at most.
-            control.incoming_msat = control.incoming_msat.max(waiting_msat);
-            let differs = !control.is_explained();
-            control.since_ms = self
-                .core
-                .remember("world", account, differs, now_ms)
-                .await?;
-            controls.push(control);
-        }
+        let (controls, untied) = self.controls(now_ms).await?;
         let verdict = self.verify_journal(credential, &[]).await?;
         let value = Audit {
             is_balanced: books.is_balanced(),
             controls,
+            untied,
             differences: self.differences(&verdict, now_ms).await?,
         };
         Ok(Answer {
             as_of_ms: now_ms,
             value,
         })
+    }
+
+    /// The control accounts beside the node, as far as it says what it has.
+    async fn controls(&self, now_ms: i64) -> Result<(Vec<Control>, Vec<Untied>), Error> {
+        let core = &self.core;
+        let (mut controls, mut untied) = (Vec::new(), Vec::new());
+        let moment = self.at_one_moment().await?;
+        let (in_blocks_msat, waiting_msat) = moment.in_wallets;
+        let wallets_msat = in_blocks_msat.saturating_add(waiting_msat);
+        let known = [(0, 0), (wallets_msat, waiting_msat)];
+        for ((account, balance), (known_msat, waiting_msat)) in
+            moment.accounts.into_iter().zip(known)
+        {
+            let node = match &moment.node {
+                Ok(node) => node,
+                Err(code) => {
+                    let since_ms = core.differs_since("world", account).await?;
+                    let control = control(account, balance, known_msat);
+                    untied.push(not_tied(control, code, since_ms));
+                    continue;
+                }
+            };
+            let of_node_msat = match account == Account::node_channels() {
+                true => node.channels_msat,
+                false => node.onchain_msat.saturating_add(node.closing_msat),
+            };
+            let mut control = control(account, balance, of_node_msat.saturating_add(known_msat));
+            // What waits for a block is on hold at most.
+            control.incoming_msat = control.incoming_msat.max(waiting_msat);
+            let differs = !control.is_explained();
+            control.since_ms = core.remember("world", account, differs, now_ms).await?;
+            controls.push(control);
+        }
+        Ok((controls, untied))
+    }
+
+    /// Asks the node between two looks at the accounts, until nothing was booked meanwhile: what
+    /// has just arrived would be a difference that nothing explains.
+    async fn at_one_moment(&self) -> Result<Moment, Error> {
+        let core = &self.core;
+        let mut before = self.control_accounts().await?;
+        for _ in 0..MAX_LOOKS {
+            let node = core.node_balances().await;
+            #[cfg(feature = "chain")]
+            let in_wallets = core.operator_coins_msat().await?;
+            #[cfg(not(feature = "chain"))]
+            let in_wallets = (0_i64, 0_i64);
+            let accounts = self.control_accounts().await?;
+            if accounts == before {
+                let node = node.map_err(|error| error.code());
+                return Ok(Moment {
+                    node,
+                    in_wallets,
+                    accounts,
+                });
+            }
+            before = accounts;
+        }
+        Ok(Moment {
+            node: Err(UNSETTLED),
+            in_wallets: (0, 0),
+            accounts: before,
+        })
+    }
+
+    async fn control_accounts(&self) -> Result<[(Account, Balance); 2], Error> {
+        let store = &self.core.store;
+        let [channels, onchain] = [Account::node_channels(), Account::node_onchain()];
+        Ok([
+            (channels, store.balance(&channels).await?),
+            (onchain, store.balance(&onchain).await?),
+        ])
     }
 
     async fn differences(
@@ -174,6 +261,34 @@ impl Reports {
 }
 
 impl Core {
+    /// What the node has, if it is here to say so.
+    async fn node_balances(&self) -> Result<NodeBalances, LightningError> {
+        let remaining_ms = 0;
+        if self.lightning.is_none() && self.lightning_elsewhere {
+            return Err(LightningError::HeldElsewhere { remaining_ms });
+        }
+        let node = self.node()?;
+        match self.node_status() {
+            NodeStatus::Standby => Err(LightningError::HeldElsewhere { remaining_ms }),
+            NodeStatus::Locked => Err(LightningError::StaleState {
+                reason: "it is locked".to_owned(),
+            }),
+            NodeStatus::None | NodeStatus::Stopped | NodeStatus::Running => node.balances().await,
+        }
+    }
+
+    /// Since when a difference is there, as the audits before have seen it.
+    async fn differs_since(
+        &self,
+        kind: &'static str,
+        account: Account,
+    ) -> Result<Option<i64>, Error> {
+        let id = format!("{kind}/{account}");
+        let seen: Option<Loaded<Seen>> = self.load(SEEN, &id).await?;
+        let open = seen.filter(|seen| seen.value.gone_ms.is_none());
+        Ok(open.map(|seen| seen.value.since_ms))
+    }
+
     /// Writes down that a difference is there, or is gone; answers since when it is there.
     async fn remember(
         &self,
@@ -213,9 +328,7 @@ impl Core {
             ]))
         })
         .await?;
-        let seen: Option<Loaded<Seen>> = self.load(SEEN, &id).await?;
-        let open = seen.filter(|seen| seen.value.gone_ms.is_none());
-        Ok(open.map(|seen| seen.value.since_ms))
+        self.differs_since(kind, account).await
     }
 
     async fn open_differences(&self, kind: &'static str) -> Result<Vec<Account>, Error> {
@@ -246,5 +359,18 @@ fn control(account: Account, balance: Balance, actual_msat: i64) -> Control {
         actual_msat,
         difference_msat: actual_msat.saturating_sub(booked_msat),
         since_ms: None,
+    }
+}
+
+/// `control` has what is known without the node as what there is.
+fn not_tied(control: Control, code: &str, since_ms: Option<i64>) -> Untied {
+    Untied {
+        account: control.account,
+        booked_msat: control.booked_msat,
+        incoming_msat: control.incoming_msat,
+        outgoing_msat: control.outgoing_msat,
+        known_msat: control.actual_msat,
+        code: code.to_owned(),
+        since_ms,
     }
 }

@@ -16,7 +16,7 @@ use crate::core::{Answer, Core};
 use crate::ledger::{Account, Balance, Side};
 use crate::money::Asset;
 
-pub use audit::{Audit, BooksDifference, Control};
+pub use audit::{Audit, BooksDifference, Control, Untied};
 pub use error::ReportError;
 pub use journal::{HeadKey, JournalVerdict, SignedHeads};
 pub use statement::{

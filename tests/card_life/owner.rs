@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use flashkit::access::Credential;
 use flashkit::cards::{
-    AutoTopUp, CardLimits, CardReceiptOf, CardState, CardStatementQuery, PayWithCard,
+    AutoTopUp, CardLimits, CardReceiptOf, CardState, CardStatementQuery, ChargeCard, PayWithCard,
     RenewTopUpAddress, RetireTo, SetAutoTopUp, SetCardLimits, SetCardNote, SetCardPin, TopUpSource,
     UnlockCardCode, UnlockCardPin, WithdrawFromCard,
 };
@@ -169,6 +169,54 @@ async fn a_card_that_changes_hands_before_the_commit_is_decided_about_again() {
         let (name, now) = ("now", &replaced.unwrap().holder);
         freeze(&engine, now, name, child).await.err();
         unfreeze(&engine, now, name, child).await.unwrap();
+        engine.stop().await.unwrap();
+    }
+}
+
+/// What a holder is told stands: a PIN that is set while the card is being replaced is that of the
+/// card in its place.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pin_that_is_set_before_the_commit_of_a_replacement_goes_with_it() {
+    for first in [None, Some("1234")] {
+        let memory = Arc::new(MemoryStore::new(Arc::new(SystemClock)));
+        let pause = Arc::new(Pause::default());
+        let store: Arc<dyn Store> = Arc::new(GatedStore::pausing(memory, pause.clone()));
+        let shop = shop::simulated(store.clone()).await;
+        let engine = shop.engine.clone();
+        let merchant = shop::merchant(&engine, "Cookshop").await;
+        let old = shop::card(&engine, shop::UID, CardLimits::default()).await;
+        fund(&*store, 1, old.id, 10_000).await;
+        let set = async |name: &str, pin: &str| {
+            let (key, card, pin) = (key(name), old.id, digits(pin));
+            let command = SetCardPin { key, card, pin };
+            engine.cards().set_pin(&old.holder, command).await.unwrap();
+        };
+        if let Some(first) = first {
+            set("first", first).await;
+        }
+        let (_, mut chip) = blank(&engine, 1).await;
+        pause.arm("cards.replace");
+        let (replacing, holder, tap) = (engine.clone(), old.holder.clone(), chip.tap());
+        let replacing =
+            tokio::spawn(async move { replace(&replacing, &holder, "new", old.id, &tap).await });
+        pause.reached().await;
+        set("second", "5678").await;
+        pause.release();
+        replacing.await.unwrap().unwrap();
+        for (name, pin, expected) in [
+            ("before", "1234", Err("card.wrong_pin")),
+            ("now", "5678", Ok(())),
+        ] {
+            let command = ChargeCard {
+                key: key(name),
+                tap: chip.tap(),
+                price: sat(1_000),
+                reference: name.to_owned(),
+                pin: Some(digits(pin)),
+            };
+            let charged = engine.cards().charge(&merchant.till, command).await;
+            assert_eq!(told(charged).map(drop), expected, "{name}, {first:?}");
+        }
         engine.stop().await.unwrap();
     }
 }

@@ -226,6 +226,7 @@ impl Set {
         assert_eq!(verdict.problems, [], "{step}");
         let audit = reports.audit(&issuer).await.unwrap();
         let explained = audit.controls.iter().all(|control| control.is_explained());
+        assert_eq!(audit.untied, [], "{step}");
         assert!(
             explained && audit.differences.is_empty(),
             "{step}: {audit:?}"

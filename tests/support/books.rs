@@ -53,6 +53,7 @@ pub async fn expect_sound(engine: &Engine, step: &str) {
 pub async fn node_agrees(engine: &Engine) -> bool {
     let audit = engine.reports().audit(&engine.issuer()).await.unwrap();
     audit.is_balanced
+        && audit.untied.is_empty()
         && audit
             .controls
             .iter()

@@ -57,7 +57,7 @@ pub(super) fn queue(written: Written) {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::time::{Duration, Instant};
+    use std::time::Duration;
 
     use ldk_node::lightning::util::persist::KVStoreSync;
     use ldk_node::tokio::runtime::Handle;
@@ -65,7 +65,7 @@ mod tests {
 
     use super::super::health::NodeHealth;
     use super::super::kv::LdkStore;
-    use super::super::lease::Fence;
+    use super::super::lease::{Fence, Moment};
     use super::*;
     use crate::ports::SystemClock;
     use crate::store::{KeyValue, StoreError};
@@ -75,7 +75,7 @@ mod tests {
         let epoch = state.begin_epoch().await.expect("epoch");
         let health = Arc::new(NodeHealth::new(Arc::new(SystemClock)));
         let long = Duration::from_secs(3_600);
-        let fence = Fence::new(epoch, Instant::now(), long, Arc::clone(&health));
+        let fence = Fence::new(epoch, Moment::now(&health), long, Arc::clone(&health));
         let (state, fence) = (Arc::new(state.clone()), Arc::new(fence));
         LdkStore::new(state, epoch, Handle::current(), health, fence)
     }

@@ -337,7 +337,8 @@ fn check_length(connection: &Connection, file: &Path) -> Result<(), StoreError> 
     })
 }
 
-fn create(connection: &mut Connection) -> Result<(), StoreError> {
+/// Makes the tables in a file that has none.
+pub(super) fn create(connection: &mut Connection) -> Result<(), StoreError> {
     let transaction = connection.transaction().map_err(sql_error)?;
     transaction.execute_batch(TABLES).map_err(sql_error)?;
     transaction

@@ -117,3 +117,75 @@ fn last_positions(connection: &Connection) -> Result<LastPositions> {
             })
         })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+
+    use super::*;
+    use crate::ids::BatchId;
+    use crate::ledger::{Batch, Document, Step};
+    use crate::store::group_commit::Waiting;
+    use crate::store::sqlite::schema;
+
+    const COLLECTION: &str = "thing";
+
+    fn batch(number: u8, read_version: i64) -> Batch {
+        Batch {
+            id: BatchId::from_parts(1, [number; 10]),
+            command: None,
+            steps: vec![Step::Put(NewDocument {
+                collection: COLLECTION,
+                id: "one".to_owned(),
+                read_version,
+                body: serde_json::json!({ "number": number }),
+                index_keys: Vec::new(),
+            })],
+        }
+    }
+
+    /// What a batch comes to in a transaction; its changes are not written yet.
+    fn decided(writing: &mut Writing<'_>, batch: Batch) -> Result<(), &'static str> {
+        let (mut task, answered) = CommitTask::new(batch);
+        writing.batch(&mut task).unwrap();
+        task.finish(Ok(()));
+        let mut context = Context::from_waker(Waker::noop());
+        match pin!(answered).poll(&mut context) {
+            Poll::Ready(Ok(_)) => Ok(()),
+            Poll::Ready(Err(crate::store::CommitError::Refused(refusal))) => Err(refusal.code()),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// What was read of documents before the transaction is how they stood then: once it has
+    /// written some, and a change was made that nobody followed, the tables alone say how they
+    /// stand.
+    #[test]
+    fn what_was_read_before_a_transaction_wrote_is_not_believed_in_it() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        schema::create(&mut connection).unwrap();
+        let cache = Cache::default();
+        let mut before = Writing::new(&connection, &cache, Known::default(), 1);
+        assert_eq!(decided(&mut before, batch(1, 0)), Ok(()));
+        before.tables().unwrap();
+        let read = Document {
+            id: "one".to_owned(),
+            version: 1,
+            body: serde_json::json!({ "number": 1 }),
+        };
+        let read_at = cache.document(COLLECTION, "one").unwrap_err();
+        let name = (COLLECTION.to_owned(), "one".to_owned());
+        cache.keep(name, Some(&read), read_at);
+        assert_eq!(cache.version(COLLECTION, "one"), Some(1));
+
+        let mut writing = Writing::new(&connection, &cache, Known::default(), 2);
+        assert_eq!(decided(&mut writing, batch(2, 1)), Ok(()));
+        // As a task does that is no batch.
+        writing.tables().unwrap();
+        writing.forget();
+        let late = decided(&mut writing, batch(3, 1));
+        assert_eq!(late, Err("ledger.conflict"), "it would undo the second");
+        assert_eq!(decided(&mut writing, batch(4, 2)), Ok(()));
+    }
+}

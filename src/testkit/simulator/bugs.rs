@@ -49,6 +49,16 @@ pub enum PlantedBug {
     ReleasesNothing,
     /// That a tap was looked at is forgotten, so that it never grows old.
     ForgetsLooks,
+    /// The node does not say which block is the best.
+    KnowsNoHeight,
+    /// What is given back of an invoice stays on hold.
+    KeepsWhatIsGivenBack,
+    /// What goes back of an invoice is not written down at the invoice.
+    ForgetsRefunds,
+    /// The points of a sale stay with the card when it is undone.
+    KeepsPoints,
+    /// That a PIN was wrong is told and not written down.
+    ForgetsWrongPins,
     /// An invoice that was paid in the books can be paid over the network as well.
     PaysByBookAndNetwork,
 }
@@ -77,6 +87,11 @@ impl PlantedBug {
         Self::LeavesMoneyBehind,
         Self::ReleasesNothing,
         Self::ForgetsLooks,
+        Self::KnowsNoHeight,
+        Self::KeepsWhatIsGivenBack,
+        Self::ForgetsRefunds,
+        Self::KeepsPoints,
+        Self::ForgetsWrongPins,
         Self::PaysByBookAndNetwork,
     ];
 
@@ -155,6 +170,24 @@ impl PlantedBug {
                 Step::Put(document) => document.collection != "tap_seen",
                 _ => true,
             }),
+            Self::KeepsWhatIsGivenBack if touches_invoice(steps) => {
+                steps.retain(|step| !matches!(step, Step::Release { .. }));
+            }
+            Self::ForgetsRefunds if emits(steps, "refund.succeeded") => {
+                steps.retain(|step| match step {
+                    Step::Put(document) => document.collection != "invoice",
+                    _ => true,
+                });
+            }
+            Self::KeepsPoints if emits(steps, "card.refunded") => {
+                steps.retain(|step| match step {
+                    Step::Reverse(reversal) => !reversal.usage.is_empty(),
+                    _ => true,
+                });
+            }
+            Self::ForgetsWrongPins if emits(steps, "card.pin_wrong") => {
+                steps.retain(|step| !matches!(step, Step::Put(_)));
+            }
             Self::PaysByBookAndNetwork if emits(steps, "card.payment_succeeded") => {
                 steps.retain(|step| match step {
                     Step::Put(document) => document.collection != "invoice",
@@ -165,6 +198,11 @@ impl PlantedBug {
             _ => {}
         }
     }
+}
+
+fn touches_invoice(steps: &[Step]) -> bool {
+    let mut steps = steps.iter();
+    steps.any(|step| matches!(step, Step::Put(document) if document.collection == "invoice"))
 }
 
 fn emits(steps: &[Step], kind: &str) -> bool {

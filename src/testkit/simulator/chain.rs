@@ -9,10 +9,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::commands::{Slot, put_in, taken};
+use super::executor::at_once;
 use super::tally::Fault;
 use super::world::World;
 use crate::Error;
 use crate::invoices::{OnChainFact, OnChainPlace, Outpoint};
+use crate::lightning::{LightningNode, PaymentState};
 use crate::ports::{Clock, Executor};
 
 /// More than anybody waits for.
@@ -248,6 +250,15 @@ impl World {
             }
         }
         self.ground.trace("block", number);
+        self.ground.find_block();
+        // What was not claimed by now is its sender's again.
+        for hash in self.node.overdue() {
+            let record = self.true_node.record(hash);
+            let waits = record.is_some_and(|record| record.state == PaymentState::Pending);
+            if waits && at_once(self.true_node.fail(hash)).is_some_and(|failed| failed.is_ok()) {
+                self.ground.struck(Fault::TimedOut);
+            }
+        }
     }
 
     /// The last blocks come to nothing. What was in them waits again, or was spent twice; most of

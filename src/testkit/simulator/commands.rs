@@ -6,17 +6,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::model::{Wrong, wrong};
+use super::model::{PinSeen, Wrong, wrong};
 use super::tally::Transition;
 use crate::access::Credential;
 use crate::cards::{
     ActivateCard, AddFamilyCard, AuthorizeCard, CaptureCharge, ChargeCard, EnrollOfflineKey,
-    FreezeCard, IssueCard, OfflineEnvelope, PayWithCard, ReleaseCharge, RenewHolder, ReplaceCard,
-    SetAutoTopUp, SetCardLimits, SetOfflineTerms,
+    FreezeCard, IssueCard, OfflineEnvelope, PayWithCard, RefundCharge, ReleaseCharge, RenewHolder,
+    ReplaceCard, SetAutoTopUp, SetCardLimits, SetCardPin, SetOfflineTerms, UnlockCardPin,
 };
 use crate::core::CommandError;
 use crate::ids::CardId;
-use crate::invoices::{CreateInvoice, GiveUpInvoice};
+use crate::invoices::{CancelInvoice, CaptureInvoice, CreateInvoice, GiveUpInvoice};
+use crate::refunds::{CreateRefund, ResolveRefund};
 use crate::rewards::{CreateProgram, RedeemPoints};
 use crate::settlement::{CreateMerchant, PairTill, RequestPayout, ResolvePayout, RevokeTill};
 use crate::store::StoreError;
@@ -57,6 +58,13 @@ pub(super) enum Request {
     Release(ReleaseCharge),
     AutoTopUp(SetAutoTopUp),
     Pay(PayWithCard),
+    SetPin(SetCardPin),
+    UnlockPin(UnlockCardPin),
+    Refund(CreateRefund),
+    RefundCharge(RefundCharge),
+    ResolveRefund(ResolveRefund),
+    CaptureInvoice(CaptureInvoice),
+    CancelInvoice(CancelInvoice),
     /// A look at a tap: another answer each time.
     Peek(String),
 }
@@ -66,7 +74,7 @@ impl Request {
     pub(super) fn is_of_now(&self) -> bool {
         matches!(
             self,
-            Self::Keys(_) | Self::Payout(_) | Self::Pay(_) | Self::Peek(_)
+            Self::Keys(_) | Self::Payout(_) | Self::Pay(_) | Self::Peek(_) | Self::Refund(_)
         )
     }
 
@@ -121,6 +129,13 @@ pub(super) async fn call(engine: Engine, by: Credential, request: Request) -> Re
         Request::Capture(command) => shown(cards.capture(&by, command).await?),
         Request::Release(command) => shown(cards.release(&by, command).await?),
         Request::AutoTopUp(command) => shown(cards.set_auto_top_up(&by, command).await?),
+        Request::CaptureInvoice(command) => shown(engine.invoices().capture(&by, command).await?),
+        Request::CancelInvoice(command) => shown(engine.invoices().cancel(&by, command).await?),
+        Request::Refund(command) => shown(engine.refunds().create(&by, command).await?),
+        Request::RefundCharge(command) => shown(cards.refund(&by, command).await?),
+        Request::ResolveRefund(command) => shown(engine.refunds().resolve(&by, command).await?),
+        Request::SetPin(command) => shown(cards.set_pin(&by, command).await?),
+        Request::UnlockPin(command) => shown(cards.unlock_pin(&by, command).await?),
         Request::Pay(command) => shown(cards.pay(&by, command).await?),
         Request::Peek(tap) => shown(cards.peek(&tap).await?),
         Request::Replay(envelope) => shown(cards.replay_offline(&by, envelope).await?),
@@ -171,6 +186,8 @@ pub(super) struct Seen {
     pub(super) was_stopped: bool,
     /// The last tap that was used.
     pub(super) last_counter: i64,
+    /// How its PIN stood.
+    pub(super) pin: PinSeen,
 }
 
 impl Seen {
@@ -181,7 +198,7 @@ impl Seen {
             // Of an invoice of the engine's, whoever is to be paid can be out of use as well.
             "card.frozen" | "card.not_active" => self.was_stopped || self.amount_msat == i64::MAX,
             "card.tap_replayed" => self.counter <= self.last_counter,
-            _ => true,
+            _ => self.pin.explains(code),
         }
     }
 }

@@ -46,7 +46,8 @@ impl World {
         }
         self.tell_chain(usize::MAX);
         if let Some(issuer) = self.process.as_ref().map(|it| it.issuer.clone()) {
-            for (key, by, request) in self.close_tabs(&issuer)? {
+            let tabs = self.close_tabs(&issuer)?;
+            for (key, by, request) in tabs.into_iter().chain(self.end_holds(&issuer)?) {
                 self.command(key, by, request);
             }
             let handed_in = self.hand_in(&issuer)?;
@@ -91,6 +92,7 @@ impl World {
         count("transactions", usize::from(self.chain.waits()));
         count("taps taken offline", self.taken_offline());
         count("tabs", self.model.open_tabs());
+        count("refunds", self.model.open_refunds());
         count("payments of cards", self.model.open_card_payments());
         let payouts = self.model.payouts.values();
         count(
@@ -182,7 +184,13 @@ impl World {
         // What arrived although a person had said that it failed is in the books as such.
         let unexpected: i64 = self.unexpected_msat();
         let (received, sent) = (self.shop.received_msat(), self.model.sent_by_cards());
-        let paid_out = paid_out + sent;
+        let refunds = self.model.sent_refunds();
+        let refunded: i64 = refunds
+            .iter()
+            .filter(|(.., arrived)| *arrived)
+            .map(|(_, sent_msat, _)| sent_msat)
+            .sum();
+        let paid_out = paid_out + sent + refunded;
         if paid_out + unexpected == received {
             return Ok(());
         }
@@ -193,10 +201,16 @@ impl World {
     fn unexpected_msat(&self) -> i64 {
         let payouts = self.model.payouts.values();
         let failed = payouts.filter(|it| it.standing == PayoutStanding::Failed);
-        failed
+        let payouts: i64 = failed
             .filter(|it| self.shop.has_received(it.hash))
             .map(|it| it.amount_msat)
-            .sum()
+            .sum();
+        let refunds = self.model.sent_refunds().into_iter();
+        let refunds = refunds.filter(|(hash, _, arrived)| {
+            // Its record came after a person had said so.
+            !arrived && self.shop.has_received(*hash)
+        });
+        payouts + refunds.map(|(_, sent_msat, _)| sent_msat).sum::<i64>()
     }
 
     /// Asks the engine for a report.

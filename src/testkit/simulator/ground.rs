@@ -1,6 +1,6 @@
 //! What the engine stands on in a simulation: time, randomness, faults, and the record of it all.
 
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -32,6 +32,8 @@ pub(super) struct Ground {
     /// What the clock shows beyond the time that passed.
     clock_ahead_ms: AtomicI64,
     latest_ms: AtomicI64,
+    /// Of the best block.
+    height: AtomicU32,
     inner: Mutex<Inner>,
 }
 
@@ -59,6 +61,7 @@ impl Ground {
             executor: SeededExecutor::new(Random::new(seed, "schedule")),
             clock_ahead_ms: AtomicI64::new(0),
             latest_ms: AtomicI64::new(0),
+            height: AtomicU32::new(800_000),
             inner: Mutex::new(Inner {
                 faults: Random::new(seed, "faults"),
                 entropy: Random::new(seed, "entropy"),
@@ -165,6 +168,15 @@ impl Ground {
 
     pub(super) fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
         self.executor.sleep(duration)
+    }
+
+    /// The height of the best block that the node knows: a reorg that it sees is over at once.
+    pub(super) fn height(&self) -> u32 {
+        self.height.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn find_block(&self) {
+        self.height.fetch_add(1, Ordering::SeqCst);
     }
 
     /// The clock jumps.

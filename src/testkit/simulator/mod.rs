@@ -5,11 +5,12 @@
 //! simulation's: who is next to run, what the clock shows, what is drawn, what the store and the
 //! node answer. Real [`Engine`](crate::Engine)s run in it, one process after the other upon the
 //! same disk, with the group commit of the real stores. Callers charge cards, keep tabs, pay
-//! invoices over Lightning, on chain and by book, replace cards and share balances, hand in what
-//! they took offline, ask for payouts, send twice, and ask again with the same key when they get no
-//! answer; clerks use the ledger's batches directly. Meanwhile groups fail, answers are lost, the
-//! node tells late, twice or in another order, or does not know; the chain replaces, spends twice
-//! and reorganises what was paid; the clock jumps; the process dies between any two polls.
+//! invoices over Lightning, on chain and by book, let them be held, guess PINs, replace cards and
+//! share balances, hand in what they took offline, undo charges and invoices, ask for payouts, send
+//! twice, and ask again with the same key when they get no answer; clerks use the ledger's batches
+//! directly. Meanwhile groups fail, answers are lost, the node tells late, twice or in another
+//! order, or does not know; the chain replaces, spends twice and reorganises what was paid; the
+//! clock jumps; the process dies between any two polls.
 //!
 //! After every flush a model that takes nothing of the engine but ids, names of accounts and
 //! amounts reads the events that were written, judges whether each was lawful, and must come to the
@@ -30,12 +31,15 @@ mod commands;
 mod end;
 mod executor;
 mod ground;
+mod holds;
 mod life;
 mod model;
 mod node;
 mod offline;
 mod orders;
+mod pins;
 mod random;
+mod refunds;
 mod scribe;
 mod shopper;
 mod store;

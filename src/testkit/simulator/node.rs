@@ -1,6 +1,6 @@
 //! A node that is as bad as a node may be: upon a simulated one, so that its money is counted.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -33,6 +33,8 @@ struct Mailbox {
     told: Option<u64>,
     /// Payments that were sent before their record was written.
     unrecorded: BTreeSet<PaymentHash>,
+    /// From which block on a payment that came cannot be claimed any more.
+    deadlines: BTreeMap<PaymentHash, u32>,
 }
 
 #[derive(Clone)]
@@ -63,6 +65,19 @@ impl FaultyNode {
         }
     }
 
+    /// From which block on a payment that came cannot be claimed any more.
+    pub(super) fn deadline(&self, hash: PaymentHash) -> Option<u32> {
+        self.mailbox().deadlines.get(&hash).copied()
+    }
+
+    /// The payments whose deadline has come.
+    pub(super) fn overdue(&self) -> Vec<PaymentHash> {
+        let (mailbox, height) = (self.mailbox(), self.ground.height());
+        let deadlines = mailbox.deadlines.iter();
+        let overdue = deadlines.filter(|(_, deadline)| **deadline <= height);
+        overdue.map(|(hash, _)| *hash).collect()
+    }
+
     /// How many events wait, at least.
     pub(super) fn waiting(&self) -> usize {
         let is_untold = matches!(at_once(self.node.next_event()), Some(Ok(_)));
@@ -73,6 +88,13 @@ impl FaultyNode {
     fn fetch(&self) {
         while let Some(Ok(event)) = at_once(self.node.next_event()) {
             drop(at_once(self.node.acknowledge()));
+            if let LightningEvent::Claimable { payment_hash, .. } = &event {
+                let blocks = u32::try_from(self.ground.between(10, 40)).unwrap_or(10);
+                let deadline = self.ground.height() + blocks;
+                // What is paid once more is judged as the first time: that is what was set aside.
+                let mut mailbox = self.mailbox();
+                mailbox.deadlines.entry(*payment_hash).or_insert(deadline);
+            }
             let late = self.ground.strikes(Fault::EventLate, 250);
             let wait_ms = if late {
                 self.ground.between(100, 8_000)
@@ -129,7 +151,7 @@ impl FaultyNode {
         let mut mailbox = self.mailbox();
         let told = mailbox.told;
         if let Some(letter) = mailbox.letters.iter().find(|it| Some(it.number) == told) {
-            return Ok(letter.event.clone());
+            return Ok(self.as_of_now(letter.event.clone(), &mailbox));
         }
         let due: Vec<usize> = (0..mailbox.letters.len())
             .filter(|at| mailbox.letters[*at].not_before_ms <= now_ms)
@@ -147,9 +169,29 @@ impl FaultyNode {
         let letter = &mailbox.letters[chosen];
         let (number, event) = (letter.number, letter.event.clone());
         mailbox.told = Some(number);
+        let event = self.as_of_now(event, &mailbox);
         drop(mailbox);
         self.record(&event);
         Ok(event)
+    }
+
+    /// How many blocks are left is told as it is by then.
+    fn as_of_now(&self, event: LightningEvent, mailbox: &Mailbox) -> LightningEvent {
+        match event {
+            LightningEvent::Claimable {
+                payment_hash,
+                amount_msat,
+                ..
+            } => {
+                let deadline = mailbox.deadlines.get(&payment_hash);
+                LightningEvent::Claimable {
+                    blocks_left: deadline.map(|it| it.saturating_sub(self.ground.height())),
+                    payment_hash,
+                    amount_msat,
+                }
+            }
+            other => other,
+        }
     }
 
     fn record(&self, event: &LightningEvent) {
@@ -284,6 +326,12 @@ impl LightningNode for FaultyNode {
 
     async fn balances(&self) -> Result<NodeBalances, LightningError> {
         self.node.balances().await
+    }
+
+    async fn best_block_height(&self) -> Result<Option<u32>, LightningError> {
+        self.ground.linger(2).await;
+        let knows = !self.ground.has(PlantedBug::KnowsNoHeight);
+        Ok(knows.then(|| self.ground.height()))
     }
 
     async fn next_event(&self) -> Result<LightningEvent, LightningError> {

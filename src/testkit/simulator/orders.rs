@@ -51,23 +51,29 @@ impl World {
         }
         match self.random.below(100) {
             0..20 => self.charge(),
-            20..25 => self.pay_with_card(&issuer),
-            25..29 => self.tab(),
-            29..33 => self.end_a_tab(&issuer),
+            20..27 => self.pay_with_card(&issuer),
+            27..30 => self.tab(),
+            30..33 => self.end_a_tab(&issuer),
             33..40 => self.hand_in(&issuer),
-            40..61 => self.invoice(&issuer),
+            40..57 => self.invoice(&issuer),
+            57 => self.pin(&issuer),
+            58..61 => self.end_a_hold(&issuer),
             61 => self.issue(&issuer),
-            62..66 => self.redeem(&issuer),
-            66..77 => self.payout(&issuer),
+            62..65 => self.redeem(&issuer),
+            65..69 => self.refund(&issuer),
+            69..77 => self.payout(&issuer),
             77..86 => self.freeze(&issuer),
-            86..88 => self.set_limits(),
+            86 => self.set_limits(),
+            87 => self.pin(&issuer),
             88 => self.auto_top_up(),
             89 => self.pair(&issuer),
             90 => self.revoke(&issuer),
             91 if self.random.chance(500) => self.capital(&issuer, 1_000_000_000),
             91 => self.renew(&issuer),
-            92..94 => self.give_up(&issuer),
-            94..96 => self.resolve(&issuer),
+            92 => self.give_up(&issuer),
+            93 => self.end_a_hold(&issuer),
+            94 => self.resolve(&issuer),
+            95 => self.resolve_refund(&issuer),
             96..99 => self.assign(&issuer),
             _ => self.issue(&issuer),
         }
@@ -161,6 +167,10 @@ impl World {
             per_day_msat: self.random.between(8, 14) * 1_000_000,
             taps_per_hour: self.random.between(7, 12),
             max_balance_msat: 20_000_000 + self.made,
+            pin_above_msat: match self.random.chance(300) {
+                true => Some(self.random.between(300, 1_500) * 1_000),
+                false => None,
+            },
         }
     }
 
@@ -266,13 +276,19 @@ impl World {
             InvoicePurpose::Sale { merchant }
         };
         let owner = purpose.account();
-        let amount_msat = self.random.between(1_000, 9_000) * 1_000;
         let name = self.name();
-        let (options, on_chain) = self.invoice_options(&name, purpose);
+        let (mut options, on_chain) = self.invoice_options(&name, purpose);
+        options.hold = on_chain.is_none() && self.random.chance(350);
+        // What a tap can pay is held in the books as well.
+        let amount_msat = match options.hold {
+            true => self.random.between(200, 1_500) * 1_000,
+            false => self.random.between(1_000, 9_000) * 1_000,
+        };
         let asked = Asked::Invoice {
             owner,
             amount_msat,
             on_chain,
+            is_hold: options.hold,
         };
         self.model.ask(&name, asked);
         let command = CreateInvoice {

@@ -172,21 +172,31 @@ impl Shop {
         amount_msat: i64,
         preimage: Preimage,
     ) -> Result<(Wanted, PaymentHash), Wrong> {
+        let (bolt11, hash) = self.wallet_text(Some(amount_msat), preimage)?;
+        let wanted = Wanted { merchant, bolt11 };
+        self.wanted.push(wanted.clone());
+        Ok((wanted, hash))
+    }
+
+    /// A text of the wallet's; whoever pays one without an amount says how much.
+    pub(super) fn wallet_text(
+        &mut self,
+        amount_msat: Option<i64>,
+        preimage: Preimage,
+    ) -> Result<(String, PaymentHash), Wrong> {
         let hash = preimage.payment_hash();
         self.preimages.insert(hash, preimage);
         let request = InvoiceRequest {
             payment_hash: hash,
-            amount_msat: Some(amount_msat),
+            amount_msat,
             description: "payout".to_owned(),
             description_hash: None,
             expiry_seconds: 24 * 3_600,
         };
-        let Some(Ok(bolt11)) = at_once(self.wallet.create_invoice(request)) else {
-            return wrong("the simulation itself is right", "no invoice");
-        };
-        let wanted = Wanted { merchant, bolt11 };
-        self.wanted.push(wanted.clone());
-        Ok((wanted, hash))
+        match at_once(self.wallet.create_invoice(request)) {
+            Some(Ok(bolt11)) => Ok((bolt11, hash)),
+            _ => wrong("the simulation itself is right", "no invoice"),
+        }
     }
 
     /// What came to the wallet since the last time.
@@ -246,6 +256,7 @@ pub(super) fn limits(rules: CardRules) -> CardLimits {
         per_day: Some(rules.per_day_msat),
         taps_per_hour: Some(rules.taps_per_hour),
         max_balance: Some(rules.max_balance_msat),
+        pin_above: rules.pin_above_msat,
         ..CardLimits::default()
     }
 }

@@ -98,6 +98,8 @@ counted! {
         KeyReused = "key used for another request",
         /// A tap is shown a second time.
         TapReplayed = "tap shown again",
+        /// A PIN is guessed.
+        PinGuessed = "PIN guessed",
         /// A tap that was looked at is charged later.
         TapLate = "tap charged after it was looked at",
         /// A till without a connection takes a tap.
@@ -114,6 +116,24 @@ counted! {
 counted! {
     /// What the books go through.
     Transition {
+        /// A charge undone.
+        ChargeRefunded = "charge refunded",
+        /// Some of a charge undone.
+        ChargeRefundedInPart = "charge refunded in part",
+        /// Points of a sale that was undone.
+        PointsTakenBack = "points taken back",
+        /// A refund of an invoice intended.
+        RefundSending = "refund sending",
+        /// It is not known whether it was sent.
+        RefundUnknown = "refund sending -> unknown",
+        /// It arrived.
+        RefundArrived = "refund succeeded",
+        /// It failed.
+        RefundFailed = "refund failed",
+        /// A refund of an invoice to a card.
+        RefundedToCard = "refund to a card",
+        /// A refund to another invoice of the engine's.
+        RefundedByBook = "refund by book",
         /// Capital booked.
         CapitalBooked = "capital booked",
         /// A merchant taken in.
@@ -152,6 +172,8 @@ counted! {
         OfflineUncovered = "offline tap not covered by the card",
         /// More than the card may.
         OfflineOverCardLimit = "offline tap unpaid: over the card's limit",
+        /// More than the card may without its PIN.
+        OfflineNeedsPin = "offline tap unpaid: the PIN is needed",
         /// The card was stopped.
         OfflineStopped = "offline tap unpaid: card stopped",
         /// A card's limits set.
@@ -162,6 +184,16 @@ counted! {
         Charged = "card charged",
         /// A tap looked at.
         Peeked = "tap looked at",
+        /// A PIN given to a card.
+        PinSet = "PIN set",
+        /// A PIN that was right.
+        PinRight = "PIN right",
+        /// A wrong one counted.
+        PinWrong = "PIN wrong, counted",
+        /// Too many wrong ones.
+        PinLocked = "PIN locked",
+        /// To be tried again.
+        PinUnlocked = "PIN unlocked",
         /// Money of a card set aside.
         TabOpened = "tab opened",
         /// All of it taken.
@@ -204,6 +236,26 @@ counted! {
         InvoiceExpired = "invoice new -> expired",
         /// A person gave up on its payment.
         InvoiceGivenUp = "invoice processing -> invalid",
+        /// Set aside over the network for a hold invoice.
+        HeldByNetwork = "held invoice: set aside over Lightning",
+        /// Taken.
+        HeldByNetworkTaken = "held invoice: captured over Lightning",
+        /// To be given back, since its invoice was cancelled.
+        HeldByNetworkCancelled = "held invoice: cancelled over Lightning",
+        /// To be given back, since its deadline is near.
+        HeldByNetworkOver = "held invoice: deadline near",
+        /// Given back.
+        HeldByNetworkReturned = "held invoice: given back over Lightning",
+        /// Set aside in the books.
+        HeldByBook = "held invoice: set aside by book",
+        /// Taken.
+        HeldByBookTaken = "held invoice: captured by book",
+        /// Given back.
+        HeldByBookReturned = "held invoice: cancelled by book",
+        /// Given back when its time was over.
+        HeldByBookOver = "held invoice: over by book",
+        /// Ended before it was paid, or while its payment was set aside.
+        InvoiceCancelled = "invoice -> cancelled",
         /// What had arrived is there no more.
         InvoiceUnsettled = "invoice settled -> open again",
         /// What was to arrive is there no more.
@@ -314,6 +366,26 @@ counted! {
         RefusedTabEnded = "card.charge_not_open",
         /// Refused as such.
         RefusedTabExceeded = "card.capture_exceeds_hold",
+        /// Refused as such.
+        RefusedPinRequired = "card.pin_required",
+        /// Refused as such.
+        RefusedPinNotSet = "card.pin_not_set",
+        /// Refused as such.
+        RefusedPinWrong = "card.wrong_pin",
+        /// Refused as such.
+        RefusedPinLocked = "card.pin_locked",
+        /// Refused as such.
+        RefusedNotAuthorized = "invoice.not_authorized",
+        /// Refused as such.
+        RefusedNotMarkable = "invoice.not_markable",
+        /// Refused as such.
+        RefusedRefundExceeds = "refund.exceeds_paid",
+        /// Refused as such.
+        RefusedNothingLeft = "refund.nothing_left",
+        /// Refused as such.
+        RefusedChargeExceeds = "card.refund_exceeds_charge",
+        /// Refused as such.
+        RefusedNotCovered = "card.refund_not_covered",
         /// Refused as such.
         RefusedFrozen = "card.frozen",
         /// Refused as such.

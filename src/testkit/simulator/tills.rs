@@ -4,6 +4,7 @@ use super::commands::{Request, key};
 use super::model::card_payments::route_msat;
 use super::model::{Asked, TabStanding, Wrong};
 use super::orders::{Order, order};
+use super::pins::typed;
 use super::tally::Fault;
 use super::world::World;
 use crate::access::Credential;
@@ -23,6 +24,7 @@ struct Sale {
     tap: String,
     counter: i64,
     amount_msat: i64,
+    pin: Option<u32>,
 }
 
 impl World {
@@ -59,6 +61,7 @@ impl World {
             },
         };
         card.shown.push((tap.clone(), counter));
+        let pin = self.pin_for(id, amount_msat);
         Some(Sale {
             card: id,
             till,
@@ -66,7 +69,14 @@ impl World {
             tap,
             counter,
             amount_msat,
+            pin,
         })
+    }
+
+    fn guess(&mut self, sale: &Sale, name: &str) {
+        if sale.pin.is_some() {
+            self.model.ask_guess(sale.card, name);
+        }
     }
 
     pub(super) fn charge(&mut self) -> Result<Option<Order>, Wrong> {
@@ -82,9 +92,11 @@ impl World {
             merchant: sale.merchant,
             counter: sale.counter,
             amount_msat: sale.amount_msat,
+            pin: sale.pin,
             since_ms: self.model.last_ms,
         };
         self.model.ask(&name, asked);
+        self.guess(&sale, &name);
         let command = ChargeCard {
             key: key(&name)?,
             tap: sale.tap,
@@ -92,7 +104,7 @@ impl World {
                 amount_msat: sale.amount_msat,
             },
             reference: name.clone(),
-            pin: None,
+            pin: typed(sale.pin),
         };
         order(name, &sale.till, Request::Charge(command))
     }
@@ -125,7 +137,9 @@ impl World {
         let own = self.random.chance(450);
         let (bolt11, hash, needs_msat) = if own {
             let invoices = self.model.invoices.values();
+            let holds = self.random.chance(600);
             let fits = invoices.filter(|it| it.is_payable(2_500_000));
+            let fits = fits.filter(|it| !holds || it.is_hold());
             let fits: Vec<_> = fits.map(|it| (it.bolt11.clone(), it.hash)).collect();
             let Some((bolt11, hash)) = self.random.pick(&fits).cloned() else {
                 return Ok(None);
@@ -158,16 +172,18 @@ impl World {
             card: sale.card,
             counter: sale.counter,
             needs_msat,
+            pin: sale.pin,
             since_ms: self.model.last_ms,
         };
         let name = self.name();
         self.model.ask(&paid, asked.clone());
         self.model.ask(&name, asked);
+        self.guess(&sale, &name);
         let command = PayWithCard {
             key: key(&name)?,
             tap: sale.tap,
             bolt11,
-            pin: None,
+            pin: typed(sale.pin),
         };
         // A tap that comes with no till gets no points of the merchant whose till it is.
         let by = if own { &sale.till } else { by };
@@ -190,9 +206,11 @@ impl World {
             merchant: sale.merchant,
             counter: sale.counter,
             amount_msat: sale.amount_msat,
+            pin: sale.pin,
             since_ms: self.model.last_ms,
         };
         self.model.ask(&name, asked);
+        self.guess(&sale, &name);
         let command = AuthorizeCard {
             key: key(&name)?,
             tap: sale.tap,
@@ -200,7 +218,7 @@ impl World {
                 amount_msat: sale.amount_msat,
             },
             reference: name.clone(),
-            pin: None,
+            pin: typed(sale.pin),
         };
         order(name, &sale.till, Request::Authorize(command))
     }

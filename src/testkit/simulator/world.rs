@@ -224,6 +224,8 @@ impl World {
             node: &self.true_node,
             chain: &self.chain,
             latest_ms: self.ground.latest_ms(),
+            port: &self.node,
+            height: self.ground.height(),
         };
         for event in events.and_then(Result::ok).unwrap_or_default() {
             self.model.read(&event, &truth)?;
@@ -331,6 +333,10 @@ impl World {
                 }
                 Meaning::Again => self.ground.went(Transition::Replayed),
                 Meaning::Refused(code) => {
+                    if let ("card.wrong_pin", Some(seen)) = (code, seen) {
+                        let name = command.key.clone();
+                        self.model.told_wrong_pin(seen.card, &name)?;
+                    }
                     self.ground.trace(code, 0);
                     if let Some(transition) = transition_of(code) {
                         self.ground.went(transition);
@@ -421,6 +427,7 @@ async fn open(
         .clock(ground.clone())
         .entropy(ground.clone())
         .executor(Arc::new(ground.executor.clone()))
+        .quick_hashes()
         .settings(settings)
         .open()
         .await

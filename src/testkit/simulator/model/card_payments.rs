@@ -28,6 +28,8 @@ pub(super) struct KnownCardPayment {
     amount_msat: i64,
     route_msat: i64,
     at_ms: i64,
+    /// It is set aside in the books, for a hold invoice of the engine's.
+    is_held: bool,
 }
 
 /// An invoice of the engine's was paid in the books; by whom is told next.
@@ -55,8 +57,14 @@ impl Model {
         use Standing::{Failed, Sending, Succeeded, Unknown};
         let body = &event.body;
         let id: CardPaymentId = parse(text(body, "id")?)?;
+        if self.card_payments.get(&id).is_some_and(|it| it.is_held) {
+            return self.end_held(id, event);
+        }
         if body.get("by_book").is_some_and(|it| !it.is_null()) {
             return self.paid_by_book(id, event);
+        }
+        if body.get("held_for").is_some_and(|it| !it.is_null()) {
+            return self.held_by_book(id, event);
         }
         if event.kind == "card.payment_sending" {
             return self.card_pays(id, event);
@@ -114,13 +122,15 @@ impl Model {
         let card: CardId = parse(text(&event.body, "card")?)?;
         let amount_msat = number(&event.body, "amount_msat")?;
         let route_msat = route_msat(amount_msat);
-        let payer = self.ask_of_card(hash, card, amount_msat + route_msat, event.at_ms)?;
+        let amounts = (amount_msat, amount_msat + route_msat);
+        let payer = self.ask_of_card(hash, card, amounts, event.at_ms)?;
         if self.books.to_give(&payer) < amount_msat + route_msat {
             return not_lawful("more than the card has");
         }
         let line = self.line(card);
         let in_flight = self.card_payments.values().filter(|it| {
             matches!(it.standing, Standing::Sending | Standing::Unknown)
+                && !it.is_held
                 && self.line(it.card) == line
         });
         if in_flight.count() >= MOST_IN_FLIGHT {
@@ -139,6 +149,7 @@ impl Model {
             amount_msat,
             route_msat,
             at_ms: event.at_ms,
+            is_held: false,
         };
         self.card_payments.insert(id, payment);
         self.fire(Transition::CardPaymentSending);
@@ -150,19 +161,82 @@ impl Model {
         &mut self,
         hash: PaymentHash,
         card: CardId,
-        counted_msat: i64,
+        (amount_msat, counted_msat): (i64, i64),
         at_ms: i64,
     ) -> Result<Account, Wrong> {
         let name = format!("cardpay/{hash}/{card}");
         let Asked::CardPay {
-            counter, since_ms, ..
+            counter,
+            pin,
+            since_ms,
+            ..
         } = self.take(&name)?
         else {
             return wrong("nothing happens that nobody asked for", name);
         };
         self.require_fresh(card, counter, since_ms)?;
+        self.require_pin(card, pin, amount_msat)?;
         self.use_next_tap(card, counter, counted_msat, at_ms)?;
         Ok(self.balance_of(card))
+    }
+
+    /// Whose money is set aside for a hold invoice.
+    pub(super) fn payer_of(&self, hash: PaymentHash) -> Result<Account, Wrong> {
+        let mut payments = self.card_payments.values();
+        match payments.find(|it| it.is_held && it.hash == hash) {
+            Some(payment) => Ok(payment.payer),
+            None => not_lawful("a payment of nobody"),
+        }
+    }
+
+    fn held_by_book(&mut self, id: CardPaymentId, event: &EventRecord) -> Result<(), Wrong> {
+        let hash = hash_of(&event.body)?;
+        let card: CardId = parse(text(&event.body, "card")?)?;
+        let booking = self.booking.take();
+        let Some(booking) = booking.filter(|it| it.reference == hash.to_string()) else {
+            return not_lawful(format!("{id} is of no invoice"));
+        };
+        let amount_msat = booking.amount_msat;
+        let payer = self.ask_of_card(hash, card, (amount_msat, amount_msat), event.at_ms)?;
+        if self.books.to_give(&payer) < amount_msat {
+            return not_lawful("more than the card has");
+        }
+        self.books.pend(payer, booking.credit, amount_msat);
+        let payment = KnownCardPayment {
+            standing: Standing::Sending,
+            hash,
+            card,
+            payer,
+            amount_msat,
+            route_msat: 0,
+            at_ms: event.at_ms,
+            is_held: true,
+        };
+        self.card_payments.insert(id, payment);
+        Ok(())
+    }
+
+    /// What was set aside in the books was taken or given back, as its invoice has just told.
+    fn end_held(&mut self, id: CardPaymentId, event: &EventRecord) -> Result<(), Wrong> {
+        let Some(payment) = self.card_payments.get_mut(&id) else {
+            return not_lawful("a payment of nobody");
+        };
+        let to = match (event.kind.as_str(), payment.standing) {
+            ("card.payment_succeeded", Standing::Sending) => Standing::Succeeded,
+            ("card.payment_failed", Standing::Sending) => Standing::Failed,
+            (_, before) => return not_lawful(format!("from {before:?}")),
+        };
+        payment.standing = to;
+        let payment = *payment;
+        if to == Standing::Failed {
+            self.give_back_usage(payment.card, payment.at_ms, payment.amount_msat);
+            self.go_on(payment.payer);
+        } else if let Ok(merchant) = text(&event.body, "merchant") {
+            let merchant: MerchantId = parse(merchant)?;
+            let earned = self.give_points(payment.card, merchant, payment.amount_msat);
+            self.note_sale_points(payment.hash, earned);
+        }
+        Ok(())
     }
 
     fn paid_by_book(&mut self, id: CardPaymentId, event: &EventRecord) -> Result<(), Wrong> {
@@ -175,7 +249,7 @@ impl Model {
             return not_lawful("another invoice");
         }
         let amount_msat = booking.amount_msat;
-        let payer = self.ask_of_card(hash, card, amount_msat, event.at_ms)?;
+        let payer = self.ask_of_card(hash, card, (amount_msat, amount_msat), event.at_ms)?;
         if self.books.to_give(&payer) < amount_msat {
             return not_lawful("more than the card has");
         }
@@ -183,7 +257,8 @@ impl Model {
         self.net(booking.owner, booking.credit, booking.counted_msat);
         if let Ok(merchant) = text(&event.body, "merchant") {
             let merchant: MerchantId = parse(merchant)?;
-            self.give_points(card, merchant, amount_msat);
+            let earned = self.give_points(card, merchant, amount_msat);
+            self.note_sale_points(hash, earned);
         }
         self.fire(Transition::CardPaidByBook);
         Ok(())
@@ -200,7 +275,7 @@ impl Model {
     /// What cards have paid to others.
     pub(crate) fn sent_by_cards(&self) -> i64 {
         let payments = self.card_payments.values();
-        let sent = payments.filter(|it| it.standing == Standing::Succeeded);
+        let sent = payments.filter(|it| it.standing == Standing::Succeeded && !it.is_held);
         sent.map(|it| it.amount_msat).sum()
     }
 }

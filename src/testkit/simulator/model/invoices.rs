@@ -45,6 +45,11 @@ pub(crate) struct KnownInvoice {
     confirmations: u32,
     pub(super) tips: bool,
     pub(super) is_given_up: bool,
+    /// Its payment is set aside until somebody takes it.
+    pub(super) is_hold: bool,
+    pub(super) is_cancelled: bool,
+    /// Somebody wants what is set aside.
+    pub(super) is_captured: bool,
     pub(super) owner: Account,
     pub(super) payments: Vec<KnownPayment>,
 }
@@ -52,6 +57,8 @@ pub(crate) struct KnownInvoice {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Standing {
     Pending,
+    Authorized,
+    Returning,
     Settled,
     Void,
 }
@@ -60,7 +67,9 @@ pub(super) struct KnownPayment {
     pub(super) reference: String,
     is_on_chain: bool,
     /// It comes from a card of the engine's.
-    is_book: bool,
+    pub(super) is_book: bool,
+    /// When what is set aside in the books is over.
+    pub(super) held_until_ms: i64,
     pub(super) amount_msat: i64,
     pub(super) counted_msat: i64,
     pub(super) standing: Standing,
@@ -75,7 +84,12 @@ pub(super) struct KnownPayment {
 
 impl KnownPayment {
     fn is_live(&self) -> bool {
-        self.standing != Standing::Void
+        !matches!(self.standing, Standing::Void | Standing::Returning)
+    }
+
+    fn is_open(&self) -> bool {
+        use Standing::{Authorized, Pending, Returning};
+        matches!(self.standing, Pending | Authorized | Returning)
     }
 
     /// What counts of it is decided.
@@ -96,14 +110,64 @@ impl KnownInvoice {
 
     pub(crate) fn is_processing(&self) -> bool {
         let mut payments = self.payments.iter();
-        self.standing == InvoiceStanding::Processing
-            || payments.any(|it| it.standing == Standing::Pending)
+        self.standing == InvoiceStanding::Processing || payments.any(KnownPayment::is_open)
     }
 
     /// Over Lightning, and with no more than this.
     pub(crate) fn is_payable(&self, most_msat: i64) -> bool {
         let is_new = self.standing == InvoiceStanding::New && !self.bolt11.is_empty();
         is_new && self.due_msat() <= most_msat
+    }
+
+    /// It can still be paid, or is being paid.
+    pub(super) fn is_open(&self) -> bool {
+        matches!(
+            self.standing,
+            InvoiceStanding::New | InvoiceStanding::Processing
+        )
+    }
+
+    /// Something came for it, and all of that is its owner's.
+    pub(super) fn is_refundable(&self) -> bool {
+        self.address.is_none() && !self.is_open() && self.received_msat() > 0
+    }
+
+    /// What came for it and counts.
+    pub(super) fn received_msat(&self) -> i64 {
+        let mut sum = 0;
+        for payment in &self.payments {
+            if payment.standing == Standing::Settled {
+                sum += payment.counted_msat;
+            }
+        }
+        sum
+    }
+
+    /// The payments that came from cards of the engine's.
+    pub(super) fn booked(&self) -> Vec<PaymentHash> {
+        let booked = self.payments.iter();
+        let booked = booked.filter(|it| it.is_book && it.standing == Standing::Settled);
+        booked.filter_map(|it| it.reference.parse().ok()).collect()
+    }
+
+    pub(crate) fn is_of(&self, owner: Owner) -> bool {
+        self.owner.owner() == owner
+    }
+
+    pub(crate) fn is_hold(&self) -> bool {
+        self.is_hold
+    }
+
+    /// The payment over Lightning that is set aside.
+    pub(crate) fn being_held(&self) -> Option<PaymentHash> {
+        let mut payments = self.payments.iter();
+        let held = payments.find(|it| !it.is_book && it.standing == Standing::Authorized);
+        held.and_then(|it| it.reference.parse().ok())
+    }
+
+    pub(crate) fn is_set_aside(&self) -> bool {
+        let mut payments = self.payments.iter();
+        payments.any(|it| it.standing == Standing::Authorized)
     }
 
     pub(crate) fn waits_on_chain(&self) -> bool {
@@ -159,7 +223,7 @@ impl KnownInvoice {
     /// Whether it may stand so.
     fn may_be(&self, standing: InvoiceStanding, latest_ms: i64) -> bool {
         use InvoiceStanding::{Expired, Invalid, New, Processing, Settled};
-        if self.is_given_up {
+        if self.is_given_up || self.is_cancelled {
             return standing == Invalid;
         }
         let settled = self.payments.iter();
@@ -194,6 +258,8 @@ pub(super) fn record(
 fn standing(body: &Value) -> Result<Standing, Wrong> {
     match text(body, "state")? {
         "pending" => Ok(Standing::Pending),
+        "authorized" => Ok(Standing::Authorized),
+        "returning" => Ok(Standing::Returning),
         "settled" => Ok(Standing::Settled),
         "void" => Ok(Standing::Void),
         other => wrong("every event can be read", other),
@@ -226,6 +292,9 @@ impl Model {
             return not_lawful("a payment is forgotten");
         }
         invoice.is_given_up |= event.kind == "invoice.given_up";
+        if event.kind == "invoice.cancelled" {
+            self.cancelled(id, &mut invoice)?;
+        }
         for (at, body) in payments.iter().enumerate() {
             self.read_payment(&mut invoice, at, body, truth)?;
         }
@@ -252,6 +321,7 @@ impl Model {
             (New, Processing) => Some(Transition::InvoiceProcessing),
             (_, Settled) => Some(Transition::InvoiceSettled),
             (New, Expired) => Some(Transition::InvoiceExpired),
+            (_, Invalid) if invoice.is_cancelled => Some(Transition::InvoiceCancelled),
             (_, Invalid) if invoice.is_given_up => Some(Transition::InvoiceGivenUp),
             (Settled, _) => Some(Transition::InvoiceUnsettled),
             (_, New) => Some(Transition::InvoiceReopened),
@@ -267,6 +337,7 @@ impl Model {
             owner,
             amount_msat,
             on_chain,
+            is_hold,
         } = self.take(name)?
         else {
             return wrong("nothing happens that nobody asked for", name);
@@ -282,6 +353,9 @@ impl Model {
             amount_msat,
             expires_at_ms: number(&event.body, "expires_at_ms")?,
             is_given_up: false,
+            is_hold,
+            is_cancelled: false,
+            is_captured: false,
             owner,
             payments: Vec::new(),
         };
@@ -306,6 +380,10 @@ impl Model {
                 reference: reference.to_owned(),
                 is_on_chain,
                 is_book: text(body, "rail")? == "book",
+                held_until_ms: body
+                    .get("held_until_ms")
+                    .and_then(Value::as_i64)
+                    .unwrap_or(0),
                 amount_msat: number(body, "amount_msat")?,
                 counted_msat: 0,
                 standing: Standing::Void,
@@ -334,6 +412,35 @@ impl Model {
         }
     }
 
+    /// A payment is taken, or set aside: the exact one, in time, and there is room for it.
+    pub(super) fn accept(&mut self, invoice: &mut KnownInvoice, at: usize) -> Result<(), Wrong> {
+        let (due_msat, was, tips) = (invoice.due_msat(), invoice.standing, invoice.tips);
+        let payment = &mut invoice.payments[at];
+        let (credit, amount_msat) = (payment.credit, payment.amount_msat);
+        let is_enough = amount_msat == due_msat || (tips && amount_msat > due_msat);
+        if was != InvoiceStanding::New || due_msat == 0 || !is_enough {
+            return not_lawful(format!("{due_msat} msat were due, and it was {was:?}"));
+        }
+        if let Owner::Card(card) = credit.owner() {
+            self.require_room(card, amount_msat)?;
+        }
+        payment.credit = self.account_now(credit);
+        payment.counted_msat = due_msat;
+        Ok(())
+    }
+
+    /// One from a card of the engine's: which is told next.
+    pub(super) fn book_of_card(&mut self, invoice: &KnownInvoice, at: usize) {
+        let payment = &invoice.payments[at];
+        self.booking = Some(Booking {
+            reference: payment.reference.clone(),
+            amount_msat: payment.amount_msat,
+            counted_msat: payment.counted_msat,
+            owner: invoice.owner,
+            credit: payment.credit,
+        });
+    }
+
     fn over_lightning(
         &mut self,
         invoice: &mut KnownInvoice,
@@ -341,47 +448,44 @@ impl Model {
         to: Standing,
         truth: &Truth<'_>,
     ) -> Result<(), Wrong> {
-        let (due_msat, was, tips) = (invoice.due_msat(), invoice.standing, invoice.tips);
-        let (node, payment) = (Account::node_channels(), &mut invoice.payments[at]);
-        let is_book = payment.is_book;
+        let (node, is_hold) = (Account::node_channels(), invoice.is_hold);
+        // How it stood is judged before it stands otherwise.
+        let is_new = invoice.payments[at].standing == Standing::Void
+            && matches!(
+                to,
+                Standing::Pending | Standing::Authorized | Standing::Settled
+            );
+        let (reference, amount_msat) = {
+            let payment = &invoice.payments[at];
+            (payment.reference.clone(), payment.amount_msat)
+        };
+        let arrived = record(truth, parse(&reference)?, PaymentDirection::Inbound);
+        if is_new {
+            let is_book = invoice.payments[at].is_book;
+            let offered = arrived.as_ref().and_then(|record| record.amount_msat);
+            if !is_book && offered != Some(amount_msat) {
+                return not_lawful("a payment that nobody made");
+            }
+            if is_hold != (to == Standing::Authorized) {
+                return not_lawful(format!("{to:?} at once"));
+            }
+            self.accept(invoice, at)?;
+        }
+        let payment = &mut invoice.payments[at];
+        let (is_book, credit) = (payment.is_book, payment.credit);
         let from = std::mem::replace(&mut payment.standing, to);
-        let arrived = record(truth, parse(&payment.reference)?, PaymentDirection::Inbound);
-        let (credit, amount_msat) = (payment.credit, payment.amount_msat);
         match (from, to) {
             (Standing::Void, Standing::Pending) => {
-                let offered = arrived.and_then(|record| record.amount_msat);
-                if offered != Some(amount_msat) {
-                    return not_lawful("a payment that nobody made");
-                }
-                let is_enough = amount_msat == due_msat || (tips && amount_msat > due_msat);
-                if was != InvoiceStanding::New || due_msat == 0 || !is_enough {
-                    return not_lawful(format!("{due_msat} msat were due, and it was {was:?}"));
-                }
-                if let Owner::Card(card) = credit.owner() {
-                    self.require_room(card, amount_msat)?;
-                }
-                let credit = self.account_now(credit);
-                payment.credit = credit;
-                payment.counted_msat = due_msat;
                 self.books.pend(node, credit, amount_msat);
             }
             (Standing::Void, Standing::Settled) if is_book => {
-                let is_enough = amount_msat == due_msat || (tips && amount_msat > due_msat);
-                if was != InvoiceStanding::New || due_msat == 0 || !is_enough {
-                    return not_lawful(format!("{due_msat} msat were due, and it was {was:?}"));
+                match self.is_paid_by_refund(&reference, (credit, amount_msat))? {
+                    true => self.net(invoice.owner, credit, invoice.payments[at].counted_msat),
+                    false => self.book_of_card(invoice, at),
                 }
-                if let Owner::Card(card) = credit.owner() {
-                    self.require_room(card, amount_msat)?;
-                }
-                payment.credit = self.account_now(credit);
-                payment.counted_msat = due_msat;
-                self.booking = Some(Booking {
-                    reference: payment.reference.clone(),
-                    amount_msat,
-                    counted_msat: due_msat,
-                    owner: invoice.owner,
-                    credit: payment.credit,
-                });
+            }
+            (Standing::Authorized | Standing::Returning, _) | (_, Standing::Authorized) => {
+                self.set_aside(invoice, at, from, truth)?;
             }
             (Standing::Pending, Standing::Settled) => {
                 if arrived.is_none_or(|record| record.state != PaymentState::Succeeded) {

@@ -78,6 +78,7 @@ impl Model {
             _ => return not_lawful("a card that is in use takes the place of another"),
         }
         self.fire(Transition::CardReplaced);
+        self.carry_pin(old, new);
         if let Some(rule) = self.top_ups.remove(&old) {
             self.top_ups.insert(new, rule.anew());
         }

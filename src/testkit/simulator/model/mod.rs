@@ -7,13 +7,17 @@
 
 mod books;
 pub(super) mod card_payments;
+mod charges;
 mod clerk;
+mod holding;
 mod invoices;
 mod line;
 pub(super) mod offline;
 mod on_chain;
 mod payments;
 mod peeks;
+mod pins;
+mod refunds;
 mod shop;
 mod tabs;
 
@@ -25,9 +29,12 @@ pub(super) use self::books::Books;
 pub(super) use self::clerk::{ClerkBooks, ClerkStep, Move, Window};
 pub(super) use self::invoices::{InvoiceStanding, KnownInvoice, OnChainTerms};
 pub(super) use self::payments::{KnownPayout, PayoutStanding};
+pub(super) use self::pins::PinSeen;
+pub(super) use self::refunds::{AskedRefund, Bearer, RefundWay};
 pub(super) use self::shop::{CardRules, CardStanding, KnownCard, KnownMerchant};
 pub(super) use self::tabs::{KnownTab, TabStanding};
 use super::chain::Chain;
+use super::node::FaultyNode;
 use super::tally::Transition;
 use crate::ids::{
     CardId, CardPaymentId, ChargeId, InvoiceId, MerchantId, PayoutId, ProgramId, TransferId,
@@ -64,12 +71,14 @@ pub(super) enum Asked {
         owner: Account,
         amount_msat: i64,
         on_chain: Option<OnChainTerms>,
+        is_hold: bool,
     },
     Charge {
         card: CardId,
         merchant: MerchantId,
         counter: i64,
         amount_msat: i64,
+        pin: Option<u32>,
         /// No commit before it was asked for is later than this.
         since_ms: i64,
     },
@@ -79,6 +88,7 @@ pub(super) enum Asked {
         merchant: MerchantId,
         counter: i64,
         amount_msat: i64,
+        pin: Option<u32>,
         since_ms: i64,
     },
     /// Known by the invoice and the card.
@@ -87,6 +97,7 @@ pub(super) enum Asked {
         counter: i64,
         /// What the card must have; nobody knows where the invoice is the engine's.
         needs_msat: i64,
+        pin: Option<u32>,
         since_ms: i64,
     },
     /// A look at a tap.
@@ -114,6 +125,8 @@ pub(super) enum Asked {
     Card(CardRules),
     Limits(CardId, CardRules),
     Clerk(Vec<ClerkStep>),
+    /// Known by its reason.
+    Refund(AskedRefund),
 }
 
 /// A tap that a till took offline.
@@ -136,12 +149,17 @@ pub(super) struct Model {
     done: BTreeSet<String>,
     /// Points that may be redeemed: how often it was asked, by card and points.
     redeeming: BTreeMap<(CardId, i64), i64>,
+    /// Invoices that may be ended.
+    cancelling: BTreeSet<InvoiceId>,
     /// What a person said of a payout.
     resolved: BTreeSet<PayoutId>,
     pub(super) cards: BTreeMap<CardId, KnownCard>,
     /// What was used by the first card of each row of replacements.
     usage: BTreeMap<CardId, shop::Usage>,
     pub(super) tabs: BTreeMap<ChargeId, KnownTab>,
+    pins: pins::Pins,
+    refunds: refunds::Refunds,
+    charges: BTreeMap<ChargeId, charges::KnownCharge>,
     card_payments: BTreeMap<CardPaymentId, card_payments::KnownCardPayment>,
     /// An invoice that was paid in the books, until it is told by whom.
     booking: Option<card_payments::Booking>,
@@ -173,6 +191,9 @@ pub(super) struct Truth<'a> {
     pub(super) chain: &'a Chain,
     /// The latest time that the clock ever showed.
     pub(super) latest_ms: i64,
+    /// The engine's node, and the best block it knows.
+    pub(super) port: &'a FaultyNode,
+    pub(super) height: u32,
 }
 
 impl Model {
@@ -224,6 +245,7 @@ impl Model {
             "offline" => self.read_offline(event, truth),
             "payment" | "suspense" => self.read_suspense(event, truth),
             "payout" => self.read_payout(event, truth),
+            "refund" => self.read_refund(event, truth),
             "clerk" => self.read_clerk(event),
             "store" | "node" | "audit" => Ok(()),
             _ => wrong("every event can be dealt with", format!("{event:?}")),

@@ -102,6 +102,10 @@ impl Model {
             "card.limit_exceeded" | "card.too_many_taps" => {
                 (false, true, Transition::OfflineOverCardLimit)
             }
+            "card.pin_required" => {
+                let is_needed = self.needs_pin(taken.card, taken.amount_msat);
+                (false, is_needed, Transition::OfflineNeedsPin)
+            }
             "card.frozen" | "card.not_active" => (is_known, is_stopped, Transition::OfflineStopped),
             other => return not_lawful(other),
         })

@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use super::{Asked, Model, Wrong, not_lawful, number, parse, text, wrong};
-use crate::ids::{CardId, MerchantId, ProgramId};
+use super::refunds::SalePoints;
+use super::{Asked, Model, PinSeen, Wrong, not_lawful, number, parse, text, wrong};
+use crate::ids::{CardId, ChargeId, MerchantId, ProgramId};
 use crate::ledger::{Account, EventRecord};
 use crate::testkit::simulator::commands::Seen;
 use crate::testkit::simulator::tally::Transition;
@@ -20,6 +21,8 @@ pub(crate) struct CardRules {
     pub(crate) per_day_msat: i64,
     pub(crate) taps_per_hour: i64,
     pub(crate) max_balance_msat: i64,
+    /// What a tap may spend without the PIN.
+    pub(crate) pin_above_msat: Option<i64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,7 +64,11 @@ pub(crate) struct KnownProgram {
 }
 
 impl KnownProgram {
-    fn points_for(&self, amount_msat: i64) -> i64 {
+    pub(super) fn value_msat(&self) -> i64 {
+        self.point_value_msat
+    }
+
+    pub(super) fn points_for(&self, amount_msat: i64) -> i64 {
         let earned = i128::from(amount_msat) * i128::from(self.earn_bps) / 10_000;
         i64::try_from(earned / i128::from(self.point_value_msat)).unwrap_or(0)
     }
@@ -95,7 +102,11 @@ impl Model {
             | "card.captured"
             | "card.released"
             | "card.authorization_expired" => self.read_tab(event),
-            "card.points_given" => Ok(()),
+            "card.points_given" | "card.points_refunded" => Ok(()),
+            "card.refunded" => self.charge_refunded(event),
+            "card.pin_set" | "card.pin_wrong" | "card.pin_locked" | "card.pin_unlocked" => {
+                self.read_pin(event)
+            }
             "card.auto_top_up_set" => self.rule_set(event),
             "card.topped_up" | "card.top_up_wanted" | "card.top_up_failed" => self.ran_low(event),
             "points.redeemed" => self.redeemed(body),
@@ -211,36 +222,51 @@ impl Model {
 
     fn charged(&mut self, event: &EventRecord) -> Result<(), Wrong> {
         let name = text(&event.body, "reference")?;
-        let (card, merchant, amount_msat) = match self.take(name)? {
+        let id: ChargeId = parse(text(&event.body, "id")?)?;
+        let (card, merchant, amount_msat, is_offline) = match self.take(name)? {
             Asked::Charge {
                 card,
                 merchant,
                 counter,
                 amount_msat,
+                pin,
                 since_ms,
             } => {
                 self.require_fresh(card, counter, since_ms)?;
+                self.require_pin(card, pin, amount_msat)?;
                 self.use_next_tap(card, counter, amount_msat, event.at_ms)?;
-                (card, merchant, amount_msat)
+                (card, merchant, amount_msat, false)
             }
             Asked::Offline(taken) => {
                 let paid_msat = number(&event.body, "amount_msat")?;
                 if paid_msat > taken.amount_msat {
                     return not_lawful("more than the sale");
                 }
+                if self.needs_pin(taken.card, paid_msat) {
+                    return not_lawful("without the PIN");
+                }
                 self.paid_offline.insert(name.to_owned(), paid_msat);
                 self.use_tap(taken.card, taken.counter, paid_msat, event.at_ms)?;
-                (taken.card, taken.merchant, paid_msat)
+                (taken.card, taken.merchant, paid_msat, true)
             }
             _ => return wrong("nothing happens that nobody asked for", name),
         };
-        self.pay(card, merchant, amount_msat)?;
+        let (from, earned) = self.pay(card, merchant, amount_msat)?;
+        if !is_offline {
+            let whose = (card, merchant);
+            self.note_charge((id, from), whose, amount_msat, event.at_ms, earned);
+        }
         self.fire(Transition::Charged);
         Ok(())
     }
 
     /// A card pays a merchant, who gives points for it.
-    fn pay(&mut self, card: CardId, merchant: MerchantId, amount_msat: i64) -> Result<(), Wrong> {
+    fn pay(
+        &mut self,
+        card: CardId,
+        merchant: MerchantId,
+        amount_msat: i64,
+    ) -> Result<(Account, Option<SalePoints>), Wrong> {
         let balance = self.balance_of(card);
         let to_give = self.books.to_give(&balance);
         if to_give < amount_msat {
@@ -248,34 +274,40 @@ impl Model {
         }
         let payable = Account::merchant_payable(merchant);
         self.books.post(balance, payable, amount_msat);
-        self.give_points(card, merchant, amount_msat);
+        let earned = self.give_points(card, merchant, amount_msat);
         self.net(payable, payable, amount_msat);
-        Ok(())
+        Ok((balance, earned))
     }
 
-    pub(super) fn give_points(&mut self, card: CardId, merchant: MerchantId, amount_msat: i64) {
+    pub(super) fn give_points(
+        &mut self,
+        card: CardId,
+        merchant: MerchantId,
+        amount_msat: i64,
+    ) -> Option<SalePoints> {
         let payable = Account::merchant_payable(merchant);
         let line = self.line(card);
-        let program = self
-            .merchants
-            .get(&merchant)
-            .and_then(|known| known.program);
-        if let Some(id) = program
-            && let Some(program) = self.programs.get(&id)
-        {
-            let points = program.points_for(amount_msat);
-            let value_msat = points * program.point_value_msat;
-            if points > 0 {
-                self.books
-                    .post(payable, Account::reward_fund(id), value_msat);
-                let (issued, given) = (
-                    Account::points_issued(id),
-                    Account::points_balance(line, id),
-                );
-                self.books.post(issued, given, points);
-                self.fire(Transition::PointsGiven);
-            }
+        let program = self.merchants.get(&merchant)?.program?;
+        let known = self.programs.get(&program)?;
+        let points = known.points_for(amount_msat);
+        let value_msat = points * known.point_value_msat;
+        if points == 0 {
+            return None;
         }
+        self.books
+            .post(payable, Account::reward_fund(program), value_msat);
+        let (issued, given) = (
+            Account::points_issued(program),
+            Account::points_balance(line, program),
+        );
+        self.books.post(issued, given, points);
+        self.fire(Transition::PointsGiven);
+        Some(SalePoints {
+            line,
+            program,
+            points,
+            amount_msat,
+        })
     }
 
     fn redeemed(&mut self, body: &Value) -> Result<(), Wrong> {
@@ -304,26 +336,29 @@ impl Model {
 
     /// How the card of a charge stands.
     pub(crate) fn seen(&self, name: &str) -> Option<Seen> {
-        let (card, counter, amount_msat) = match self.asked.get(name)? {
+        let (card, counter, amount_msat, pin) = match self.asked.get(name)? {
             Asked::Charge {
                 card,
                 counter,
                 amount_msat,
+                pin,
                 ..
             }
             | Asked::Tab {
                 card,
                 counter,
                 amount_msat,
+                pin,
                 ..
-            } => (card, counter, amount_msat),
+            } => (card, counter, amount_msat, *pin),
             Asked::CardPay {
                 card,
                 counter,
                 needs_msat,
+                pin,
                 ..
-            } => (card, counter, needs_msat),
-            Asked::Peek { card, counter } => (card, counter, &0),
+            } => (card, counter, needs_msat, *pin),
+            Asked::Peek { card, counter } => (card, counter, &0, None),
             _ => return None,
         };
         let mut seen = Seen {
@@ -334,6 +369,7 @@ impl Model {
             most_msat: i64::MIN,
             was_stopped: false,
             last_counter: 0,
+            pin: PinSeen::of(pin),
         };
         self.look_again(&mut seen);
         Some(seen)
@@ -348,6 +384,7 @@ impl Model {
             seen.was_stopped |= known.standing != CardStanding::Active;
             seen.last_counter = known.counter;
         }
+        self.look_at_pin(&mut seen.pin, seen.card, seen.amount_msat);
     }
 
     /// The card is in use, and this much more fits on it.

@@ -74,8 +74,9 @@ impl Model {
                 self.books.pend(from, payable, -amount_msat);
                 self.books.post(from, payable, taken_msat);
                 self.give_back_usage(card, at_ms, amount_msat - taken_msat);
-                self.give_points(card, merchant, taken_msat);
+                let earned = self.give_points(card, merchant, taken_msat);
                 self.net(payable, payable, taken_msat);
+                self.note_charge((id, from), (card, merchant), taken_msat, at_ms, earned);
                 self.fire(if taken_msat < amount_msat {
                     Transition::TabCapturedInPart
                 } else {
@@ -101,12 +102,14 @@ impl Model {
             merchant,
             counter,
             amount_msat,
+            pin,
             since_ms,
         } = self.take(name)?
         else {
             return wrong("nothing happens that nobody asked for", name);
         };
         self.require_fresh(card, counter, since_ms)?;
+        self.require_pin(card, pin, amount_msat)?;
         self.use_next_tap(card, counter, amount_msat, event.at_ms)?;
         let from = self.balance_of(card);
         if self.books.to_give(&from) < amount_msat {
