@@ -35,6 +35,8 @@ struct Mailbox {
     unrecorded: BTreeSet<PaymentHash>,
     /// From which block on a payment that came cannot be claimed any more.
     deadlines: BTreeMap<PaymentHash, u32>,
+    /// Payments that the engine gave back: whoever pays may send one again.
+    given_back: BTreeSet<PaymentHash>,
 }
 
 #[derive(Clone)]
@@ -68,6 +70,11 @@ impl FaultyNode {
     /// From which block on a payment that came cannot be claimed any more.
     pub(super) fn deadline(&self, hash: PaymentHash) -> Option<u32> {
         self.mailbox().deadlines.get(&hash).copied()
+    }
+
+    /// A payment that came was given back, whatever came by its hash since.
+    pub(super) fn has_given_back(&self, hash: PaymentHash) -> bool {
+        self.mailbox().given_back.contains(&hash)
     }
 
     /// The payments whose deadline has come.
@@ -298,7 +305,9 @@ impl LightningNode for FaultyNode {
 
     async fn fail(&self, payment_hash: PaymentHash) -> Result<(), LightningError> {
         self.ground.linger(2).await;
-        self.node.fail(payment_hash).await
+        self.node.fail(payment_hash).await?;
+        self.mailbox().given_back.insert(payment_hash);
+        Ok(())
     }
 
     async fn pay(&self, request: PaymentRequest) -> Result<Dispatch, LightningError> {

@@ -129,8 +129,14 @@ impl Model {
                 }
             }
             (Standing::Returning, Standing::Void) => {
-                let arrived = record(truth, hash, PaymentDirection::Inbound);
-                if arrived.is_some_and(|record| record.state != PaymentState::Failed) {
+                let is_kept = match record(truth, hash, PaymentDirection::Inbound) {
+                    Some(record) if record.state == PaymentState::Pending => {
+                        !truth.port.has_given_back(hash)
+                    }
+                    Some(record) => record.state == PaymentState::Succeeded,
+                    None => false,
+                };
+                if is_kept {
                     return wrong("what is given back has gone back", "a hold invoice");
                 }
                 self.books.pend(node, credit, -payment.amount_msat);
