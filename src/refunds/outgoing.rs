@@ -85,9 +85,10 @@ impl Refund {
             if entry.uncounted_msat != 0 {
                 steps.extend(receipts::owed_now(core, &invoice.value).await?);
             }
-            // What comes back to a card that went out of use meanwhile goes on from there.
-            steps.extend(cards::onward(core, self.posting.payer).await?);
         }
+        // What comes back to a card that went out of use meanwhile goes on from there: all of it,
+        // or what the route did not cost.
+        steps.extend(cards::onward(core, self.posting.payer).await?);
         Ok(steps)
     }
 }

@@ -144,7 +144,7 @@ async fn cards_go_back_with_their_money_and_come_over_again(is_sqlite: bool) {
     let now = world.export().await;
     assert_eq!(
         now[&chip(&base[7])].balance_msat,
-        base[7].row.balance_msat + (5 - 3 - 1) * SAT
+        base[7].row.balance_msat + SAT, // Five more, and four spent.
     );
     let old = cards.get(&issuer, card).await.unwrap();
     assert_eq!(old.state, CardState::Replaced);

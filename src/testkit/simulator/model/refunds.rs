@@ -312,8 +312,8 @@ impl Model {
             self.take_points(&refund);
         } else {
             self.set_points_aside(&refund, -1);
-            self.go_on(refund.payer);
         }
+        self.go_on(refund.payer);
         self.refunds.of_invoices.insert(id, refund);
     }
 
