@@ -15,7 +15,7 @@ const STEPS: usize = 2_000;
 /// How many of them are run twice.
 const TWICE: u64 = 20;
 /// Within so many seeds a planted bug must be found.
-const SEEDS_FOR_A_BUG: u64 = 40;
+const SEEDS_FOR_A_BUG: u64 = 100;
 
 /// What came of the seeds from 1 on: every simulation has one thread, and each of ours has some.
 fn run_all(seeds: u64) -> Vec<Run> {
