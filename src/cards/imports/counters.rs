@@ -162,10 +162,7 @@ impl CardImports {
         if let Some(moved) = moved.get(&card.id) {
             return Ok(*moved);
         }
-        let name = card_rules::counter_name(card);
-        let last = self.core.store.counter(&name).await?;
-        let last = last.and_then(|last| u32::try_from(last).ok());
-        Ok(last.unwrap_or(0))
+        self.used_of(card).await
     }
 }
 
