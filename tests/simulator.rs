@@ -16,6 +16,13 @@ const STEPS: usize = 2_000;
 const TWICE: u64 = 20;
 /// Within so many seeds a planted bug must be found.
 const SEEDS_FOR_A_BUG: u64 = 100;
+/// Where the search for a bug that few seeds find begins: where it was found last. The others
+/// follow, so that nothing but time depends on it.
+const FOUND_AT: [(PlantedBug, u64); 3] = [
+    (PlantedBug::ForgetsLooks, 10),
+    (PlantedBug::ForgetsRefunds, 24),
+    (PlantedBug::PaysByBookAndNetwork, 44),
+];
 
 /// What came of the seeds from 1 on: every simulation has one thread, and each of ours has some.
 fn run_all(seeds: u64) -> Vec<Run> {
@@ -73,7 +80,9 @@ fn the_same_seed_gives_the_same_run() {
 fn every_planted_bug_is_found() {
     let mut missed = Vec::new();
     for bug in PlantedBug::ALL {
-        let found = (1..=SEEDS_FOR_A_BUG).find_map(|seed| {
+        let first = FOUND_AT.iter().find(|(known, _)| known == bug);
+        let first = first.map_or(1, |(_, seed)| *seed);
+        let found = (first..=SEEDS_FOR_A_BUG).chain(1..first).find_map(|seed| {
             let run = Simulation::new(seed, STEPS).with(*bug).run();
             run.finding.map(|finding| (seed, finding))
         });

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use flashkit::access::Credential;
 use flashkit::cards::{ActivateCard, CardLimits, ChargeCard, IssueCard};
 use flashkit::ids::{CardId, MerchantId};
+use flashkit::ledger::Account;
 use flashkit::money::Price;
 use flashkit::ports::SystemClock;
 use flashkit::settlement::{CreateMerchant, PairTill, PayoutTerms};
@@ -16,7 +17,7 @@ use flashkit::testkit::virtual_card::VirtualCard;
 use flashkit::{Engine, IdempotencyKey, MasterSecret};
 use tokio::task::JoinSet;
 
-use super::transfers::{AMOUNT_MSAT, Done, FUNDS_MSAT, fund};
+use super::transfers::{AMOUNT_MSAT, Done, FUNDS_MSAT, batch, fund};
 
 const AT_ONCE: usize = 200;
 
@@ -148,6 +149,28 @@ impl Shop {
             }
             let command = self.tap(number % self.cards.len())?;
             self.begin(&mut work, command);
+        }
+        while let Some(done) = work.join_next().await {
+            done??;
+        }
+        Ok(())
+    }
+}
+
+impl Shop {
+    /// So many transfers, of one card after the other to the merchant, many at once: each a commit
+    /// with a command and an event, told to the store directly.
+    pub async fn transfer_all(&self, transfers: u64) -> Done {
+        let mut work = JoinSet::new();
+        let payable = Account::merchant_payable(self.merchant);
+        for (number, (card, _)) in (0..transfers).zip(self.cards.iter().cycle()) {
+            if work.len() == AT_ONCE
+                && let Some(done) = work.join_next().await
+            {
+                done??;
+            }
+            let (store, batch) = (self.store.clone(), batch(number, *card, payable));
+            work.spawn(async move { store.commit(batch).await.map(drop) });
         }
         while let Some(done) = work.join_next().await {
             done??;

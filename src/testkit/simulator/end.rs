@@ -51,7 +51,13 @@ impl World {
                 self.command(key, by, request);
             }
             let handed_in = self.hand_in(&issuer)?;
-            let orders = [self.give_up(&issuer)?, self.assign(&issuer)?, handed_in];
+            let resolved = self.resolve(&issuer, true)?;
+            let orders = [
+                self.give_up(&issuer)?,
+                self.assign(&issuer)?,
+                handed_in,
+                resolved,
+            ];
             for (key, by, request) in orders.into_iter().flatten() {
                 self.command(key, by, request);
             }

@@ -72,7 +72,7 @@ impl World {
             91 => self.renew(&issuer),
             92 => self.give_up(&issuer),
             93 => self.end_a_hold(&issuer),
-            94 => self.resolve(&issuer),
+            94 => self.resolve(&issuer, false),
             95 => self.resolve_refund(&issuer),
             96..99 => self.assign(&issuer),
             _ => self.issue(&issuer),
@@ -495,13 +495,19 @@ impl World {
         order(name, by, Request::GiveUp(command))
     }
 
-    /// A person says of a payout whose outcome is unknown that it failed.
-    pub(super) fn resolve(&mut self, by: &Credential) -> Result<Option<Order>, Wrong> {
+    /// A person says of a payout whose outcome is unknown that it failed: any one, or one that never
+    /// left, of which the node says nothing and that its invoice's end keeps from being sent again.
+    pub(super) fn resolve(
+        &mut self,
+        by: &Credential,
+        never_left: bool,
+    ) -> Result<Option<Order>, Wrong> {
         let unknown: Vec<_> = self
             .model
             .payouts
             .iter()
             .filter(|(_, it)| it.standing == PayoutStanding::Unknown)
+            .filter(|(_, it)| !never_left || self.true_node.record(it.hash).is_none())
             .map(|(id, _)| *id)
             .collect();
         let Some(payout) = self.random.pick(&unknown).copied() else {
