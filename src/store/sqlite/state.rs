@@ -5,8 +5,8 @@ use serde::de::DeserializeOwned;
 
 use crate::ids::{BatchId, TransferId};
 use crate::ledger::{
-    Account, Balance, ChainHash, ChainHead, Commit, CommitPlace, HoldState, NewHold, NewTransfer,
-    Rows, TransferRow, UsageWindow,
+    Account, Balance, ChainHash, ChainHead, Commit, CommitPlace, HoldState, Json, NewHold,
+    NewTransfer, Rows, TransferRow, UsageWindow,
 };
 
 use super::cache::Cache;
@@ -293,7 +293,8 @@ pub(super) fn usage(connection: &Connection, window: &UsageWindow) -> Result<i64
 
 fn commit_from_row(row: &Row<'_>) -> Result<Commit> {
     let answer: Option<String> = row.get(1)?;
-    let answer = answer.map(|text| from_json(&text)).transpose()?;
+    let answer = answer.map(|text| Json::from_text(text).map_err(unreadable));
+    let answer = answer.transpose()?;
     Ok(Commit {
         at_ms: row.get(0)?,
         answer,
@@ -314,6 +315,11 @@ where
 pub(super) fn named<T: DeserializeOwned>(row: &Row<'_>, column: usize) -> Result<T> {
     let name: String = row.get(column)?;
     serde_json::from_value(serde_json::Value::String(name)).map_err(unreadable)
+}
+
+/// A column that is kept as it is.
+pub(super) fn json(row: &Row<'_>, column: usize) -> Result<Json> {
+    Json::from_text(row.get::<_, String>(column)?).map_err(unreadable)
 }
 
 pub(super) fn from_json<T: DeserializeOwned>(text: &str) -> Result<T> {
