@@ -10,6 +10,7 @@ use crate::ledger::{
 };
 
 use super::cache::Cache;
+use super::key::Parts;
 use super::known::Known;
 use super::reading;
 
@@ -145,8 +146,8 @@ impl Rows for SqliteRows<'_> {
     }
 
     fn document_version(&mut self, collection: &'static str, id: &str) -> Result<i64> {
-        let name = (collection, id.to_owned());
-        if let Some(version) = self.known.documents.get(&name) {
+        let name: &dyn Parts = &[collection, id, ""];
+        if let Some(version) = self.known.documents.get(name) {
             return Ok(version);
         }
         if let Some(version) = self.cache.and_then(|cache| cache.version(collection, id)) {

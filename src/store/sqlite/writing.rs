@@ -176,8 +176,7 @@ mod tests {
             body: serde_json::json!({ "number": 1 }).into(),
         };
         let read_at = cache.document(COLLECTION, "one").unwrap_err();
-        let name = (COLLECTION.to_owned(), "one".to_owned());
-        cache.keep(name, Some(&read), read_at);
+        cache.keep((COLLECTION, "one"), Some(&read), read_at);
         assert_eq!(cache.version(COLLECTION, "one"), Some(1));
 
         let mut writing = Writing::new(&connection, &cache, Known::default(), 2);
