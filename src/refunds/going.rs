@@ -99,7 +99,9 @@ impl Refunds {
         }
         rules::payable(&asked, refund.sent_msat, core.clock.now_ms())?;
         let (sent_msat, payer) = (refund.sent_msat, refund.posting.payer);
-        let paid = invoices::pay_by_book(core, &own, hash, sent_msat, payer).await?;
+        let paid = invoices::pay_by_book(core, &own, hash, sent_msat, payer)
+            .await?
+            .all();
         if own.value.options.hold {
             refund.state = RefundState::Sending;
             refund.held_for = Some(own.value.id);

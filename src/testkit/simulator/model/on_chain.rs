@@ -41,7 +41,10 @@ impl Model {
             self.fired.push(Transition::OnChainLate);
         }
         if from == Standing::Settled && to != Standing::Settled {
+            invoice.payments[at].was_reorged = true;
+            self.fired.push(Transition::OnChainReorged);
             self.undo(invoice, at);
+            self.count_others(invoice);
         }
         if from != Standing::Settled && to == Standing::Settled {
             self.book(invoice, at);
@@ -97,8 +100,6 @@ impl Model {
     fn undo(&mut self, invoice: &mut KnownInvoice, at: usize) {
         let (owner, tips, is_operators) = (invoice.owner, invoice.tips, invoice.is_operators);
         let payment = &mut invoice.payments[at];
-        payment.was_reorged = true;
-        self.fired.push(Transition::OnChainReorged);
         if !is_operators {
             let fee_msat = std::mem::take(&mut payment.owed_fee_msat);
             self.books.post(Account::fee_income(), owner, fee_msat);
@@ -119,6 +120,30 @@ impl Model {
             if self.suspense.remove(&payment.reference).is_some() {
                 self.fired.push(Transition::SuspenseWithdrawn);
             }
+        }
+    }
+
+    /// What was surplus beside a payment that vanished is the price now, of what was known earlier
+    /// first; unless somebody was given it.
+    fn count_others(&mut self, invoice: &mut KnownInvoice) {
+        let mut order: Vec<usize> = (0..invoice.payments.len()).collect();
+        order.sort_by(|a, b| {
+            let (a, b) = (&invoice.payments[*a], &invoice.payments[*b]);
+            (a.at_ms, &a.reference).cmp(&(b.at_ms, &b.reference))
+        });
+        for at in order {
+            let payment = &invoice.payments[at];
+            let surplus_msat = payment.amount_msat - payment.counted_msat;
+            let is_here = payment.is_on_chain && payment.standing == Standing::Settled;
+            let due_msat = invoice.amount_msat - invoice.fixed_msat(at);
+            let is_more = due_msat.min(payment.amount_msat) > payment.counted_msat;
+            let in_suspense = invoice.is_operators && !invoice.tips;
+            let is_given = in_suspense && !self.suspense.contains_key(&payment.reference);
+            if !is_here || payment.suspended || surplus_msat <= 0 || is_given || !is_more {
+                continue;
+            }
+            self.undo(invoice, at);
+            self.book(invoice, at);
         }
     }
 
