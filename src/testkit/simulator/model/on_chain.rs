@@ -49,6 +49,10 @@ impl Model {
         if from != Standing::Settled && to == Standing::Settled {
             self.book(invoice, at);
         }
+        // What a merchant owes has what all that leaves it.
+        for (owner, credit, came_msat) in std::mem::take(&mut self.debts) {
+            self.net(owner, credit, came_msat);
+        }
         self.fired.extend(match (from, to) {
             (Standing::Void, Standing::Pending) => Some(Transition::OnChainSeen),
             (Standing::Pending, Standing::Void) => Some(Transition::OnChainGone),
@@ -94,7 +98,7 @@ impl Model {
             let reference = payment.reference.clone();
             self.surplus.insert(reference, surplus_msat);
         }
-        self.net(owner, credit, counted_msat);
+        self.net_last(owner, credit, counted_msat);
     }
 
     fn undo(&mut self, invoice: &mut KnownInvoice, at: usize) {
@@ -103,7 +107,7 @@ impl Model {
         if !is_operators {
             let fee_msat = std::mem::take(&mut payment.owed_fee_msat);
             self.books.post(Account::fee_income(), owner, fee_msat);
-            self.net(owner, owner, fee_msat);
+            self.net_last(owner, owner, fee_msat);
             return;
         }
         let counted_msat = payment.counted_msat;
@@ -159,6 +163,14 @@ impl Model {
         if let Some(owes) = owes.filter(|_| owed_msat > 0) {
             self.books.post(owes, wallet, owed_msat);
             self.fired.push(Transition::ReorgOwed);
+        }
+    }
+
+    /// The same, of a merchant once all else is done.
+    fn net_last(&mut self, owner: Account, credit: Account, came_msat: i64) {
+        match owner.owner() {
+            Owner::Merchant(_) => self.debts.push((owner, credit, came_msat)),
+            _ => self.net(owner, credit, came_msat),
         }
     }
 
