@@ -270,7 +270,7 @@ impl Core {
         self.submit(Batch {
             id: self.new_id(BatchId::from_parts)?,
             command: None,
-            steps,
+            steps: steps.into(),
         })
         .await
     }

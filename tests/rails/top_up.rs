@@ -156,8 +156,9 @@ async fn an_address_that_was_taken_away_takes_nothing_any_more() {
         1,
     ));
     let (_, document) = invoices.await.unwrap().pop().unwrap();
+    let body: serde_json::Value = document.body.read().unwrap();
     assert_eq!(
-        document.body["state"],
+        body["state"],
         serde_json::to_value(InvoiceState::New).unwrap()
     );
     // The new one goes.
