@@ -59,7 +59,8 @@ impl Cards {
     /// no fee; any other is sent by the node, under a hold. The answer says how the payment stands
     /// once the node was asked; the outcome follows as an event and in
     /// [`get_payment`](Self::get_payment). The merchant's points are given when it succeeds, out
-    /// of what the merchant has here. A till; or the issuer, for a tap that comes with no till.
+    /// of what the merchant has put aside for them
+    /// ([`Rewards::move_budget`](crate::rewards::Rewards::move_budget)), or has here. A till; or the issuer, for a tap that comes with no till.
     ///
     /// # Errors
     /// Those of a tap, a card, a PIN and a limit, as for [`charge`](Self::charge);
@@ -247,7 +248,8 @@ impl Cards {
         };
         let (hash, amount_msat) = (bill.invoice.payment_hash, bill.amount_msat);
         let (mut steps, payer) = self.exchange_by_book(bill, &mut payment).await?;
-        steps.extend(invoices::pay_by_book(core, own, hash, amount_msat, payer).await?);
+        let booked = invoices::pay_by_book(core, own, hash, amount_msat, payer).await?;
+        steps.extend(booked.steps);
         // Of what is set aside they are given when it is captured.
         let (payment, points) = match is_held {
             true => (payment, Vec::new()),
@@ -255,7 +257,8 @@ impl Cards {
         };
         steps.extend(payments::rules::paid_by_book(&payment)?);
         steps.extend(points);
-        settlement::debts_last(&mut steps);
+        // Points are the merchant's to give of what has come in.
+        steps.extend(booked.debts);
         Ok(Paid {
             counted: payment.on_card(),
             payment,
