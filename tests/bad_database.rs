@@ -41,12 +41,12 @@ fn batch(number: u8) -> Batch {
     let event = NewEvent {
         kind: "card.topped_up",
         object: format!("card {number}"),
-        body: serde_json::json!({ "amount_msat": 1_000 }),
+        body: serde_json::json!({ "amount_msat": 1_000 }).into(),
     };
     Batch {
         id: BatchId::from_parts(1, [number; 10]),
         command: None,
-        steps: vec![Step::Transfer(transfer), Step::Emit(event)],
+        steps: vec![Step::Transfer(transfer), Step::Emit(event)].into(),
     }
 }
 
@@ -544,7 +544,7 @@ async fn a_damaged_row_takes_no_other_commit_with_it() {
     let one = |number: u8, step| Batch {
         id: BatchId::from_parts(2, [number; 10]),
         command: None,
-        steps: vec![step],
+        steps: vec![step].into(),
     };
     store.commit(one(DAMAGED, hold)).await.unwrap();
     store.close().await.unwrap();

@@ -244,6 +244,7 @@ async fn every_command_of_a_cards_life() {
         key: key("virtual"),
         limits: CardLimits::default(),
         expires_at_ms: None,
+        program: None,
     };
     check(&command);
     let virtual_card = cards.issue_virtual(&issuer, command).await.unwrap();

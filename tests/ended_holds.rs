@@ -49,7 +49,14 @@ fn for_a_second(transfer: NewTransfer, usage: Vec<UsageWindow>) -> Step {
 async fn commit(store: &dyn Store, number: u8, steps: Vec<Step>) -> Result<(), CommitError> {
     let id = BatchId::from_parts(9, [number; 10]);
     let command = None;
-    store.commit(Batch { id, command, steps }).await.map(drop)
+    store
+        .commit(Batch {
+            id,
+            command,
+            steps: steps.into(),
+        })
+        .await
+        .map(drop)
 }
 
 /// Both stores, an hour later each time.

@@ -204,10 +204,10 @@ async fn a_hold_that_was_opened_again_by_hand_makes_no_money() {
         reference: String::new(),
         credit_ceiling: None,
     };
-    let batch = |number: u8, steps| Batch {
+    let batch = |number: u8, steps: Vec<Step>| Batch {
         id: BatchId::from_parts(1, [number; 10]),
         command: None,
-        steps,
+        steps: steps.into(),
     };
     let hold = |number, amount, expires_at_ms| {
         Step::Hold(NewHold {

@@ -287,7 +287,7 @@ fn overdraft() -> Batch {
     Batch {
         id: BatchId::from_parts(1, [4; 10]),
         command: None,
-        steps: vec![Step::Transfer(transfer)],
+        steps: vec![Step::Transfer(transfer)].into(),
     }
 }
 

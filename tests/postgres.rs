@@ -68,7 +68,7 @@ fn event(object: &str) -> Step {
     Step::Emit(NewEvent {
         kind: "test.happened",
         object: object.into(),
-        body: serde_json::json!({ "object": object }),
+        body: serde_json::json!({ "object": object }).into(),
     })
 }
 
@@ -80,7 +80,11 @@ fn claim(name: &str) -> Step {
 fn batch(steps: Vec<Step>) -> Batch {
     let id = BatchId::from_parts(1, random_part(number()));
     let command = None;
-    Batch { id, command, steps }
+    Batch {
+        id,
+        command,
+        steps: steps.into(),
+    }
 }
 
 /// A schema of its own on the shared cluster.
@@ -1130,7 +1134,7 @@ async fn what_no_standby_has_is_not_acknowledged_out_of_the_tables() {
         command: Some(CommandRecord {
             scope: scope.to_owned(),
             fingerprint: "f".to_owned(),
-            answer: serde_json::Value::Null,
+            answer: serde_json::Value::Null.into(),
         }),
         ..batch(vec![fund(card(1), 5)])
     };

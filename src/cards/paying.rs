@@ -299,15 +299,20 @@ impl Cards {
             core.node()?;
         }
         let terms = core.settings.card_payments;
-        rules::check_lock(&bill.invoice, terms.max_lock_blocks)?;
+        let own = bill.program.as_ref();
+        let own = own.and_then(|program| program.value.terms.max_lock_blocks);
+        let max_lock_blocks = own.unwrap_or(terms.max_lock_blocks);
+        rules::check_lock(&bill.invoice, max_lock_blocks)?;
         let max_route_fee_msat =
             payments::rules::share(terms.route_base_msat, terms.route_bps, bill.amount_msat)?;
         let holds = Holds::new(core, 0, max_route_fee_msat)?;
         let mut payment = self.new_payment(bill, max_route_fee_msat, holds, usage)?;
+        let owed = self.owed_route(bill, &payment).await?;
+        payment.posting.route_is_owed = owed.is_some();
         let window = rules::in_flight_window(bill.card.value.line());
         payment.posting.attempts = self.payments.first_attempts();
         payment.posting.in_flight = Some(window.clone());
-        payment.posting.max_lock_blocks = Some(terms.max_lock_blocks);
+        payment.posting.max_lock_blocks = Some(max_lock_blocks);
         let mut steps = vec![Step::Use {
             window,
             amount: 1,
@@ -325,11 +330,46 @@ impl Cards {
         let check_at_ms = self.payments.first_check_at();
         steps.extend(payments::rules::intend(&payment, check_at_ms)?);
         steps.extend(within_cap.into_iter().flatten());
+        steps.extend(owed);
         Ok(Paid {
             counted,
             payment,
             steps,
         })
+    }
+
+    /// Where the merchant bears the route, has too little here for it, and may owe it: what holds in
+    /// the commit of what it then owes.
+    async fn owed_route(&self, bill: &Bill, payment: &CardPayment) -> Result<Option<Step>, Error> {
+        let terms = bill.program.as_ref().map(|program| &program.value.terms);
+        let most = terms.and_then(|terms| terms.route_owed_up_to_msat);
+        let (FeeBearer::Merchant, Some(merchant), Some(most_msat)) =
+            (payment.fee_bearer, payment.merchant, most)
+        else {
+            return Ok(None);
+        };
+        let payable = Account::merchant_payable(merchant);
+        let has = self.core.balance(&payable).await?;
+        let has_msat = has.available(payable.kind().side());
+        let needed_msat = payment.max_route_fee_msat;
+        if has_msat >= i128::from(needed_msat) {
+            return Ok(None);
+        }
+        let account = Account::merchant_receivable(merchant);
+        let owes = self.core.balance(&account).await?;
+        let owes_msat = owes.highest(account.kind().side());
+        if owes_msat.saturating_add(needed_msat.into()) > i128::from(most_msat) {
+            return Err(CardPaymentError::RouteNotCovered {
+                available_msat: i64::try_from(has_msat).unwrap_or(i64::MAX),
+                needed_msat,
+            }
+            .into());
+        }
+        Ok(Some(Step::Within {
+            account,
+            lowest: None,
+            highest: Some(most_msat),
+        }))
     }
 
     fn new_payment(
@@ -367,6 +407,7 @@ impl Cards {
                 usage,
                 in_flight: None,
                 max_lock_blocks: None,
+                route_is_owed: false,
                 reward: None,
             },
         })

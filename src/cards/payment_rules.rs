@@ -74,6 +74,9 @@ impl Outgoing for CardPayment {
             max_route_fee_msat: self.max_route_fee_msat,
             route_payer: match (self.fee_bearer, self.merchant) {
                 (FeeBearer::Card, _) => Some(self.source()),
+                (FeeBearer::Merchant, Some(merchant)) if self.posting.route_is_owed => {
+                    Some(Account::merchant_receivable(merchant))
+                }
                 (FeeBearer::Merchant, Some(merchant)) => Some(Account::merchant_payable(merchant)),
                 (FeeBearer::Merchant, None) | (FeeBearer::Operator, _) => None,
             },

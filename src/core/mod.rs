@@ -69,6 +69,11 @@ pub struct Settings {
     /// by default.
     #[serde(default = "sixty")]
     pub top_up_invoices_per_hour: u32,
+    /// True, the default, while the `p` of any tap of a card is an address to top it up, as apps in
+    /// the field have it. Whoever holds the card cannot revoke those: false ends them for all cards,
+    /// and leaves each card the address that its holder can renew.
+    #[serde(default = "yes")]
+    pub top_up_by_tap: bool,
 }
 
 /// How BOLT11 invoices of others are paid with cards.
@@ -84,7 +89,10 @@ pub struct CardPaymentSettings {
     /// How many payments of a card may be on their way at once.
     pub max_in_flight: u32,
     /// For how many blocks a route may lock a card's money up, the last hop counted: whoever is
-    /// paid can leave the payment waiting as long.
+    /// paid can leave the payment waiting as long. A card's program can say another number. By
+    /// default 140, less than a day: 80 that LND asks for of the last hop by default (LDK and Core
+    /// Lightning ask for less), and 60 for the hops before it, which ask for 34 to 80 each. Where the
+    /// tills are behind several of those, it has to be more.
     pub max_lock_blocks: u32,
     /// How long a till that asks by LNURL waits for the outcome, in milliseconds; after that it
     /// is told that the payment is pending.
@@ -93,14 +101,14 @@ pub struct CardPaymentSettings {
 
 impl Default for CardPaymentSettings {
     /// The card bears the route, at most 0.5 % and 10 sat; three payments at once, each for at
-    /// most two days of blocks; five seconds.
+    /// most 140 blocks; five seconds.
     fn default() -> Self {
         Self {
             route_base_msat: 10_000,
             route_bps: 50,
             card_bears_route: true,
             max_in_flight: 3,
-            max_lock_blocks: 288,
+            max_lock_blocks: 140,
             wait_ms: 5_000,
         }
     }
@@ -108,6 +116,10 @@ impl Default for CardPaymentSettings {
 
 fn localhost() -> String {
     "localhost".to_owned()
+}
+
+fn yes() -> bool {
+    true
 }
 
 fn sixty() -> u32 {
@@ -141,6 +153,7 @@ impl Default for Settings {
             chain_poll_ms: ten_seconds_in_ms(),
             breakage_after_ms: None,
             top_up_invoices_per_hour: sixty(),
+            top_up_by_tap: yes(),
         }
     }
 }
@@ -257,7 +270,7 @@ impl Core {
         self.submit(Batch {
             id: self.new_id(BatchId::from_parts)?,
             command: None,
-            steps,
+            steps: steps.into(),
         })
         .await
     }

@@ -16,6 +16,7 @@ mod changes;
 mod chart_of_accounts;
 mod journal;
 mod journal_check;
+mod json;
 mod postings;
 mod refusal;
 mod state;
@@ -35,6 +36,7 @@ pub use journal::{
     ChainHash, ChainHead, CommitDigest, CommitPlace, CommitRow, ParseChainHashError,
 };
 pub use journal_check::{JournalCheck, JournalProblem};
+pub use json::Json;
 pub use refusal::Refusal;
 pub use state::{Rows, State};
 pub use transfer::{

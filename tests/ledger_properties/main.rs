@@ -208,7 +208,7 @@ impl Run {
         let batch = Batch {
             id: BatchId::from_parts(1, self.random()),
             command: None,
-            steps: orders.iter().map(step).collect(),
+            steps: Arc::new(orders.iter().map(step).collect()),
         };
         for store in &self.stores {
             let found = store.commit(batch.clone()).await;

@@ -86,7 +86,7 @@ impl Store for GatedStore {
         self.pause.hold_up(&batch).await;
         // No caller is behind it: an incoming payment is being accepted, or booked.
         if let (Some(gate), None) = (&self.gate, &batch.command) {
-            for step in &batch.steps {
+            for step in batch.steps.iter() {
                 match step {
                     Step::Hold(_) => gate.reach_quietly("claimable-not-committed").await,
                     Step::Capture { .. } => gate.reach_quietly("received-not-booked").await,

@@ -6,7 +6,7 @@ use flashkit::ledger::{Changes, CommitRow, DueJob, EventRecord, HoldState};
 use flashkit::store::{KeyValueWrite, StoreError};
 use redb::{ReadableTable, WriteTransaction};
 
-use super::fault::{Fault, Result};
+use super::fault::{Fault, Result, corrupt};
 use super::tables::*;
 
 /// Writes what a group of batches changed.
@@ -123,18 +123,18 @@ fn write_documents(to: &WriteTransaction, changes: &Changes) -> Result<()> {
 
 fn write_events(to: &WriteTransaction, changes: &Changes) -> Result<()> {
     let last = last_key(&to.open_table(EVENTS)?)?;
-    let rows = (last + 1..).zip(&changes.events);
-    let rows = rows.map(|(position, (event, at_ms))| {
+    let mut rows = Vec::new();
+    for (position, (event, at_ms)) in (last + 1..).zip(&changes.events) {
         let record = EventRecord {
             position,
             at_ms: *at_ms,
             kind: event.kind.to_owned(),
             object: event.object.clone(),
-            body: event.body.clone(),
+            body: event.body.read().map_err(corrupt)?,
         };
-        (position, record)
-    });
-    put_all(to, EVENTS, rows)
+        rows.push((position, record));
+    }
+    put_all(to, EVENTS, rows.into_iter())
 }
 
 fn write_due(to: &WriteTransaction, changes: &Changes) -> Result<()> {

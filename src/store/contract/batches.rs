@@ -16,7 +16,7 @@ fn command(scope: &str, fingerprint: &str, answer: &str) -> Option<CommandRecord
     Some(CommandRecord {
         scope: scope.into(),
         fingerprint: fingerprint.into(),
-        answer: serde_json::json!({ "answer": answer, "most": i64::MAX, "none": null }),
+        answer: serde_json::json!({ "answer": answer, "most": i64::MAX, "none": null }).into(),
     })
 }
 
@@ -136,7 +136,7 @@ pub async fn refused_batch_leaves_nothing(fresh: &FreshStore) -> Kept {
     probe.same("the store", picture(&probe, &holds).await?, before.clone())?;
 
     // Every one of those steps could be done: what was undone above was not nothing.
-    batch.steps = steps;
+    batch.steps = steps.into();
     let commit = probe.done(probe.store().commit(batch).await)?;
     probe.same("that it was done now", commit.replayed, false)?;
     let after = picture(&probe, &holds).await?;
@@ -208,12 +208,12 @@ pub async fn command_is_done_once(fresh: &FreshStore) -> Kept {
     let nothing = CommandRecord {
         scope: "till/charge/3".into(),
         fingerprint: "request".into(),
-        answer: serde_json::Value::Null,
+        answer: serde_json::Value::Null.into(),
     };
     for replayed in [false, true] {
         let batch = probe.batch(Some(nothing.clone()), vec![]);
         let commit = probe.done(probe.store().commit(batch).await)?;
-        let answer = Some(serde_json::Value::Null);
+        let answer = Some(serde_json::Value::Null.into());
         let answered = (commit.answer, commit.replayed);
         probe.same("an answer of null", answered, (answer.clone(), replayed))?;
         let kept = probe.read(probe.store().command(&nothing.scope).await)?;
@@ -349,7 +349,7 @@ pub async fn documents_change_only_at_the_version_read(fresh: &FreshStore) -> Ke
         .await?;
     let found = probe.read(probe.store().document("thing", "a").await)?;
     let found = found.map(|document| (document.id, document.version, document.body));
-    let body = serde_json::json!({ "id": "a", "written": 2 });
+    let body = serde_json::json!({ "id": "a", "written": 2 }).into();
     probe.same("the document", found, Some(("a".into(), 2, body)))?;
     let elsewhere = probe.read(probe.store().document("other", "a").await)?;
     probe.same("in another collection", elsewhere, None)

@@ -254,7 +254,7 @@ pub async fn commits_are_a_chain(fresh: &FreshStore) -> Kept {
     let command = CommandRecord {
         scope: "somebody/charge/1".into(),
         fingerprint: "f".into(),
-        answer: serde_json::json!(1),
+        answer: serde_json::json!(1).into(),
     };
     let batch = probe.batch(Some(command), vec![step]);
     probe.done(probe.store().commit(batch).await)?;
@@ -305,7 +305,7 @@ pub async fn answers_are_forgotten_and_keys_are_not(fresh: &FreshStore) -> Kept 
     let command = |number: i64| CommandRecord {
         scope: format!("somebody/fund/{number}"),
         fingerprint: "f".into(),
-        answer: serde_json::json!(number),
+        answer: serde_json::json!(number).into(),
     };
     for number in 0..3 {
         probe.set_clock(FIRST_MS + number * DAY_MS);
@@ -328,7 +328,7 @@ pub async fn answers_are_forgotten_and_keys_are_not(fresh: &FreshStore) -> Kept 
     probe.same("one of two", forget(FIRST_MS + 2 * DAY_MS, 1).await?, 1)?;
     probe.same("the other", forget(FIRST_MS + 2 * DAY_MS, 10).await?, 1)?;
     probe.same("again", forget(FIRST_MS + 2 * DAY_MS, 10).await?, 0)?;
-    for (number, answer) in [(0, None), (1, None), (2, Some(serde_json::json!(2)))] {
+    for (number, answer) in [(0, None), (1, None), (2, Some(serde_json::json!(2).into()))] {
         let known = probe.store().command(&command(number).scope).await;
         let known = probe.read(known)?;
         let found = known.map(|(fingerprint, commit)| (fingerprint, commit.answer));

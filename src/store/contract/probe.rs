@@ -71,7 +71,7 @@ pub(super) fn event(object: &str) -> Step {
     Step::Emit(NewEvent {
         kind: "contract.checked",
         object: object.into(),
-        body: serde_json::json!({ "object": object }),
+        body: serde_json::json!({ "object": object }).into(),
     })
 }
 
@@ -99,7 +99,7 @@ pub(super) fn put(id: &str, read_version: i64, keys: &[(&'static str, &str)]) ->
         collection: "thing",
         id: id.into(),
         read_version,
-        body: serde_json::json!({ "id": id, "written": read_version + 1 }),
+        body: serde_json::json!({ "id": id, "written": read_version + 1 }).into(),
         index_keys: keys
             .iter()
             .map(|(index, key)| (*index, (*key).into()))
@@ -167,7 +167,11 @@ impl<'a> Probe<'a> {
 
     pub(super) fn batch(&self, command: Option<CommandRecord>, steps: Vec<Step>) -> Batch {
         let id = BatchId::from_parts(1, random_part(self.fresh.number()));
-        Batch { id, command, steps }
+        Batch {
+            id,
+            command,
+            steps: steps.into(),
+        }
     }
 
     pub(super) fn new_transfer(&self, debit: Account, credit: Account, amount: i64) -> NewTransfer {

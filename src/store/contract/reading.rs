@@ -215,7 +215,7 @@ pub async fn documents_leave_the_keys_of_older_versions(fresh: &FreshStore) -> K
         .into_iter()
         .map(|(_, document)| (document.version, document.body))
         .collect();
-    let body = serde_json::json!({ "id": "c", "written": 2 });
+    let body = serde_json::json!({ "id": "c", "written": 2 }).into();
     probe.same("what is found", found, vec![(2, body)])
 }
 

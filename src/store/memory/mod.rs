@@ -274,7 +274,10 @@ impl Store for MemoryStore {
     }
 
     async fn events(&self, after: i64, limit: usize) -> Result<Vec<EventRecord>, StoreError> {
-        Ok(page(&self.lock()?.events, after, limit))
+        let events = page(&self.lock()?.events, after, limit);
+        let positions = after.max(0).saturating_add(1)..;
+        let events = positions.zip(events);
+        events.map(|(position, event)| event.at(position)).collect()
     }
 
     async fn event_after(&self, position: i64) -> Result<(), StoreError> {

@@ -9,7 +9,7 @@ use tokio_postgres::types::FromSqlOwned;
 use super::snapshot::{commit, corrupt};
 use crate::ledger::{
     Account, Balance, ChainHash, ChainHead, Commit, CommitRow, Document, DueJob, EventRecord,
-    HoldChangeRow, HoldState, NewHold, NewTransfer, Standing, TransferRow,
+    HoldChangeRow, HoldState, Json, NewHold, NewTransfer, Standing, TransferRow,
 };
 use crate::store::{DocumentPosition, StoreError};
 
@@ -29,7 +29,7 @@ pub(super) fn document(row: &Row) -> Read<Document> {
     Ok(Document {
         id: value(row, 0)?,
         version: value(row, 1)?,
-        body: json(row, 2)?,
+        body: Json::from_text(value::<String>(row, 2)?).map_err(corrupt)?,
     })
 }
 

@@ -6,6 +6,7 @@
 mod answers;
 mod backup;
 mod cache;
+mod key;
 mod known;
 mod moving;
 mod node_state;
@@ -301,12 +302,11 @@ impl Store for SqliteStore {
             Ok(known) => return Ok(known),
             Err(read_at) => read_at,
         };
-        let name = (collection.to_owned(), id.to_owned());
-        let (asked, id) = name.clone();
+        let (asked, named) = (collection.to_owned(), id.to_owned());
         let found = self
-            .read(move |connection| reading::document(connection, &asked, id))
+            .read(move |connection| reading::document(connection, &asked, named))
             .await?;
-        cache.keep(name, found.as_ref(), read_at);
+        cache.keep((collection, id), found.as_ref(), read_at);
         Ok(found)
     }
 

@@ -4,7 +4,7 @@ use rusqlite::{Connection, OptionalExtension, Result, Row, params};
 
 use super::sql_limit;
 use super::state::{
-    self, HOLD_COLUMNS, balance_from_row, chain_head, from_json, hold_from_row, named, parsed,
+    self, HOLD_COLUMNS, balance_from_row, chain_head, from_json, hold_from_row, json, named, parsed,
 };
 use crate::ids::TransferId;
 use crate::ledger::{
@@ -26,7 +26,7 @@ pub(super) fn document(
     };
     Ok(Some(Document {
         version: row.get(0)?,
-        body: from_json(&row.get::<_, String>(1)?)?,
+        body: json(row, 1)?,
         id,
     }))
 }
@@ -349,7 +349,7 @@ pub(super) fn documents(
                     key: row.get(0)?,
                     id: row.get(1)?,
                 };
-                let body = from_json(&row.get::<_, String>(3)?)?;
+                let body = json(row, 3)?;
                 let document = Document {
                     id: position.id.clone(),
                     version: row.get(2)?,

@@ -50,6 +50,8 @@ pub(super) struct Receipt {
     told: Option<Place>,
     /// What it was told last.
     telling: Option<Place>,
+    /// Nothing was told since that it may have taken without an answer.
+    is_sure: bool,
 }
 
 /// Calls that tell of one output.
@@ -83,7 +85,7 @@ fn hex_of(number: u64) -> String {
 
 impl Receipt {
     fn is_current(&self, blocks: &[u64]) -> bool {
-        self.told == Some(self.place(blocks))
+        self.is_sure && self.told == Some(self.place(blocks))
     }
 
     fn place(&self, blocks: &[u64]) -> Place {
@@ -232,6 +234,7 @@ impl World {
             at: Where::Mempool,
             told: None,
             telling: None,
+            is_sure: false,
         };
         let id = outpoint(number).to_string();
         self.chain.receipts.insert(id, receipt);
@@ -356,6 +359,7 @@ impl World {
             };
             let place = receipt.place(&self.chain.blocks);
             receipt.telling = Some(place);
+            receipt.is_sure = false;
             self.ground.trace("told", receipt.number);
             let (address, fact) = (receipt.address.clone(), receipt.fact(place));
             let mut calls = Vec::new();
@@ -392,6 +396,7 @@ impl World {
                 Some(Ok(_)) => {
                     if let Some(receipt) = receipts.get_mut(&telling.id) {
                         receipt.told = receipt.telling;
+                        receipt.is_sure = true;
                     }
                     false
                 }
