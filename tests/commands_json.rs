@@ -35,7 +35,7 @@ use flashkit::refunds::{
     RefundTo, ResolveRefund,
 };
 use flashkit::reports::{ExportFormat, StatementPeriod};
-use flashkit::rewards::{CreateProgram, RedeemPoints};
+use flashkit::rewards::{BudgetMove, CreateProgram, MoveRewardBudget, RedeemPoints};
 use flashkit::settlement::{
     CreateMerchant, PairTill, PayoutOutcome, PayoutTerms, RequestPayout, ResolvePayout, RevokeTill,
 };
@@ -692,6 +692,16 @@ async fn every_command_and_every_answer() {
     };
     check(&command);
     check_answer(&engine.rewards().redeem(&holder, command).await.unwrap());
+    let command = MoveRewardBudget {
+        key: key("budget"),
+        merchant: merchant.id,
+        amount_msat: 1,
+        direction: BudgetMove::In,
+    };
+    check(&command);
+    let rewards = engine.rewards();
+    check_answer(&rewards.move_budget(&issuer, command).await.unwrap());
+    check_answer(&rewards.budget(&credential, merchant.id).await.unwrap());
 
     let command = FreezeCard {
         key: key("freeze"),

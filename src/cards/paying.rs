@@ -59,7 +59,8 @@ impl Cards {
     /// no fee; any other is sent by the node, under a hold. The answer says how the payment stands
     /// once the node was asked; the outcome follows as an event and in
     /// [`get_payment`](Self::get_payment). The merchant's points are given when it succeeds, out
-    /// of what the merchant has here. A till; or the issuer, for a tap that comes with no till.
+    /// of what the merchant has put aside for them
+    /// ([`Rewards::move_budget`](crate::rewards::Rewards::move_budget)), or has here. A till; or the issuer, for a tap that comes with no till.
     ///
     /// # Errors
     /// Those of a tap, a card, a PIN and a limit, as for [`charge`](Self::charge);

@@ -175,6 +175,13 @@ async fn a_virtual_card_is_of_its_program(is_sqlite: bool) {
     let until_ms = card.expires_at_ms.unwrap();
     assert!(until_ms <= NOON + 86_400_000 + 60_000, "{until_ms}");
     assert_eq!((card.program, card.unit), (Some(of), Asset::Btc));
+    let long = CardProgramTerms {
+        valid_for_ms: Some(30 * 86_400_000),
+        ..CardProgramTerms::default()
+    };
+    let long = program(&engine, "long", long).await;
+    let (short, _) = virtual_card(&engine, long, Some(NOON + 86_400_000)).await;
+    assert_eq!(short.expires_at_ms, Some(NOON + 86_400_000), "the sooner");
     shop::fund(&*scene.store, 1, card.id, 5_000 * SAT).await;
     let charge = async |name: &str, till, sats| {
         let command = ChargeCard {
