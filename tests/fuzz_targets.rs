@@ -161,7 +161,6 @@ macro_rules! targets {
 
 targets!(
     bolt11,
-    chain_answers,
     chip_answers,
     commands,
     import_stream,
