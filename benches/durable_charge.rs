@@ -6,7 +6,8 @@
 //! how fast it was.
 //!
 //! `cargo bench --bench durable_charge` takes about a minute; `-- --quick` a few seconds. With
-//! `-- --only 3` the fourth contender alone runs, for a profiler to look at.
+//! `-- --only 3` the fourth contender alone runs, for a profiler to look at, and with `--slices 50`
+//! besides exactly so many slices of it, for a counter of instructions.
 
 #[path = "../tests/support/disk.rs"]
 mod disk;
@@ -354,7 +355,7 @@ fn report(turns: &[[Duration; CONTENDERS]]) {
     }
 }
 
-async fn run(folder: &Path, budget: Duration, only: Option<usize>) -> Done<bool> {
+async fn run(folder: &Path, budget: Duration, only: Option<Only>) -> Done<bool> {
     let slow = folder.join("slow");
     std::fs::create_dir(&slow)?;
     let _slow = disk::Disk::slow(&slow, SLOW_FLUSH);
@@ -367,12 +368,13 @@ async fn run(folder: &Path, budget: Duration, only: Option<usize>) -> Done<bool>
     };
     let mut turns = Vec::new();
     let mut begun = Instant::now();
-    while let Some(contender) = only
-        && begun.elapsed() < budget
-    {
-        bench.slice(contender).await?;
-    }
-    if only.is_some() {
+    if let Some((contender, slices)) = only {
+        let is_over = |done| slices.map_or(begun.elapsed() >= budget, |slices| done >= slices);
+        let mut done = 0;
+        while !is_over(done) {
+            bench.slice(contender).await?;
+            done += 1;
+        }
         return bench.is_conserved().await;
     }
     for turn in 0.. {
@@ -397,11 +399,20 @@ async fn run(folder: &Path, budget: Duration, only: Option<usize>) -> Done<bool>
     bench.is_conserved().await
 }
 
+/// One contender, and how many slices of it, if not for a time.
+type Only = (usize, Option<usize>);
+
+/// What comes after the argument `name`.
+fn argument(name: &str) -> Done<Option<usize>> {
+    let mut value = std::env::args().skip_while(|argument| argument != name);
+    Ok(value.nth(1).map(|number| number.parse()).transpose()?)
+}
+
 fn main() -> Done {
     let quick = std::env::args().any(|argument| argument == "--quick");
-    let mut only = std::env::args().skip_while(|argument| argument != "--only");
-    let only = only.nth(1).map(|number| number.parse()).transpose()?;
-    let only = only.filter(|contender| *contender < CONTENDERS);
+    let only = argument("--only")?.filter(|contender| *contender < CONTENDERS);
+    let slices = argument("--slices")?;
+    let only = only.map(|contender| (contender, slices));
     let budget = Duration::from_secs(if quick { 3 } else { 45 });
     let build = if cfg!(debug_assertions) {
         "a debug build: the ratios are those of a debug build"

@@ -230,7 +230,7 @@ impl Books {
             let batch = Batch {
                 id: BatchId::from_parts(1, numbered(first as u64)),
                 command: None,
-                steps: steps?,
+                steps: steps?.into(),
             };
             let store = self.store.clone();
             work.spawn(async move {
@@ -405,7 +405,7 @@ fn copy_of(pattern: &Pattern, number: usize) -> Done<Step> {
         collection: "invoice",
         id,
         read_version: 0,
-        body,
+        body: body.into(),
         index_keys,
     }))
 }

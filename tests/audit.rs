@@ -399,5 +399,9 @@ fn transfer(number: u64, debit: Account) -> Step {
 
 fn batch(number: u64, steps: Vec<Step>) -> Batch {
     let (id, command) = (BatchId::from_parts(1, random(number)), None);
-    Batch { id, command, steps }
+    Batch {
+        id,
+        command,
+        steps: steps.into(),
+    }
 }

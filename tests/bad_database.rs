@@ -41,12 +41,12 @@ fn batch(number: u8) -> Batch {
     let event = NewEvent {
         kind: "card.topped_up",
         object: format!("card {number}"),
-        body: serde_json::json!({ "amount_msat": 1_000 }),
+        body: serde_json::json!({ "amount_msat": 1_000 }).into(),
     };
     Batch {
         id: BatchId::from_parts(1, [number; 10]),
         command: None,
-        steps: vec![Step::Transfer(transfer), Step::Emit(event)],
+        steps: vec![Step::Transfer(transfer), Step::Emit(event)].into(),
     }
 }
 
@@ -159,7 +159,7 @@ fn garbage_is_no_store() {
 async fn a_truncated_file_is_refused() {
     let books = Books::closed().await;
     let whole = fs::read(&books.file).unwrap();
-    let page = 4_096;
+    let page = 2_048;
     for length in [
         50,
         100,
@@ -184,7 +184,7 @@ async fn flipped_bytes_are_a_typed_error_at_worst() {
     let whole = fs::read(&books.file).unwrap();
     let (mut refused, mut failed, mut unseen) = (0, 0, 0);
     // The head of every page, and places all over the file.
-    let heads = (0..whole.len() / 4_096).map(|page| page * 4_096 + if page == 0 { 100 } else { 0 });
+    let heads = (0..whole.len() / 2_048).map(|page| page * 2_048 + if page == 0 { 100 } else { 0 });
     let places = heads.chain((16..whole.len()).step_by(1_777));
     for place in places {
         let mut bytes = whole.clone();
@@ -544,7 +544,7 @@ async fn a_damaged_row_takes_no_other_commit_with_it() {
     let one = |number: u8, step| Batch {
         id: BatchId::from_parts(2, [number; 10]),
         command: None,
-        steps: vec![step],
+        steps: vec![step].into(),
     };
     store.commit(one(DAMAGED, hold)).await.unwrap();
     store.close().await.unwrap();

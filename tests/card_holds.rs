@@ -537,7 +537,7 @@ async fn a_charge_of_an_earlier_version_is_read(is_sqlite: bool) {
         collection: "charge",
         id: id.to_string(),
         read_version: 0,
-        body,
+        body: body.into(),
         index_keys: vec![
             ("card", card.to_string()),
             ("merchant", merchant.to_string()),
@@ -546,7 +546,7 @@ async fn a_charge_of_an_earlier_version_is_read(is_sqlite: bool) {
     let batch = Batch {
         id: BatchId::from_parts(1, [1; 10]),
         command: None,
-        steps: vec![Step::Put(row)],
+        steps: vec![Step::Put(row)].into(),
     };
     scene.store.commit(batch).await.unwrap();
     let charge = scene.get(id).await;

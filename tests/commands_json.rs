@@ -35,7 +35,7 @@ use flashkit::refunds::{
     RefundTo, ResolveRefund,
 };
 use flashkit::reports::{ExportFormat, StatementPeriod};
-use flashkit::rewards::{CreateProgram, RedeemPoints};
+use flashkit::rewards::{BudgetMove, CreateProgram, MoveRewardBudget, RedeemPoints};
 use flashkit::settlement::{
     CreateMerchant, PairTill, PayoutOutcome, PayoutTerms, RequestPayout, ResolvePayout, RevokeTill,
 };
@@ -244,6 +244,7 @@ async fn every_command_of_a_cards_life() {
         key: key("virtual"),
         limits: CardLimits::default(),
         expires_at_ms: None,
+        program: None,
     };
     check(&command);
     let virtual_card = cards.issue_virtual(&issuer, command).await.unwrap();
@@ -691,6 +692,16 @@ async fn every_command_and_every_answer() {
     };
     check(&command);
     check_answer(&engine.rewards().redeem(&holder, command).await.unwrap());
+    let command = MoveRewardBudget {
+        key: key("budget"),
+        merchant: merchant.id,
+        amount_msat: 1,
+        direction: BudgetMove::In,
+    };
+    check(&command);
+    let rewards = engine.rewards();
+    check_answer(&rewards.move_budget(&issuer, command).await.unwrap());
+    check_answer(&rewards.budget(&credential, merchant.id).await.unwrap());
 
     let command = FreezeCard {
         key: key("freeze"),
@@ -1199,7 +1210,8 @@ fn wallet_commands() {
     use flashkit::ids::{SpendId, WalletId};
     use flashkit::wallets::{
         AddWallet, BumpSpend, CancelSpend, ImportLabels, NewAddress, PrepareSpend, SpendOutput,
-        SpendTarget, SubmitSpend, WalletOwner, WalletSource, XpubKind,
+        SpendTarget, SubmitSpend, WalletOwner, WalletSource, WithdrawEverything, Withdrawal,
+        XpubKind,
     };
 
     let wallet = WalletId::from_parts(1, [1; 10]);
@@ -1261,6 +1273,22 @@ fn wallet_commands() {
     check(&CancelSpend {
         key: key("cancel"),
         spend,
+    });
+    let value = check(&WithdrawEverything {
+        key: key("withdraw"),
+        wallet,
+        address: "bcrt1".to_owned(),
+        fee_sat_per_kvb: None,
+        max_coins: None,
+    });
+    assert!(value.get("max_coins").is_none());
+    check(&Withdrawal {
+        wallet,
+        address: "bcrt1".to_owned(),
+        spends: vec![spend],
+        amount_sat: 1,
+        fee_sat: 1,
+        left_sat: 0,
     });
     check(&ImportLabels {
         key: key("labels"),

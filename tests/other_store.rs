@@ -83,7 +83,7 @@ fn numbered(number: i64) -> Batch {
         command: Some(CommandRecord {
             scope: format!("somebody/fund/{number}"),
             fingerprint: "f".to_owned(),
-            answer: serde_json::Value::Null,
+            answer: serde_json::Value::Null.into(),
         }),
         steps: vec![
             Step::Transfer(transfer(1, Account::node_channels(), card())),
@@ -96,7 +96,7 @@ fn numbered(number: i64) -> Batch {
                 collection: "thing",
                 id: name.clone(),
                 read_version: 0,
-                body: serde_json::json!({ "number": number }),
+                body: serde_json::json!({ "number": number }).into(),
                 index_keys: vec![("number", name.clone())],
             }),
             Step::Claim {
@@ -106,14 +106,15 @@ fn numbered(number: i64) -> Batch {
             Step::Emit(NewEvent {
                 kind: "test.numbered",
                 object: name.clone(),
-                body: serde_json::json!(number),
+                body: serde_json::json!(number).into(),
             }),
             Step::Due(DueJob {
                 kind: "test".to_owned(),
                 object: name,
                 due_at_ms: FIRST_MS,
             }),
-        ],
+        ]
+        .into(),
     }
 }
 
@@ -139,11 +140,12 @@ async fn has_all(store: &RedbStore, numbers: i64) {
     for number in 0..numbers {
         let name = number.to_string();
         let document = store.document("thing", &name).await.unwrap().unwrap();
-        assert_eq!(document.body["number"], number);
+        let body: serde_json::Value = document.body.read().unwrap();
+        assert_eq!(body["number"], number);
         assert_eq!(store.claim(&name).await.unwrap().as_deref(), Some("test"));
         let again = store.commit(numbered(number)).await.unwrap();
         assert!(again.replayed, "{number}");
-        assert_eq!(again.answer, Some(serde_json::Value::Null));
+        assert_eq!(again.answer, Some(serde_json::Value::Null.into()));
     }
 }
 

@@ -341,7 +341,7 @@ fn draw(task: usize, number: u64, budget: Account, to: Account) -> Batch {
     Batch {
         id: BatchId::from_parts(1, random_part(task, number)),
         command: None,
-        steps,
+        steps: steps.into(),
     }
 }
 
@@ -362,7 +362,7 @@ async fn one_budget_is_never_overdrawn(scene: Scene) {
     let filled = Batch {
         id: BatchId::from_parts(2, random_part(0, 0)),
         command: None,
-        steps: vec![Step::Transfer(fund)],
+        steps: vec![Step::Transfer(fund)].into(),
     };
     scene.stores[0].commit(filled).await.unwrap();
     let tills = scene.tills().await;

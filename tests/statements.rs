@@ -68,7 +68,7 @@ impl History {
         let batch = Batch {
             id: BatchId::from_parts(1, random(self.moved.len())),
             command: None,
-            steps,
+            steps: steps.into(),
         };
         self.scene.store.commit(batch).await.unwrap();
     }

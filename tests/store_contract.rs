@@ -71,13 +71,13 @@ async fn the_second_of_two_writes_in_a_transaction_sees_the_first() {
             collection: "thing",
             id: "contended".to_owned(),
             read_version,
-            body: serde_json::json!(number),
+            body: serde_json::json!(number).into(),
             index_keys: Vec::new(),
         };
         store.commit(Batch {
             id: BatchId::from_parts(1, [number; 10]),
             command: None,
-            steps: vec![Step::Put(document)],
+            steps: vec![Step::Put(document)].into(),
         })
     };
     for round in 0..20 {

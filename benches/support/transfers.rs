@@ -42,7 +42,13 @@ pub async fn fund(store: &dyn Store, cards: &[CardId]) -> Done {
     }
     let id = BatchId::from_parts(1, [255; 10]);
     let command = None;
-    store.commit(Batch { id, command, steps }).await?;
+    store
+        .commit(Batch {
+            id,
+            command,
+            steps: steps.into(),
+        })
+        .await?;
     Ok(())
 }
 
@@ -52,7 +58,7 @@ pub fn batch(number: u64, card: CardId, credit: Account) -> Batch {
     let event = NewEvent {
         kind: "card.charged",
         object: card.to_string(),
-        body: serde_json::json!(key),
+        body: serde_json::json!(key).into(),
     };
     let debit = Account::card_balance(card);
     Batch {
@@ -60,12 +66,13 @@ pub fn batch(number: u64, card: CardId, credit: Account) -> Batch {
         command: Some(CommandRecord {
             scope: key,
             fingerprint: "benchmark".to_owned(),
-            answer: serde_json::Value::Null,
+            answer: serde_json::Value::Null.into(),
         }),
         steps: vec![
             transfer(number, debit, credit, AMOUNT_MSAT),
             Step::Emit(event),
-        ],
+        ]
+        .into(),
     }
 }
 

@@ -181,13 +181,13 @@ fn batch() -> Batch {
             collection: "thing",
             id: "one".to_owned(),
             read_version: 0,
-            body: serde_json::json!({ "colour": "red" }),
+            body: serde_json::json!({ "colour": "red" }).into(),
             index_keys: vec![("colour", "red".to_owned())],
         }),
         Step::Emit(NewEvent {
             kind: "thing.made",
             object: "one".to_owned(),
-            body: serde_json::json!([1, "two"]),
+            body: serde_json::json!([1, "two"]).into(),
         }),
         Step::Due(DueJob {
             kind: "look".to_owned(),
@@ -202,12 +202,12 @@ fn batch() -> Batch {
     let command = CommandRecord {
         scope: "scope".to_owned(),
         fingerprint: "request".to_owned(),
-        answer: serde_json::json!({ "answer": 42 }),
+        answer: serde_json::json!({ "answer": 42 }).into(),
     };
     Batch {
         id: BatchId::from_parts(1, [1; 10]),
         command: Some(command),
-        steps,
+        steps: steps.into(),
     }
 }
 

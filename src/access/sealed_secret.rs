@@ -243,7 +243,7 @@ impl HostKeys {
         let batch = Batch {
             id: BatchId::from_parts(SystemClock.now_ms().max(0).cast_unsigned(), random),
             command: None,
-            steps: vec![put(SEALED, name.to_owned(), version, &sealed, keys)?],
+            steps: vec![put(SEALED, name.to_owned(), version, &sealed, keys)?].into(),
         };
         match store.commit(batch).await {
             Ok(_) => Ok(true),
@@ -316,6 +316,6 @@ async fn load<T: DeserializeOwned>(
     let Some(Document { version, body, .. }) = store.document(collection, id).await? else {
         return Ok(None);
     };
-    let value = serde_json::from_value(body).map_err(unreadable)?;
+    let value = body.read().map_err(unreadable)?;
     Ok(Some((version, value)))
 }

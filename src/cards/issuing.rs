@@ -9,7 +9,6 @@ use crate::access::Credential;
 use crate::core::{Answer, CommandError, Decision, Executed, Loaded, emit};
 use crate::ids::{CardId, CardProgramId};
 use crate::ledger::Step;
-use crate::money::Asset;
 
 pub(super) const FIRST_VERSION: u32 = 1;
 /// So many cards are issued in one commit, and so many keys told in one answer.
@@ -141,10 +140,7 @@ impl Cards {
         let issuer_key = making.issuer_key;
         let missing = CardError::IssuerKeyMissing { issuer_key };
         let key = state.ring.key(issuer_key).ok_or(missing)?;
-        let limits = match &making.program {
-            Some(program) => program.value.limits_for(&command.limits),
-            None => command.limits.clone(),
-        };
+        let of = programs::terms_of_a_new_card(making.program.as_ref(), &command.limits);
         let existing: Option<&ExistingChip> = command.existing_chip.as_ref();
         let chip = hex::encode(key.card_id_hash(&uid));
         let (version, claim) = self.next_version(&chip, existing).await?;
@@ -152,13 +148,11 @@ impl Cards {
             chip,
             version,
             pull_payment_id: existing.and_then(|chip| chip.pull_payment_id.clone()),
-            limits,
+            limits: of.limits,
+            issued_with: of.issued_with,
             created_at_ms: self.core.clock.now_ms(),
             program: command.program,
-            unit: making
-                .program
-                .as_ref()
-                .map_or(Asset::Btc, |program| program.value.terms.unit),
+            unit: of.unit,
             issuer_key: Some(issuer_key),
             ..Card::blank(self.core.new_id(CardId::from_parts)?)
         };

@@ -190,12 +190,14 @@ impl Cards {
     /// and a tap with a lower counter cannot be used any more. No money moves, and no counter.
     ///
     /// # Errors
-    /// `card.tap_*`, `card.too_many_bad_taps`, `card.not_found`.
+    /// `card.tap_*`, `card.too_many_bad_taps`, `card.not_found`; of a virtual card `card.wrong_code`,
+    /// and, after ten of those in an hour, `card.too_many_wrong_codes`: they lock nothing else.
     pub async fn peek(&self, tap: &str) -> Result<Answer<CardSnapshot>, Error> {
         let as_of_ms = self.core.clock.now_ms();
         let text = tap;
+        let _turn = self.turn_to_look(tap).await?;
         let tap = match self.verify_from(self.source.as_deref(), tap).await {
-            Err(error) => return Err(self.count_if_wrong_code(text, error).await?),
+            Err(error) => return Err(self.count_if_wrong_look(text, error).await?),
             tap => tap?,
         };
         taps::require_unused(&self.core, &tap).await?;

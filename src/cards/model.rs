@@ -232,6 +232,10 @@ pub struct Card {
     /// The program that it is of; `None` of one that goes by the engine's settings.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub program: Option<CardProgramId>,
+    /// What it was issued with, where that is not what its program says: the most that its holder
+    /// can set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issued_with: Option<CardLimits>,
     /// The issuer key that its chip's keys come from; `None` of one that was made before there
     /// were several.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -330,6 +334,7 @@ impl Card {
             created_at_ms: 0,
             holder: None,
             program: None,
+            issued_with: None,
             issuer_key: None,
             import: None,
             kind: CardKind::BoltCard,

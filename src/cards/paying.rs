@@ -59,7 +59,8 @@ impl Cards {
     /// no fee; any other is sent by the node, under a hold. The answer says how the payment stands
     /// once the node was asked; the outcome follows as an event and in
     /// [`get_payment`](Self::get_payment). The merchant's points are given when it succeeds, out
-    /// of what the merchant has here. A till; or the issuer, for a tap that comes with no till.
+    /// of what the merchant has put aside for them
+    /// ([`Rewards::move_budget`](crate::rewards::Rewards::move_budget)), or has here. A till; or the issuer, for a tap that comes with no till.
     ///
     /// # Errors
     /// Those of a tap, a card, a PIN and a limit, as for [`charge`](Self::charge);
@@ -247,7 +248,8 @@ impl Cards {
         };
         let (hash, amount_msat) = (bill.invoice.payment_hash, bill.amount_msat);
         let (mut steps, payer) = self.exchange_by_book(bill, &mut payment).await?;
-        steps.extend(invoices::pay_by_book(core, own, hash, amount_msat, payer).await?);
+        let booked = invoices::pay_by_book(core, own, hash, amount_msat, payer).await?;
+        steps.extend(booked.steps);
         // Of what is set aside they are given when it is captured.
         let (payment, points) = match is_held {
             true => (payment, Vec::new()),
@@ -255,7 +257,8 @@ impl Cards {
         };
         steps.extend(payments::rules::paid_by_book(&payment)?);
         steps.extend(points);
-        settlement::debts_last(&mut steps);
+        // Points are the merchant's to give of what has come in.
+        steps.extend(booked.debts);
         Ok(Paid {
             counted: payment.on_card(),
             payment,
@@ -299,15 +302,20 @@ impl Cards {
             core.node()?;
         }
         let terms = core.settings.card_payments;
-        rules::check_lock(&bill.invoice, terms.max_lock_blocks)?;
+        let own = bill.program.as_ref();
+        let own = own.and_then(|program| program.value.terms.max_lock_blocks);
+        let max_lock_blocks = own.unwrap_or(terms.max_lock_blocks);
+        rules::check_lock(&bill.invoice, max_lock_blocks)?;
         let max_route_fee_msat =
             payments::rules::share(terms.route_base_msat, terms.route_bps, bill.amount_msat)?;
         let holds = Holds::new(core, 0, max_route_fee_msat)?;
         let mut payment = self.new_payment(bill, max_route_fee_msat, holds, usage)?;
+        let owed = self.owed_route(bill, &payment).await?;
+        payment.posting.route_is_owed = owed.is_some();
         let window = rules::in_flight_window(bill.card.value.line());
         payment.posting.attempts = self.payments.first_attempts();
         payment.posting.in_flight = Some(window.clone());
-        payment.posting.max_lock_blocks = Some(terms.max_lock_blocks);
+        payment.posting.max_lock_blocks = Some(max_lock_blocks);
         let mut steps = vec![Step::Use {
             window,
             amount: 1,
@@ -325,11 +333,46 @@ impl Cards {
         let check_at_ms = self.payments.first_check_at();
         steps.extend(payments::rules::intend(&payment, check_at_ms)?);
         steps.extend(within_cap.into_iter().flatten());
+        steps.extend(owed);
         Ok(Paid {
             counted,
             payment,
             steps,
         })
+    }
+
+    /// Where the merchant bears the route, has too little here for it, and may owe it: what holds in
+    /// the commit of what it then owes.
+    async fn owed_route(&self, bill: &Bill, payment: &CardPayment) -> Result<Option<Step>, Error> {
+        let terms = bill.program.as_ref().map(|program| &program.value.terms);
+        let most = terms.and_then(|terms| terms.route_owed_up_to_msat);
+        let (FeeBearer::Merchant, Some(merchant), Some(most_msat)) =
+            (payment.fee_bearer, payment.merchant, most)
+        else {
+            return Ok(None);
+        };
+        let payable = Account::merchant_payable(merchant);
+        let has = self.core.balance(&payable).await?;
+        let has_msat = has.available(payable.kind().side());
+        let needed_msat = payment.max_route_fee_msat;
+        if has_msat >= i128::from(needed_msat) {
+            return Ok(None);
+        }
+        let account = Account::merchant_receivable(merchant);
+        let owes = self.core.balance(&account).await?;
+        let owes_msat = owes.highest(account.kind().side());
+        if owes_msat.saturating_add(needed_msat.into()) > i128::from(most_msat) {
+            return Err(CardPaymentError::RouteNotCovered {
+                available_msat: i64::try_from(has_msat).unwrap_or(i64::MAX),
+                needed_msat,
+            }
+            .into());
+        }
+        Ok(Some(Step::Within {
+            account,
+            lowest: None,
+            highest: Some(most_msat),
+        }))
     }
 
     fn new_payment(
@@ -367,6 +410,7 @@ impl Cards {
                 usage,
                 in_flight: None,
                 max_lock_blocks: None,
+                route_is_owed: false,
                 reward: None,
             },
         })

@@ -217,6 +217,9 @@ pub(crate) struct CardPaymentPosting {
     /// For how many blocks its route may lock the money up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) max_lock_blocks: Option<u32>,
+    /// The merchant that bears its route had too little here, and owes it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) route_is_owed: bool,
     /// The points that it earned, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) reward: Option<RewardPosting>,

@@ -74,6 +74,9 @@ impl Outgoing for CardPayment {
             max_route_fee_msat: self.max_route_fee_msat,
             route_payer: match (self.fee_bearer, self.merchant) {
                 (FeeBearer::Card, _) => Some(self.source()),
+                (FeeBearer::Merchant, Some(merchant)) if self.posting.route_is_owed => {
+                    Some(Account::merchant_receivable(merchant))
+                }
                 (FeeBearer::Merchant, Some(merchant)) => Some(Account::merchant_payable(merchant)),
                 (FeeBearer::Merchant, None) | (FeeBearer::Operator, _) => None,
             },
@@ -221,9 +224,12 @@ pub(super) async fn with_points(
     let card = super::load(core, payment.card).await?.value;
     let shared = programs::shared_reward(programs::of(core, &card).await?.as_ref());
     let reward = rewards::accrual(core, &merchant.value, shared, card.line(), amount_msat).await?;
-    let Some(reward) = reward else {
+    let Some(mut reward) = reward else {
         return Ok((payment, Vec::new()));
     };
+    if payment.by_book.is_none() && payment.held_for.is_none() {
+        reward = rewards::of_a_sale_elsewhere(core, reward).await?;
+    }
     payment.program = Some(reward.program);
     payment.points = reward.points;
     payment.posting.reward = reward.posting;
@@ -242,8 +248,12 @@ async fn without_points(
     mut payment: CardPayment,
     core: &Core,
 ) -> Result<(CardPayment, Vec<Step>), Error> {
+    let mut of = None;
     payment.points_not_given = match with_points(payment.clone(), core).await {
-        Ok((given, _)) => given.points,
+        Ok((given, _)) => {
+            of = given.merchant.zip(given.program);
+            given.points
+        }
         Err(error @ Error::Store(_)) => return Err(error),
         // That it arrived is true, whatever is wrong with the points.
         Err(_) => 0,
@@ -252,8 +262,14 @@ async fn without_points(
         return Ok((payment, Vec::new()));
     }
     let (kind, object) = ("card.points_not_given", payment.card.to_string());
-    let told = emit(kind, object, &payment)?;
-    Ok((payment, vec![told]))
+    let mut told = vec![emit(kind, object, &payment)?];
+    if let Some((merchant, program)) = of
+        && rewards::is_empty(core, merchant, program, payment.points_not_given).await?
+    {
+        // The merchant can do something about it.
+        told.push(emit("reward_budget.empty", merchant.to_string(), &payment)?);
+    }
+    Ok((payment, told))
 }
 
 /// What an invoice asks for, if it can be paid here at all.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::charging::VerifiedTap;
 use super::model::Card;
-use super::{CardError, rules};
+use super::{CardError, life, rules};
 use crate::Error;
 use crate::core::{Core, Loaded, put};
 use crate::ledger::{Step, UsageWindow};
@@ -112,6 +112,7 @@ pub(super) async fn guard(core: &Core, tap: &VerifiedTap) -> Result<Vec<Step>, E
             });
         }
     }
+    steps.extend(life::code_was_right(core, &card.value).await?);
     steps.push(Step::Require {
         collection: SEEN,
         id,

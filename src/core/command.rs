@@ -14,7 +14,7 @@ use super::{Core, MAX_DECISIONS};
 use crate::Error;
 use crate::access::Role;
 use crate::ids::{BatchId, CredentialId};
-use crate::ledger::{Batch, CommandRecord, Refusal, Step};
+use crate::ledger::{Batch, CommandRecord, Json, Refusal, Step};
 use crate::store::StoreError;
 
 /// The caller's name for one attempt to do something, made and kept **before** the call, so that
@@ -250,14 +250,14 @@ impl Core {
             let command = CommandRecord {
                 scope: scope.to_owned(),
                 fingerprint: fingerprint.kept.clone(),
-                answer: serde_json::to_value(&answer).map_err(unreadable)?,
+                answer: Json::of(&answer).map_err(unreadable)?,
             };
             let id = self.new_id(BatchId::from_parts)?;
             match self
                 .submit(Batch {
                     id,
                     command: Some(command),
-                    steps,
+                    steps: steps.into(),
                 })
                 .await
             {
@@ -275,18 +275,24 @@ impl Core {
         Err(CommandError::Contended.into())
     }
 
-    /// Runs `work` to its end although the caller goes away.
-    pub(crate) async fn detached<T: Send + 'static>(
+    /// Runs `work` to its end although the caller goes away. It begins when what is answered here
+    /// is first polled.
+    pub(crate) fn detached<T: Send + 'static>(
         self: &Arc<Self>,
         work: impl Future<Output = Result<T, Error>> + Send + 'static,
-    ) -> Result<T, Error> {
-        let (answer, answered) = oneshot::channel();
-        self.executor.spawn(Box::pin(async move {
-            drop(answer.send(work.await));
-        }));
-        answered
-            .await
-            .unwrap_or(Err(CommandError::Interrupted.into()))
+    ) -> impl Future<Output = Result<T, Error>> + Send {
+        // Put where it stays at once: all of a command is tens of kilobytes, and would be copied
+        // with every future that it is handed through.
+        let work = Box::pin(work);
+        async move {
+            let (answer, answered) = oneshot::channel();
+            self.executor.spawn(Box::pin(async move {
+                drop(answer.send(work.await));
+            }));
+            answered
+                .await
+                .unwrap_or(Err(CommandError::Interrupted.into()))
+        }
     }
 }
 
@@ -308,12 +314,12 @@ fn scope(caller: &Caller, operation: &str, key: &IdempotencyKey) -> String {
 }
 
 fn executed<A: DeserializeOwned>(
-    answer: Option<serde_json::Value>,
+    answer: Option<Json>,
     as_of_ms: i64,
     replayed: bool,
 ) -> Result<Executed<A>, Error> {
     let answer = answer.ok_or(CommandError::AnswerForgotten)?;
-    let value = serde_json::from_value(answer).map_err(unreadable)?;
+    let value = answer.read().map_err(unreadable)?;
     Ok(Executed {
         answer: Answer { as_of_ms, value },
         replayed,
@@ -351,7 +357,7 @@ impl Core {
                 text = text.replace(now, then);
             }
         }
-        let plain = hex::encode(Sha256::digest(text));
+        let plain = format!("{:x}", Sha256::digest(text));
         Ok(Fingerprint {
             kept: self.secrets.fingerprint(&plain),
             plain,

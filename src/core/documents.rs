@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use super::Core;
 use super::command::unreadable;
 use crate::Error;
-use crate::ledger::{NewDocument, Step};
+use crate::ledger::{Json, NewDocument, NewEvent, Step};
 use crate::store::{DocumentPosition, DocumentQuery};
 
 /// A document as it was read.
@@ -25,7 +25,7 @@ impl Core {
         let Some(document) = self.store.document(collection, id).await? else {
             return Ok(None);
         };
-        let value = serde_json::from_value(document.body).map_err(unreadable)?;
+        let value = document.body.read().map_err(unreadable)?;
         Ok(Some(Loaded {
             version: document.version,
             value,
@@ -42,7 +42,7 @@ impl Core {
         let query = DocumentQuery::under(collection, index, key, 1);
         match self.store.documents(query).await?.pop() {
             Some((_, document)) => {
-                let value = serde_json::from_value(document.body).map_err(unreadable)?;
+                let value = document.body.read().map_err(unreadable)?;
                 Ok(Some(Loaded {
                     version: document.version,
                     value,
@@ -86,7 +86,7 @@ impl Core {
         Ok(rows
             .into_iter()
             .map(|(_, document)| {
-                let value = serde_json::from_value(document.body).map_err(unreadable);
+                let value = document.body.read().map_err(unreadable);
                 (document.id, value)
             })
             .collect())
@@ -101,7 +101,7 @@ pub(crate) fn put<T: Serialize>(
     value: &T,
     index_keys: Vec<(&'static str, String)>,
 ) -> Result<Step, Error> {
-    let body = serde_json::to_value(value).map_err(unreadable)?;
+    let body = Json::of(value).map_err(unreadable)?;
     Ok(Step::Put(NewDocument {
         collection,
         id,
@@ -117,6 +117,6 @@ pub(crate) fn emit<T: Serialize>(
     object: String,
     value: &T,
 ) -> Result<Step, Error> {
-    let body = serde_json::to_value(value).map_err(unreadable)?;
-    Ok(Step::Emit(crate::ledger::NewEvent { kind, object, body }))
+    let body = Json::of(value).map_err(unreadable)?;
+    Ok(Step::Emit(NewEvent { kind, object, body }))
 }

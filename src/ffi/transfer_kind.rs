@@ -37,6 +37,8 @@ transfer_kinds! {
     CardPayment,
     /// Bitcoin set aside for points.
     RewardFunding,
+    /// A merchant's money put aside for points, or given back.
+    RewardBudget,
     /// Points given.
     PointsAccrual,
     /// Points handed back.

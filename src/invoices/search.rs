@@ -254,7 +254,7 @@ impl Invoices {
             if end.as_ref().is_some_and(|end| document.id >= *end) {
                 return Ok(answer(as_of_ms, invoices, None));
             }
-            let found: Invoice = serde_json::from_value(document.body).map_err(unreadable)?;
+            let found: Invoice = document.body.read().map_err(unreadable)?;
             // One with several words that begin so stands here once for each.
             if prefix
                 .as_ref()

@@ -182,6 +182,15 @@ impl Account {
         }
     }
 
+    /// What a merchant has put aside for points.
+    pub fn reward_budget(merchant: MerchantId) -> Self {
+        Self {
+            kind: AccountKind::RewardBudget,
+            owner: Owner::Merchant(merchant),
+            asset: Asset::Btc,
+        }
+    }
+
     /// The bitcoin behind a program's points.
     pub fn reward_fund(program: ProgramId) -> Self {
         Self {

@@ -1,9 +1,12 @@
 //! Everything that one decision changes.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::account::Account;
+use super::json::Json;
 use super::transfer::{NewHold, NewReversal, NewTransfer};
 use crate::ids::{BatchId, TransferId};
 
@@ -15,7 +18,7 @@ pub struct Document {
     /// Grows by one with every write, from 1.
     pub version: i64,
     /// The content.
-    pub body: Value,
+    pub body: Json,
 }
 
 /// A document to be written.
@@ -28,7 +31,7 @@ pub struct NewDocument {
     /// The version that was read; 0 when there must be none yet.
     pub read_version: i64,
     /// The new content.
-    pub body: Value,
+    pub body: Json,
     /// Under which keys it is found: `(index, key)`. All keys of the version before are dropped.
     pub index_keys: Vec<(&'static str, String)>,
 }
@@ -41,7 +44,7 @@ pub struct NewEvent {
     /// The object it happened to, by its id.
     pub object: String,
     /// The object as it stands after it.
-    pub body: Value,
+    pub body: Json,
 }
 
 /// An event as it stands in the books.
@@ -183,7 +186,7 @@ pub struct CommandRecord {
     /// The digest of the request.
     pub fingerprint: String,
     /// The answer, kept for whoever asks again.
-    pub answer: Value,
+    pub answer: Json,
 }
 
 /// Everything that one decision changes. It is committed whole or not at all.
@@ -193,8 +196,8 @@ pub struct Batch {
     pub id: BatchId,
     /// Set for a command with an idempotency key.
     pub command: Option<CommandRecord>,
-    /// In this order.
-    pub steps: Vec<Step>,
+    /// In this order. Shared, since a batch is kept until its outcome is known.
+    pub steps: Arc<Vec<Step>>,
 }
 
 /// A batch that stands in the books, as its caller gets it.
@@ -203,7 +206,7 @@ pub struct Commit {
     /// When it was committed; never decreases from one commit to the next.
     pub at_ms: i64,
     /// The answer of the command. Where `replayed` is set: the one given the first time.
-    pub answer: Option<Value>,
+    pub answer: Option<Json>,
     /// The command had been done before, and nothing was done now.
     pub replayed: bool,
 }

@@ -54,7 +54,8 @@ pub struct Changes {
     /// Either way a lease that it had is over.
     pub due: BTreeMap<(String, String), Option<i64>>,
     batches: BTreeMap<BatchId, (i64, Option<String>)>,
-    transfer_of_id: BTreeMap<TransferId, TransferRow>,
+    /// By their ids: the positions of the transfers.
+    transfer_of_id: BTreeMap<TransferId, i64>,
 }
 
 impl Changes {
@@ -64,6 +65,11 @@ impl Changes {
     }
 
     fn absorb(&mut self, mut later: Self) {
+        if self.is_empty() {
+            // What is kept has a commit.
+            *self = later;
+            return;
+        }
         self.commits.append(&mut later.commits);
         self.commands.extend(later.commands);
         self.balances.extend(later.balances);
@@ -79,6 +85,12 @@ impl Changes {
         self.due.extend(later.due);
         self.batches.extend(later.batches);
         self.transfer_of_id.extend(later.transfer_of_id);
+    }
+
+    fn transfer_at(&self, position: i64) -> Option<&TransferRow> {
+        let first = self.transfers.first()?.position;
+        let place = usize::try_from(position.checked_sub(first)?).ok()?;
+        self.transfers.get(place)
     }
 }
 
@@ -239,7 +251,14 @@ impl<R: Rows> Rows for Group<R> {
     }
 
     fn transfer(&mut self, id: TransferId) -> Result<Option<TransferRow>, R::Error> {
-        match self.written(|changes| &changes.transfer_of_id, &id) {
+        let position = self.written(|changes| &changes.transfer_of_id, &id);
+        let row = position.and_then(|position| {
+            let written = [&self.batch, &self.group].into_iter();
+            written
+                .clone()
+                .find_map(|changes| changes.transfer_at(*position))
+        });
+        match row {
             Some(row) => Ok(Some(row.clone())),
             None => self.rows.transfer(id),
         }
@@ -288,6 +307,10 @@ impl<R: Rows> Rows for Group<R> {
     }
 
     fn document_version(&mut self, collection: &'static str, id: &str) -> Result<i64, R::Error> {
+        // Most batches write what no other of the group has read.
+        if self.group.documents.is_empty() && self.batch.documents.is_empty() {
+            return self.rows.document_version(collection, id);
+        }
         let key = (collection, id.to_owned());
         match self.written(|changes| &changes.documents, &key) {
             Some((version, _)) => Ok(*version),
@@ -353,7 +376,7 @@ impl<R: Rows> State for Group<R> {
             position: after(self.last.transfer, before),
             ..row.clone()
         };
-        self.batch.transfer_of_id.insert(row.id, row.clone());
+        self.batch.transfer_of_id.insert(row.id, row.position);
         self.batch.transfers.push(row);
         Ok(())
     }

@@ -96,6 +96,8 @@ chart! {
     CardBalance = "card_balance", Credit, Card, Some(0);
     /// Bitcoin set aside for the points of a program that are out.
     RewardFund = "reward_fund", Credit, Program, Some(0);
+    /// What a merchant has put aside for points of sales whose money goes elsewhere.
+    RewardBudget = "reward_budget", Credit, Merchant, Some(0);
     /// Points of a program that were ever given, less those that came back.
     PointsIssued = "points_issued", Debit, Program, Some(0);
     /// Points that a card has.

@@ -5,14 +5,14 @@
 //! hold, and which command they were made for. Documents and events are not, so that personal
 //! data in them can be erased.
 
-use std::fmt;
+use std::fmt::{self, Write};
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest, Sha256};
 
 use super::transfer::{HoldChangeRow, NewHold, NewTransfer, TransferRow};
-use crate::ids::{BatchId, TransferId};
+use crate::ids::BatchId;
 
 /// A SHA-256 hash in a chain of commits. As text 64 lower-case hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -131,6 +131,8 @@ pub struct CommitRow {
 pub struct CommitDigest {
     transfers: Sha256,
     hold_changes: Sha256,
+    /// What is printed to be hashed, in one place.
+    printed: String,
 }
 
 impl Default for CommitDigest {
@@ -138,6 +140,7 @@ impl Default for CommitDigest {
         Self {
             transfers: Sha256::new_with_prefix(b"flashkit/transfers/1"),
             hold_changes: Sha256::new_with_prefix(b"flashkit/hold-changes/1"),
+            printed: String::new(),
         }
     }
 }
@@ -145,11 +148,14 @@ impl Default for CommitDigest {
 impl CommitDigest {
     /// Adds a transfer. The order counts.
     pub fn transfer(&mut self, row: &TransferRow) {
-        let digest = &mut self.transfers;
-        text(digest, &row.id.to_string());
-        follows(digest, row.follows);
-        text(digest, &row.debit.to_string());
-        text(digest, &row.credit.to_string());
+        let (digest, printed) = (&mut self.transfers, &mut self.printed);
+        shown(digest, printed, row.id);
+        match row.follows {
+            Some(id) => shown(digest, printed, id),
+            None => text(digest, ""),
+        }
+        shown(digest, printed, row.debit);
+        shown(digest, printed, row.credit);
         number(digest, row.amount);
         text(digest, row.kind.as_str());
         text(digest, &row.reference);
@@ -173,10 +179,10 @@ impl CommitDigest {
             expires_at_ms,
             ..
         } = &row.hold;
-        let digest = &mut self.hold_changes;
-        text(digest, &id.to_string());
-        text(digest, &debit.to_string());
-        text(digest, &credit.to_string());
+        let (digest, printed) = (&mut self.hold_changes, &mut self.printed);
+        shown(digest, printed, id);
+        shown(digest, printed, debit);
+        shown(digest, printed, credit);
         number(digest, *amount);
         text(digest, kind.as_str());
         text(digest, reference);
@@ -187,12 +193,12 @@ impl CommitDigest {
     }
 
     /// The hash of the commit that made these, after `previous`. The row's own hash is not read.
-    pub fn seal(self, previous: ChainHash, commit: &CommitRow) -> ChainHash {
+    pub fn seal(mut self, previous: ChainHash, commit: &CommitRow) -> ChainHash {
         let mut digest = Sha256::new_with_prefix(b"flashkit/commit/1");
         digest.update(previous.0);
         text(&mut digest, &commit.writer);
         number(&mut digest, commit.sequence);
-        text(&mut digest, &commit.batch.to_string());
+        shown(&mut digest, &mut self.printed, commit.batch);
         number(&mut digest, commit.at_ms);
         text(&mut digest, commit.scope.as_deref().unwrap_or_default());
         digest.update(self.transfers.finalize());
@@ -201,9 +207,12 @@ impl CommitDigest {
     }
 }
 
-fn follows(digest: &mut Sha256, id: Option<TransferId>) {
-    let id = id.map(|id| id.to_string()).unwrap_or_default();
-    text(digest, &id);
+/// Prints it into `printed`, which has room from the time before.
+fn shown(digest: &mut Sha256, printed: &mut String, what: impl fmt::Display) {
+    printed.clear();
+    // A text takes whatever is written to it.
+    let _always = write!(printed, "{what}");
+    text(digest, printed);
 }
 
 /// With its length first: no two lists of fields give the same bytes.

@@ -16,6 +16,7 @@ mod changes;
 mod chart_of_accounts;
 mod journal;
 mod journal_check;
+mod json;
 mod postings;
 mod refusal;
 mod state;
@@ -23,7 +24,7 @@ mod transfer;
 
 pub use account::{Account, Owner, ParseAccountError};
 pub use apply::{ApplyError, apply};
-pub use balance::Balance;
+pub use balance::{Balance, MOST_DUE_RELEASES, Standing};
 pub use batch::{
     Batch, CommandRecord, Commit, Document, DueJob, EventRecord, NewDocument, NewEvent, Step,
     UsageWindow,
@@ -35,6 +36,7 @@ pub use journal::{
     ChainHash, ChainHead, CommitDigest, CommitPlace, CommitRow, ParseChainHashError,
 };
 pub use journal_check::{JournalCheck, JournalProblem};
+pub use json::Json;
 pub use refusal::Refusal;
 pub use state::{Rows, State};
 pub use transfer::{

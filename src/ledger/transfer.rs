@@ -46,6 +46,8 @@ stored_by_name! {
         CardPayment = "card_payment",
         /// Bitcoin set aside for points.
         RewardFunding = "reward_funding",
+        /// A merchant's money put aside for points, or given back.
+        RewardBudget = "reward_budget",
         /// Points given.
         PointsAccrual = "points_accrual",
         /// Points of a sale that was refunded.

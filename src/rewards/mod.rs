@@ -3,6 +3,7 @@
 //! Points are never a promise without money behind it: when a sale earns them, their value moves
 //! from the merchant's payable into the program's fund, and a redemption takes it from there.
 
+mod budget;
 mod error;
 mod model;
 mod refunded;
@@ -20,6 +21,8 @@ use crate::ledger::{Account, Refusal, Step};
 use crate::money::{Asset, Currency, MoneyError, Rounding};
 use crate::settlement::{self, Merchant};
 
+pub use budget::{BudgetMove, MoveRewardBudget, RewardBudget, RewardBudgetMoved};
+pub(crate) use budget::{is_empty, of_a_sale_elsewhere};
 pub use error::RewardError;
 pub use refunded::PointsBack;
 pub(crate) use refunded::{give_again, set_aside, taken_back};
@@ -309,6 +312,7 @@ pub(crate) async fn accrual(
         value_msat: rules::value_of(&program.value, points)?,
         guard: guard(&program),
         merchant: merchant.id,
+        from: Account::merchant_payable(merchant.id),
         card,
     }))
 }

@@ -41,6 +41,8 @@ pub(crate) struct Accrual {
     pub(super) value_msat: i64,
     pub(super) guard: Step,
     pub(super) merchant: crate::ids::MerchantId,
+    /// Whose money is behind them: of what the merchant has here, or has put aside.
+    pub(super) from: Account,
     pub(super) card: CardId,
 }
 
@@ -54,7 +56,7 @@ impl Accrual {
         };
         steps.push(Step::Transfer(NewTransfer {
             id: posting.funding,
-            debit: Account::merchant_payable(self.merchant),
+            debit: self.from,
             credit: Account::reward_fund(self.program),
             amount: self.value_msat,
             kind: TransferKind::RewardFunding,

@@ -200,7 +200,7 @@ impl Wallets {
         let rows = self.core.store.documents(query).await?;
         rows.into_iter()
             .map(|(position, document)| {
-                let value = serde_json::from_value(document.body).map_err(unreadable)?;
+                let value = document.body.read().map_err(unreadable)?;
                 Ok((position, value))
             })
             .collect()
@@ -258,7 +258,7 @@ impl crate::core::Core {
             };
             after = Some(last.clone());
             for (_, document) in page {
-                let coin = serde_json::from_value(document.body).map_err(unreadable)?;
+                let coin = document.body.read().map_err(unreadable)?;
                 coins.push((document.version, coin));
             }
         }

@@ -101,8 +101,7 @@ impl Wallets {
         for txid in by.map(|by| &by.txid).chain(&unsigned) {
             let query = DocumentQuery::under(SPENDS, "transaction", txid, MAX_REPLACED);
             for (_, document) in self.core.store.documents(query).await? {
-                let value: Spend =
-                    serde_json::from_value(document.body).map_err(crate::core::unreadable)?;
+                let value: Spend = document.body.read().map_err(crate::core::unreadable)?;
                 let version = document.version;
                 found.push(Loaded { version, value });
             }

@@ -288,7 +288,7 @@ impl Wallets {
             };
             after = Some(last.clone());
             for (_, document) in page {
-                let coin: Coin = serde_json::from_value(document.body).map_err(unreadable)?;
+                let coin: Coin = document.body.read().map_err(unreadable)?;
                 let known = self.known(&coin).await?;
                 coins.push((coin, known));
             }

@@ -1,6 +1,7 @@
 //! The life of a card: lost, replaced, expired, wiped, retired; its family, its holder's recovery
 //! code, its virtual and bearer kin; and who may do what.
 
+mod codes;
 mod desk;
 mod hands;
 mod model;

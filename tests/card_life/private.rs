@@ -103,6 +103,7 @@ async fn numbers_codes_and_erased_notes_are_in_no_row() {
         key: key("virtual"),
         limits: CardLimits::default(),
         expires_at_ms: None,
+        program: None,
     };
     let id = cards.issue_virtual(&issuer, command).await.unwrap().id;
     let command = ActivateCard {

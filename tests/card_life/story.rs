@@ -842,6 +842,7 @@ async fn a_virtual_card_pays_by_its_code(is_sqlite: bool) {
             ..CardLimits::default()
         },
         expires_at_ms: Some(NOON + 86_400_000),
+        program: None,
     };
     let card = cards.issue_virtual(&issuer, command).await.unwrap();
     assert_eq!(

@@ -97,6 +97,7 @@ async fn issue(engine: &Engine, by: &Credential, about: &About, call: &str, name
                         key,
                         limits,
                         expires_at_ms: None,
+                        program: None,
                     },
                 )
                 .await,

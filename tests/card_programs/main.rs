@@ -4,6 +4,7 @@
 mod support;
 
 mod breakage;
+mod holders;
 mod imports;
 mod issuer_keys;
 mod killed;

@@ -32,7 +32,8 @@ pub fn batch(number: u64) -> Batch {
             kind: TransferKind::Capital,
             reference: "flushed".to_owned(),
             credit_ceiling: None,
-        })],
+        })]
+        .into(),
     }
 }
 

@@ -141,7 +141,7 @@ async fn without_a_rate_a_tap_waits_and_keeps_no_other_waiting(is_sqlite: bool) 
     let batch = Batch {
         id: BatchId::from_parts(1, [99; 10]),
         command: None,
-        steps: vec![step],
+        steps: vec![step].into(),
     };
     world.store.commit(batch).await.unwrap();
     let mut till = till(&world, LossBearer::Merchant).await;

@@ -194,7 +194,7 @@ impl World {
         let batch = Batch {
             id: BatchId::from_parts(1, [self.funded; 10]),
             command: None,
-            steps: steps.collect(),
+            steps: Arc::new(steps.collect()),
         };
         self.store.commit(batch).await.unwrap();
     }
@@ -216,7 +216,7 @@ impl World {
         let batch = Batch {
             id: BatchId::from_parts(1, [self.funded; 10]),
             command: None,
-            steps: vec![step],
+            steps: vec![step].into(),
         };
         self.store.commit(batch).await.unwrap();
     }

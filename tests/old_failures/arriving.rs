@@ -162,8 +162,8 @@ async fn p13_paid_while_nobody_listened_and_never_credited() {
 
 /// P14. However often and in whatever order it is told, it is credited once.
 ///
-/// Back when a second `Received` is booked: in `invoices/rules.rs`, `arrival` answers `Unmatched`
-/// for `Settled`.
+/// Back when a second `Received` is booked: in `invoices/rules.rs`, `arrival` answers `Unmatched`,
+/// with a claim of its own, for `Settled`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn p14_told_twice_is_credited_twice() {
     let stage = Stage::new().await;

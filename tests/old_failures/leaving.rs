@@ -25,7 +25,7 @@ async fn state(stage: &Stage, payout: flashkit::ids::PayoutId) -> PayoutState {
 
 /// P5. A payment that was handed to the node is not paid, and its money stays on hold.
 ///
-/// Back when `Accepted` is read as paid: in `settlement/sending.rs`.
+/// Back when `Accepted` is read as paid: in `payments/sending.rs`, `send`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn p05_sent_is_read_as_paid() {
     let stage = stage().await;
@@ -50,7 +50,7 @@ async fn p05_sent_is_read_as_paid() {
 
 /// P6. What was not sent is not paid: the money is the merchant's again.
 ///
-/// Back when `Refused` is read as sent: in `settlement/sending.rs`.
+/// Back when `Refused` is read as paid: in `payments/sending.rs`, `send`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn p06_paid_without_paying() {
     let stage = stage().await;
@@ -65,7 +65,7 @@ async fn p06_paid_without_paying() {
 
 /// P7. The node knows nothing of it, or cannot be asked: that proves nothing, either way.
 ///
-/// Back when an error of the node is read as paid: in `settlement/sending.rs`, `send`.
+/// Back when an error of the node is read as paid: in `payments/sending.rs`, `send`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn p07_unknown_is_assumed_to_be_completed() {
     let stage = stage().await;

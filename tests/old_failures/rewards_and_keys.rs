@@ -31,7 +31,7 @@ async fn stage() -> (Stage, ProgramId) {
 
 /// 1. Whoever has learnt an id gets neither money nor keys with it.
 ///
-/// Back without `caller.require_issuer()` in `Cards::programming_keys`, `cards/mod.rs`.
+/// Back without `caller.require_issuer()` in `Cards::programming_keys`, `cards/issuing.rs`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn r01_an_id_is_a_key_to_money() {
     let (mut stage, program) = stage().await;
@@ -119,8 +119,8 @@ async fn r02_a_retry_rewards_twice() {
 
 /// 3. A card is the same card at every tap, although no two taps are alike.
 ///
-/// Back when the card is found by what changes from tap to tap: `by_chip` with the counter in the
-/// number, in `Cards::verify`, `cards/charging.rs`.
+/// Back when points are given to whoever tapped now, a new id each time, and not to the card's `line`:
+/// in `Cards::decide_charge`, `cards/charging.rs`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn r03_every_tap_is_another_customer() {
     let (mut stage, program) = stage().await;
@@ -330,7 +330,7 @@ async fn r06_the_automatic_path_knows_no_campaign() {
 
 /// 9. A form that kept the last amount: the same key for another amount is refused.
 ///
-/// Back when the fingerprint is not compared: in `core/command.rs`, `done_before`.
+/// Back when the fingerprint is not compared: in `ledger/apply.rs`, which asks before anything else.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn r09_the_last_amount_is_kept() {
     let (mut stage, _) = stage().await;
@@ -490,7 +490,7 @@ async fn k03_a_look_without_a_signature() {
 
 /// A card has its keys by its own version and not by an account: two cards never have the same.
 ///
-/// Back when `card_id_hash`, `cards/boltcard.rs`, is the same for all.
+/// Back when `card_id_hash`, `cards/boltcard/ring.rs`, is the same for all.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn k04_one_cards_tap_is_anothers() {
     let mut stage = Stage::with(500).await;

@@ -143,7 +143,7 @@ impl Set {
             "expires_at_ms",
             "received_msat",
         ];
-        let mut body = found.body.clone();
+        let mut body: Value = found.body.read().unwrap();
         let fields = body.as_object_mut().unwrap();
         fields.retain(|name, _| of_old.contains(&name.as_str()));
         assert_eq!(fields.len(), of_old.len());
@@ -157,13 +157,13 @@ impl Set {
             collection: "invoice",
             id,
             read_version: found.version,
-            body,
+            body: body.into(),
             index_keys: vec![("payment_hash", hash), ("owner", owner), ("state", state)],
         });
         let batch = Batch {
             id: BatchId::from_parts(1, invoice.payment_hash.0[..10].try_into().unwrap()),
             command: None,
-            steps: vec![step],
+            steps: vec![step].into(),
         };
         self.store.commit(batch).await.unwrap();
     }
@@ -212,7 +212,8 @@ async fn rows_of_before_payments_were_records_are_read_and_go_on() {
     set.tell(received(&paid)).await;
     let id = coming.id.to_string();
     let found = set.store.document("invoice", &id).await.unwrap().unwrap();
-    let hold = found.body["payments"][0]["holds"]["counted"].clone();
+    let body: Value = found.body.read().unwrap();
+    let hold = body["payments"][0]["holds"]["counted"].clone();
     assert!(hold.is_string());
     set.as_before(&open, None).await;
     set.as_before(&coming, Some(hold)).await;

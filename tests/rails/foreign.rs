@@ -8,6 +8,7 @@ use flashkit::cards::{
 use flashkit::ledger::Account;
 use flashkit::lightning::{LightningEvent, LightningNode, PaymentState};
 use flashkit::ports::SystemClock;
+use flashkit::rewards::{BudgetMove, MoveRewardBudget};
 use flashkit::store::Store;
 use flashkit::store::sqlite::SqliteStore;
 use flashkit::{CardPaymentSettings, Settings};
@@ -90,6 +91,69 @@ async fn points_that_the_merchant_cannot_pay_do_not_keep_success_from_being_reco
     assert_eq!(told.collect::<Vec<_>>(), [Some(200)]);
     assert_eq!(set.engine.last_problem(), None);
     set.stop("no points").await;
+}
+
+/// A merchant whose till is elsewhere puts money aside for its points: they come out of that, until
+/// it is empty, and it is told then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn points_come_out_of_what_the_merchant_has_put_aside() {
+    let mut set = Set::new(limits()).await;
+    let program = shop::program(&set.engine, set.merchant.id).await;
+    let (rewards, issuer) = (set.engine.rewards(), set.engine.issuer());
+    let (merchant, till) = (set.merchant.id, set.merchant.till.clone());
+    let order = |name: &str, sats: i64, direction| MoveRewardBudget {
+        key: key(name),
+        merchant,
+        amount_msat: sats * SAT,
+        direction,
+    };
+    // It pays an invoice of its own, and puts that aside: the till reads it, and moves nothing.
+    let sale = shop::sale(&set.engine, &set.merchant, "own", shop::sat(300)).await;
+    set.customer.pay(&sale.bolt11).await.unwrap();
+    shop::settled(&set.engine, &sale).await;
+    for (name, by, sats, code) in [
+        ("till", &till, 300, "access.not_allowed"),
+        ("much", &issuer, 301, "ledger.insufficient_funds"),
+        ("none", &issuer, 0, "money.not_positive"),
+    ] {
+        let refused = rewards.move_budget(by, order(name, sats, BudgetMove::In));
+        assert_eq!(refused.await.unwrap_err().code(), code, "{name}");
+    }
+    let aside = order("aside", 300, BudgetMove::In);
+    let moved = rewards.move_budget(&issuer, aside.clone()).await.unwrap();
+    let again = rewards.move_budget(&issuer, aside).await.unwrap();
+    assert_eq!(again.value, moved.value);
+    let left = async || {
+        rewards
+            .budget(&till, merchant)
+            .await
+            .unwrap()
+            .available_msat
+            / SAT
+    };
+    assert_eq!((left().await, set.payable().await), (300, 0));
+    // Two in a hundred of each sale.
+    for (name, points, then) in [("first", 200, 100), ("second", 0, 100)] {
+        let bill = set.bill(10_000).await;
+        let payment = set.pay(name, &bill).await.unwrap();
+        set.take(&bill).await;
+        let paid = set
+            .until_state(payment.id, CardPaymentState::Succeeded)
+            .await;
+        assert_eq!((paid.points, paid.points_not_given), (points, 200 - points));
+        assert_eq!((left().await, set.payable().await), (then, 0), "{name}");
+    }
+    let on_card = rewards.points(&issuer, set.card.id, program).await.unwrap();
+    assert_eq!((on_card.points, on_card.value_msat), (200, 200 * SAT));
+    let events = set.store.events(0, 1_000).await.unwrap();
+    let empty = events.iter().filter(|it| it.kind == "reward_budget.empty");
+    let of: Vec<&str> = empty.map(|event| event.object.as_str()).collect();
+    assert_eq!(of, [merchant.to_string()]);
+    // What is left is the merchant's again.
+    let back = order("back", 100, BudgetMove::Out);
+    rewards.move_budget(&issuer, back).await.unwrap();
+    assert_eq!((left().await, set.payable().await), (0, 100 * SAT));
+    set.stop("put aside").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

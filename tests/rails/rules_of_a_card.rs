@@ -128,6 +128,89 @@ async fn where_the_merchant_bears_the_route_it_comes_off_what_it_has_here() {
     set.stop("the merchant bears it").await;
 }
 
+/// A merchant whose tills are elsewhere has nothing here: it may owe the routes, up to a bound, and
+/// what it earns here later pays for them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_merchant_that_has_nothing_here_may_owe_the_route() {
+    let set = Set::new(CardLimits::default()).await;
+    let terms = CardProgramTerms {
+        fee_bearer: FeeBearer::Merchant,
+        // The most that two routes of 0.5 % and 10 sats of a 1,000 may cost.
+        route_owed_up_to_msat: Some(30 * SAT),
+        ..CardProgramTerms::default()
+    };
+    let mut card = card_of(&set, terms).await;
+    set.network.set_route_fee_msat(7 * SAT);
+    let (cards, till) = (set.engine.cards(), &set.merchant.till);
+    let owes = async || {
+        let account = flashkit::ledger::Account::merchant_receivable(set.merchant.id);
+        let balance = set.store.balance(&account).await.unwrap();
+        i64::try_from(balance.highest(account.kind().side())).unwrap()
+    };
+    let mut bills = Vec::new();
+    for name in ["1", "2", "3"] {
+        let bill = set.bill(1_000).await;
+        let paid = cards.pay(till, pay(name, card.chip.tap(), &bill)).await;
+        match name {
+            "3" => assert_eq!(told(paid).map(drop), Err("card.route_not_covered")),
+            _ => bills.push((bill, paid.unwrap().value.id)),
+        }
+    }
+    assert_eq!((owes().await, set.payable().await), (30 * SAT, 0));
+    // What the route cost is owed, and nothing of one that came back.
+    let [(arrives, first), (fails, second)] = &bills[..] else {
+        panic!("{bills:?}");
+    };
+    set.take(arrives).await;
+    set.give_back(fails).await;
+    set.until_state(*first, CardPaymentState::Succeeded).await;
+    set.until_state(*second, CardPaymentState::Failed).await;
+    assert_eq!((owes().await, set.payable().await), (7 * SAT, 0));
+    let seen = cards.get(&card.holder, card.id).await.unwrap();
+    assert_eq!(seen.balance_msat, 19_000 * SAT);
+    let sale = shop::sale(&set.engine, &set.merchant, "sale", shop::sat(1_000)).await;
+    set.customer.pay(&sale.bolt11).await.unwrap();
+    shop::settled(&set.engine, &sale).await;
+    assert_eq!((owes().await, set.payable().await), (0, 993 * SAT));
+    set.stop("owed").await;
+}
+
+/// How long a payment may lock money up is less than a day, enough for what LND asks for of the last
+/// hop and some way to it; a program says another number.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_program_says_how_long_money_may_be_locked_up() {
+    let mut set = Set::new(CardLimits::default()).await;
+    let most = flashkit::CardPaymentSettings::default().max_lock_blocks;
+    assert!((80 + 34..144).contains(&most), "{most}");
+    let terms = CardProgramTerms {
+        max_lock_blocks: Some(200),
+        ..CardProgramTerms::default()
+    };
+    let mut card = card_of(&set, terms).await;
+    // With the last hop's 18.
+    set.network.set_route_lock_blocks(182);
+    let bill = set.bill(1_000).await;
+    let usual = set.pay("usual", &bill).await.unwrap();
+    assert_eq!(usual.state, CardPaymentState::Failed);
+    let cards = set.engine.cards();
+    for (name, blocks, state) in [
+        ("fits", 182, CardPaymentState::Sending),
+        ("longer", 183, CardPaymentState::Failed),
+    ] {
+        set.network.set_route_lock_blocks(blocks);
+        let bill = set.bill(1_000).await;
+        let command = pay(name, card.chip.tap(), &bill);
+        let payment = cards.pay(&set.merchant.till, command).await.unwrap();
+        assert_eq!(payment.state, state, "{name}");
+        if state == CardPaymentState::Sending {
+            set.take(&bill).await;
+            set.until_state(payment.id, CardPaymentState::Succeeded)
+                .await;
+        }
+    }
+    set.stop("locked up").await;
+}
+
 /// What a holder sends to a wallet of their own, another card's tap is told nothing of.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_holders_own_payment_is_told_to_no_other_card() {

@@ -156,8 +156,9 @@ async fn an_address_that_was_taken_away_takes_nothing_any_more() {
         1,
     ));
     let (_, document) = invoices.await.unwrap().pop().unwrap();
+    let body: serde_json::Value = document.body.read().unwrap();
     assert_eq!(
-        document.body["state"],
+        body["state"],
         serde_json::to_value(InvoiceState::New).unwrap()
     );
     // The new one goes.
@@ -263,4 +264,27 @@ async fn an_address_gives_out_so_many_invoices_in_an_hour() {
     let (status, _) = set.json(&format!("{}?amount=1000", other.value.url)).await;
     assert_eq!(status, 200);
     set.engine.stop().await.unwrap();
+}
+
+/// Every tap's `p` is an address that nobody can revoke: the operator can end them all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_addresses_that_taps_are_can_be_ended() {
+    for top_up_by_tap in [true, false] {
+        let with = Settings {
+            top_up_by_tap,
+            ..settings()
+        };
+        let mut set = Set::with(CardLimits::default(), with).await;
+        let tap = set.card.chip.tap();
+        let (_, parameters) = tap.split_once('?').unwrap();
+        let expected = if top_up_by_tap { 200 } else { 400 };
+        for path in ["pay", "top-up"] {
+            let url = format!("https://pay.example.com/boltcard/{path}?{parameters}");
+            let (status, reply) = set.json(&url).await;
+            assert_eq!(status, expected, "{reply}");
+        }
+        // Its own can be asked either way.
+        assert_eq!(set.json(&address(&set).await.url).await.0, 200);
+        set.stop("ended").await;
+    }
 }

@@ -1,12 +1,13 @@
 //! A store with gates before the commits that deal with a node's event.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use flashkit::ids::TransferId;
 use flashkit::ledger::{
     Account, Balance, Batch, ChainHead, Commit, CommitRow, Document, DueJob, EventRecord,
-    HoldChangeRow, HoldState, Step, TransferRow, UsageWindow,
+    HoldChangeRow, HoldState, Standing, Step, TransferRow, UsageWindow,
 };
 use flashkit::store::{CommitError, DocumentPosition, DocumentQuery, Store, StoreError};
 use tokio::sync::Notify;
@@ -85,7 +86,7 @@ impl Store for GatedStore {
         self.pause.hold_up(&batch).await;
         // No caller is behind it: an incoming payment is being accepted, or booked.
         if let (Some(gate), None) = (&self.gate, &batch.command) {
-            for step in &batch.steps {
+            for step in batch.steps.iter() {
                 match step {
                     Step::Hold(_) => gate.reach_quietly("claimable-not-committed").await,
                     Step::Capture { .. } => gate.reach_quietly("received-not-booked").await,
@@ -94,6 +95,10 @@ impl Store for GatedStore {
             }
         }
         self.store.commit(batch).await
+    }
+
+    fn commit_time_ms(&self) -> i64 {
+        self.store.commit_time_ms()
     }
 
     async fn command(&self, scope: &str) -> Result<Option<(String, Commit)>, StoreError> {
@@ -140,13 +145,13 @@ impl Store for GatedStore {
         self.store.balance_at(account, at_ms).await
     }
 
-    async fn due_holds(
+    async fn standing(
         &self,
         account: &Account,
         at_ms: i64,
-        limit: usize,
-    ) -> Result<Vec<HoldState>, StoreError> {
-        self.store.due_holds(account, at_ms, limit).await
+        windows: &[UsageWindow],
+    ) -> Result<Standing, StoreError> {
+        self.store.standing(account, at_ms, windows).await
     }
 
     async fn commits(&self, after: i64, limit: usize) -> Result<Vec<CommitRow>, StoreError> {
@@ -211,12 +216,12 @@ impl Store for GatedStore {
 
     async fn lease_due(
         &self,
-        now_ms: i64,
-        lease_until_ms: i64,
+        due_by_ms: i64,
+        lasts: Duration,
         except: &[&str],
         limit: usize,
     ) -> Result<Vec<DueJob>, StoreError> {
-        let leased = self.store.lease_due(now_ms, lease_until_ms, except, limit);
+        let leased = self.store.lease_due(due_by_ms, lasts, except, limit);
         leased.await
     }
 

@@ -81,6 +81,6 @@ fn batch(next_id: &AtomicU64) -> Batch {
     Batch {
         id: BatchId::from_parts(1, random(0)),
         command: None,
-        steps: steps.collect(),
+        steps: Arc::new(steps.collect()),
     }
 }

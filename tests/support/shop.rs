@@ -290,7 +290,7 @@ pub async fn fund(store: &dyn Store, number: u16, card: CardId, amount_msat: i64
     let batch = Batch {
         id: BatchId::from_parts(3, random),
         command: None,
-        steps: vec![Step::Transfer(transfer)],
+        steps: vec![Step::Transfer(transfer)].into(),
     };
     store.commit(batch).await.unwrap();
 }

@@ -6,7 +6,7 @@ use std::ops::Bound;
 use flashkit::ids::{BatchId, TransferId};
 use flashkit::ledger::{
     Account, Balance, ChainHash, ChainHead, Commit, CommitPlace, CommitRow, Document, HoldState,
-    LastPositions, Rows, TransferRow, UsageWindow,
+    Json, LastPositions, Rows, TransferRow, UsageWindow,
 };
 use flashkit::store::{DocumentPosition, DocumentQuery, KeyPath, MAX_PAGE};
 use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable};
@@ -199,7 +199,7 @@ impl Rows for Snapshot {
         let Some(done) = self.get::<_, DoneCommand>(COMMANDS, scope.to_owned())? else {
             return Ok(None);
         };
-        let answer = done.answer.as_deref().map(serde_json::from_str).transpose();
+        let answer = done.answer.map(Json::from_text).transpose();
         let commit = Commit {
             at_ms: done.at_ms,
             answer: answer.map_err(corrupt)?,

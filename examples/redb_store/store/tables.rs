@@ -1,5 +1,6 @@
 //! The tables of the file. Every value is JSON, but for the node's own bytes.
 
+use flashkit::ledger::Json;
 use flashkit::store::{KeyPath, StoreError};
 use redb::{Database, Key, ReadableTable, WriteTransaction};
 use serde::de::DeserializeOwned;
@@ -113,7 +114,7 @@ pub struct DoneCommand {
 #[derive(Serialize, Deserialize)]
 pub struct KeptDocument {
     pub version: i64,
-    pub body: serde_json::Value,
+    pub body: Json,
     /// Index and key.
     pub keys: Vec<(String, String)>,
 }

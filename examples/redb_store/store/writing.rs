@@ -1,10 +1,12 @@
 //! Everything that changes the tables, within a transaction of the writer's.
 
+use std::time::Duration;
+
 use flashkit::ledger::{Changes, CommitRow, DueJob, EventRecord, HoldState};
 use flashkit::store::{KeyValueWrite, StoreError};
 use redb::{ReadableTable, WriteTransaction};
 
-use super::fault::{Fault, Result};
+use super::fault::{Fault, Result, corrupt};
 use super::tables::*;
 
 /// Writes what a group of batches changed.
@@ -121,18 +123,18 @@ fn write_documents(to: &WriteTransaction, changes: &Changes) -> Result<()> {
 
 fn write_events(to: &WriteTransaction, changes: &Changes) -> Result<()> {
     let last = last_key(&to.open_table(EVENTS)?)?;
-    let rows = (last + 1..).zip(&changes.events);
-    let rows = rows.map(|(position, (event, at_ms))| {
+    let mut rows = Vec::new();
+    for (position, (event, at_ms)) in (last + 1..).zip(&changes.events) {
         let record = EventRecord {
             position,
             at_ms: *at_ms,
             kind: event.kind.to_owned(),
             object: event.object.clone(),
-            body: event.body.clone(),
+            body: event.body.read().map_err(corrupt)?,
         };
-        (position, record)
-    });
-    put_all(to, EVENTS, rows)
+        rows.push((position, record));
+    }
+    put_all(to, EVENTS, rows.into_iter())
 }
 
 fn write_due(to: &WriteTransaction, changes: &Changes) -> Result<()> {
@@ -184,13 +186,15 @@ pub fn acknowledge(to: &WriteTransaction, name: String, position: i64) -> Result
 pub fn lease_due(
     to: &WriteTransaction,
     now_ms: i64,
-    lease_until_ms: i64,
+    (due_by_ms, lasts): (i64, Duration),
     except: &[String],
     limit: usize,
 ) -> Result<Vec<DueJob>> {
     let mut times = to.open_table(DUE_TIMES)?;
     let mut taken = Vec::new();
-    let end = (now_ms.saturating_add(1), String::new(), String::new());
+    let lasts_ms = i64::try_from(lasts.as_millis()).unwrap_or(i64::MAX);
+    let lease_until_ms = now_ms.saturating_add(lasts_ms);
+    let end = (due_by_ms.saturating_add(1), String::new(), String::new());
     for row in times.range(..end)? {
         let (job, until) = row?;
         let ((due_at_ms, kind, object), until_ms) = (job.value(), decode::<i64>(until.value())?);

@@ -104,7 +104,7 @@ impl CardImports {
                 let (field, bounds) = ("program", "one whose unit is bitcoin");
                 return Err(CommandError::OutOfBounds { field, bounds }.into());
             }
-            limits = program.value.limits_for(&limits);
+            limits = programs::terms_of_a_new_card(Some(&program), &limits).limits;
             steps.push(programs::guard(&program));
         }
         let answer = CardImport {
@@ -337,12 +337,14 @@ impl CardImports {
         let core = &self.core;
         let holder = core.new_id(CredentialId::from_parts)?;
         let claim = free.claim();
+        let own = program.filter(|program| program.value.terms.limits != import.limits);
         let card = Card {
             chip: free.chip,
             version: row.version,
             pull_payment_id: row.pull_payment_id.clone(),
             state: CardState::Active,
             limits: import.limits.clone(),
+            issued_with: own.map(|_| import.limits.clone()),
             created_at_ms: core.clock.now_ms(),
             holder: Some(holder),
             program: import.program,

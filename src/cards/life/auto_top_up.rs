@@ -75,7 +75,8 @@ fn at_least(account: Account, below_msat: i64) -> Step {
 }
 
 fn window(card: &Card, at_ms: i64) -> Result<UsageWindow, Error> {
-    let subject = format!("{}/auto_top_up/day", card.id);
+    // A card in its place has no second day's worth.
+    let subject = format!("{}/auto_top_up/day", card.line());
     rules::zone(card)
         .window(subject, CalendarPeriod::Day, at_ms)
         .map_err(|_| crate::cards::CardError::UnknownTimeZone.into())

@@ -177,10 +177,11 @@ impl Cards {
     pub(super) async fn blank(&self, caller: &Caller, tap: &str) -> Result<VerifiedTap, Error> {
         let who = caller.id.to_string();
         let source = self.source.as_deref().unwrap_or(&who);
+        let _turn = self.turn_to_look(tap).await?;
         let tap = match self.verify_from(Some(source), tap).await {
             Ok(found) => found,
-            // A virtual card's code is guessed here as well as at a till.
-            Err(error) => return Err(self.count_if_wrong_code(tap, error).await?),
+            // A virtual card's code is guessed here as well as by a look.
+            Err(error) => return Err(self.count_if_wrong_look(tap, error).await?),
         };
         match tap.card.value.state {
             CardState::Issued => Ok(tap),
@@ -327,6 +328,7 @@ fn replacement(old: &Card, blank: &Card, holder: CredentialId) -> Card {
     Card {
         state: CardState::Active,
         limits: old.limits.clone(),
+        issued_with: old.issued_with.clone(),
         zone_before: old.zone_before.clone(),
         holder: Some(holder),
         program: old.program,

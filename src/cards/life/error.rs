@@ -64,11 +64,11 @@ pub enum LifeError {
     /// No such recovery code, or it was used. `card.wrong_recovery_code`.
     #[error("this recovery code is not good, or not any more")]
     WrongRecoveryCode,
-    /// Too many wrong recovery codes came from this source. `card.too_many_wrong_codes`,
-    /// retryable.
-    #[error("too many wrong codes came from here; {retry_after_ms} ms to wait")]
+    /// Too many wrong recovery codes came from this source, or too many looks at this virtual card
+    /// had a wrong code. `card.too_many_wrong_codes`, retryable.
+    #[error("too many wrong codes were tried; {retry_after_ms} ms to wait")]
     TooManyWrongCodes {
-        /// When codes from there are looked at again, in milliseconds.
+        /// When codes are looked at again, in milliseconds.
         retry_after_ms: i64,
     },
     /// The text is no number of a virtual card: it was mistyped. `card.bad_card_number`.

@@ -3,7 +3,7 @@
 //! Whether a card has expired is decided by the time of the commit; the job only tells it.
 
 use super::ending::due;
-use super::model::{RetireTo, SetCardExpiry};
+use super::model::{CardKind, RetireTo, SetCardExpiry};
 use super::onward::all_of;
 use super::{AUTO_TOP_UP_JOB, BREAKAGE_JOB, EXPIRE_CARD_JOB, family};
 use crate::Error;
@@ -14,16 +14,18 @@ use crate::core::{Answer, CommandError, Decision, Executed, Loaded, emit};
 use crate::ids::{CardId, TransferId};
 use crate::ledger::{Account, Step, TransferKind};
 
-/// The card, valid from now on for as long as its program says.
+/// The card, valid from now on for as long as its program says; a virtual one not beyond what it
+/// was made for.
 pub(in crate::cards) fn valid_from(
     card: Card,
     program: Option<&Loaded<CardProgram>>,
     at_ms: i64,
 ) -> Card {
     let valid_for_ms = program.and_then(|program| program.value.terms.valid_for_ms);
-    let expires_at_ms = match valid_for_ms {
-        Some(valid_for_ms) => Some(at_ms.saturating_add(valid_for_ms)),
-        None => card.expires_at_ms,
+    let until_ms = valid_for_ms.map(|valid_for_ms| at_ms.saturating_add(valid_for_ms));
+    let expires_at_ms = match card.kind {
+        CardKind::Virtual => until_ms.into_iter().chain(card.expires_at_ms).min(),
+        _ => until_ms.or(card.expires_at_ms),
     };
     Card {
         expires_at_ms,

@@ -94,9 +94,10 @@ impl Cards {
         let after = Card {
             state: crate::cards::CardState::Active,
             limits: match &program {
-                Some(program) => program.value.limits_for(&command.limits),
+                Some(program) => program.value.limits_of_family(&command.limits),
                 None => command.limits.clone(),
             },
+            issued_with: None,
             holder: Some(holder),
             family_of: Some(main.value.id),
             program: main.value.program,

@@ -46,6 +46,7 @@ pub use virtual_card::VirtualCardDetails;
 pub(super) use auto_top_up::look as look_for_top_up;
 pub(in crate::cards) use family::members;
 pub(super) use presented::bearer;
+pub(in crate::cards) use virtual_card::code_was_right;
 
 /// The job that tells that a card has expired.
 pub(crate) const EXPIRE_CARD_JOB: &str = "card.expire";
@@ -186,7 +187,9 @@ impl Cards {
         })
     }
 
-    /// Sets what a card may do. Its holder alone; of a family card the main card's.
+    /// Sets what a card may do. Its holder alone; of a family card the main card's. Of a card of a
+    /// program each limit is at most what the program says, or what the issuer has given that card:
+    /// what is asked for above that, or not at all, is that. The answer says what it has come to.
     ///
     /// # Errors
     /// `card.not_found`, `card.unknown_time_zone`, `card.zone_changed_lately`,
@@ -205,11 +208,18 @@ impl Cards {
                     let card = load(&cards.core, command.card).await?;
                     owns(&caller, &card.value)?;
                     let at_ms = cards.core.commit_time_ms();
-                    let after = rules::with_limits(&card.value, command.limits.clone(), at_ms)?;
+                    let program = programs::of(&cards.core, &card.value).await?;
+                    let asked = command.limits.clone();
+                    let limits = match &program {
+                        Some(program) => program.value.limits_of_holder(&card.value, asked),
+                        None => asked,
+                    };
+                    let after = rules::with_limits(&card.value, limits, at_ms)?;
                     let mut steps = vec![
                         rules::write(&after, card.version)?,
                         emit("card.limits_set", after.id.to_string(), &after)?,
                     ];
+                    steps.extend(program.as_ref().map(programs::guard));
                     if card.value.limits.low_balance.is_none() {
                         steps.extend(low_balance::begin(&cards.core, &after).await?);
                     }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::access::Credential;
 use crate::cards::{Card, CardLimits};
 use crate::core::IdempotencyKey;
-use crate::ids::{CardId, MerchantId};
+use crate::ids::{CardId, CardProgramId, MerchantId};
 
 /// What a card is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -254,8 +254,13 @@ pub struct IssueVirtualCard {
     pub key: IdempotencyKey,
     /// What the card may do.
     pub limits: CardLimits,
-    /// From when on it cannot be used, milliseconds since the epoch; `None` for never.
+    /// From when on it cannot be used, milliseconds since the epoch; `None` for never. Of a program
+    /// whose cards are valid for a while, whichever comes first.
     pub expires_at_ms: Option<i64>,
+    /// The program that it is of, which also says what its balance is in; `None` of one that goes by
+    /// the engine's settings.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub program: Option<CardProgramId>,
 }
 
 /// Lets the code of a virtual card be tried again that was wrong too often.

@@ -13,13 +13,16 @@ use crate::cards::{
     CARDS, Card, CardError, CardLimits, CardState, Cards, FIRST_VERSION, guard, load, programs,
     rules,
 };
-use crate::core::{Answer, CommandError, Core, Decision, Executed, Loaded, emit, put};
+use crate::core::{Answer, CommandError, Core, Decision, Executed, Loaded, Turn, emit, put};
 use crate::ids::CardId;
 use crate::ledger::Step;
 
 const CODES: &str = "card_code";
 /// How many wrong codes lock it.
 const MAX_WRONG: usize = 5;
+/// How many wrong codes of those that only look at it are taken in an hour, from everywhere.
+const MAX_WRONG_LOOKS: usize = 10;
+const HOUR_MS: i64 = 3_600_000;
 
 /// A virtual card as whoever holds it sees it. `Debug` does not show the code.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,13 +50,44 @@ impl std::fmt::Debug for VirtualCardDetails {
 /// The wrong codes since it was last unlocked or right.
 #[derive(Default, Serialize, Deserialize)]
 struct CodeRecord {
-    /// Blinded: a command that is sent again is one attempt.
+    /// Of whoever wanted to be paid with it. Blinded: a command that is sent again is one attempt.
     wrong: Vec<String>,
+    /// Of whoever only looked at it, and needs nothing for that but its number: they are slowed down,
+    /// and lock nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    looks: Vec<String>,
+    /// When the first of those was.
+    #[serde(default)]
+    looks_since_ms: i64,
 }
 
 impl CodeRecord {
     fn attempts_left(&self) -> u32 {
         u32::try_from(MAX_WRONG.saturating_sub(self.wrong.len())).unwrap_or(0)
+    }
+
+    fn looks_left(&self) -> u32 {
+        u32::try_from(MAX_WRONG_LOOKS.saturating_sub(self.looks.len())).unwrap_or(0)
+    }
+
+    /// How long those count that were wrong when they looked. A clock that was set back makes it no
+    /// longer.
+    fn looks_last_ms(&self, now_ms: i64) -> i64 {
+        let until_ms = self.looks_since_ms.saturating_add(HOUR_MS);
+        until_ms.saturating_sub(now_ms).clamp(0, HOUR_MS)
+    }
+
+    /// Counts a wrong code of a look; false where it was counted before.
+    fn count_look(&mut self, attempt: &str, now_ms: i64) -> bool {
+        if self.looks.is_empty() || self.looks_last_ms(now_ms) == 0 {
+            self.looks.clear();
+            self.looks_since_ms = now_ms;
+        }
+        let is_new = self.looks_left() > 0 && !self.looks.iter().any(|known| known == attempt);
+        if is_new {
+            self.looks.push(attempt.to_owned());
+        }
+        is_new
     }
 }
 
@@ -72,6 +106,23 @@ fn number_of(core: &Core, card: CardId) -> CardNumber {
 /// What a card is found by that is no chip: the keyed hash of its number, or of its public key.
 fn found_by(core: &Core, what: &str) -> String {
     core.secrets.blind(what)
+}
+
+/// Whoever has used the right code has put an end to the wrong ones: the step that says so in the
+/// commit that uses it up.
+pub(in crate::cards) async fn code_was_right(
+    core: &Core,
+    card: &Card,
+) -> Result<Option<Step>, Error> {
+    if card.kind != CardKind::Virtual {
+        return Ok(None);
+    }
+    let Loaded { version, value } = load_code(core, card.id).await?;
+    if value.wrong.is_empty() && value.looks.is_empty() {
+        return Ok(None);
+    }
+    let (id, none) = (card.id.to_string(), CodeRecord::default());
+    put(CODES, id, version, &none, Vec::new()).map(Some)
 }
 
 /// A card that is new, of a kind other than a chip's.
@@ -108,10 +159,11 @@ fn issue(card: &Card) -> Result<Vec<Step>, Error> {
 
 impl Cards {
     /// Makes a card that is a number and a rotating code; it is activated as any other. At a till
-    /// it is a [`VirtualTap`] in the place of a tap, under the same limits. Issuer only.
+    /// it is a [`VirtualTap`] in the place of a tap, under the same limits and the rules of its
+    /// program. Issuer only.
     ///
     /// # Errors
-    /// `card.unknown_time_zone`, `command.*`, `access.*`.
+    /// `card.program_not_found`, `card.unknown_time_zone`, `command.*`, `access.*`.
     pub async fn issue_virtual(
         &self,
         credential: &Credential,
@@ -125,14 +177,23 @@ impl Cards {
                 caller.require_issuer()?;
                 rules::check_limits(&command.limits)?;
                 let decide = || async {
+                    let program = match command.program {
+                        Some(program) => Some(programs::load(core, program).await?),
+                        None => None,
+                    };
+                    let of = programs::terms_of_a_new_card(program.as_ref(), &command.limits);
                     let id = core.new_id(CardId::from_parts)?;
                     let chip = found_by(core, &number_of(core, id).to_string());
                     let answer = Card {
                         expires_at_ms: command.expires_at_ms,
-                        ..new_card(core, id, CardKind::Virtual, chip, &command.limits)
+                        program: command.program,
+                        unit: of.unit,
+                        issued_with: of.issued_with,
+                        ..new_card(core, id, CardKind::Virtual, chip, &of.limits)
                     };
                     rules::require_not_expired(&answer, core.commit_time_ms())?;
-                    let steps = issue(&answer)?;
+                    let mut steps = issue(&answer)?;
+                    steps.extend(program.as_ref().map(programs::guard));
                     Ok(Decision { steps, answer })
                 };
                 let operation = "cards.issue_virtual";
@@ -276,18 +337,67 @@ impl Cards {
         }
     }
 
+    /// Has those who look at one virtual card do so one after the other, and none of them after
+    /// too many wrong codes.
+    pub(in crate::cards) async fn turn_to_look(&self, tap: &str) -> Result<Option<Turn>, Error> {
+        let Some(Ok(virtual_tap)) = VirtualTap::parse(tap) else {
+            return Ok(None);
+        };
+        let turn = self.pin_turn(tap, None).await;
+        let core = &self.core;
+        let chip = found_by(core, &virtual_tap.number.to_string());
+        if let Some(card) = core.find::<Card>(CARDS, "chip", &chip).await? {
+            let record = load_code(core, card.value.id).await?.value;
+            let retry_after_ms = record.looks_last_ms(core.clock.now_ms());
+            if record.looks_left() == 0 && retry_after_ms > 0 {
+                return Err(LifeError::TooManyWrongCodes { retry_after_ms }.into());
+            }
+        }
+        Ok(turn)
+    }
+
     /// Counts a wrong code of a look, and answers what is then told.
-    pub(in crate::cards) async fn count_if_wrong_code(
+    pub(in crate::cards) async fn count_if_wrong_look(
         &self,
         attempt: &str,
         error: Error,
     ) -> Result<Error, Error> {
         match error {
             Error::Card(CardError::Life(LifeError::WrongCode { card, .. })) => {
-                self.count_wrong_code(card, attempt).await
+                self.count_wrong_look(card, attempt).await
             }
             other => Ok(other),
         }
+    }
+
+    /// Counts a wrong code of whoever only looked, or whose tap was taken offline and is too old by
+    /// now, in a commit of its own, before anybody learns that it was wrong.
+    pub(in crate::cards) async fn count_wrong_look(
+        &self,
+        card: CardId,
+        attempt: &str,
+    ) -> Result<Error, Error> {
+        let core = &self.core;
+        let attempt = &core.secrets.blind(attempt);
+        core.settle(|| async move {
+            let Loaded { version, mut value } = load_code(core, card).await?;
+            if !value.count_look(attempt, core.clock.now_ms()) {
+                return Ok(None);
+            }
+            let (id, left) = (card.to_string(), value.looks_left());
+            let mut steps = vec![put(CODES, id.clone(), version, &value, Vec::new())?];
+            if left == 0 {
+                steps.push(emit("card.looks_refused", id, &value.looks_since_ms)?);
+            }
+            Ok(Some(steps))
+        })
+        .await?;
+        let attempts_left = load_code(core, card).await?.value.looks_left();
+        Ok(LifeError::WrongCode {
+            card,
+            attempts_left,
+        }
+        .into())
     }
 
     /// Counts a wrong code, in a commit of its own, before anybody learns that it was wrong.

@@ -84,7 +84,8 @@ fn reason(error: &Error) -> String {
 impl Cards {
     /// Answers what a card's web addresses are asked: `{tap_url}` for LNURL-withdraw,
     /// `{tap_url}s/balance` for the page, `{tap_url}/top-up/{address}` and, of any tap's `p`,
-    /// `{tap_url}/pay` and `{tap_url}/top-up` for LNURL-pay; with
+    /// `{tap_url}/pay` and `{tap_url}/top-up` for LNURL-pay, unless
+    /// [`Settings::top_up_by_tap`](crate::Settings::top_up_by_tap) ends those; with
     /// [`Settings::tap_url`](crate::Settings::tap_url). Looking moves no counter. Asked again for
     /// the same tap and invoice it answers how the one payment stands.
     ///
@@ -104,7 +105,12 @@ impl Cards {
             LnurlEndpoint::Withdraw => self.answer_withdraw(request, &query).await,
             LnurlEndpoint::Balance => self.answer_balance(&query).await,
             LnurlEndpoint::TopUp { address } => self.answer_top_up(&query, &address).await,
-            LnurlEndpoint::TopUpByTap => self.answer_top_up_by_tap(&query).await,
+            LnurlEndpoint::TopUpByTap if self.core.settings.top_up_by_tap => {
+                self.answer_top_up_by_tap(&query).await
+            }
+            LnurlEndpoint::TopUpByTap => {
+                LnurlReply::refused(&CardPaymentError::TopUpAddressUnknown.into())
+            }
             LnurlEndpoint::Unknown => LnurlReply::nothing_here(),
         }
     }

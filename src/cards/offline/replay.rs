@@ -198,7 +198,7 @@ impl Cards {
                 error @ (CardError::Tap(_) | CardError::NotFound | CardError::Life(_)),
             )) => {
                 if let CardError::Life(life::LifeError::WrongCode { card, .. }) = &error {
-                    self.count_wrong_code(*card, &tap.tap).await?;
+                    self.count_wrong_look(*card, &tap.tap).await?;
                 }
                 let decided = breach(waiting, error.code(), Vec::new());
                 *was_verified = Some(error);

@@ -10,13 +10,14 @@ mod rules;
 use std::sync::Arc;
 
 use super::CardError;
-use super::model::Card;
+use super::model::{Card, CardLimits};
 use crate::Error;
 use crate::access::Credential;
 use crate::core::{Answer, Core, Decision, Executed, Loaded, emit, put};
 use crate::exchange::ConversionRules;
 use crate::ids::{CardProgramId, ProgramId};
 use crate::ledger::Step;
+use crate::money::Asset;
 
 pub use model::{
     BreakageRule, CardProgram, CardProgramTerms, CreateCardProgram, FeeBearer, PinRules,
@@ -170,6 +171,33 @@ pub(crate) async fn of(core: &Core, card: &Card) -> Result<Option<Loaded<CardPro
     match card.program {
         Some(program) => load(core, program).await.map(Some),
         None => Ok(None),
+    }
+}
+
+/// What a new card has of its program.
+pub(crate) struct OfProgram {
+    pub(crate) limits: CardLimits,
+    pub(crate) issued_with: Option<CardLimits>,
+    pub(crate) unit: Asset,
+}
+
+/// What a card has of its program that is issued with the limits `asked`.
+pub(crate) fn terms_of_a_new_card(
+    program: Option<&Loaded<CardProgram>>,
+    asked: &CardLimits,
+) -> OfProgram {
+    let Some(CardProgram { terms, .. }) = program.map(|program| &program.value) else {
+        return OfProgram {
+            limits: asked.clone(),
+            issued_with: None,
+            unit: Asset::Btc,
+        };
+    };
+    let limits = rules::limits_for(&terms.limits, asked);
+    OfProgram {
+        issued_with: (limits != terms.limits).then(|| limits.clone()),
+        limits,
+        unit: terms.unit,
     }
 }
 

@@ -79,8 +79,8 @@ impl BreakageRule {
 pub struct CardProgramTerms {
     /// What the balance is of: bitcoin, or a currency. It never changes.
     pub unit: Asset,
-    /// What a card may do, of each limit that it is not issued with itself. Its holder can change
-    /// that afterwards.
+    /// What a card may do, of each limit that it is not issued with itself. Its holder can set less
+    /// afterwards, and not more than this or what the issuer has given that card.
     pub limits: CardLimits,
     /// The most that may be on a card, in the minor unit of `unit` (msat for bitcoin), whatever
     /// its holder has set; `None` leaves it to the card's own limits.
@@ -114,6 +114,16 @@ pub struct CardProgramTerms {
     /// What becomes of the money on cards that expired.
     #[serde(skip_serializing_if = "BreakageRule::is_by_settings")]
     pub breakage: BreakageRule,
+    /// Where the merchant bears the route and has too little here for it: up to how much of such
+    /// fees it may come to owe, in msat, taken out of what it earns here later; `None` refuses the
+    /// payment.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub route_owed_up_to_msat: Option<i64>,
+    /// For how many blocks a payment to somebody else's till may lock money up, the last hop
+    /// counted: 1 to 2,016; `None` for
+    /// [`CardPaymentSettings::max_lock_blocks`](crate::CardPaymentSettings::max_lock_blocks).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_lock_blocks: Option<u32>,
 }
 
 impl Default for CardProgramTerms {
@@ -133,6 +143,8 @@ impl Default for CardProgramTerms {
             conversion: ConversionRules::default(),
             authorization_ms: None,
             breakage: BreakageRule::default(),
+            route_owed_up_to_msat: None,
+            max_lock_blocks: None,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::model::{BreakageRule, CardProgram, CardProgramTerms};
 use crate::Error;
-use crate::cards::{CardError, CardLimits};
+use crate::cards::{Card, CardError, CardLimits};
 use crate::core::{CommandError, check_text};
 use crate::money::{Asset, MAX_MSAT};
 use crate::settlement::Merchant;
@@ -67,6 +67,16 @@ pub(super) fn check(name: &str, terms: &CardProgramTerms) -> Result<(), Error> {
         field,
         bounds,
     )?;
+    let (field, bounds) = ("route_owed_up_to_msat", "1 msat to 21 million bitcoin");
+    within(terms.route_owed_up_to_msat, 1, MAX_MSAT, field, bounds)?;
+    let (field, bounds) = ("max_lock_blocks", "1 to 2,016");
+    within(
+        terms.max_lock_blocks.map(i64::from),
+        1,
+        2_016,
+        field,
+        bounds,
+    )?;
     if let BreakageRule::After { wait_ms } = terms.breakage {
         let (field, bounds) = ("breakage.wait_ms", "1 day to 100 years");
         within(Some(wait_ms), DAY_MS, LONGEST_MS, field, bounds)?;
@@ -126,23 +136,20 @@ impl CardProgram {
         Ok(())
     }
 
-    /// What a card may do that is issued with `asked`: of each limit that is not asked for, what the
-    /// program says.
-    pub(crate) fn limits_for(&self, asked: &CardLimits) -> CardLimits {
+    /// What a family card may do whose holder asks for `asked`: no more than the program says.
+    pub(crate) fn limits_of_family(&self, asked: &CardLimits) -> CardLimits {
         let own = &self.terms.limits;
-        let has_zone = asked.time_zone != CardLimits::default().time_zone;
-        let zone = if has_zone { asked } else { own };
-        CardLimits {
-            per_tap: asked.per_tap.or(own.per_tap),
-            per_day: asked.per_day.or(own.per_day),
-            per_week: asked.per_week.or(own.per_week),
-            per_month: asked.per_month.or(own.per_month),
-            taps_per_hour: asked.taps_per_hour.or(own.taps_per_hour),
-            pin_above: asked.pin_above.or(own.pin_above),
-            low_balance: asked.low_balance.or(own.low_balance),
-            max_balance: asked.max_balance.or(own.max_balance),
-            time_zone: zone.time_zone.clone(),
+        within_bounds(limits_for(own, asked), own)
+    }
+
+    /// What a card may do whose holder asks for `asked`: of each limit no more than the program
+    /// says, or than the issuer has given it, whichever is more.
+    pub(crate) fn limits_of_holder(&self, card: &Card, asked: CardLimits) -> CardLimits {
+        let mut most = higher_of(self.terms.limits.clone(), &card.limits);
+        if let Some(issued_with) = &card.issued_with {
+            most = higher_of(most, issued_with);
         }
+        within_bounds(asked, &most)
     }
 
     /// The most that may be on a card, where its own limits say `own`.
@@ -166,7 +173,60 @@ impl CardProgram {
     }
 }
 
+/// What a card may do that is issued with `asked`, of a program that says `own`: of each limit that
+/// is not asked for, what the program says.
+pub(super) fn limits_for(own: &CardLimits, asked: &CardLimits) -> CardLimits {
+    let has_zone = asked.time_zone != CardLimits::default().time_zone;
+    let zone = if has_zone { asked } else { own };
+    CardLimits {
+        per_tap: asked.per_tap.or(own.per_tap),
+        per_day: asked.per_day.or(own.per_day),
+        per_week: asked.per_week.or(own.per_week),
+        per_month: asked.per_month.or(own.per_month),
+        taps_per_hour: asked.taps_per_hour.or(own.taps_per_hour),
+        pin_above: asked.pin_above.or(own.pin_above),
+        low_balance: asked.low_balance.or(own.low_balance),
+        max_balance: asked.max_balance.or(own.max_balance),
+        time_zone: zone.time_zone.clone(),
+    }
+}
+
+/// The lower of each two limits. When the balance is called low, and where the days begin, lets
+/// nobody spend more.
+fn within_bounds(asked: CardLimits, most: &CardLimits) -> CardLimits {
+    CardLimits {
+        per_tap: lower(asked.per_tap, most.per_tap),
+        per_day: lower(asked.per_day, most.per_day),
+        per_week: lower(asked.per_week, most.per_week),
+        per_month: lower(asked.per_month, most.per_month),
+        taps_per_hour: lower(asked.taps_per_hour, most.taps_per_hour),
+        pin_above: lower(asked.pin_above, most.pin_above),
+        max_balance: lower(asked.max_balance, most.max_balance),
+        low_balance: asked.low_balance,
+        time_zone: asked.time_zone,
+    }
+}
+
+/// The higher of each two limits.
+fn higher_of(one: CardLimits, other: &CardLimits) -> CardLimits {
+    CardLimits {
+        per_tap: higher(one.per_tap, other.per_tap),
+        per_day: higher(one.per_day, other.per_day),
+        per_week: higher(one.per_week, other.per_week),
+        per_month: higher(one.per_month, other.per_month),
+        taps_per_hour: higher(one.taps_per_hour, other.taps_per_hour),
+        pin_above: higher(one.pin_above, other.pin_above),
+        max_balance: higher(one.max_balance, other.max_balance),
+        ..one
+    }
+}
+
 /// The lower of two limits, where none is no limit.
-fn lower(one: Option<i64>, other: Option<i64>) -> Option<i64> {
+fn lower<T: Ord>(one: Option<T>, other: Option<T>) -> Option<T> {
     one.into_iter().chain(other).min()
+}
+
+/// The higher of two limits, where none is no limit.
+fn higher<T: Ord>(one: Option<T>, other: Option<T>) -> Option<T> {
+    Some(one?.max(other?))
 }

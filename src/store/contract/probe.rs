@@ -4,6 +4,7 @@ use std::fmt::Debug;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::Poll;
+use std::time::Duration;
 
 use super::{ContractViolation, FIRST_MS, FreshStore};
 use crate::ids::{BatchId, CardId, MerchantId, ProgramId, TransferId};
@@ -70,7 +71,7 @@ pub(super) fn event(object: &str) -> Step {
     Step::Emit(NewEvent {
         kind: "contract.checked",
         object: object.into(),
-        body: serde_json::json!({ "object": object }),
+        body: serde_json::json!({ "object": object }).into(),
     })
 }
 
@@ -98,7 +99,7 @@ pub(super) fn put(id: &str, read_version: i64, keys: &[(&'static str, &str)]) ->
         collection: "thing",
         id: id.into(),
         read_version,
-        body: serde_json::json!({ "id": id, "written": read_version + 1 }),
+        body: serde_json::json!({ "id": id, "written": read_version + 1 }).into(),
         index_keys: keys
             .iter()
             .map(|(index, key)| (*index, (*key).into()))
@@ -166,7 +167,11 @@ impl<'a> Probe<'a> {
 
     pub(super) fn batch(&self, command: Option<CommandRecord>, steps: Vec<Step>) -> Batch {
         let id = BatchId::from_parts(1, random_part(self.fresh.number()));
-        Batch { id, command, steps }
+        Batch {
+            id,
+            command,
+            steps: steps.into(),
+        }
     }
 
     pub(super) fn new_transfer(&self, debit: Account, credit: Account, amount: i64) -> NewTransfer {
@@ -314,12 +319,12 @@ impl<'a> Probe<'a> {
         }
     }
 
-    /// All jobs, and nobody gets a lease: one that ends when it begins leaves no trace.
+    /// All jobs, and nobody has a lease then: none counts beside one that ends when it begins.
     pub(super) async fn jobs(&self) -> Kept<Vec<DueJob>> {
         let late_ms = FIRST_MS + 1_000 * DAY_MS;
         self.read(
             self.store()
-                .lease_due(late_ms, late_ms, &[], MAX_PAGE)
+                .lease_due(late_ms, Duration::ZERO, &[], MAX_PAGE)
                 .await,
         )
     }

@@ -9,7 +9,7 @@ use super::probe::{
 };
 use super::{ContractViolation, FIRST_MS, FreshStore};
 use crate::ids::TransferId;
-use crate::ledger::{Batch, CommandRecord, Step};
+use crate::ledger::{Batch, CommandRecord, Json, Step};
 use crate::store::{KeyPath, KeyValueWrite, MAX_PAGE, StoreError};
 use crate::testkit::clock::ManualClock;
 
@@ -33,7 +33,7 @@ fn command(scope: &str) -> Option<CommandRecord> {
     Some(CommandRecord {
         scope: scope.into(),
         fingerprint: "request".into(),
-        answer: serde_json::json!({ "most": i64::MAX }),
+        answer: serde_json::json!({ "most": i64::MAX }).into(),
     })
 }
 
@@ -59,7 +59,7 @@ struct Before {
     picture: String,
     journal: String,
     /// Batches, and what they were answered.
-    answered: [(Batch, Option<serde_json::Value>); 2],
+    answered: [(Batch, Option<Json>); 2],
     epoch: u64,
 }
 

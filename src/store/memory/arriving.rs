@@ -6,9 +6,9 @@ use async_trait::async_trait;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::tables::{KeptDocument, Tables};
+use super::tables::{KeptDocument, KeptEvent, Tables};
 use crate::ledger::{
-    Account, Balance, ChainHash, Commit, CommitRow, EventRecord, HoldChangeRow, TransferRow,
+    Account, Balance, ChainHash, Commit, CommitRow, HoldChangeRow, Json, TransferRow,
 };
 use crate::store::moving::{Cell, Sink, Table, hold_from};
 use crate::store::{DocumentPosition, KeyPath, StoreError};
@@ -67,8 +67,8 @@ impl Values {
         serde_json::from_value(Value::String(self.text()?)).map_err(corrupt)
     }
 
-    fn json(&mut self) -> Result<Value, StoreError> {
-        serde_json::from_str(&self.text()?).map_err(corrupt)
+    fn json(&mut self) -> Result<Json, StoreError> {
+        Json::from_text(self.text()?).map_err(corrupt)
     }
 }
 
@@ -177,7 +177,7 @@ impl Into {
             "commands" => {
                 let (scope, fingerprint, at_ms) = (row.text()?, row.text()?, row.integer()?);
                 let answer = row.maybe_text()?;
-                let answer = answer.map(|text| serde_json::from_str(&text)).transpose();
+                let answer = answer.map(Json::from_text).transpose();
                 let commit = Commit {
                     at_ms,
                     answer: answer.map_err(corrupt)?,
@@ -226,13 +226,16 @@ impl Into {
                 let key = (row.text()?, row.integer()?);
                 tables.usage.insert(key, (row.integer()?, row.integer()?));
             }
-            "events" => tables.events.push(EventRecord {
-                position: row.integer()?,
-                at_ms: row.integer()?,
-                kind: row.text()?,
-                object: row.text()?,
-                body: row.json()?,
-            }),
+            "events" => {
+                // They come in their order, from 1 and without gaps.
+                row.integer()?;
+                tables.events.push(KeptEvent {
+                    at_ms: row.integer()?,
+                    kind: row.text()?,
+                    object: row.text()?,
+                    body: row.json()?,
+                });
+            }
             "due" => {
                 let key = (row.text()?, row.text()?);
                 tables.due.insert(key, (row.integer()?, row.integer()?));

@@ -230,15 +230,9 @@ impl Copied {
     }
 
     fn events(&mut self, tables: &Tables) {
-        for event in &tables.events {
+        for (position, event) in (1_i64..).zip(&tables.events) {
             let (kind, object) = (event.kind.as_str(), event.object.as_str());
-            let row = cells![
-                event.position,
-                event.at_ms,
-                kind,
-                object,
-                event.body.to_string()
-            ];
+            let row = cells![position, event.at_ms, kind, object, event.body.to_string()];
             self.add("events", row);
         }
         for ((kind, object), (due_at_ms, leased_until_ms)) in &tables.due {

@@ -3,12 +3,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
 
-use serde_json::Value;
-
 use crate::ids::{BatchId, TransferId};
 use crate::ledger::{
     Account, Balance, ChainHash, ChainHead, Commit, CommitPlace, CommitRow, DueJob, EventRecord,
-    HoldChangeRow, HoldState, NewDocument, NewEvent, Rows, State, TransferRow, UsageWindow,
+    HoldChangeRow, HoldState, Json, MOST_DUE_RELEASES, NewDocument, NewEvent, Rows, Standing,
+    State, TransferRow, UsageWindow,
 };
 use crate::store::key_value::NodeLease;
 use crate::store::{DocumentPosition, KeyPath, StoreError};
@@ -35,7 +34,7 @@ pub(super) struct Tables {
     pub(super) counters: HashMap<String, i64>,
     /// By subject and start: the end, and what was used.
     pub(super) usage: HashMap<(String, i64), (i64, i64)>,
-    pub(super) events: Vec<EventRecord>,
+    pub(super) events: Vec<KeptEvent>,
     pub(super) due: HashMap<(String, String), (i64, i64)>,
     pub(super) cursors: HashMap<String, i64>,
     pub(super) node: BTreeMap<KeyPath, Vec<u8>>,
@@ -46,12 +45,42 @@ pub(super) struct Tables {
     pub(super) closed: bool,
 }
 
+/// An event as it stands, at its place in the list.
+#[derive(Debug, Clone)]
+pub(super) struct KeptEvent {
+    pub(super) at_ms: i64,
+    pub(super) kind: String,
+    pub(super) object: String,
+    pub(super) body: Json,
+}
+
+impl KeptEvent {
+    pub(super) fn at(self, position: i64) -> Result<EventRecord, StoreError> {
+        let Self {
+            at_ms,
+            kind,
+            object,
+            body,
+        } = self;
+        let body = body.read().map_err(|error| StoreError::Corrupt {
+            reason: error.to_string(),
+        })?;
+        Ok(EventRecord {
+            position,
+            at_ms,
+            kind,
+            object,
+            body,
+        })
+    }
+}
+
 /// A document as it stands.
 #[derive(Debug, Clone)]
 pub(super) struct KeptDocument {
     pub(super) id: String,
     pub(super) version: i64,
-    pub(super) body: Value,
+    pub(super) body: Json,
     /// Index and key.
     pub(super) index_keys: Vec<(String, String)>,
 }
@@ -80,7 +109,26 @@ impl Tables {
         self.transfers.get(at).cloned()
     }
 
-    pub(super) fn due_holds(&self, account: &Account, at_ms: i64, limit: usize) -> Vec<HoldState> {
+    pub(super) fn standing(
+        &self,
+        account: &Account,
+        at_ms: i64,
+        windows: &[UsageWindow],
+    ) -> Standing {
+        let used = windows.iter().map(|window| self.used(window));
+        Standing {
+            balance: self.balances.get(account).copied().unwrap_or_default(),
+            ended: self.due_holds(account, at_ms, MOST_DUE_RELEASES),
+            used: used.collect(),
+        }
+    }
+
+    pub(super) fn used(&self, window: &UsageWindow) -> i64 {
+        let key = (window.subject.clone(), window.start_ms);
+        self.usage.get(&key).map_or(0, |(_, used)| *used)
+    }
+
+    fn due_holds(&self, account: &Account, at_ms: i64, limit: usize) -> Vec<HoldState> {
         let mut due: Vec<_> = self
             .holds
             .values()
@@ -340,8 +388,7 @@ impl State for Change<'_> {
     }
 
     fn append_event(&mut self, event: &NewEvent, at_ms: i64) -> Result<(), Infallible> {
-        self.tables.events.push(EventRecord {
-            position: next_position(self.tables.events.len()),
+        self.tables.events.push(KeptEvent {
             at_ms,
             kind: event.kind.to_owned(),
             object: event.object.clone(),

@@ -57,7 +57,7 @@ pub(super) struct Guess<'a> {
 impl Known {
     /// What is known, with guesses at what is new in the batches; `None` where it must be loaded.
     pub(super) fn guess<'a>(&'a mut self, batches: &[Batch], keys: &Keys) -> Option<Guess<'a>> {
-        let steps = || batches.iter().flat_map(|batch| &batch.steps);
+        let steps = || batches.iter().flat_map(|batch| batch.steps.iter());
         // What they undo or end is there, and must be read.
         let names_old = steps().any(|step| {
             matches!(

@@ -9,7 +9,7 @@ use tokio_postgres::Row;
 use super::connection::Param;
 use crate::ids::{BatchId, TransferId};
 use crate::ledger::{
-    Account, Balance, Batch, Commit, HoldState, NewHold, NewTransfer, Step, TransferKind,
+    Account, Balance, Batch, Commit, HoldState, Json, NewHold, NewTransfer, Step, TransferKind,
     TransferRow, UsageWindow,
 };
 use crate::store::StoreError;
@@ -38,7 +38,7 @@ impl Keys {
         if let Some(command) = &batch.command {
             self.scopes.insert(command.scope.clone());
         }
-        for step in &batch.steps {
+        for step in batch.steps.iter() {
             self.add_step(step);
         }
     }
@@ -414,7 +414,7 @@ fn rows<T: DeserializeOwned>(row: &Row, column: usize) -> Result<Vec<T>, StoreEr
 }
 
 pub(super) fn commit(at_ms: i64, answer: Option<String>) -> Result<Commit, StoreError> {
-    let answer = answer.map(|text| serde_json::from_str(&text));
+    let answer = answer.map(Json::from_text);
     Ok(Commit {
         at_ms,
         answer: answer.transpose().map_err(corrupt)?,

@@ -6,29 +6,27 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::key::{Key, Parts};
 use crate::ledger::{Document, NewDocument};
 use crate::store::{DocumentPosition, DocumentQuery};
 
 /// The most documents in one of the two halves.
 const HALF: usize = 1_024;
 
-/// A collection and an id.
-type Name = (String, String);
-/// A collection, an index and a key of it.
-type IndexKey = (String, String, String);
-
 #[derive(Clone)]
 struct Kept {
     /// `None`: there is none with this name.
     document: Option<Document>,
     /// Where it is known to be the first document under a key.
-    first_under: Vec<IndexKey>,
+    first_under: Vec<Key>,
 }
 
 #[derive(Default)]
 struct Half {
-    documents: HashMap<Name, Kept>,
-    first: HashMap<IndexKey, Name>,
+    /// By collection and id.
+    documents: HashMap<Key, Kept>,
+    /// By collection, index and key: the name of the document.
+    first: HashMap<Key, Key>,
 }
 
 #[derive(Default)]
@@ -40,44 +38,50 @@ struct Documents {
 }
 
 impl Half {
-    fn put(&mut self, name: Name, kept: Kept) {
+    fn put(&mut self, name: Key, kept: Kept) {
         for key in &kept.first_under {
             self.first.insert(key.clone(), name.clone());
         }
         self.documents.insert(name, kept);
     }
 
-    fn take(&mut self, name: &Name) -> Option<Kept> {
-        let kept = self.documents.remove(name)?;
+    fn take(&mut self, name: &dyn Parts) -> Option<(Key, Kept)> {
+        let (name, kept) = self.documents.remove_entry(name)?;
         for key in &kept.first_under {
             self.first.remove(key);
         }
-        Some(kept)
+        Some((name, kept))
     }
 
     /// The document is not known any more to be the first under the key.
-    fn forget_first(&mut self, key: &IndexKey) {
+    fn forget_first(&mut self, key: &dyn Parts) {
         if let Some(name) = self.first.remove(key)
             && let Some(kept) = self.documents.get_mut(&name)
         {
-            kept.first_under.retain(|other| other != key);
+            kept.first_under
+                .retain(|other| other.parts() != key.parts());
         }
     }
 }
 
+/// What a document is known by.
+fn name<'a>(collection: &'a str, id: &'a str) -> [&'a str; 3] {
+    [collection, id, ""]
+}
+
 impl Documents {
     /// What is known under the name: the document, or that there is none.
-    fn get(&mut self, name: &Name) -> Option<Option<Document>> {
+    fn get(&mut self, name: &dyn Parts) -> Option<Option<Document>> {
         if let Some(kept) = self.young.documents.get(name) {
             return Some(kept.document.clone());
         }
-        let kept = self.old.take(name)?;
+        let (name, kept) = self.old.take(name)?;
         let document = kept.document.clone();
-        self.put(name.clone(), kept);
+        self.put(name, kept);
         Some(document)
     }
 
-    fn put(&mut self, name: Name, kept: Kept) {
+    fn put(&mut self, name: Key, kept: Kept) {
         if self.young.documents.len() >= HALF {
             self.old = std::mem::take(&mut self.young);
         }
@@ -85,15 +89,13 @@ impl Documents {
     }
 
     fn replace(&mut self, written: &NewDocument, version: i64) {
-        let name = (written.collection.to_owned(), written.id.clone());
         for half in [&mut self.young, &mut self.old] {
             for (index, key) in &written.index_keys {
-                let key = (name.0.clone(), (*index).to_owned(), key.clone());
-                half.forget_first(&key);
+                half.forget_first(&[written.collection, index, key]);
             }
             // Its keys may be others now.
-            let was_kept = half.take(&name).is_some();
-            if was_kept {
+            let kept = half.take(&name(written.collection, &written.id));
+            if let Some((name, _)) = kept {
                 let document = Document {
                     id: written.id.clone(),
                     version,
@@ -103,7 +105,7 @@ impl Documents {
                     document: Some(document),
                     first_under: Vec::new(),
                 };
-                half.put(name.clone(), kept);
+                half.put(name, kept);
             }
         }
     }
@@ -125,27 +127,24 @@ impl Cache {
     pub(super) fn document(&self, collection: &str, id: &str) -> Looked<Option<Document>> {
         let mut documents = self.lock();
         let changes = documents.changes;
-        let name = (collection.to_owned(), id.to_owned());
-        documents.get(&name).ok_or(changes)
+        documents.get(&name(collection, id)).ok_or(changes)
     }
 
     /// The first document under a key, if that is what is asked for and it is here.
     pub(super) fn first(&self, query: &DocumentQuery) -> Looked<(DocumentPosition, Document)> {
         let mut documents = self.lock();
         let changes = documents.changes;
-        let found = one_key(query).and_then(|key| {
+        let found = one_key(query).and_then(|parts| {
             let name = [&documents.young, &documents.old]
                 .into_iter()
-                .find_map(|half| half.first.get(&key))?
+                .find_map(|half| half.first.get(&parts as &dyn Parts))?
                 .clone();
             let document = documents.get(&name)??;
-            Some((
-                DocumentPosition {
-                    key: key.2,
-                    id: name.1,
-                },
-                document,
-            ))
+            let position = DocumentPosition {
+                key: query.from.clone(),
+                id: document.id.clone(),
+            };
+            Some((position, document))
         });
         found.ok_or(changes)
     }
@@ -153,9 +152,9 @@ impl Cache {
     /// The version of the document that the last commit left, if that is here; 0 for none.
     pub(super) fn version(&self, collection: &str, id: &str) -> Option<i64> {
         let documents = self.lock();
-        let name = (collection.to_owned(), id.to_owned());
+        let name: &dyn Parts = &name(collection, id);
         let halves = [&documents.young, &documents.old];
-        let kept = halves.iter().find_map(|half| half.documents.get(&name))?;
+        let kept = halves.iter().find_map(|half| half.documents.get(name))?;
         Some(
             kept.document
                 .as_ref()
@@ -164,23 +163,28 @@ impl Cache {
     }
 
     /// Keeps what was read under a name while the tables had been changed so often.
-    pub(super) fn keep(&self, name: Name, document: Option<&Document>, read_at: u64) {
-        self.keep_under(name, document, None, read_at);
+    pub(super) fn keep(
+        &self,
+        (collection, id): (&str, &str),
+        document: Option<&Document>,
+        read_at: u64,
+    ) {
+        self.keep_under(name(collection, id), document, None, read_at);
     }
 
     /// Keeps the first document under a key.
     pub(super) fn keep_first(&self, query: &DocumentQuery, document: &Document, read_at: u64) {
         if let Some(key) = one_key(query) {
-            let name = (query.collection.to_owned(), document.id.clone());
-            self.keep_under(name, Some(document), Some(key), read_at);
+            let name = name(query.collection, &document.id);
+            self.keep_under(name, Some(document), Some(key.into()), read_at);
         }
     }
 
     fn keep_under(
         &self,
-        name: Name,
+        name: [&str; 3],
         document: Option<&Document>,
-        key: Option<IndexKey>,
+        key: Option<Key>,
         read_at: u64,
     ) {
         let mut documents = self.lock();
@@ -189,11 +193,11 @@ impl Cache {
         }
         let before = documents.young.take(&name);
         let before = before.or_else(|| documents.old.take(&name));
-        let mut first_under = before.map_or(Vec::new(), |kept| kept.first_under);
+        let mut first_under = before.map_or(Vec::new(), |(_, kept)| kept.first_under);
         first_under.extend(key);
         let document = document.cloned();
         documents.put(
-            name,
+            name.into(),
             Kept {
                 document,
                 first_under,
@@ -222,8 +226,7 @@ impl Cache {
 }
 
 /// The key, if the query is for the first document under one.
-fn one_key(query: &DocumentQuery) -> Option<IndexKey> {
+fn one_key(query: &DocumentQuery) -> Option<[&str; 3]> {
     let key = query.of_first_under()?;
-    let (collection, index) = (query.collection.to_owned(), query.index.to_owned());
-    Some((collection, index, key.to_owned()))
+    Some([query.collection, query.index, key])
 }

@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 
+use super::key::Key;
 use crate::ids::{BatchId, TransferId};
 use crate::ledger::{Account, Balance, ChainHead, Changes, CommitPlace, LastPositions};
 
@@ -61,7 +62,7 @@ pub(super) struct Known {
     pub(super) last: Option<LastPositions>,
     pub(super) accounts: Few<Account, KnownAccount>,
     /// By collection and id.
-    pub(super) documents: Few<(&'static str, String), i64>,
+    pub(super) documents: Few<Key, i64>,
     pub(super) counters: Few<String, i64>,
     /// By subject and start of the window.
     pub(super) usage: Few<(String, i64), i64>,
@@ -116,7 +117,7 @@ impl Known {
             }
         }
         for ((collection, id), (version, _)) in &changes.documents {
-            self.documents.put((*collection, id.clone()), *version);
+            self.documents.put([*collection, id, ""].into(), *version);
         }
         for (counter, value) in &changes.counters {
             self.counters.put(counter.clone(), *value);

@@ -4,12 +4,12 @@ use rusqlite::{Connection, OptionalExtension, Result, Row, params};
 
 use super::sql_limit;
 use super::state::{
-    HOLD_COLUMNS, balance_from_row, chain_head, from_json, hold_from_row, named, parsed,
+    self, HOLD_COLUMNS, balance_from_row, chain_head, from_json, hold_from_row, json, named, parsed,
 };
 use crate::ids::TransferId;
 use crate::ledger::{
     Account, Balance, ChainHead, CommitRow, Document, EventRecord, HoldChangeRow, HoldState,
-    TransferRow,
+    MOST_DUE_RELEASES, Standing, TransferRow, UsageWindow,
 };
 use crate::store::{DocumentPosition, DocumentQuery};
 
@@ -26,7 +26,7 @@ pub(super) fn document(
     };
     Ok(Some(Document {
         version: row.get(0)?,
-        body: from_json(&row.get::<_, String>(1)?)?,
+        body: json(row, 1)?,
         id,
     }))
 }
@@ -198,6 +198,27 @@ pub(super) fn due_holds(
         .collect()
 }
 
+/// In one transaction, so that it is of one moment.
+pub(super) fn standing(
+    connection: &Connection,
+    account: &Account,
+    at_ms: i64,
+    windows: &[UsageWindow],
+) -> Result<Standing> {
+    let transaction = connection.unchecked_transaction()?;
+    let most = i64::try_from(MOST_DUE_RELEASES).unwrap_or(i64::MAX);
+    let used = windows
+        .iter()
+        .map(|window| state::usage(&transaction, window));
+    let standing = Standing {
+        balance: state::balance(&transaction, account)?,
+        ended: due_holds(&transaction, account, at_ms, most)?,
+        used: used.collect::<Result<_>>()?,
+    };
+    transaction.commit()?;
+    Ok(standing)
+}
+
 pub(super) fn hold_changes(
     connection: &Connection,
     after: i64,
@@ -328,7 +349,7 @@ pub(super) fn documents(
                     key: row.get(0)?,
                     id: row.get(1)?,
                 };
-                let body = from_json(&row.get::<_, String>(3)?)?;
+                let body = json(row, 3)?;
                 let document = Document {
                     id: position.id.clone(),
                     version: row.get(2)?,

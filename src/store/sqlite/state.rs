@@ -5,11 +5,12 @@ use serde::de::DeserializeOwned;
 
 use crate::ids::{BatchId, TransferId};
 use crate::ledger::{
-    Account, Balance, ChainHash, ChainHead, Commit, CommitPlace, HoldState, NewHold, NewTransfer,
-    Rows, TransferRow, UsageWindow,
+    Account, Balance, ChainHash, ChainHead, Commit, CommitPlace, HoldState, Json, NewHold,
+    NewTransfer, Rows, TransferRow, UsageWindow,
 };
 
 use super::cache::Cache;
+use super::key::Parts;
 use super::known::Known;
 use super::reading;
 
@@ -145,8 +146,8 @@ impl Rows for SqliteRows<'_> {
     }
 
     fn document_version(&mut self, collection: &'static str, id: &str) -> Result<i64> {
-        let name = (collection, id.to_owned());
-        if let Some(version) = self.known.documents.get(&name) {
+        let name: &dyn Parts = &[collection, id, ""];
+        if let Some(version) = self.known.documents.get(name) {
             return Ok(version);
         }
         if let Some(version) = self.cache.and_then(|cache| cache.version(collection, id)) {
@@ -293,7 +294,8 @@ pub(super) fn usage(connection: &Connection, window: &UsageWindow) -> Result<i64
 
 fn commit_from_row(row: &Row<'_>) -> Result<Commit> {
     let answer: Option<String> = row.get(1)?;
-    let answer = answer.map(|text| from_json(&text)).transpose()?;
+    let answer = answer.map(|text| Json::from_text(text).map_err(unreadable));
+    let answer = answer.transpose()?;
     Ok(Commit {
         at_ms: row.get(0)?,
         answer,
@@ -314,6 +316,11 @@ where
 pub(super) fn named<T: DeserializeOwned>(row: &Row<'_>, column: usize) -> Result<T> {
     let name: String = row.get(column)?;
     serde_json::from_value(serde_json::Value::String(name)).map_err(unreadable)
+}
+
+/// A column that is kept as it is.
+pub(super) fn json(row: &Row<'_>, column: usize) -> Result<Json> {
+    Json::from_text(row.get::<_, String>(column)?).map_err(unreadable)
 }
 
 pub(super) fn from_json<T: DeserializeOwned>(text: &str) -> Result<T> {

@@ -7,7 +7,7 @@ use rusqlite::{CachedStatement, Connection, OptionalExtension, Result, params};
 
 use super::known::Known;
 use super::state::from_json;
-use crate::ledger::{Account, Changes, HoldState, NewDocument};
+use crate::ledger::{Account, Changes, HoldState, Json, NewDocument};
 
 /// Writes all of it, within the writer's transaction. Answers where the accounts stand that
 /// changed.
@@ -236,7 +236,7 @@ fn put_document(
         body,
         ..
     } = document;
-    let body = body.to_string();
+    let body = body.as_str();
     let keys = (!keys.is_empty()).then(|| serde_json::to_string(keys));
     let keys = keys.transpose().map_err(unwritable)?;
     // One that is made and changed in the same group is not there yet.
@@ -330,14 +330,14 @@ fn usage(connection: &Connection, changes: &Changes) -> Result<()> {
 }
 
 /// Answers where the events stand, by what they say.
-fn events(connection: &Connection, changes: &Changes) -> Result<HashMap<String, i64>> {
+fn events<'a>(connection: &Connection, changes: &'a Changes) -> Result<HashMap<&'a str, i64>> {
     let mut positions = HashMap::with_capacity(changes.events.len());
     statement(
         connection,
         changes.events.iter(),
         "INSERT INTO events (at_ms, kind, object, body) VALUES (?1, ?2, ?3, ?4)",
         |statement, (event, at_ms)| {
-            let body = event.body.to_string();
+            let body = event.body.as_str();
             let position = statement.insert(params![at_ms, event.kind, event.object, body])?;
             positions.insert(body, position);
             Ok(())
@@ -366,11 +366,7 @@ fn due(connection: &Connection, changes: &Changes) -> Result<()> {
 }
 
 /// Commits with their commands. An answer that an event says as well is written as its position.
-fn commits(
-    connection: &Connection,
-    changes: &Changes,
-    events: &HashMap<String, i64>,
-) -> Result<()> {
+fn commits(connection: &Connection, changes: &Changes, events: &HashMap<&str, i64>) -> Result<()> {
     statement(
         connection,
         changes.commits.iter(),
@@ -383,8 +379,8 @@ fn commits(
                 .as_ref()
                 .and_then(|scope| changes.commands.get(scope));
             let answer = command.and_then(|(_, commit)| commit.answer.as_ref());
-            let answer = answer.map(ToString::to_string);
-            let event = answer.as_ref().and_then(|answer| events.get(answer));
+            let answer = answer.map(Json::as_str);
+            let event = answer.and_then(|answer| events.get(answer));
             statement.execute(params![
                 row.position,
                 row.batch.to_string(),
@@ -394,7 +390,7 @@ fn commits(
                 row.sequence,
                 row.hash.as_bytes(),
                 command.map(|(fingerprint, _)| fingerprint),
-                answer.as_ref().filter(|_| event.is_none()),
+                answer.filter(|_| event.is_none()),
                 event,
             ])?;
             Ok(())

@@ -139,9 +139,10 @@ mod tests {
                 collection: COLLECTION,
                 id: "one".to_owned(),
                 read_version,
-                body: serde_json::json!({ "number": number }),
+                body: serde_json::json!({ "number": number }).into(),
                 index_keys: Vec::new(),
-            })],
+            })]
+            .into(),
         }
     }
 
@@ -172,11 +173,10 @@ mod tests {
         let read = Document {
             id: "one".to_owned(),
             version: 1,
-            body: serde_json::json!({ "number": 1 }),
+            body: serde_json::json!({ "number": 1 }).into(),
         };
         let read_at = cache.document(COLLECTION, "one").unwrap_err();
-        let name = (COLLECTION.to_owned(), "one".to_owned());
-        cache.keep(name, Some(&read), read_at);
+        cache.keep((COLLECTION, "one"), Some(&read), read_at);
         assert_eq!(cache.version(COLLECTION, "one"), Some(1));
 
         let mut writing = Writing::new(&connection, &cache, Known::default(), 2);

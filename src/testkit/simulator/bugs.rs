@@ -1,6 +1,8 @@
 //! Bugs planted at run time, in the ports and in the writer of the simulation alone: to show that
 //! the simulator finds what it is there to find.
 
+use std::sync::Arc;
+
 use crate::ledger::{Batch, Step, TransferKind};
 
 /// A bug that is planted on request.
@@ -97,7 +99,7 @@ impl PlantedBug {
 
     /// What becomes of a batch on its way into the store. `dice` is a number by chance.
     pub(super) fn distort(self, batch: &mut Batch, dice: u64) {
-        let steps = &mut batch.steps;
+        let steps = Arc::make_mut(&mut batch.steps);
         match self {
             Self::IgnoresRequire => steps.retain(|step| !matches!(step, Step::Require { .. })),
             Self::ForgetsClaims => steps.retain(|step| !matches!(step, Step::Claim { .. })),

@@ -1,5 +1,7 @@
 //! Clerks: whoever uses the store's batches without the engine.
 
+use std::sync::Arc;
+
 use super::commands::{Slot, put_in};
 use super::model::{Asked, ClerkStep, Move, Window, Wrong};
 use super::tally::Fault;
@@ -67,16 +69,17 @@ impl World {
             return Ok(());
         }
         let name = self.name();
-        let mut batch = Batch {
-            id: BatchId::from_parts(1, self.random_bytes()),
-            command: None,
-            steps: steps.iter().map(|step| as_step(step, &name)).collect(),
-        };
-        batch.steps.push(Step::Emit(NewEvent {
+        let done = Step::Emit(NewEvent {
             kind: "clerk.done",
             object: name.clone(),
-            body: serde_json::Value::Null,
-        }));
+            body: serde_json::Value::Null.into(),
+        });
+        let all = steps.iter().map(|step| as_step(step, &name)).chain([done]);
+        let batch = Batch {
+            id: BatchId::from_parts(1, self.random_bytes()),
+            command: None,
+            steps: Arc::new(all.collect()),
+        };
         self.model.ask(&name, Asked::Clerk(steps));
         self.clerks.push(ClerkCall {
             name,

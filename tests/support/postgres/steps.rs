@@ -139,7 +139,7 @@ impl Steps {
                 collection: "thing",
                 id: name,
                 read_version: i64::try_from(self.below(3)).unwrap(),
-                body: serde_json::json!({ "seed": self.seed }),
+                body: serde_json::json!({ "seed": self.seed }).into(),
                 index_keys: vec![("colour", format!("{}", self.below(5)))],
             }),
             10 => Step::Claim {
@@ -162,7 +162,7 @@ impl Steps {
             14 => Step::Emit(NewEvent {
                 kind: "test.happened",
                 object: name,
-                body: serde_json::json!([null, i64::MAX, "é\u{0}\u{1f600}"]),
+                body: serde_json::json!([null, i64::MAX, "é\u{0}\u{1f600}"]).into(),
             }),
             _ => Step::Due(DueJob {
                 kind: "test".into(),
@@ -178,10 +178,14 @@ impl Steps {
         let command = (self.below(3) == 0).then(|| CommandRecord {
             scope: format!("scope {}", self.below(60)),
             fingerprint: format!("request {}", self.below(2)),
-            answer: serde_json::json!({ "answer": self.seed }),
+            answer: serde_json::json!({ "answer": self.seed }).into(),
         });
         let steps = 1 + self.below(4);
-        let steps = (0..steps).map(|_| self.step()).collect();
-        Batch { id, command, steps }
+        let steps: Vec<_> = (0..steps).map(|_| self.step()).collect();
+        Batch {
+            id,
+            command,
+            steps: steps.into(),
+        }
     }
 }

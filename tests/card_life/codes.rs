@@ -1,0 +1,162 @@
+//! Wrong codes of a virtual card: what ends them, and what whoever knows its number alone can do. And
+//! cards that are filled up: a card in another one's place has no second day's worth.
+
+use std::time::Duration;
+
+use flashkit::Engine;
+use flashkit::access::Credential;
+use flashkit::cards::{
+    ActivateCard, AutoTopUp, CardLimits, IssueVirtualCard, SetAutoTopUp, TopUpSource, VirtualTap,
+};
+use flashkit::ids::CardId;
+
+use crate::hands::{blank, charge, fund, on_card, replace, uid};
+use crate::support::key;
+use crate::support::scene::{Scene, on_both_stores, told};
+use crate::support::shop::{self, SAT};
+
+on_both_stores! {
+    a_right_code_ends_the_wrong_ones;
+    whoever_knows_the_number_alone_locks_nothing;
+    a_card_in_anothers_place_is_filled_up_no_more_often;
+}
+
+/// A virtual card with 1,000 sats, and its holder.
+async fn virtual_card(scene: &Scene) -> (CardId, Credential) {
+    let (cards, issuer) = (scene.engine().cards(), scene.engine().issuer());
+    let command = IssueVirtualCard {
+        key: key("virtual"),
+        limits: CardLimits::default(),
+        expires_at_ms: None,
+        program: None,
+    };
+    let card = cards.issue_virtual(&issuer, command).await.unwrap().id;
+    let command = ActivateCard {
+        key: key("hand over"),
+        card,
+    };
+    let held = cards.activate(&issuer, command).await.unwrap();
+    fund(&*scene.store, 1, card, 1_000).await;
+    (card, held.holder.clone())
+}
+
+async fn right(engine: &Engine, card: CardId, holder: &Credential) -> String {
+    let cards = engine.cards();
+    let shown = cards.virtual_details(holder, card).await.unwrap();
+    let tap = VirtualTap::new(&shown.number, &shown.code);
+    tap.unwrap().to_string()
+}
+
+/// A code that it is not, another one for each number.
+fn wrong(right: &str, number: u32) -> String {
+    let (before, code) = right.rsplit_once(':').unwrap();
+    let code = (code.parse::<u32>().unwrap() + 7 * (number + 1)) % 100_000_000;
+    format!("{before}:{code:08}")
+}
+
+async fn a_right_code_ends_the_wrong_ones(is_sqlite: bool) {
+    let scene = Scene::new(is_sqlite, CardLimits::default()).await;
+    let (engine, till) = (scene.engine().clone(), scene.merchant.till.clone());
+    let (card, holder) = virtual_card(&scene).await;
+    // Years of mistyping, four at a time: the code that pays ends them.
+    for round in 0..3 {
+        scene.clock.advance(Duration::from_secs(120));
+        let good = right(&engine, card, &holder).await;
+        for number in 0..4 {
+            let (name, bad) = (format!("{round}/{number}"), wrong(&good, number));
+            let told = charge(&engine, &till, &name, &bad, 1).await;
+            assert_eq!(told, Err("card.wrong_code"), "{name}");
+        }
+        let paid = charge(&engine, &till, &format!("{round}"), &good, 1).await;
+        assert_eq!(paid, Ok(1), "{round}");
+    }
+    // A right one that pays nothing ends nothing.
+    scene.clock.advance(Duration::from_secs(120));
+    let good = right(&engine, card, &holder).await;
+    for number in 0..4 {
+        let bad = wrong(&good, number);
+        let _ = charge(&engine, &till, &format!("more/{number}"), &bad, 1).await;
+    }
+    let much = charge(&engine, &till, "much", &good, 5_000).await;
+    assert_eq!(much, Err("card.insufficient_funds"));
+    let fifth = charge(&engine, &till, "fifth", &wrong(&good, 4), 1).await;
+    assert_eq!(fifth, Err("card.wrong_code"));
+    let locked = charge(&engine, &till, "locked", &good, 1).await;
+    assert_eq!(locked, Err("card.code_locked"));
+    scene.stop("right").await;
+}
+
+async fn whoever_knows_the_number_alone_locks_nothing(is_sqlite: bool) {
+    let scene = Scene::new(is_sqlite, CardLimits::default()).await;
+    let (engine, till) = (scene.engine().clone(), scene.merchant.till.clone());
+    let (card, holder) = virtual_card(&scene).await;
+    let cards = engine.cards();
+    let look = async |tap: &str| told(cards.peek(tap).await).map(|seen| seen.balance_msat);
+    let good = right(&engine, card, &holder).await;
+    for number in 0..10 {
+        // A screen that asks again and again with the same has tried once.
+        for _ in 0..2 {
+            let told = look(&wrong(&good, number)).await;
+            let refused = "card.too_many_wrong_codes";
+            let expected = ["card.wrong_code", refused];
+            assert!(expected.contains(&told.unwrap_err()), "{number}");
+        }
+        if number == 8 {
+            assert_eq!(look(&good).await, Ok(1_000 * SAT), "nine are not ten");
+        }
+    }
+    // Nobody guesses any further by looking, also not right; nor by holding up another card.
+    let refused = Err("card.too_many_wrong_codes");
+    assert_eq!(look(&good).await, refused);
+    let stolen = replace(&engine, &scene.card.holder, "stolen", scene.card.id, &good).await;
+    assert_eq!(told(stolen).map(drop), Err("card.too_many_wrong_codes"));
+    assert_eq!(scene.seen("card.looks_refused").await, 1);
+    // Who has the code pays all the while, and can look again after that.
+    assert_eq!(charge(&engine, &till, "pays", &good, 100).await, Ok(100));
+    scene.clock.advance(Duration::from_secs(60));
+    let good = right(&engine, card, &holder).await;
+    assert_eq!(look(&good).await, Ok(900 * SAT));
+    // Without that, an hour later.
+    for number in 0..10 {
+        let _ = look(&wrong(&good, number)).await;
+    }
+    assert_eq!(look(&good).await, refused);
+    scene.clock.advance(Duration::from_secs(3_600));
+    let good = right(&engine, card, &holder).await;
+    assert_eq!(look(&good).await, Ok(900 * SAT));
+    scene.stop("looked at").await;
+}
+
+async fn a_card_in_anothers_place_is_filled_up_no_more_often(is_sqlite: bool) {
+    let mut scene = Scene::new(is_sqlite, CardLimits::default()).await;
+    let engine = scene.engine().clone();
+    let purse = shop::card(&engine, &uid(1), CardLimits::default()).await;
+    fund(&*scene.store, 1, purse.id, 30_000).await;
+    let command = SetAutoTopUp {
+        key: key("rule"),
+        card: scene.card.id,
+        rule: Some(AutoTopUp {
+            below_msat: 50_000 * SAT,
+            to_msat: 50_000 * SAT,
+            times_per_day: 1,
+            from: TopUpSource::Card { card: purse.id },
+        }),
+        source: Some(purse.holder.clone()),
+    };
+    let (cards, holder) = (engine.cards(), scene.card.holder.clone());
+    cards.set_auto_top_up(&holder, command).await.unwrap();
+    scene.charge("first", 1_000).await.unwrap();
+    engine.run_due_jobs().await.unwrap();
+    assert_eq!(scene.balance().await, 50_000);
+    let (new, mut chip) = blank(&engine, 2).await;
+    let tap = chip.tap();
+    let held = replace(&engine, &holder, "replace", scene.card.id, &tap).await;
+    assert_eq!(held.unwrap().card.id, new);
+    let (till, tap) = (scene.merchant.till.clone(), chip.tap());
+    let paid = charge(&engine, &till, "second", &tap, 1_000).await;
+    assert_eq!(paid, Ok(1_000));
+    engine.run_due_jobs().await.unwrap();
+    assert_eq!(on_card(&*scene.store, new).await, 49_000);
+    assert_eq!(on_card(&*scene.store, purse.id).await, 29_000);
+    scene.stop("filled up").await;
+}
