@@ -623,11 +623,12 @@ async fn every_way_a_payment_arrives_on_real_nodes() {
     let folder = tempfile::tempdir().unwrap();
     let world = World::open(folder.path()).await;
     parts_and_both_rails(&world).await;
+    // While the other wallet's invoices are good by the engine's time as well.
+    held_by_whoever_is_paid(&world).await;
     over_and_late(&world).await;
     reorg(&world).await;
     replaced_and_double_spent(&world).await;
     held(&world).await;
-    held_by_whoever_is_paid(&world).await;
     let world = paid_while_down(world, folder.path()).await;
     until("the node and the wallets have what the books say", || {
         node_agrees(&world.engine)
