@@ -1,5 +1,7 @@
 //! How the engine stands, for whoever has to be woken.
 
+use std::sync::atomic::Ordering;
+
 use serde::{Deserialize, Serialize};
 
 use crate::core::Core;
@@ -12,12 +14,21 @@ pub struct Health {
     pub store: Option<Trouble>,
     /// The node's state is not written: its channels wait, or it has lost its place.
     pub node: Option<Trouble>,
+    /// The clock of this machine and the time of the books are more than a minute apart, so that one
+    /// of them is wrong: `store.clock_behind`, the clock is behind the last commit; or
+    /// `store.clock_ahead`, it has gone more than a day ahead at once and is not believed yet. The
+    /// books are written all the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock: Option<Trouble>,
 }
+
+/// How far the clock and the time of the books may be apart.
+const APART_MS: i64 = 60_000;
 
 impl Health {
     /// True when nothing is wrong.
     pub fn is_good(&self) -> bool {
-        self.store.is_none() && self.node.is_none()
+        self.store.is_none() && self.node.is_none() && self.clock.is_none()
     }
 
     pub(crate) fn of(core: &Core) -> Self {
@@ -34,8 +45,32 @@ impl Health {
             since_ms: trouble.since_ms,
             writes_waiting: trouble.writes_waiting,
         });
-        Self { store, node }
+        let clock = clock_trouble(core);
+        Self { store, node, clock }
     }
+}
+
+fn clock_trouble(core: &Core) -> Option<Trouble> {
+    let (wall_ms, books_ms) = (core.clock.now_ms(), core.commit_time_ms());
+    let since_ms = &core.apart_since_ms;
+    if books_ms.abs_diff(wall_ms) <= APART_MS.unsigned_abs() {
+        since_ms.store(0, Ordering::SeqCst);
+        return None;
+    }
+    let before = since_ms.compare_exchange(0, books_ms, Ordering::SeqCst, Ordering::SeqCst);
+    let (code, detail) = if wall_ms < books_ms {
+        let detail = "the clock is behind the last commit: it is, or was, set wrongly";
+        ("store.clock_behind", detail)
+    } else {
+        let detail = "the clock has gone far ahead at once: it is believed if it stays there";
+        ("store.clock_ahead", detail)
+    };
+    Some(Trouble {
+        code: code.to_owned(),
+        detail: detail.to_owned(),
+        since_ms: Some(before.err().unwrap_or(books_ms)),
+        writes_waiting: 0,
+    })
 }
 
 /// Something that is wrong.

@@ -2,6 +2,7 @@
 
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::Error;
 use crate::cards::{self, Cards};
@@ -33,6 +34,28 @@ const NODE_JOBS: &[&str] = &[
 /// What only an instance with a source for the chain can do.
 const CHAIN_JOBS: &[&str] = &[chain::WATCH_JOB, chain::BROADCAST_JOB, refunds::FOLLOW_JOB];
 
+/// What is due by the clock, whatever the time of the books: all but what ends by that, which is
+/// the time of an authorisation, of a card, and of the money on one.
+const CLOCK_JOBS: &[&str] = &[
+    cards::LOW_BALANCE_JOB,
+    cards::CHECK_JOB,
+    cards::AUTO_TOP_UP_JOB,
+    receipts::RECEIPT_JOB,
+    invoices::EXPIRE_JOB,
+    invoices::CHECK_JOB,
+    invoices::HOLD_JOB,
+    invoices::MONITOR_JOB,
+    invoices::RAIL_JOB,
+    settlement::CHECK_JOB,
+    refunds::CHECK_JOB,
+    refunds::FOLLOW_JOB,
+    chain::WATCH_JOB,
+    chain::BROADCAST_JOB,
+];
+
+/// How far the clock is behind the books before that is looked at.
+const BEHIND_MS: i64 = 1_000;
+
 /// What was done.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct JobsRun {
@@ -53,10 +76,9 @@ pub(crate) struct Handles<'a> {
 
 /// Does what is due now.
 pub(crate) async fn run_due(core: &Arc<Core>, handles: Handles<'_>) -> Result<JobsRun, Error> {
-    let now_ms = core.clock.now_ms();
-    let lease_until_ms = now_ms.saturating_add(core.settings.job_lease_ms);
+    let (now_ms, books_ms) = (core.clock.now_ms(), core.commit_time_ms());
     if let Some(keep_ms) = core.settings.keep_answers_ms {
-        let before_ms = now_ms.saturating_sub(keep_ms);
+        let before_ms = books_ms.saturating_sub(keep_ms);
         core.store.forget_answers(before_ms, MAX_FORGOTTEN).await?;
     }
     let mut except = Vec::new();
@@ -67,11 +89,20 @@ pub(crate) async fn run_due(core: &Arc<Core>, handles: Handles<'_>) -> Result<Jo
     if core.chain.is_none() || cfg!(not(feature = "chain")) {
         except.extend(CHAIN_JOBS);
     }
-    let leased = core
-        .store
-        .lease_due(now_ms, lease_until_ms, &except, MAX_JOBS);
+    let lasts_ms = core.settings.job_lease_ms.max(0).unsigned_abs();
+    let lasts = Duration::from_millis(lasts_ms);
+    let lease = |due_by_ms, except: Vec<&'static str>| async move {
+        let leased = core.store.lease_due(due_by_ms, lasts, &except, MAX_JOBS);
+        leased.await
+    };
+    let mut leased = lease(now_ms, except.clone()).await?;
+    // The clock was set back: what ends by the time of the books has ended all the same.
+    if books_ms.saturating_sub(now_ms) > BEHIND_MS {
+        except.extend(CLOCK_JOBS);
+        leased.extend(lease(books_ms, except).await?);
+    }
     let mut run = JobsRun::default();
-    for job in leased.await? {
+    for job in leased {
         match do_job(core, &job, handles).await {
             Ok(()) => run.done += 1,
             // The node was lost in between: whoever has it now gets the job at once.

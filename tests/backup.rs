@@ -10,6 +10,7 @@ use flashkit::Settings;
 use flashkit::cards::{CardLimits, ChargeCard};
 use flashkit::ledger::Account;
 use flashkit::ports::{Clock, SystemClock};
+use flashkit::reports::{HeadKey, SignedHeads};
 use flashkit::settlement::CreateMerchant;
 use flashkit::store::sqlite::SqliteStore;
 use flashkit::store::{KeyPath, KeyValue, KeyValueWrite, MemoryStore, Store};
@@ -92,8 +93,11 @@ async fn a_backup_is_whole_while_tills_sell_and_has_no_channels_in_it() {
         assert_eq!(verdict.problems, []);
         lengths.push(verdict.commits);
         // Against the newest head it is what it is: older.
+        let key = HeadKey::new(&[7; 32]).unwrap();
+        let kept = SignedHeads::sign(5, newest.heads.clone(), &key);
+        let kept = kept.verify(&key.public_key()).unwrap();
         let verdict = reports
-            .verify_journal(&engine.issuer(), &newest.heads)
+            .verify_journal(&engine.issuer(), &[kept])
             .await
             .unwrap();
         assert!(verdict.problems.len() <= 1, "{:?}", verdict.problems);

@@ -159,7 +159,7 @@ fn garbage_is_no_store() {
 async fn a_truncated_file_is_refused() {
     let books = Books::closed().await;
     let whole = fs::read(&books.file).unwrap();
-    let page = 4_096;
+    let page = 2_048;
     for length in [
         50,
         100,
@@ -184,7 +184,7 @@ async fn flipped_bytes_are_a_typed_error_at_worst() {
     let whole = fs::read(&books.file).unwrap();
     let (mut refused, mut failed, mut unseen) = (0, 0, 0);
     // The head of every page, and places all over the file.
-    let heads = (0..whole.len() / 4_096).map(|page| page * 4_096 + if page == 0 { 100 } else { 0 });
+    let heads = (0..whole.len() / 2_048).map(|page| page * 2_048 + if page == 0 { 100 } else { 0 });
     let places = heads.chain((16..whole.len()).step_by(1_777));
     for place in places {
         let mut bytes = whole.clone();

@@ -121,7 +121,7 @@ async fn looked(scene: &Scene) -> Vec<(CardId, Option<ChargeId>, i64, i64)> {
         let far_ms = now_ms + 3_600_000;
         let left = scene
             .store
-            .lease_due(far_ms - 1, far_ms - 1, &[], 100)
+            .lease_due(far_ms - 1, Duration::ZERO, &[], 100)
             .await;
         left.unwrap().is_empty()
     };

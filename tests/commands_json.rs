@@ -1210,7 +1210,8 @@ fn wallet_commands() {
     use flashkit::ids::{SpendId, WalletId};
     use flashkit::wallets::{
         AddWallet, BumpSpend, CancelSpend, ImportLabels, NewAddress, PrepareSpend, SpendOutput,
-        SpendTarget, SubmitSpend, WalletOwner, WalletSource, XpubKind,
+        SpendTarget, SubmitSpend, WalletOwner, WalletSource, WithdrawEverything, Withdrawal,
+        XpubKind,
     };
 
     let wallet = WalletId::from_parts(1, [1; 10]);
@@ -1272,6 +1273,22 @@ fn wallet_commands() {
     check(&CancelSpend {
         key: key("cancel"),
         spend,
+    });
+    let value = check(&WithdrawEverything {
+        key: key("withdraw"),
+        wallet,
+        address: "bcrt1".to_owned(),
+        fee_sat_per_kvb: None,
+        max_coins: None,
+    });
+    assert!(value.get("max_coins").is_none());
+    check(&Withdrawal {
+        wallet,
+        address: "bcrt1".to_owned(),
+        spends: vec![spend],
+        amount_sat: 1,
+        fee_sat: 1,
+        left_sat: 0,
     });
     check(&ImportLabels {
         key: key("labels"),

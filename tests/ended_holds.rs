@@ -1,13 +1,23 @@
 //! A hold that has ended stands in nobody's way, whether or not anybody has noticed.
 #![cfg(feature = "sqlite")]
 
-use std::sync::Arc;
+mod support;
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use flashkit::cards::lnurl::LnurlRequest;
+use flashkit::cards::{CardLimits, ChargeCard, ChargeState};
 use flashkit::ids::{BatchId, CardId, TransferId};
-use flashkit::ledger::{Account, Batch, NewHold, NewTransfer, Step, TransferKind, UsageWindow};
+use flashkit::ledger::{
+    Account, Batch, MOST_DUE_RELEASES, NewHold, NewTransfer, Step, TransferKind, UsageWindow,
+};
 use flashkit::store::sqlite::SqliteStore;
 use flashkit::store::{CommitError, MemoryStore, Store};
 use flashkit::testkit::clock::ManualClock;
+use flashkit::{Engine, Settings};
+use support::scene::{DAY, NOON, Scene};
+use support::shop::{self, SAT, sat};
 
 const NOW_MS: i64 = 1_700_000_000_000;
 const HOUR_MS: i64 = 3_600_000;
@@ -100,4 +110,161 @@ async fn it_takes_no_room_below_a_ceiling() {
     };
     let before = vec![for_a_second(capped(1, 100), Vec::new())];
     an_hour_later(before, vec![Step::Transfer(capped(2, 50))]).await;
+}
+
+/// All of them at once, and more than fit on a page: what a commit would give back is counted.
+#[tokio::test]
+async fn thousands_are_counted_as_given_back() {
+    let (income, many) = (Account::fee_income(), 1_500_u16);
+    let id = |number: u16| {
+        let mut random = [0; 10];
+        random[..2].copy_from_slice(&number.to_be_bytes());
+        TransferId::from_parts(9, random)
+    };
+    let hold = |number| NewTransfer {
+        id: id(number),
+        ..transfer(0, card(), income, 1)
+    };
+    let fund = transfer(255, Account::node_channels(), card(), i64::from(many));
+    let holds = (0..many).map(|number| for_a_second(hold(number), Vec::new()));
+    let before: Vec<_> = std::iter::once(Step::Transfer(fund)).chain(holds).collect();
+    let folder = tempfile::tempdir().unwrap();
+    for file in [None, Some(folder.path().join("books.db"))] {
+        let clock = Arc::new(ManualClock::at(NOW_MS));
+        let store: Arc<dyn Store> = match file {
+            None => Arc::new(MemoryStore::new(clock.clone())),
+            Some(file) => Arc::new(SqliteStore::open(file, clock.clone()).unwrap()),
+        };
+        commit(&*store, 1, before.clone()).await.unwrap();
+        let left = async |at_ms| {
+            let standing = store.standing(&card(), at_ms, &[]).await.unwrap();
+            assert!(standing.ended.len() <= MOST_DUE_RELEASES);
+            let (balance, _) = standing.given_back(&card(), &[]);
+            balance.available(card().kind().side())
+        };
+        assert_eq!(left(NOW_MS).await, 0);
+        clock.set(NOW_MS + HOUR_MS);
+        assert_eq!(left(NOW_MS + HOUR_MS).await, i128::from(many));
+        let all = transfer(254, card(), income, i64::from(many));
+        commit(&*store, 2, vec![Step::Transfer(all)]).await.unwrap();
+        store.close().await.unwrap();
+    }
+}
+
+/// An authorisation had used up the week's limit, and its time is over; the shop was closed, so that
+/// no job has run. Whoever looks at the card is told what a charge would find.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_looks_sees_its_usage_given_back() {
+    let limits = CardLimits {
+        per_week: Some(100 * SAT),
+        ..CardLimits::default()
+    };
+    let mut scene = Scene::new(true, limits).await;
+    scene.authorize("tab", 100).await.unwrap();
+    scene.engine().stop().await.unwrap();
+
+    let clock = Arc::new(ManualClock::at(NOON + 1_000));
+    let file = scene.folder.as_ref().unwrap().path().join("books.db");
+    let store = Arc::new(SqliteStore::open(file, clock.clone()).unwrap());
+    let engine = Engine::builder(store.clone(), shop::master())
+        .network("regtest")
+        .settings(Settings::default())
+        .clock(clock.clone());
+    // Not started: its jobs do not run.
+    let engine = engine.open().await.unwrap();
+    let cards = engine.cards();
+    let seen = async |tap: String| {
+        let used = cards.peek(&tap).await.unwrap().value.usage[0].used;
+        let request = LnurlRequest {
+            url: tap,
+            till: None,
+        };
+        let offer = cards.answer(&request).await;
+        assert_eq!(offer.status, 200, "{}", offer.body);
+        let offer: serde_json::Value = serde_json::from_str(&offer.body).unwrap();
+        (used, offer["maxWithdrawable"].as_i64().unwrap())
+    };
+    assert_eq!(seen(scene.card.chip.tap()).await, (100 * SAT, 0));
+    clock.advance(DAY);
+    // Less what the route of a payment may cost: 0.5 % and 10 sats, rounded to sats.
+    assert_eq!(seen(scene.card.chip.tap()).await, (0, 89_000));
+    let charge = ChargeCard {
+        key: support::key("all"),
+        tap: scene.card.chip.tap(),
+        price: sat(100),
+        reference: String::new(),
+        pin: None,
+    };
+    cards.charge(&scene.merchant.till, charge).await.unwrap();
+    engine.stop().await.unwrap();
+}
+
+/// The date was set to four years ahead, something was sold, and the date was set right. The books
+/// are ahead for good, and everything in them ends as it should.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn books_that_were_taken_ahead_go_on() {
+    for is_sqlite in [false, true] {
+        let limits = CardLimits {
+            per_day: Some(100 * SAT),
+            ..CardLimits::default()
+        };
+        let mut scene = Scene::new(is_sqlite, limits).await;
+        let said = |scene: &Scene| scene.engine().health().clock.map(|clock| clock.code);
+        scene.clock.jump(NOON + 4 * 365 * 24 * HOUR_MS);
+        scene.charge("not believed", 10).await.unwrap();
+        assert_eq!(said(&scene).as_deref(), Some("store.clock_ahead"));
+        assert_eq!(
+            scene
+                .store
+                .commits(0, 1_000)
+                .await
+                .unwrap()
+                .last()
+                .unwrap()
+                .at_ms,
+            NOON
+        );
+        scene.clock.advance(Duration::from_secs(660));
+        let tab = scene.authorize("tab", 90).await.unwrap();
+        assert!(tab.expires_at_ms > Some(NOON + 4 * 365 * 24 * HOUR_MS));
+        assert_eq!(said(&scene), None);
+
+        scene.clock.jump(NOON + HOUR_MS);
+        assert_eq!(
+            scene.charge("used up", 20).await,
+            Err("card.limit_exceeded")
+        );
+        let clock = scene.engine().health().clock.unwrap();
+        assert_eq!(
+            (clock.code.as_str(), clock.writes_waiting),
+            ("store.clock_behind", 0)
+        );
+        assert!(!scene.engine().health().is_good());
+        assert_eq!(scene.balance().await, 50_000 - 100);
+        // A day by the time of the books, and its job comes with it.
+        scene.clock.advance(DAY + DAY / 6);
+        scene.engine().run_due_jobs().await.unwrap();
+        support::until("the authorisation has ended", async || {
+            let cards = scene.engine().cards();
+            let tab = cards
+                .get_charge(&scene.merchant.till, tab.id)
+                .await
+                .unwrap();
+            let open = scene
+                .store
+                .standing(&card_of(&scene), 0, &[])
+                .await
+                .unwrap();
+            tab.state == ChargeState::Expired && open.balance.debits_pending == 0
+        })
+        .await;
+        assert_eq!(scene.balance().await, 50_000 - 10);
+        scene.charge("renewed", 100).await.unwrap();
+        assert_eq!(said(&scene).as_deref(), Some("store.clock_behind"));
+        scene.stop("ahead").await;
+    }
+}
+
+fn card_of(scene: &Scene) -> Account {
+    Account::card_balance(scene.card.id)
 }

@@ -16,7 +16,7 @@ use flashkit::ledger::{
     TransferKind,
 };
 use flashkit::ports::{Clock, SystemClock};
-use flashkit::reports::{HeadKey, JournalVerdict, SignedHeads};
+use flashkit::reports::{HeadKey, JournalVerdict, SignedHeads, TrustedHeads};
 use flashkit::store::sqlite::SqliteStore;
 use flashkit::store::{CommitError, MemoryStore, Store};
 use support::shop::{self, HeldCard, Merchant, SAT, sat};
@@ -62,9 +62,17 @@ async fn charge(
     charged.map(|charge| charge.points)
 }
 
+/// Heads that the host has signed and kept.
+fn signed(heads: &[ChainHead]) -> TrustedHeads {
+    let key = HeadKey::new(&[7; 32]).unwrap();
+    let signed = SignedHeads::sign(5, heads.to_vec(), &key);
+    signed.verify(&key.public_key()).unwrap()
+}
+
 async fn verify(engine: &Engine, kept: &[ChainHead]) -> JournalVerdict {
     let reports = engine.reports();
-    let verdict = reports.verify_journal(&engine.issuer(), kept).await;
+    let kept = [signed(kept)];
+    let verdict = reports.verify_journal(&engine.issuer(), &kept).await;
     verdict.unwrap().value
 }
 
@@ -308,7 +316,30 @@ async fn missing_commits_and_chains_are_found() {
     let is_gap =
         |problem: &JournalProblem| matches!(problem, JournalProblem::CommitsMissing { .. });
     assert!(problems.iter().any(is_gap), "{problems:?}");
-    // A second writer that once was there; and a chain that is another one.
+    // A store has one chain: without any commit of it, and without what they made.
+    let journal = [
+        "transfers",
+        "hold_changes",
+        "holds",
+        "reversals",
+        "accounts",
+        "commits",
+    ];
+    let gone = journal
+        .map(|table| format!("DELETE FROM {table}"))
+        .join(";");
+    assert_eq!(
+        after(&gone, false).await,
+        [],
+        "nothing is left that could show it"
+    );
+    let writer = "sqlite".to_owned();
+    assert_eq!(
+        after(&gone, true).await,
+        [JournalProblem::ChainMissing { writer }]
+    );
+    // Several heads of one chain were kept, and each of them counts; and a store with more writers
+    // than one, as somebody may write, misses one of them.
     let engine = shop::engine_on(Arc::new(MemoryStore::new(Arc::new(SystemClock))), None).await;
     business(&engine).await;
     let [head] = &verify(&engine, &[]).await.heads[..] else {
@@ -321,12 +352,22 @@ async fn missing_commits_and_chains_are_found() {
     let problems = verify(&engine, &[head.clone(), gone]).await.problems;
     let writer = "instance 2".to_owned();
     assert_eq!(problems, [JournalProblem::ChainMissing { writer }]);
-    let other = ChainHead {
-        hash: ChainHash::GENESIS,
-        ..head.clone()
+    let earlier = |sequence, hash| ChainHead {
+        writer: head.writer.clone(),
+        sequence,
+        hash,
     };
-    let problems = verify(&engine, &[other]).await.problems;
-    assert!(matches!(problems[..], [JournalProblem::OtherChain { .. }]));
+    let other = [
+        earlier(head.sequence, ChainHash::GENESIS),
+        earlier(3, ChainHash::GENESIS),
+    ];
+    let heads = [&other[..], std::slice::from_ref(head)].concat();
+    let problems = verify(&engine, &heads).await.problems;
+    let at = |sequence| JournalProblem::OtherChain {
+        writer: head.writer.clone(),
+        sequence,
+    };
+    assert_eq!(problems, [at(3), at(head.sequence)]);
 }
 
 /// What the check does not find, and why that is so.
@@ -491,7 +532,7 @@ async fn is_noticed(file: &Path, kept: &[ChainHead]) -> bool {
         let engine = shop::engine_on(Arc::new(store), None).await;
         let verdict = engine
             .reports()
-            .verify_journal(&engine.issuer(), kept)
+            .verify_journal(&engine.issuer(), &[signed(kept)])
             .await;
         engine.stop().await.unwrap();
         return verdict.map_or(true, |verdict| !verdict.problems.is_empty());
@@ -539,7 +580,8 @@ fn signed_heads_are_this_keys_and_nothing_else() {
     let signed = SignedHeads::sign(5, vec![head], &key);
     let text = serde_json::to_string(&signed).unwrap();
     let read: SignedHeads = serde_json::from_str(&text).unwrap();
-    assert_eq!(read.verify(&key.public_key()), Ok(()));
+    let trusted = read.verify(&key.public_key()).unwrap();
+    assert_eq!(trusted.heads(), read.heads);
     let bad = |signed: &SignedHeads, public_key: &str| {
         signed.verify(public_key).unwrap_err().code() == "report.bad_signature"
     };

@@ -13,10 +13,12 @@ use flashkit::invoices::{
     CreateInvoice, Invoice, InvoiceOptions, InvoicePurpose, InvoiceState, Rail,
 };
 use flashkit::ledger::Account;
+use flashkit::lightning::LightningNode;
 use flashkit::lightning::ldk::{LdkNode, LiquidityProvider};
 use flashkit::store::sqlite::SqliteStore;
 use flashkit::testkit::chain::{self, ChainEndpoint, TestChain};
 use flashkit::testkit::local_network::{config, free_address};
+use flashkit::treasury::{AssignSuspense, SuspenseTarget};
 use ldk_node::bitcoin::Network;
 use ldk_node::config::{AnchorChannelsConfig, Config, EsploraSyncConfig};
 use ldk_node::liquidity::LSPS2ServiceConfig;
@@ -180,9 +182,10 @@ async fn the_first_payment_brings_its_channel_and_the_second_comes_by_an_offer()
     let clock = Arc::new(flashkit::ports::SystemClock);
     let store = SqliteStore::open(folder.path().join("books"), clock.clone()).unwrap();
     let node = LdkNode::new(ours, Arc::new(store.clone()), clock, Handle::current()).unwrap();
+    let node = Arc::new(node);
     let engine = Engine::builder(Arc::new(store), shop::master())
         .network("regtest")
-        .lightning(Arc::new(node))
+        .lightning(node.clone())
         .open()
         .await
         .unwrap();
@@ -220,6 +223,39 @@ async fn the_first_payment_brings_its_channel_and_the_second_comes_by_an_offer()
             (Account::node_channels(), 89_500 * SAT),
             (Account::routing_fees(), 500 * SAT),
             (Account::merchant_payable(merchant.id), 90_000 * SAT),
+        ],
+    )
+    .await;
+    until("the node has what the books say", || node_agrees(&engine)).await;
+
+    // Money that nobody asked for (keysend): it is there, and waits for a person.
+    let (id, amount_msat) = (node.node_id().parse().unwrap(), 3_000 * SAT as u64);
+    call(|| provider.spontaneous_payment().send(amount_msat, id, None)).unwrap();
+    let (treasury, issuer) = (engine.treasury(), engine.issuer());
+    let waiting = async || treasury.suspense(&issuer, None, 10).await.unwrap().value;
+    until("it waits in suspense", || async {
+        !waiting().await.is_empty()
+    })
+    .await;
+    let waits = waiting().await;
+    assert_eq!((waits.len(), waits[0].amount_msat), (1, 3_000 * SAT));
+    assert!(waits[0].payment_hash.is_some());
+    let command = AssignSuspense {
+        key: key("keysend"),
+        item: waits[0].id,
+        to: SuspenseTarget::Merchant {
+            merchant: merchant.id,
+        },
+        reason: "a tip, as the customer says".to_owned(),
+    };
+    treasury.assign_suspense(&issuer, command).await.unwrap();
+    expect(
+        &engine,
+        "a payment that nobody asked for, given to whom it was meant for",
+        &[
+            (Account::node_channels(), 92_500 * SAT),
+            (Account::routing_fees(), 500 * SAT),
+            (Account::merchant_payable(merchant.id), 93_000 * SAT),
         ],
     )
     .await;

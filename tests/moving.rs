@@ -17,6 +17,7 @@ use flashkit::ledger::{
     Account, Balance, Batch, ChainHead, NewTransfer, Refusal, Step, TransferKind,
 };
 use flashkit::ports::SystemClock;
+use flashkit::reports::{HeadKey, SignedHeads};
 use flashkit::settlement::{CreateMerchant, PayoutTerms};
 use flashkit::store::moving::{ReadSource, write_to};
 use flashkit::store::postgres::{PostgresConfig, PostgresStore};
@@ -155,11 +156,11 @@ async fn books(store: &dyn Store) -> Books {
 
 async fn verify_journal(engine: &Engine, kept: &[ChainHead]) {
     let reports = engine.reports();
-    let verdict = reports
-        .verify_journal(&engine.issuer(), kept)
-        .await
-        .unwrap();
-    assert_eq!(verdict.problems, []);
+    let key = HeadKey::new(&[7; 32]).unwrap();
+    let kept = SignedHeads::sign(5, kept.to_vec(), &key);
+    let kept = kept.verify(&key.public_key()).unwrap();
+    let verdict = reports.verify_journal(&engine.issuer(), &[kept]).await;
+    assert_eq!(verdict.unwrap().problems, []);
 }
 
 /// The same command under its old key gives its old answer, and another one is refused.

@@ -240,7 +240,7 @@ async fn two_instances_never_overspend_one_account() {
 async fn picture(store: &dyn Store) -> Vec<String> {
     let mut seen = Vec::new();
     for row in store.balances(None, MAX_PAGE).await.unwrap() {
-        let due = store.due_holds(&row.0, i64::MAX, MAX_PAGE).await.unwrap();
+        let due = store.standing(&row.0, i64::MAX, &[]).await.unwrap();
         let past = store.balance_at(&row.0, NOW_MS + 60).await.unwrap();
         seen.push(format!("{row:?} {past} {due:?}"));
         let rows = store.transfers(&row.0, None, MAX_PAGE).await.unwrap();
@@ -275,7 +275,7 @@ async fn picture(store: &dyn Store) -> Vec<String> {
     }
     let late_ms = NOW_MS + 1_000_000;
     let jobs = store
-        .lease_due(late_ms, late_ms, &[], MAX_PAGE)
+        .lease_due(late_ms, Duration::ZERO, &[], MAX_PAGE)
         .await
         .unwrap();
     seen.push(format!("{jobs:?}"));
@@ -602,7 +602,7 @@ async fn commit_time_never_decreases_between_instances() {
     }
     let expected = [0, 0, 2, 2, 4, 4].map(|after| NOW_MS + after);
     assert_eq!(times, expected);
-    slow.set(NOW_MS + 10);
+    slow.jump(NOW_MS + 10);
     let at_ms = behind
         .commit(batch(vec![event("time")]))
         .await
@@ -792,6 +792,7 @@ async fn a_batch_that_the_database_cannot_take_does_not_take_others_with_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn instances_share_the_jobs_that_are_due() {
     const JOBS: usize = 200;
+    const LEASE: Duration = Duration::from_secs(60);
     let Some(bench) = Bench::new() else { return };
     let stores = [bench.store().await, bench.store().await];
     let steps = (0..JOBS).map(|job| {
@@ -808,10 +809,7 @@ async fn instances_share_the_jobs_that_are_due() {
             tokio::spawn(async move {
                 let mut taken = Vec::new();
                 loop {
-                    let jobs = store
-                        .lease_due(NOW_MS, NOW_MS + 1_000, &[], 5)
-                        .await
-                        .unwrap();
+                    let jobs = store.lease_due(NOW_MS, LEASE, &[], 5).await.unwrap();
                     if jobs.is_empty() {
                         return taken;
                     }
@@ -827,8 +825,34 @@ async fn instances_share_the_jobs_that_are_due() {
     let distinct: BTreeSet<_> = taken.iter().collect();
     // One that another taker had locked may be left for the next look; none is taken twice.
     assert_eq!(distinct.len(), taken.len());
-    let left = stores[1].lease_due(NOW_MS, NOW_MS + 1_000, &[], JOBS).await;
+    let left = stores[1].lease_due(NOW_MS, LEASE, &[], JOBS).await;
     assert_eq!(taken.len() + left.unwrap().len(), JOBS);
+}
+
+/// Leases go by the server's clock: nobody takes another's job because their own clocks differ.
+#[tokio::test(flavor = "multi_thread")]
+async fn instances_whose_clocks_differ_leave_each_other_their_jobs() {
+    const LEASE: Duration = Duration::from_secs(30);
+    let Some(bench) = Bench::new() else { return };
+    let ahead = Arc::new(ManualClock::at(NOW_MS + 5_000));
+    let config = bench.config(bench.cluster.port);
+    let exact = (bench.store().await, NOW_MS);
+    let ahead = (
+        PostgresStore::connect(config, ahead).await.unwrap(),
+        NOW_MS + 5_000,
+    );
+    for [first, second] in [[&exact, &ahead], [&ahead, &exact]] {
+        let job = DueJob {
+            kind: "test".into(),
+            object: "one".into(),
+            due_at_ms: NOW_MS,
+        };
+        first.0.commit(batch(vec![Step::Due(job)])).await.unwrap();
+        for (store, expected) in [(first, 1), (second, 0), (first, 0)] {
+            let taken = store.0.lease_due(store.1, LEASE, &[], 5).await.unwrap();
+            assert_eq!(taken.len(), expected);
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -288,7 +288,7 @@ impl Cards {
     /// The job that ends an authorisation which nobody captured.
     pub(crate) async fn expire_charge(&self, id: ChargeId) -> Result<(), Error> {
         let decide = || async {
-            let now_ms = self.core.clock.now_ms();
+            let now_ms = self.core.commit_time_ms();
             let before = self.load_charge(id).await?;
             let id = before.value.posting.as_ref().and_then(|found| found.hold);
             let (hold, onward) = match id {

@@ -248,7 +248,8 @@ impl Cards {
         };
         let (hash, amount_msat) = (bill.invoice.payment_hash, bill.amount_msat);
         let (mut steps, payer) = self.exchange_by_book(bill, &mut payment).await?;
-        steps.extend(invoices::pay_by_book(core, own, hash, amount_msat, payer).await?);
+        let booked = invoices::pay_by_book(core, own, hash, amount_msat, payer).await?;
+        steps.extend(booked.steps);
         // Of what is set aside they are given when it is captured.
         let (payment, points) = match is_held {
             true => (payment, Vec::new()),
@@ -256,7 +257,8 @@ impl Cards {
         };
         steps.extend(payments::rules::paid_by_book(&payment)?);
         steps.extend(points);
-        settlement::debts_last(&mut steps);
+        // Points are the merchant's to give of what has come in.
+        steps.extend(booked.debts);
         Ok(Paid {
             counted: payment.on_card(),
             payment,

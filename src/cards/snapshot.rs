@@ -79,21 +79,21 @@ impl Cards {
         let core = &self.core;
         let account = card.balance_account();
         let side = account.kind().side();
-        let balance = core.balance(&account).await?;
-        let mut usage = Vec::new();
-        for limit in rules::usage_limits(card, core.commit_time_ms())? {
-            usage.push(LimitUsage {
-                kind: limit.kind,
-                limit: limit.limit,
-                used: core.store.usage(&limit.window).await?,
-                renews_at_ms: limit.window.end_ms,
-            });
-        }
+        let limits = rules::usage_limits(card, core.commit_time_ms())?;
+        let windows: Vec<_> = limits.iter().map(|limit| limit.window.clone()).collect();
+        let (balance, used) = core.balance_and_usage(&account, &windows).await?;
+        let usage = limits.into_iter().zip(used);
+        let usage = usage.map(|(limit, used)| LimitUsage {
+            kind: limit.kind,
+            limit: limit.limit,
+            used,
+            renews_at_ms: limit.window.end_ms,
+        });
         let history = core.store.transfers(&account, None, SNAPSHOT_HISTORY);
         Ok(Money {
             balance: i64::try_from(balance.available(side)).unwrap_or(i64::MAX),
             pending: balance.incoming(side),
-            usage,
+            usage: usage.collect(),
             history: history.await?,
             top_up: top_up_address::known(core, card.id).await?,
         })

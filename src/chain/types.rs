@@ -187,5 +187,13 @@ mod tests {
         };
         assert_eq!(beyond.root(Txid::all_zeros()), None);
         assert_eq!(MerkleBranch::of(&[], 0), None);
+        // No block has so many transactions.
+        for (depth, leads) in [(31, true), (32, false), (64, false)] {
+            let deep = MerkleBranch {
+                position: 0,
+                siblings: vec![TxMerkleNode::all_zeros(); depth],
+            };
+            assert_eq!(deep.root(Txid::all_zeros()).is_some(), leads, "{depth}");
+        }
     }
 }

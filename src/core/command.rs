@@ -275,18 +275,24 @@ impl Core {
         Err(CommandError::Contended.into())
     }
 
-    /// Runs `work` to its end although the caller goes away.
-    pub(crate) async fn detached<T: Send + 'static>(
+    /// Runs `work` to its end although the caller goes away. It begins when what is answered here
+    /// is first polled.
+    pub(crate) fn detached<T: Send + 'static>(
         self: &Arc<Self>,
         work: impl Future<Output = Result<T, Error>> + Send + 'static,
-    ) -> Result<T, Error> {
-        let (answer, answered) = oneshot::channel();
-        self.executor.spawn(Box::pin(async move {
-            drop(answer.send(work.await));
-        }));
-        answered
-            .await
-            .unwrap_or(Err(CommandError::Interrupted.into()))
+    ) -> impl Future<Output = Result<T, Error>> + Send {
+        // Put where it stays at once: all of a command is tens of kilobytes, and would be copied
+        // with every future that it is handed through.
+        let work = Box::pin(work);
+        async move {
+            let (answer, answered) = oneshot::channel();
+            self.executor.spawn(Box::pin(async move {
+                drop(answer.send(work.await));
+            }));
+            answered
+                .await
+                .unwrap_or(Err(CommandError::Interrupted.into()))
+        }
     }
 }
 
@@ -351,7 +357,7 @@ impl Core {
                 text = text.replace(now, then);
             }
         }
-        let plain = hex::encode(Sha256::digest(text));
+        let plain = format!("{:x}", Sha256::digest(text));
         Ok(Fingerprint {
             kept: self.secrets.fingerprint(&plain),
             plain,

@@ -5,7 +5,7 @@ mod documents;
 mod secrets;
 mod turns;
 
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::AtomicI64;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
@@ -21,11 +21,11 @@ pub(crate) use turns::{Turn, Turns};
 use crate::Error;
 use crate::chain::{ChainError, ChainSource};
 use crate::ids::{BatchId, CredentialId};
-use crate::ledger::{Account, Balance, Batch, Commit, Refusal, Step};
+use crate::ledger::{Account, Balance, Batch, Commit, Step, UsageWindow};
 use crate::lightning::{LightningError, LightningNode};
 use crate::ports::{Clock, Entropy, Executor};
 use crate::rates::{RatePolicy, RateSource};
-use crate::store::{CommitError, MAX_PAGE, Store, StoreError};
+use crate::store::{CommitError, Store, StoreError};
 
 /// What the host can set; the defaults are for a shop.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -213,8 +213,8 @@ pub(crate) struct Core {
     pub(crate) hash_cost: HashCost,
     pub(crate) issuer: CredentialId,
     pub(crate) settings: Settings,
-    /// The latest commit time that was seen. It can be ahead of the clock, if that was set back.
-    pub(crate) last_commit_ms: AtomicI64,
+    /// Since when the clock and the time of commits are apart; 0 while they are not.
+    pub(crate) apart_since_ms: AtomicI64,
     /// Receipts are issued one after the other: each takes the number after the last.
     pub(crate) receipt_turns: Turns,
 }
@@ -288,20 +288,13 @@ impl Core {
                 known => known,
             };
         }
-        if let Ok(Commit { at_ms, .. })
-        | Err(CommitError::Refused(Refusal::OutsideWindow { at_ms, .. })) = &answer
-        {
-            self.last_commit_ms.fetch_max(*at_ms, Ordering::SeqCst);
-        }
         Ok(answer?)
     }
 
     /// When a commit that is decided now will be, as far as can be told: windows of usage are
-    /// chosen for it. Commit times never decrease, so a clock that was once ahead keeps them
-    /// there; the first refusal tells by how much.
+    /// chosen for it. Where another instance was further, the first refusal lets the store know.
     pub(crate) fn commit_time_ms(&self) -> i64 {
-        let last = self.last_commit_ms.load(Ordering::SeqCst);
-        self.clock.now_ms().max(last)
+        self.store.commit_time_ms()
     }
 
     /// The totals of an account as they are now: holds that have ended count as given back.
@@ -310,9 +303,19 @@ impl Core {
         if balance.debits_pending == 0 && balance.credits_pending == 0 {
             return Ok(balance);
         }
+        Ok(self.balance_and_usage(account, &[]).await?.0)
+    }
+
+    /// The totals of an account, and what is used within each of some windows: as a commit that
+    /// debits it finds them now, which first gives back the holds that have ended.
+    pub(crate) async fn balance_and_usage(
+        &self,
+        account: &Account,
+        windows: &[UsageWindow],
+    ) -> Result<(Balance, Vec<i64>), Error> {
         let at_ms = self.commit_time_ms();
-        let due = self.store.due_holds(account, at_ms, MAX_PAGE).await?;
-        Ok(balance.without(&due, account))
+        let standing = self.store.standing(account, at_ms, windows).await?;
+        Ok(standing.given_back(account, windows))
     }
 
     /// When to ask a node again about what began at `since_ms`: soon at first, then ever more

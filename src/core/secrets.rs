@@ -16,17 +16,25 @@ use crate::lightning::Preimage;
 /// 32 random bytes that the host keeps where the system keeps secrets. Whoever has them has the
 /// node's money; without them the books can be read but neither node nor cards work.
 #[derive(Clone)]
-pub struct MasterSecret([u8; 32]);
+pub struct MasterSecret {
+    bytes: [u8; 32],
+    /// What HKDF extracts of them, from which everything is expanded.
+    extracted: [u8; 32],
+}
 
 impl MasterSecret {
     /// Takes the bytes.
     pub fn new(bytes: [u8; 32]) -> Self {
-        Self(bytes)
+        let (extracted, _) = Hkdf::<Sha256>::extract(None, &bytes);
+        Self {
+            bytes,
+            extracted: extracted.into(),
+        }
     }
 
     /// The bytes themselves: to be sealed, and for nothing else.
     pub(crate) fn expose(&self) -> &[u8; 32] {
-        &self.0
+        &self.bytes
     }
 
     /// 64 bytes of entropy for the node.
@@ -41,12 +49,13 @@ impl MasterSecret {
     }
 
     fn derive<const N: usize>(&self, label: &[&[u8]]) -> Zeroizing<[u8; N]> {
-        // The one way for the expansion to fail is to ask for more than 255 blocks.
+        // The one way for the expansion to fail is to ask for more than 255 blocks; to begin it, a
+        // key shorter than a hash.
         const { assert!(N <= 255 * 32, "HKDF-SHA256 gives at most 8,160 bytes") };
         let mut out = Zeroizing::new([0; N]);
-        let expanded =
-            Hkdf::<Sha256>::new(None, &self.0).expand_multi_info(label, out.as_mut_slice());
-        debug_assert!(expanded.is_ok());
+        let expanded = Hkdf::<Sha256>::from_prk(&self.extracted)
+            .is_ok_and(|key| key.expand_multi_info(label, out.as_mut_slice()).is_ok());
+        debug_assert!(expanded);
         out
     }
 }
@@ -59,7 +68,8 @@ impl fmt::Debug for MasterSecret {
 
 impl Drop for MasterSecret {
     fn drop(&mut self) {
-        self.0.zeroize();
+        self.bytes.zeroize();
+        self.extracted.zeroize();
     }
 }
 

@@ -166,7 +166,7 @@ impl EngineBuilder {
             secrets,
             hash_cost: self.hash_cost,
             settings: self.settings,
-            last_commit_ms: AtomicI64::new(0),
+            apart_since_ms: AtomicI64::new(0),
             receipt_turns: Turns::default(),
         });
         core.check_identity().await?;

@@ -9,6 +9,9 @@ pub struct Health {
     pub store: Option<Trouble>,
     /// The node's state is not written: its channels wait, or it has lost its place.
     pub node: Option<Trouble>,
+    /// The clock of this device and the time of the books are more than a minute apart:
+    /// `store.clock_behind`, `store.clock_ahead`. The books are written all the same.
+    pub clock: Option<Trouble>,
 }
 
 /// Something that is wrong.
@@ -29,6 +32,7 @@ impl From<health::Health> for Health {
         Self {
             store: health.store.map(Into::into),
             node: health.node.map(Into::into),
+            clock: health.clock.map(Into::into),
         }
     }
 }

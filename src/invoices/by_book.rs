@@ -6,6 +6,7 @@
 //! goes back to its sender, at no cost.
 
 use super::model::{Invoice, LightningRail};
+use super::moved::Moved;
 use super::payment::Rail;
 use super::rules::{self, Fact, Move, Offer, Verdict};
 use super::{INVOICES, InvoiceError, taking, upgraded};
@@ -38,7 +39,7 @@ pub(crate) async fn pay_by_book(
     hash: PaymentHash,
     amount_msat: i64,
     payer: Account,
-) -> Result<Vec<Step>, Error> {
+) -> Result<Moved, Error> {
     let refused = |reason| {
         let invoice = invoice.value.id;
         Err(InvoiceError::NotPayable { invoice, reason }.into())
@@ -65,8 +66,8 @@ pub(crate) async fn pay_by_book(
         }
     }
     let new_id = || core.new_id(TransferId::from_parts);
-    let (_, steps) = taking::decide(core, invoice, outcome, Some(payer), &new_id).await?;
-    Ok(steps)
+    let (_, moved) = taking::decide_of(core, invoice, outcome, Some(payer), &new_id).await?;
+    Ok(moved)
 }
 
 /// The steps by which those end whose money was set aside by book for an invoice: those of what an

@@ -136,7 +136,7 @@ impl Invoices {
             return Err(InvoiceError::NotProcessing { invoice, state }.into());
         }
         let new_id = || core.new_id(TransferId::from_parts);
-        let (answer, steps) = decide(core, invoice, outcome, None, &new_id).await?;
+        let (answer, steps) = decide(core, invoice, outcome, &new_id).await?;
         Ok(Decision { steps, answer })
     }
 }

@@ -86,7 +86,7 @@ impl Invoices {
             return Err(InvoiceError::CaptureTooLate { invoice: id }.into());
         }
         let new_id = || core.new_id(TransferId::from_parts);
-        let (answer, steps) = decide(core, &invoice, outcome, None, &new_id).await?;
+        let (answer, steps) = decide(core, &invoice, outcome, &new_id).await?;
         Ok(Decision { steps, answer })
     }
 

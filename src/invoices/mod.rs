@@ -8,11 +8,13 @@
 mod by_book;
 mod by_hand;
 mod by_lnurl;
+mod chain_rules;
 mod error;
 mod facts;
 mod given_address;
 mod holding;
 mod model;
+mod moved;
 mod on_chain;
 mod options;
 mod own_wallet;
@@ -22,11 +24,12 @@ mod rails;
 mod refunded;
 mod rules;
 mod search;
+mod sharing;
 mod standing;
 mod steps;
 mod taking;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::Error;
 use crate::access::Credential;
@@ -99,10 +102,11 @@ impl Invoices {
             .detached(async move {
                 let caller = invoices.core.authenticate(&credential).await?;
                 invoices.check_command(&caller, &command).await?;
+                let tried = Mutex::default();
                 let executed: Executed<Invoice> = invoices
                     .core
                     .execute_new(&caller, "invoices.create", &command.key, &command, || {
-                        invoices.decide_create(&command)
+                        invoices.decide_create(&command, &tried)
                     })
                     .await?;
                 Ok(executed.answer)
@@ -143,7 +147,13 @@ impl Invoices {
         command.options.check(command.price.as_ref(), network)
     }
 
-    async fn decide_create(&self, command: &CreateInvoice) -> Result<Decision<Invoice>, Error> {
+    /// Decided again where another took the address, it is the invoice that was `tried` before:
+    /// what the node made for that is not left behind.
+    async fn decide_create(
+        &self,
+        command: &CreateInvoice,
+        tried: &Mutex<Option<Invoice>>,
+    ) -> Result<Decision<Invoice>, Error> {
         let core = &self.core;
         let mut steps = self.guard_owner(command.purpose).await?;
         let now_ms = core.clock.now_ms();
@@ -182,8 +192,13 @@ impl Invoices {
             pay_address: None,
             description_hash: None,
         };
+        let before = tried.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(before) = before.filter(|before| before.amount_msat == amount_msat) {
+            invoice.take_over(before);
+        }
         // Made before the commit: without one nobody learns of them, and they cannot be claimed.
         steps.extend(self.make_rails(&mut invoice, expiry_seconds).await?);
+        *tried.lock().unwrap_or_else(PoisonError::into_inner) = Some(invoice.clone());
         steps.extend(steps::create(&invoice)?);
         Ok(Decision {
             steps,

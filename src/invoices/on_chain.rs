@@ -3,6 +3,8 @@
 use super::facts::{OnChainFact, OnChainPlace};
 use super::given_address;
 use super::model::{Custody, Invoice};
+use super::payment::InvoicePaymentState;
+use super::refunded::surplus_gone_on;
 use super::rules::{self, Fact, Move, Outcome, Verdict};
 use super::taking::{decide, moment};
 use super::{INVOICES, Invoices};
@@ -16,10 +18,13 @@ use crate::treasury;
 
 impl Invoices {
     /// Tells what is true now of an output to an address of an invoice, for a host that watches
-    /// the chain itself. Told twice it comes to the same, and so it does in any order, but for one
-    /// thing: what confirms while the invoice is paid is surplus, and stays that. So what is gone
-    /// is told before what took its place. True when the address is an invoice's; money at any
-    /// other waits in suspense while a block has it. Issuer only.
+    /// the chain itself. Told twice it comes to the same, and so it does in any order: what is
+    /// surplus beside another payment counts in its place when that one vanishes. But what somebody
+    /// did meanwhile stays done: surplus that was assigned, was paid back or went on a card by rule
+    /// is not taken from there, and the invoice stands unpaid with its `overpaid_msat` beside
+    /// `reorged_msat`; and what had the confirmations that it needed stays settled when more comes
+    /// and all of it together needs more. True when the address is an invoice's; money at any other
+    /// waits in suspense while a block has it. Issuer only.
     ///
     /// # Errors
     /// `access.*`, `money.not_positive`, `money.above_cap`, `invoice.bad_address`,
@@ -56,7 +61,14 @@ impl Invoices {
                 return self.unmatched_on_chain(fact).await;
             };
             let moment = moment(core, &invoice.value).await;
-            let outcome = rules::transition(&invoice.value, &Fact::OnChain(fact), moment);
+            let reference = fact.outpoint.to_string();
+            let known = invoice.value.payment(&reference);
+            let gone_on = match known.map(|payment| payment.state) {
+                Some(InvoicePaymentState::Settled) => surplus_gone_on(core, &invoice.value).await?,
+                _ => Vec::new(),
+            };
+            let told = Fact::OnChain(fact, &gone_on);
+            let outcome = rules::transition(&invoice.value, &told, moment);
             if matches!(outcome.verdict, Verdict::Refused(_)) {
                 let custody = invoice.value.on_chain.as_ref().map(|rail| rail.custody);
                 if custody == Some(Custody::Merchant) {
@@ -66,7 +78,7 @@ impl Invoices {
             }
             let withdrawn = self.withdrawn(&invoice.value, &outcome).await?;
             let new_id = || core.new_id(TransferId::from_parts);
-            let (_, mut batch) = decide(core, &invoice, outcome, None, &new_id).await?;
+            let (_, mut batch) = decide(core, &invoice, outcome, &new_id).await?;
             batch.extend(withdrawn);
             Ok((!batch.is_empty()).then_some(batch))
         });

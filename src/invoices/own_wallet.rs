@@ -2,6 +2,7 @@
 //! in no account; what the operator keeps of it, the merchant owes.
 
 use super::model::Invoice;
+use super::moved::Moved;
 use super::steps::Context;
 use crate::Error;
 use crate::exchange;
@@ -37,21 +38,23 @@ pub(super) fn forgive(
     at: usize,
     booked_msat: i64,
     context: &Context<'_>,
-) -> Result<Vec<Step>, Error> {
+    out: &mut Moved,
+) -> Result<(), Error> {
     let owed_msat = std::mem::take(&mut after.payments[at].owed_fee_msat);
     let Some(merchant) = after.purpose.merchant().filter(|_| owed_msat > 0) else {
-        return Ok(Vec::new());
+        return Ok(());
     };
     let spread_msat = exchange::spread(after.quote.as_ref(), booked_msat)?.min(owed_msat);
     let payable = Account::merchant_payable(merchant);
-    let mut steps = Vec::new();
     for (income, amount, kind) in shares(owed_msat - spread_msat, spread_msat) {
-        steps.push(moved(after, context, (income, payable), amount, kind)?);
+        out.steps
+            .push(moved(after, context, (income, payable), amount, kind)?);
     }
     let id = (context.new_id)()?;
     let reference = after.id.to_string();
-    steps.extend(settlement::recover(merchant, owed_msat, id, reference));
-    Ok(steps)
+    let debt = settlement::recover(merchant, owed_msat, id, reference);
+    out.debts.extend(debt);
+    Ok(())
 }
 
 fn shares(fee_msat: i64, spread_msat: i64) -> impl Iterator<Item = (Account, i64, TransferKind)> {

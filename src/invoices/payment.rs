@@ -70,6 +70,10 @@ pub struct InvoicePayment {
     /// What took its place, where that is known: a transaction.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replaced_by: Option<String>,
+    /// While it is in the mempool: it says that it may be replaced (BIP 125), so that it waits for
+    /// a block.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaceable: Option<bool>,
     /// What of it arrived less than was accepted.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub short_msat: i64,
@@ -138,6 +142,7 @@ impl InvoicePayment {
             block: None,
             block_height: None,
             replaced_by: None,
+            replaceable: None,
             short_msat: 0,
             skimmed_msat: 0,
             claim_deadline_height: None,

@@ -25,6 +25,19 @@ const ROOM_AGAIN_MS: i64 = 60_000;
 /// A text that can be paid for less long than this is not made any more.
 const SHORTEST_SECONDS: i64 = 10;
 
+impl Invoice {
+    /// It is what was tried before, with what the node made for that: for the same amount, and of
+    /// the time when it was made.
+    pub(super) fn take_over(&mut self, before: Self) {
+        self.id = before.id;
+        self.payment_hash = before.payment_hash;
+        self.quote = before.quote;
+        (self.created_at_ms, self.expires_at_ms) = (before.created_at_ms, before.expires_at_ms);
+        (self.bolt11, self.lightning) = (before.bolt11, before.lightning);
+        self.offer = before.offer;
+    }
+}
+
 impl Invoices {
     /// Makes the rails that were asked for. One that cannot be made says why, as long as there is
     /// another.
@@ -37,6 +50,8 @@ impl Invoices {
         let (mut first, mut steps) = (None, Vec::new());
         for rail in &wanted {
             let made = match rail {
+                Rail::Lightning if !invoice.lightning.is_empty() => Ok(()),
+                Rail::Bolt12 if invoice.offer.is_some() => Ok(()),
                 Rail::Lightning => self.make_lightning(invoice, expiry_seconds).await,
                 Rail::OnChain => self.make_on_chain(invoice, &mut steps).await,
                 // Its payment hash is all that a payment by book needs.

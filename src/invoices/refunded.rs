@@ -78,6 +78,32 @@ pub(crate) async fn refundable(core: &Core, invoice: &Invoice) -> Result<Refunda
     Ok(sum)
 }
 
+/// By their places, the payments whose surplus is not there to count towards the price any more: it
+/// was given to somebody, is on another card, or was paid back.
+pub(super) async fn surplus_gone_on(core: &Core, invoice: &Invoice) -> Result<Vec<usize>, Error> {
+    let mut gone = Vec::new();
+    for (at, paid) in invoice.payments.iter().enumerate() {
+        let surplus_msat = paid.surplus_msat();
+        if paid.state != InvoicePaymentState::Settled || surplus_msat <= 0 {
+            continue;
+        }
+        let is_here = match (is_in_own_wallet(invoice, paid), surplus_of(invoice, paid)) {
+            (false, Some(SurplusTo::Card { .. })) => false,
+            (true, _) | (false, Some(SurplusTo::Tip | SurplusTo::Refund)) => {
+                invoice.flags.refund_covers_msat == 0
+            }
+            (false, None) => match suspended(core, paid).await? {
+                Some(item) => item.value.waiting_msat() == surplus_msat,
+                None => false,
+            },
+        };
+        if !is_here {
+            gone.push(at);
+        }
+    }
+    Ok(gone)
+}
+
 fn is_in_own_wallet(invoice: &Invoice, paid: &InvoicePayment) -> bool {
     let custody = invoice.on_chain.as_ref().map(|rail| rail.custody);
     paid.rail == Rail::OnChain && custody == Some(Custody::Merchant)

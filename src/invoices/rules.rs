@@ -2,13 +2,13 @@
 //!
 //! [`transition`] is the whole state machine: from an invoice and one fact to the invoice as it
 //! stands after it and to what moves. Where an invoice stands is worked out from its payments each
-//! time, whatever order the facts come in; but what counts of a payment that is booked is decided by
-//! what was booked before it, and moves no more.
+//! time, whatever order the facts come in. What counts of a payment that is booked is decided by what
+//! was booked before it; when the chain takes that away, what is there of others counts in its place.
 
-use super::facts::{OnChainFact, OnChainPlace};
+use super::facts::OnChainFact;
 use super::model::{Invoice, InvoiceState};
 use super::payment::{InvoiceMark, InvoicePayment, InvoicePaymentState, MarkedAs, Rail};
-use super::standing::share;
+use super::sharing::share;
 use crate::lightning::PaymentHash;
 use crate::money::Quote;
 
@@ -18,10 +18,9 @@ const MIN_BLOCKS_LEFT: u32 = 2;
 /// A payment that is set aside goes back when only so many blocks are left to claim it in, before
 /// the node gives it back by itself. With more, those wallets could never pay.
 const HOLD_MARGIN_BLOCKS: u32 = 2;
-/// More payments than anybody makes: what comes beyond is not this invoice's.
-pub(super) const MAX_PAYMENTS: usize = 100;
-/// Confirmations beyond this are not written down.
-const FOLLOWED_CONFIRMATIONS: u32 = 6;
+
+/// Why a payment that finds no place is refused.
+pub(super) const TOO_MANY: &str = "more payments than an invoice can have";
 
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,8 +31,9 @@ pub(super) enum Fact<'a> {
     Arrived { reference: String, amount_msat: i64 },
     /// Money came by the invoice's offer, and is ours.
     PaidByOffer { reference: String, amount_msat: i64 },
-    /// What is true of an output to the invoice's address.
-    OnChain(&'a OnChainFact),
+    /// What is true of an output to the invoice's address, and by their places the payments whose
+    /// surplus is not there to count any more.
+    OnChain(&'a OnChainFact, &'a [usize]),
     /// The invoice's time is over, or the time in which its payments are followed.
     TimeOver,
     /// A person says what it is.
@@ -130,7 +130,7 @@ pub(super) fn transition(invoice: &Invoice, fact: &Fact<'_>, moment: Moment) -> 
             reference,
             amount_msat,
         } => next.paid_by_offer(reference, *amount_msat, moment),
-        Fact::OnChain(fact) => next.on_chain(fact, moment),
+        Fact::OnChain(fact, gone_on) => next.on_chain(fact, gone_on, moment),
         Fact::TimeOver => {}
         Fact::Marked { as_state, reason } => next.marked(*as_state, reason, moment),
         Fact::Captured { height } => next.captured(*height, moment),
@@ -212,41 +212,21 @@ impl Outcome {
         if self.after.position(reference).is_some() {
             return;
         }
-        if self.after.payments.len() >= MAX_PAYMENTS {
-            self.verdict = Verdict::Refused("more payments than an invoice can have");
+        if !self.after.has_place(Rail::Bolt12, amount_msat, true) {
+            self.verdict = Verdict::Refused(TOO_MANY);
             return;
         }
         let (rail, reference) = (Rail::Bolt12, reference.to_owned());
         let at = self.first_seen(rail, reference, amount_msat, moment.now_ms, moment);
         self.after.payments[at].state = InvoicePaymentState::Settled;
         self.after.share_settled(at);
+        self.after.share_pending();
         self.moves.push(Move::Book(at));
         self.verdict = Verdict::Taken;
     }
 
-    fn on_chain(&mut self, fact: &OnChainFact, moment: Moment) {
-        let reference = fact.outpoint.to_string();
-        let at = match self.after.position(&reference) {
-            Some(at) => at,
-            None if matches!(fact.place, OnChainPlace::Gone { .. }) => return,
-            None if self.after.payments.len() >= MAX_PAYMENTS => {
-                self.verdict = Verdict::Refused("more payments than an invoice can have");
-                return;
-            }
-            None => {
-                let amount_msat = fact.amount_sat.saturating_mul(1_000);
-                let first_ms = fact.first_known_ms;
-                self.first_seen(Rail::OnChain, reference, amount_msat, first_ms, moment)
-            }
-        };
-        let to = self.note_place(at, &fact.place);
-        self.verdict = Verdict::Taken;
-        self.go(at, to);
-        self.after.share_pending();
-    }
-
     /// Writes down a payment that cannot be given back.
-    fn first_seen(
+    pub(super) fn first_seen(
         &mut self,
         rail: Rail,
         reference: String,
@@ -266,68 +246,6 @@ impl Outcome {
         });
         self.moves.push(Move::Claim(at));
         at
-    }
-
-    /// Writes down where it is; answers how it stands there.
-    fn note_place(&mut self, at: usize, place: &OnChainPlace) -> InvoicePaymentState {
-        use InvoicePaymentState::{Pending, Settled, Void};
-        // By the greater of both: an invoice paid in many small parts is as dear as in one.
-        let amount_msat = self.after.payments[at].amount_msat;
-        let counts_as = amount_msat.max(self.after.amount_msat);
-        let mut needed = self.after.rules().confirmations_for(counts_as);
-        let payment = &mut self.after.payments[at];
-        needed = needed.max(u32::from(payment.suspended));
-        payment.replaced_by = None;
-        match place {
-            OnChainPlace::Mempool { replaceable } => {
-                payment.leave_block();
-                if needed == 0 && !replaceable {
-                    Settled
-                } else {
-                    Pending
-                }
-            }
-            OnChainPlace::Block {
-                height,
-                hash,
-                confirmations,
-            } => {
-                payment.confirmations = (*confirmations).min(FOLLOWED_CONFIRMATIONS);
-                (payment.block, payment.block_height) = (Some(hash.clone()), Some(*height));
-                if *confirmations >= needed {
-                    Settled
-                } else {
-                    Pending
-                }
-            }
-            OnChainPlace::Gone { replaced_by } => {
-                payment.leave_block();
-                payment.replaced_by.clone_from(replaced_by);
-                Void
-            }
-        }
-    }
-
-    /// Brings a payment on chain to where it stands now.
-    fn go(&mut self, at: usize, to: InvoicePaymentState) {
-        use InvoicePaymentState::Settled;
-        let from = std::mem::replace(&mut self.after.payments[at].state, to);
-        if from == to {
-            return;
-        }
-        if from == Settled {
-            let payment = &self.after.payments[at];
-            let lost_msat = payment.amount_msat;
-            // As it was booked: what counts of it is about to be worked out anew.
-            let booked = [payment.counted_msat, payment.surplus_msat()];
-            self.moves.push(Move::Undo(at, booked));
-            let flags = &mut self.after.flags;
-            flags.reorged_msat = flags.reorged_msat.saturating_add(lost_msat);
-        }
-        if to == Settled {
-            self.after.share_settled(at);
-            self.moves.push(Move::Book(at));
-        }
     }
 
     fn marked(&mut self, as_state: MarkedAs, reason: &str, moment: Moment) {
@@ -452,8 +370,8 @@ fn judge(invoice: &Invoice, offer: &Offer, moment: Moment) -> Result<i64, &'stat
     if offer.blocks_left.is_some_and(|blocks| blocks < margin) {
         return Err("too close to its deadline");
     }
-    if invoice.payments.len() >= MAX_PAYMENTS {
-        return Err("more payments than an invoice can have");
+    if !invoice.has_place(offer.rail, offer.amount_msat, true) {
+        return Err(TOO_MANY);
     }
     if invoice.is_open_amount() {
         return Ok(offer.amount_msat);

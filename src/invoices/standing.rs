@@ -5,18 +5,6 @@ use super::options::{PaymentRules, SurplusTo};
 use super::payment::{InvoicePayment, InvoicePaymentState, MarkedAs, Rail};
 use crate::ledger::Account;
 
-/// What of a payment counts towards what is due. A payment of whole sats, of an amount that is
-/// not, cannot be exact: the part of a sat is no surplus.
-pub(super) fn share(due_msat: i64, amount_msat: i64) -> i64 {
-    let more_msat = amount_msat.saturating_sub(due_msat);
-    let is_rounding = more_msat < 1_000 && amount_msat % 1_000 == 0 && due_msat > 0;
-    if more_msat <= 0 || is_rounding {
-        amount_msat
-    } else {
-        due_msat
-    }
-}
-
 impl InvoicePayment {
     /// It was taken over Lightning, and the money is not here yet.
     pub(super) fn is_being_claimed(&self) -> bool {
@@ -24,7 +12,7 @@ impl InvoicePayment {
     }
 
     /// What counts of it is decided, whatever becomes of others.
-    fn is_fixed(&self) -> bool {
+    pub(super) fn is_fixed(&self) -> bool {
         self.is_live() && (self.rail != Rail::OnChain || self.state == InvoicePaymentState::Settled)
     }
 }
@@ -45,49 +33,6 @@ impl Invoice {
 
     pub(super) fn payment(&self, reference: &str) -> Option<&InvoicePayment> {
         self.position(reference).map(|at| &self.payments[at])
-    }
-
-    fn fixed_msat(&self, but: Option<usize>) -> i64 {
-        let fixed = self
-            .payments
-            .iter()
-            .enumerate()
-            .filter(|(at, payment)| payment.is_fixed() && Some(*at) != but);
-        let came = fixed.fold(0_i64, |sum, (_, payment)| {
-            sum.saturating_add(payment.counted_msat)
-        });
-        self.kept(came)
-    }
-
-    /// What counts of a payment that is confirmed now: first come is not first served, since an
-    /// earlier one may be the one that it replaced.
-    pub(super) fn share_settled(&mut self, at: usize) {
-        let due_msat = self.amount_msat.saturating_sub(self.fixed_msat(Some(at)));
-        let open = self.is_open_amount();
-        let payment = &mut self.payments[at];
-        payment.counted_msat = match (payment.suspended, open) {
-            (true, _) => 0,
-            (false, true) => payment.amount_msat,
-            (false, false) => share(due_msat.max(0), payment.amount_msat),
-        };
-    }
-
-    /// What counts of the payments that wait for confirmations, in the order they came.
-    pub(super) fn share_pending(&mut self) {
-        let open = self.is_open_amount();
-        let mut due_msat = self.amount_msat.saturating_sub(self.fixed_msat(None));
-        for payment in &mut self.payments {
-            if payment.rail != Rail::OnChain || payment.state == InvoicePaymentState::Settled {
-                continue;
-            }
-            payment.counted_msat = match payment.state {
-                InvoicePaymentState::Pending if payment.suspended => 0,
-                InvoicePaymentState::Pending if open => payment.amount_msat,
-                InvoicePaymentState::Pending => share(due_msat.max(0), payment.amount_msat),
-                _ => 0,
-            };
-            due_msat = due_msat.saturating_sub(payment.counted_msat);
-        }
     }
 
     /// Works out where the invoice stands, and what stands out about it.

@@ -1,6 +1,7 @@
 //! From what a fact comes to, to the steps of a batch.
 
 use super::model::{Custody, Invoice, InvoicePurpose, InvoiceState};
+use super::moved::Moved;
 use super::payment::{InvoicePayment, InvoicePaymentState, MarkedAs, PaymentEntries, Rail};
 use super::rules::{Move, Outcome, claim_name, state_key};
 use super::{CHECK_JOB, EXPIRE_JOB, HOLD_JOB, INVOICES, MONITOR_JOB, RAIL_JOB, own_wallet, search};
@@ -118,29 +119,33 @@ pub(super) fn write(
     ])
 }
 
-/// The steps of an outcome, and the invoice as they write it; no steps where nothing changes.
+/// What an outcome moves, and the invoice as it is written; no steps where nothing changes.
 pub(super) fn steps(
     invoice: &Loaded<Invoice>,
     outcome: Outcome,
     context: &Context<'_>,
-) -> Result<(Invoice, Vec<Step>), Error> {
+) -> Result<(Invoice, Moved), Error> {
     let Outcome {
         mut after, moves, ..
     } = outcome;
     let before = &invoice.value;
     if after == *before && moves.is_empty() {
-        return Ok((after, Vec::new()));
+        return Ok((after, Moved::default()));
     }
-    let mut moved = Vec::new();
+    let mut moved = Moved {
+        steps: context.brought_back.clone(),
+        debts: Vec::new(),
+    };
     for step in moves {
         carry_out(step, &mut after, context, &mut moved)?;
     }
     let event = event(before, &after);
     // Written first: whoever lost a race is to read again, and not to find the hold gone.
     let mut steps = write(invoice, &mut after, event)?.to_vec();
-    steps.extend(moved);
+    steps.append(&mut moved.steps);
     steps.extend(jobs(before, &after, context));
-    Ok((after, steps))
+    moved.steps = steps;
+    Ok((after, moved))
 }
 
 fn event(before: &Invoice, after: &Invoice) -> &'static str {
@@ -222,8 +227,9 @@ fn carry_out(
     step: Move,
     after: &mut Invoice,
     context: &Context<'_>,
-    steps: &mut Vec<Step>,
+    moved: &mut Moved,
 ) -> Result<(), Error> {
+    let steps = &mut moved.steps;
     match step {
         Move::Claim(at) => steps.push(Step::Claim {
             name: claim_name(after.payments[at].rail, &after.payments[at].reference),
@@ -241,15 +247,15 @@ fn carry_out(
                 })
             }));
         }
-        Move::Capture(at) => capture(after, at, context, steps)?,
+        Move::Capture(at) => capture(after, at, context, moved)?,
         Move::Release(at) => {
             let holds = std::mem::take(&mut after.payments[at].holds);
             let holds = [holds.counted, holds.surplus, holds.currency];
             let holds = holds.into_iter().flatten();
             steps.extend(holds.map(|hold| Step::Release { hold }));
         }
-        Move::Book(at) => book(after, at, context, steps)?,
-        Move::Undo(at, booked) => undo(after, at, booked, context, steps)?,
+        Move::Book(at) => book(after, at, context, moved)?,
+        Move::Undo(at, booked) => undo(after, at, booked, context, moved)?,
         Move::Suspend(at, amount_msat) => {
             if let Ok(hash) = after.payments[at].reference.parse() {
                 let id = (context.new_id)()?;
@@ -314,7 +320,7 @@ fn capture(
     after: &mut Invoice,
     at: usize,
     context: &Context<'_>,
-    steps: &mut Vec<Step>,
+    moved: &mut Moved,
 ) -> Result<(), Error> {
     let holds = std::mem::take(&mut after.payments[at].holds);
     let payment = &after.payments[at];
@@ -331,12 +337,12 @@ fn capture(
     for (entry, (hold, amount)) in entries.iter_mut().zip(amounts) {
         let Some(hold) = hold else { continue };
         if amount <= 0 {
-            steps.push(Step::Release { hold });
+            moved.steps.push(Step::Release { hold });
             continue;
         }
         let id = (context.new_id)()?;
         *entry = Some(id);
-        steps.push(Step::Capture {
+        moved.steps.push(Step::Capture {
             hold,
             id,
             amount,
@@ -345,7 +351,7 @@ fn capture(
     }
     let skimmed_msat = after.payments[at].skimmed_msat;
     if skimmed_msat > 0 {
-        steps.push(Step::Transfer(NewTransfer {
+        moved.steps.push(Step::Transfer(NewTransfer {
             id: (context.new_id)()?,
             debit: Account::routing_fees(),
             credit: Account::node_channels(),
@@ -362,7 +368,7 @@ fn capture(
         currency,
         spread: None,
     };
-    take_shares(after, at, &mut entries, context, steps)?;
+    take_shares(after, at, &mut entries, context, moved)?;
     after.payments[at].transfers = entries;
     Ok(())
 }
@@ -386,7 +392,7 @@ fn take_shares(
     at: usize,
     entries: &mut PaymentEntries,
     context: &Context<'_>,
-    steps: &mut Vec<Step>,
+    moved: &mut Moved,
 ) -> Result<(), Error> {
     if entries.counted.is_none() || invoice.purpose == InvoicePurpose::Plain {
         return Ok(());
@@ -400,8 +406,8 @@ fn take_shares(
     let id = (context.new_id)()?;
     let kept = exchange::take_spread(from, kept_msat, id, &invoice.id.to_string());
     entries.spread = kept.as_ref().map(|_| id);
-    steps.extend(kept);
-    steps.extend(recover(invoice, counted_msat, context)?);
+    moved.steps.extend(kept);
+    recover(invoice, counted_msat, context, moved)?;
     Ok(())
 }
 
@@ -409,16 +415,18 @@ fn book(
     after: &mut Invoice,
     at: usize,
     context: &Context<'_>,
-    steps: &mut Vec<Step>,
+    moved: &mut Moved,
 ) -> Result<(), Error> {
     let Parts {
         mut entries,
         transfers,
     } = parts(after, at, context)?;
-    steps.extend(transfers.into_iter().map(Step::Transfer));
-    take_shares(after, at, &mut entries, context, steps)?;
+    moved
+        .steps
+        .extend(transfers.into_iter().map(Step::Transfer));
+    take_shares(after, at, &mut entries, context, moved)?;
     if source(after, after.payments[at].rail, context).is_none() {
-        steps.extend(own_wallet::owe(after, at, context)?);
+        moved.steps.extend(own_wallet::owe(after, at, context)?);
     }
     let payment = &after.payments[at];
     let surplus_msat = payment.surplus_msat();
@@ -436,8 +444,8 @@ fn book(
                 return Err(StoreError::Corrupt { reason }.into());
             }
         };
-        steps.extend(suspended?);
-        steps.push(emit(
+        moved.steps.extend(suspended?);
+        moved.steps.push(emit(
             "payment.unmatched",
             payment.reference.clone(),
             &surplus_msat,
@@ -454,30 +462,29 @@ fn recover(
     invoice: &Invoice,
     amount_msat: i64,
     context: &Context<'_>,
-) -> Result<Option<Step>, Error> {
-    let owed = context.owes;
+    moved: &mut Moved,
+) -> Result<(), Error> {
+    let id = (context.new_id)()?;
+    let reference = invoice.id.to_string();
     if let Some(merchant) = invoice.purpose.merchant() {
-        let id = (context.new_id)()?;
-        return Ok(settlement::recover(
-            merchant,
-            amount_msat,
-            id,
-            invoice.id.to_string(),
-        ));
+        let debt = settlement::recover(merchant, amount_msat, id, reference);
+        moved.debts.extend(debt);
+        return Ok(());
     }
-    let Some(owed) = owed.filter(|_| context.credit.asset() == Asset::Btc && amount_msat > 0)
-    else {
-        return Ok(None);
-    };
-    Ok(Some(Step::TransferUpTo(NewTransfer {
-        id: (context.new_id)()?,
-        debit: context.credit,
-        credit: owed,
-        amount: amount_msat,
-        kind: TransferKind::Recovered,
-        reference: invoice.id.to_string(),
-        credit_ceiling: None,
-    })))
+    let is_bitcoin = context.credit.asset() == Asset::Btc;
+    if let Some(owed) = context.owes.filter(|_| is_bitcoin && amount_msat > 0) {
+        // Before what is left goes on, where the card is out of use.
+        moved.steps.push(Step::TransferUpTo(NewTransfer {
+            id,
+            debit: context.credit,
+            credit: owed,
+            amount: amount_msat,
+            kind: TransferKind::Recovered,
+            reference,
+            credit_ceiling: None,
+        }));
+    }
+    Ok(())
 }
 
 /// What the chain took away is taken back as far as its owner still has it; the rest is owed.
@@ -486,7 +493,7 @@ fn undo(
     at: usize,
     booked: [i64; 2],
     context: &Context<'_>,
-    steps: &mut Vec<Step>,
+    moved: &mut Moved,
 ) -> Result<(), Error> {
     let PaymentEntries {
         counted,
@@ -494,13 +501,12 @@ fn undo(
         spread,
         ..
     } = std::mem::take(&mut after.payments[at].transfers);
-    steps.extend(own_wallet::forgive(after, at, booked[0], context)?);
+    own_wallet::forgive(after, at, booked[0], context, moved)?;
     let kept_msat = exchange::spread(after.quote.as_ref(), booked[0])?;
     let surplus_owner = match after.payments[at].suspended {
         true => None,
         false => owed_by(context.surplus),
     };
-    steps.extend(context.brought_back.iter().cloned());
     let undone = [
         // First, so that its owner has it for what follows.
         (spread, kept_msat, None),
@@ -518,7 +524,7 @@ fn undo(
             }),
             None => None,
         };
-        steps.push(Step::Reverse(NewReversal {
+        moved.steps.push(Step::Reverse(NewReversal {
             id: (context.new_id)()?,
             of,
             amount,

@@ -1,6 +1,7 @@
 //! Taking payments: decide, commit, claim, book.
 
 use super::model::{Custody, Invoice, InvoicePurpose, InvoiceState};
+use super::moved::{Moved, brought_back, captured};
 use super::options::SurplusTo;
 use super::payment::{InvoicePayment, InvoicePaymentState, Rail};
 use super::rules::{self, Arrival, Fact, Moment, Offer, Outcome, Verdict};
@@ -49,9 +50,20 @@ pub(super) async fn decide(
     core: &Core,
     invoice: &Loaded<Invoice>,
     outcome: Outcome,
-    payer: Option<Account>,
     new_id: &(dyn Fn() -> Result<TransferId, Error> + Send + Sync),
 ) -> Result<(Invoice, Vec<Step>), Error> {
+    let (after, moved) = decide_of(core, invoice, outcome, None, new_id).await?;
+    Ok((after, moved.all()))
+}
+
+/// The same, where `payer` pays by book, and its debts apart.
+pub(super) async fn decide_of(
+    core: &Core,
+    invoice: &Loaded<Invoice>,
+    outcome: Outcome,
+    payer: Option<Account>,
+    new_id: &(dyn Fn() -> Result<TransferId, Error> + Send + Sync),
+) -> Result<(Invoice, Moved), Error> {
     let now_ms = core.clock.now_ms();
     let mut moves = outcome.moves.iter();
     let takes = moves.any(|step| matches!(step, rules::Move::Hold(_) | rules::Move::Book(_)));
@@ -102,13 +114,12 @@ pub(super) async fn decide(
         brought_back,
         own_wallet_bps,
     };
-    let (after, mut batch) = steps::steps(invoice, outcome, &context)?;
-    batch.extend(receipt);
+    let (after, mut moved) = steps::steps(invoice, outcome, &context)?;
+    moved.steps.extend(receipt);
     for more in [guards, onward, payers, lows] {
-        batch.extend(more);
+        moved.steps.extend(more);
     }
-    settlement::debts_last(&mut batch);
-    Ok((after, batch))
+    Ok((after, moved))
 }
 
 /// What has vanished may leave a card low.
@@ -165,43 +176,6 @@ fn asks_no_more(id: InvoiceId, invoice: Option<&Loaded<Invoice>>) -> Option<Vec<
     Some(steps)
 }
 
-/// The payments that were being taken and have arrived.
-fn captured(outcome: &Outcome) -> Vec<usize> {
-    let moves = outcome.moves.iter();
-    let at = moves.filter_map(|step| match step {
-        rules::Move::Capture(at) => Some(*at),
-        _ => None,
-    });
-    at.collect()
-}
-
-/// What the chain takes back is wherever the card's money went since: the steps that bring it back.
-async fn brought_back(
-    core: &Core,
-    invoice: &Loaded<Invoice>,
-    outcome: &Outcome,
-    guards: &mut Vec<Step>,
-) -> Result<Vec<Step>, Error> {
-    let mut steps = Vec::new();
-    for undone in undone(invoice, outcome) {
-        let (held, back) = cards::back_from(core, undone).await?;
-        guards.extend(held);
-        steps.extend(back);
-    }
-    Ok(steps)
-}
-
-/// The credits that the chain takes back.
-fn undone(invoice: &Loaded<Invoice>, outcome: &Outcome) -> Vec<TransferId> {
-    let moves = outcome.moves.iter();
-    let entries = moves.filter_map(|step| match step {
-        rules::Move::Undo(at, _) => Some(invoice.value.payments[*at].transfers),
-        _ => None,
-    });
-    let credits = entries.flat_map(|entries| [entries.counted, entries.surplus]);
-    credits.flatten().collect()
-}
-
 impl Invoices {
     /// A fact becomes a commit, decided again when the invoice changed meanwhile.
     pub(super) async fn happen(&self, id: InvoiceId, fact: &Fact<'_>) -> Result<(), Error> {
@@ -213,7 +187,7 @@ impl Invoices {
             let moment = moment(core, &invoice.value).await;
             let outcome = rules::transition(&invoice.value, fact, moment);
             let new_id = || core.new_id(TransferId::from_parts);
-            let (_, batch) = decide(core, &invoice, outcome, None, &new_id).await?;
+            let (_, batch) = decide(core, &invoice, outcome, &new_id).await?;
             Ok((!batch.is_empty()).then_some(batch))
         });
         decided.await.map(drop)
@@ -313,7 +287,7 @@ impl Invoices {
                     let moment = moment(core, &invoice.value).await;
                     let outcome = rules::transition(&invoice.value, &fact, moment);
                     let new_id = || core.new_id(TransferId::from_parts);
-                    let (_, batch) = decide(core, &invoice, outcome, None, &new_id).await?;
+                    let (_, batch) = decide(core, &invoice, outcome, &new_id).await?;
                     Ok(Some(batch))
                 }
                 _ => Ok(None),
@@ -351,7 +325,7 @@ impl Invoices {
                 return self.unmatched(hash, amount_msat, rules::payment_claim(hash));
             }
             let new_id = || core.new_id(TransferId::from_parts);
-            let (_, batch) = decide(core, &invoice, outcome, None, &new_id).await?;
+            let (_, batch) = decide(core, &invoice, outcome, &new_id).await?;
             Ok((!batch.is_empty()).then_some(batch))
         });
         match booked.await {
@@ -418,7 +392,7 @@ impl Invoices {
             };
             let outcome = rules::transition(&invoice.value, &Fact::TimeOver, moment);
             let new_id = || core.new_id(TransferId::from_parts);
-            let (_, mut batch) = decide(core, &invoice, outcome, None, &new_id).await?;
+            let (_, mut batch) = decide(core, &invoice, outcome, &new_id).await?;
             batch.push(done);
             Ok(Some(batch))
         });

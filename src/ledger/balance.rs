@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::account::Account;
+use super::batch::UsageWindow;
 use super::chart_of_accounts::Side;
 use super::transfer::HoldState;
 
@@ -46,7 +48,7 @@ impl Balance {
 
     /// The totals of `account` as they are once `due`, holds on it that have ended, are given
     /// back: the next commit that needs the money does that.
-    pub fn without(mut self, due: &[HoldState], account: &super::Account) -> Self {
+    pub fn without(mut self, due: &[HoldState], account: &Account) -> Self {
         for hold in due {
             let transfer = &hold.hold.transfer;
             if transfer.debit == *account {
@@ -65,5 +67,45 @@ impl Balance {
             Side::Debit => self.debits_pending,
             Side::Credit => self.credits_pending,
         }
+    }
+}
+
+/// The most holds that one commit gives back of an account, when they have ended and it needs what
+/// they set aside.
+pub const MOST_DUE_RELEASES: usize = 4_096;
+
+/// How an account stands at one moment, by what a store has written.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// The totals, with everything that is on hold.
+    pub balance: Balance,
+    /// The open holds on the account that have ended, at most [`MOST_DUE_RELEASES`] of them.
+    pub ended: Vec<HoldState>,
+    /// What was used within each of the windows that were asked for, in their order.
+    pub used: Vec<i64>,
+}
+
+impl Standing {
+    /// The totals of `account`, and what is used within each of `windows`, as the next commit that
+    /// debits the account finds them: it first gives back the holds that have ended.
+    pub fn given_back(self, account: &Account, windows: &[UsageWindow]) -> (Balance, Vec<i64>) {
+        let Self {
+            balance,
+            ended,
+            used,
+        } = self;
+        let back = |window: &UsageWindow| {
+            let windows = ended.iter().flat_map(|state| {
+                let windows = state.hold.usage.iter();
+                windows.map(|window| (window, state.remaining))
+            });
+            let same = windows
+                .filter(|(of, _)| (&of.subject, of.start_ms) == (&window.subject, window.start_ms));
+            same.fold(0, |sum: i64, (_, rest)| sum.saturating_add(rest))
+        };
+        let used = used.iter().zip(windows);
+        let used = used.map(|(used, window)| used.saturating_sub(back(window)).max(0));
+        let used = used.collect();
+        (balance.without(&ended, account), used)
     }
 }

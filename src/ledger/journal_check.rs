@@ -95,7 +95,8 @@ pub enum JournalProblem {
 /// A check in the making: rows are fed in the order of commits, then the accounts.
 #[derive(Debug, Default)]
 pub struct JournalCheck {
-    kept: BTreeMap<String, ChainHead>,
+    /// By writer and place in its chain.
+    kept: BTreeMap<String, BTreeMap<i64, Vec<ChainHash>>>,
     heads: BTreeMap<String, ChainHead>,
     balances: HashMap<Account, Balance>,
     last: Last,
@@ -142,11 +143,12 @@ impl Last {
 impl JournalCheck {
     /// A check against heads that were kept elsewhere; none to check the journal with itself.
     pub fn new(kept: &[ChainHead]) -> Self {
-        let kept = kept.iter().map(|head| (head.writer.clone(), head.clone()));
-        Self {
-            kept: kept.collect(),
-            ..Self::default()
+        let mut check = Self::default();
+        for head in kept {
+            let chain = check.kept.entry(head.writer.clone()).or_default();
+            chain.entry(head.sequence).or_default().push(head.hash);
         }
+        check
     }
 
     /// The next commit, with what it made.
@@ -181,10 +183,9 @@ impl JournalCheck {
             let commit = commit.position;
             self.problems.push(JournalProblem::CommitAltered { commit });
         }
-        if let Some(kept) = self.kept.get(&commit.writer)
-            && kept.sequence == commit.sequence
-            && kept.hash != commit.hash
-        {
+        let kept = self.kept.get(&commit.writer);
+        let kept = kept.and_then(|chain| chain.get(&commit.sequence));
+        if kept.is_some_and(|kept| kept.iter().any(|hash| *hash != commit.hash)) {
             self.problems.push(JournalProblem::OtherChain {
                 writer: commit.writer.clone(),
                 sequence: commit.sequence,
@@ -280,18 +281,18 @@ impl JournalCheck {
 
     /// What was found: nothing in honest books. Also the ends of the chains.
     pub fn finish(mut self) -> (Vec<JournalProblem>, Vec<ChainHead>) {
-        for (writer, kept) in &self.kept {
-            let writer = writer.clone();
-            match self.heads.get(&writer) {
-                None => self.problems.push(JournalProblem::ChainMissing { writer }),
-                Some(head) if head.sequence < kept.sequence => {
+        for (writer, chain) in &self.kept {
+            let (writer, longest) = (writer.clone(), chain.keys().next_back());
+            match (self.heads.get(&writer), longest) {
+                (None, _) => self.problems.push(JournalProblem::ChainMissing { writer }),
+                (Some(head), Some(kept)) if head.sequence < *kept => {
                     self.problems.push(JournalProblem::TailMissing {
                         writer,
-                        kept: kept.sequence,
+                        kept: *kept,
                         found: head.sequence,
                     });
                 }
-                Some(_) => {}
+                _ => {}
             }
         }
         (self.problems, self.heads.into_values().collect())

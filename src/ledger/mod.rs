@@ -24,7 +24,7 @@ mod transfer;
 
 pub use account::{Account, Owner, ParseAccountError};
 pub use apply::{ApplyError, apply};
-pub use balance::Balance;
+pub use balance::{Balance, MOST_DUE_RELEASES, Standing};
 pub use batch::{
     Batch, CommandRecord, Commit, Document, DueJob, EventRecord, NewDocument, NewEvent, Step,
     UsageWindow,

@@ -2,7 +2,7 @@
 
 use super::account::Account;
 use super::apply::{ApplyError, Books, Done, store};
-use super::balance::Balance;
+use super::balance::{Balance, MOST_DUE_RELEASES};
 use super::chart_of_accounts::Side;
 use super::refusal::Refusal;
 use super::state::State;
@@ -14,7 +14,7 @@ use crate::ids::TransferId;
 
 /// How many holds that have ended are given back at a time, and how often: it bounds a commit.
 const DUE_RELEASES: usize = 64;
-const DUE_RELEASE_PAGES: usize = 64;
+const DUE_RELEASE_PAGES: usize = MOST_DUE_RELEASES / DUE_RELEASES;
 
 /// Which way a change of totals goes.
 #[derive(Clone, Copy)]

@@ -22,6 +22,13 @@ pub trait Clock: Send + Sync {
     /// Milliseconds since the Unix epoch. May jump in either direction: whoever needs an order
     /// takes the store's commit time, which never decreases.
     fn now_ms(&self) -> i64;
+
+    /// What has passed since some moment, in milliseconds: never less than before, whatever the
+    /// clock is set to, and with the time that the machine slept, as far as it can tell. By
+    /// default the operating system's.
+    fn steady_ms(&self) -> i64 {
+        system::steady_ms()
+    }
 }
 
 /// The machine has no randomness to give. Nothing was changed.

@@ -4,14 +4,14 @@ use super::model::{
     CreateRefund, Refund, RefundAmount, RefundFeeBearer, RefundPosting, RefundState, RefundTo,
 };
 use super::rules::{self, Due, Paid};
-use super::{RefundError, Refunds};
+use super::{RefundError, Refunds, off_card};
 use crate::Error;
 use crate::cards::{self, Left};
 use crate::core::{Caller, Core, Loaded};
 use crate::ids::RefundId;
 use crate::invoices::{self, Invoice, InvoicePurpose, Refundable};
 use crate::ledger::Step;
-use crate::money::{Asset, Quote};
+use crate::money::Quote;
 use crate::payments::{Holds, rules::share};
 use crate::rates::{self, RatePolicy};
 use crate::rewards::PointsBack;
@@ -131,10 +131,6 @@ impl Refunds {
         let purpose = invoice.value.purpose;
         admit(caller, purpose)?;
         let payer = cards::account_now(core, purpose.account()).await?;
-        if payer.asset() != Asset::Btc {
-            let invoice = invoice.value.id;
-            return Err(RefundError::CardInCurrency { invoice }.into());
-        }
         let Reckoned {
             came,
             surplus_msat,
@@ -147,6 +143,7 @@ impl Refunds {
             RefundAmount::Everything | RefundAmount::Surplus => due.covers_msat,
             _ => paid.covered_msat + due.covers_msat - came.owners_msat,
         };
+        let (payer, off_card) = off_card::source(&invoice.value, payer, &due, &command.to)?;
         let mut posting = RefundPosting::new(payer, Holds::new(core, 0, 0)?);
         posting.from_suspense_msat = from_suspense_msat.max(0);
         posting.uncounted_msat = rules::uncounted(&invoice.value, surplus_msat, due.covers_msat);
@@ -177,6 +174,7 @@ impl Refunds {
             max_fee_msat,
             points,
             withheld_msat,
+            off_card,
             ..new(command, (id, purpose), due, posting, core.clock.now_ms())
         };
         Ok(Draft {
@@ -220,6 +218,7 @@ fn new(
         held_for: None,
         spend: None,
         on_card: None,
+        off_card: None,
         points: Vec::new(),
         withheld_msat: 0,
         posting,

@@ -2,6 +2,7 @@
 
 use super::RefundState;
 use crate::ids::{InvoiceId, RefundId};
+use crate::money::Asset;
 
 /// A refund could not be made, found or changed. Nothing was changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -49,11 +50,22 @@ pub enum RefundError {
         /// The invoice.
         invoice: InvoiceId,
     },
-    /// What was paid is on a card in a currency. `refund.card_in_currency`.
-    #[error("the card of the invoice {invoice} is in a currency")]
+    /// What was paid is on a card in a currency, and cannot go this way: on chain, for a hold
+    /// invoice, or to an invoice of another such card. `refund.card_in_currency`.
+    #[error("the card of the invoice {invoice} is in a currency: that cannot go this way")]
     CardInCurrency {
         /// The invoice.
         invoice: InvoiceId,
+    },
+    /// The card has not as much, in its minor unit. `refund.insufficient_on_card`.
+    #[error("{needed} are needed of the card, and it has {available}, in minor units of {unit}")]
+    InsufficientOnCard {
+        /// The card's unit.
+        unit: Asset,
+        /// What it has.
+        available: i64,
+        /// What is needed with what the route may cost.
+        needed: i64,
     },
     /// What it costs takes all of it. `refund.fee_takes_all`.
     #[error("of {amount_msat} msat nothing is left after {fee_msat} msat of fees and points")]
@@ -164,6 +176,7 @@ impl RefundError {
             Self::ExceedsCap { .. } => "refund.exceeds_cap",
             Self::NoRateThen { .. } => "refund.no_rate_then",
             Self::CardInCurrency { .. } => "refund.card_in_currency",
+            Self::InsufficientOnCard { .. } => "refund.insufficient_on_card",
             Self::FeeTakesAll { .. } => "refund.fee_takes_all",
             Self::OtherAmount { .. } => "refund.other_amount",
             Self::InvoiceExpired { .. } => "refund.invoice_expired",

@@ -89,17 +89,25 @@ impl Refunds {
             self.check_can_send(refund).await?;
             refund.state = RefundState::Sending;
             refund.posting.attempts = self.payments.first_attempts();
-            return payments::rules::intend(refund, self.payments.first_check_at());
+            let cap = self.set_aside_off_card(refund).await?;
+            let mut steps = payments::rules::intend(refund, self.payments.first_check_at())?;
+            steps.extend(cap);
+            return Ok(steps);
         };
-        if own.value.purpose.account() == refund.purpose.account() {
+        let payee = own.value.purpose.account();
+        if payee == refund.purpose.account() {
             return Err(RefundError::OwnAccount.into());
         }
+        self.check_in_books(refund, &own.value).await?;
         if matches!(refund.to, RefundTo::Bolt11 { .. }) {
             self.costs_nothing(refund)?;
         }
         rules::payable(&asked, refund.sent_msat, core.clock.now_ms())?;
+        let off_card = self.pay_off_card(refund).await?;
         let (sent_msat, payer) = (refund.sent_msat, refund.posting.payer);
-        let paid = invoices::pay_by_book(core, &own, hash, sent_msat, payer).await?;
+        let paid = invoices::pay_by_book(core, &own, hash, sent_msat, payer)
+            .await?
+            .all();
         if own.value.options.hold {
             refund.state = RefundState::Sending;
             refund.held_for = Some(own.value.id);
@@ -114,6 +122,7 @@ impl Refunds {
             preimage: invoices::proof(core, &own.value, hash),
         });
         let mut steps = payments::rules::paid_by_book(refund)?;
+        steps.extend(off_card);
         steps.extend(paid);
         Ok(steps)
     }
@@ -137,7 +146,8 @@ impl Refunds {
         let core = &self.core;
         let card = cards::current(core, card).await?;
         let credit = card.value.balance_account();
-        if credit == refund.posting.payer {
+        let off_card = refund.off_card.as_ref().map(|of| of.account);
+        if credit == off_card.unwrap_or(refund.posting.payer) {
             return Err(RefundError::OwnAccount.into());
         }
         let (sent_msat, amount_msat) = (refund.sent_msat, refund.amount_msat);
@@ -157,7 +167,26 @@ impl Refunds {
         refund.state = RefundState::Succeeded;
         refund.fee_msat = Some(0);
         refund.posting.transfer = Some(transfer);
+        let off_card = self.pay_off_card(refund).await?;
         let mut steps = write(refund, 0)?.to_vec();
+        steps.extend(off_card);
+        let way = (transfer, credit);
+        steps.extend(self.onto_card(refund, way, credit_ceiling).await?);
+        steps.extend(held);
+        steps.extend(cards::onward(core, credit).await?);
+        Ok(steps)
+    }
+
+    /// The transfers of what comes on a card.
+    async fn onto_card(
+        &self,
+        refund: &Refund,
+        (transfer, credit): (TransferId, Account),
+        credit_ceiling: Option<i64>,
+    ) -> Result<Vec<Step>, Error> {
+        let core = &self.core;
+        let (sent_msat, amount_msat) = (refund.sent_msat, refund.amount_msat);
+        let mut steps = Vec::new();
         let moved = |id, (debit, credit), amount, credit_ceiling| {
             Step::Transfer(NewTransfer {
                 id,
@@ -184,16 +213,17 @@ impl Refunds {
             Some(on_card) => {
                 let given = Account::exchange(Asset::Fiat(on_card.currency));
                 let taken = Account::exchange(Asset::Btc);
-                let id = core.new_id(TransferId::from_parts)?;
-                steps.push(moved(id, (payer, taken), sent_msat, None));
+                // Of another card in a currency it has been taken already.
+                if payer != taken {
+                    let id = core.new_id(TransferId::from_parts)?;
+                    steps.push(moved(id, (payer, taken), sent_msat, None));
+                }
                 let way = (given, credit);
                 steps.push(moved(transfer, way, on_card.amount, credit_ceiling));
                 let cap = exchange::within_cap(core, on_card.currency, Moves::Down);
                 steps.extend(cap.await?);
             }
         }
-        steps.extend(held);
-        steps.extend(cards::onward(core, credit).await?);
         Ok(steps)
     }
 

@@ -15,6 +15,7 @@ mod error;
 mod following;
 mod going;
 mod model;
+mod off_card;
 mod on_chain;
 mod outgoing;
 mod rules;
@@ -34,8 +35,8 @@ pub use error::RefundError;
 #[cfg(feature = "chain")]
 pub(crate) use following::{OnChain, ask_at, asked, follow};
 pub use model::{
-    AnswerRefund, CancelRefund, CreateRefund, Refund, RefundAmount, RefundFeeBearer, RefundOnCard,
-    RefundOutcome, RefundQuote, RefundState, RefundTo, ResolveRefund,
+    AnswerRefund, CancelRefund, CreateRefund, Refund, RefundAmount, RefundFeeBearer, RefundOffCard,
+    RefundOnCard, RefundOutcome, RefundQuote, RefundState, RefundTo, ResolveRefund,
 };
 
 const REFUNDS: &str = "refund";
@@ -95,6 +96,10 @@ impl Refunds {
     /// is the issuer's alone to pay back. To a BOLT11 of this engine and to a card it is done at
     /// once; otherwise the outcome follows as an event and in [`get`](Self::get).
     ///
+    /// What was put on a card in a currency is taken off it in that currency, at the rate of the
+    /// invoice, or where the rate of now is asked for at that one; never more than the card has.
+    /// It goes over Lightning, to an invoice of this engine or to another card, and not on chain.
+    ///
     /// The operator's spread of the sale stays the operator's. A refund of what the chain takes
     /// away later is the merchant's loss: it is owed, and taken out of what comes in next.
     ///
@@ -106,7 +111,7 @@ impl Refunds {
     /// `refund.bad_address`, `refund.no_outbound_capacity`, `rate.position_cap_reached`, `invoice.not_payable`,
     /// `lightning.bad_invoice`, `lightning.wrong_network`, `lightning.no_node`, `card.not_found`,
     /// `card.unit_mismatch`, `ledger.ceiling_reached`, `chain.*`, `wallet.*` of where it goes;
-    /// `refund.insufficient_balance`, `command.*`, `access.*`.
+    /// `refund.insufficient_balance`, `refund.insufficient_on_card`, `command.*`, `access.*`.
     pub async fn create(
         &self,
         credential: &Credential,

@@ -266,6 +266,9 @@ pub struct Refund {
     /// What it put on a card whose unit is a currency.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_card: Option<RefundOnCard>,
+    /// What it takes off the card that the invoice was for, where that card's unit is a currency.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub off_card: Option<RefundOffCard>,
     /// The points of the sale that go back with it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub points: Vec<PointsBack>,
@@ -285,6 +288,20 @@ pub struct RefundOnCard {
     pub amount: i64,
     /// The rate: that of now, or that at which the card had paid.
     pub quote: Quote,
+}
+
+/// What a refund takes off a card whose unit is a currency.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefundOffCard {
+    /// Which currency.
+    pub currency: Currency,
+    /// What all of the refund's amount is in its minor unit: the rate of what is taken.
+    pub whole: i64,
+    /// What is taken, in its minor unit: with the part of the fee that the card bears, and before
+    /// the refund has ended the most that it may be. Zero before anything is set aside.
+    pub amount: i64,
+    /// The card's account.
+    pub(crate) account: Account,
 }
 
 /// What in the books is behind a refund.

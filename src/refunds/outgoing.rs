@@ -10,7 +10,7 @@ use crate::core::Core;
 use crate::invoices;
 use crate::ledger::{Step, TransferKind};
 use crate::lightning::PaymentHash;
-use crate::payments::{Leaving, Outcome, Outgoing, Standing, Written};
+use crate::payments::{Exchanged, Leaving, Outcome, Outgoing, Standing, Written};
 use crate::receipts;
 use crate::rewards;
 use crate::store::StoreError;
@@ -88,7 +88,9 @@ impl Refund {
         }
         // What comes back to a card that went out of use meanwhile goes on from there: all of it,
         // or what the route did not cost.
-        steps.extend(cards::onward(core, self.posting.payer).await?);
+        let off_card = self.off_card.as_ref().map(|off_card| off_card.account);
+        let payer = off_card.unwrap_or(self.posting.payer);
+        steps.extend(cards::onward(core, payer).await?);
         Ok(steps)
     }
 }
@@ -105,7 +107,10 @@ impl Outgoing for Refund {
             payment_hash: self.payment_hash.unwrap_or(PaymentHash([0; 32])),
             bolt11: &self.bolt11,
             payer: self.posting.payer,
-            exchanged: None,
+            exchanged: self.off_card.as_ref().map(|off_card| Exchanged {
+                payer: off_card.account,
+                most: off_card.amount,
+            }),
             kind: TransferKind::Refund,
             amount_msat: self.sent_msat,
             fee: (TransferKind::PayoutFee, 0),
@@ -162,6 +167,10 @@ impl Outgoing for Refund {
 
     fn is_in_flight(&self) -> Error {
         RefundError::InFlight { refund: self.id }.into()
+    }
+
+    async fn exchanged(self, core: &Core) -> Result<(Self, Vec<Step>), Error> {
+        self.paid_off_card(core)
     }
 
     async fn when_ended(&self, core: &Core, standing: Standing) -> Result<Vec<Step>, Error> {

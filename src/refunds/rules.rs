@@ -7,7 +7,7 @@ use crate::exchange::{self, share_down, share_up};
 use crate::invoices::{Invoice, InvoiceState, RefundEntry};
 use crate::ledger::{AccountKind, Refusal};
 use crate::lightning::Bolt11Details;
-use crate::money::{Currency, MoneyError, Price, Quote, Rounding};
+use crate::money::{Asset, Currency, MoneyError, Price, Quote, Rounding};
 use crate::payments::Standing;
 
 impl From<RefundState> for Standing {
@@ -336,9 +336,16 @@ pub(super) fn refused(error: Error) -> Error {
             AccountKind::MerchantPayable | AccountKind::CardBalance
         ) =>
         {
-            RefundError::InsufficientBalance {
-                available_msat: available,
-                needed_msat: needed,
+            match account.asset() {
+                Asset::Btc => RefundError::InsufficientBalance {
+                    available_msat: available,
+                    needed_msat: needed,
+                },
+                unit => RefundError::InsufficientOnCard {
+                    unit,
+                    available,
+                    needed,
+                },
             }
             .into()
         }

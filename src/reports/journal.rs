@@ -73,18 +73,32 @@ impl SignedHeads {
         }
     }
 
-    /// Checks the signature; `public_key` is 64 hex digits.
+    /// Checks the signature; `public_key` is 64 hex digits. Only what it answers is taken by
+    /// [`Reports::verify_journal`].
     ///
     /// # Errors
     /// `report.bad_signature`.
-    pub fn verify(&self, public_key: &str) -> Result<(), ReportError> {
+    pub fn verify(&self, public_key: &str) -> Result<TrustedHeads, ReportError> {
         let bad = ReportError::BadSignature;
         let key: XOnlyPublicKey = public_key.parse().map_err(|_| bad.clone())?;
         let signature: Signature = self.signature.parse().map_err(|_| bad.clone())?;
         let digest = digest(self.at_ms, &self.heads);
         Secp256k1::verification_only()
             .verify_schnorr(&signature, &digest, &key)
-            .map_err(|_| bad)
+            .map_err(|_| bad)?;
+        Ok(TrustedHeads(self.heads.clone()))
+    }
+}
+
+/// The ends of all chains as the host has signed them: there is no other way to one of these than
+/// [`SignedHeads::verify`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TrustedHeads(Vec<ChainHead>);
+
+impl TrustedHeads {
+    /// The ends of the chains.
+    pub fn heads(&self) -> &[ChainHead] {
+        &self.0
     }
 }
 
@@ -118,7 +132,8 @@ pub struct JournalVerdict {
 impl Reports {
     /// Reads the whole journal: recomputes every commit's hash, every balance after a transfer,
     /// every account's totals, what is left of each hold and what was undone of each transfer,
-    /// and compares the chains with heads that were kept elsewhere. That nothing stands beside
+    /// and compares the chains with heads that were kept elsewhere: with every one of them, also
+    /// with several of one chain. That nothing stands beside
     /// the journal that does not follow from it, and that the tables fit each other, is checked
     /// by [`StoreAdmin::verify`](crate::store::StoreAdmin::verify).
     /// Issuer only. It reads all there is, and everything else goes on meanwhile.
@@ -129,12 +144,13 @@ impl Reports {
     pub async fn verify_journal(
         &self,
         credential: &Credential,
-        kept: &[ChainHead],
+        kept: &[TrustedHeads],
     ) -> Result<Answer<JournalVerdict>, Error> {
         self.core.authenticate(credential).await?.require_issuer()?;
         let as_of_ms = self.core.clock.now_ms();
         let mut reader = JournalReader::new(self.core.store.as_ref());
-        let mut check = JournalCheck::new(kept);
+        let kept: Vec<_> = kept.iter().flat_map(TrustedHeads::heads).cloned().collect();
+        let mut check = JournalCheck::new(&kept);
         reader.read_on(&mut check).await?;
         let said = reader.said().await?;
         let mut suspects = check.accounts_that_differ(&reader.balances().await?);

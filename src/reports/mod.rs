@@ -18,7 +18,7 @@ use crate::money::Asset;
 
 pub use audit::{Audit, BooksDifference, Control, Untied};
 pub use error::ReportError;
-pub use journal::{HeadKey, JournalVerdict, SignedHeads};
+pub use journal::{HeadKey, JournalVerdict, SignedHeads, TrustedHeads};
 pub use statement::{
     ExportFormat, ExportPage, KindTotal, Statement, StatementPage, StatementPeriod, StatementRow,
 };

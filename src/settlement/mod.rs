@@ -24,7 +24,7 @@ pub use model::{
     SetMerchantCategory, Till,
 };
 pub(crate) use payouts::{CHECK_JOB, PAYOUTS};
-pub(crate) use rules::{debts_last, max_route_fee, recover};
+pub(crate) use rules::{max_route_fee, recover};
 
 const MERCHANTS: &str = "merchant";
 

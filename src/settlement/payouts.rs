@@ -180,7 +180,8 @@ impl Settlement {
         };
         let mut steps = vec![guard(merchant)];
         let hash = asked.payment_hash;
-        steps.extend(invoices::pay_by_book(core, &invoice, hash, amount_msat, payer).await?);
+        let paid = invoices::pay_by_book(core, &invoice, hash, amount_msat, payer).await?;
+        steps.extend(paid.all());
         steps.extend(payments::rules::paid_by_book(&payout)?);
         Ok(Decision {
             steps,

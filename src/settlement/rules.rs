@@ -3,7 +3,7 @@
 use super::model::PayoutTerms;
 use crate::core::CommandError;
 use crate::ids::{MerchantId, TransferId};
-use crate::ledger::{Account, AccountKind, NewTransfer, Step, TransferKind};
+use crate::ledger::{Account, NewTransfer, Step, TransferKind};
 use crate::money::{MAX_MSAT, MoneyError};
 use crate::payments::rules;
 
@@ -63,20 +63,6 @@ pub(crate) fn recover(
         credit_ceiling: None,
     };
     (amount_msat > 0).then_some(Step::TransferUpTo(transfer))
-}
-
-/// Puts what is taken for a merchant's debts behind everything else: points are the merchant's to
-/// give of what has come in, and the debt has what they leave.
-pub(crate) fn debts_last(steps: &mut Vec<Step>) {
-    let is_debt = |step: &mut Step| match step {
-        Step::TransferUpTo(transfer) => {
-            let from = transfer.debit.kind();
-            transfer.kind == TransferKind::Recovered && from == AccountKind::MerchantPayable
-        }
-        _ => false,
-    };
-    let debts: Vec<Step> = steps.extract_if(.., is_debt).collect();
-    steps.extend(debts);
 }
 
 /// The most that can be paid out of a balance, and its fee: the largest amount of whole sats

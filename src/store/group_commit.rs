@@ -7,8 +7,8 @@
 //!
 //! 1. [take](Queue::take) a group;
 //! 2. begin an atomic change of the store, and let each [`CommitTask`] be
-//!    [decided](CommitTask::decide) upon one [`ledger::Group`], at a time of
-//!    [`CommitTimes`];
+//!    [decided](CommitTask::decide) upon one [`ledger::Group`], at the
+//!    [next](super::CommitClock::next_ms) time of the store's clock;
 //! 3. write the [`Changes`](ledger::Changes) of that group, and make them durable;
 //! 4. [finish](Group::finish) the group with what came of it: only now anybody is answered.
 
@@ -255,36 +255,6 @@ impl<T: Waiting> Queue<T> {
             tasks,
             has_node_writes: from_node > 0,
         })
-    }
-}
-
-/// When groups are committed: never before one that was. Begins with what is in the store.
-#[derive(Debug, Clone, Copy)]
-pub struct CommitTimes {
-    /// The time of the last commit, as in the table of commits.
-    pub last_ms: i64,
-}
-
-impl CommitTimes {
-    /// The time of the group that is taken now, by what the clock shows.
-    pub fn next(self, now_ms: i64) -> i64 {
-        now_ms.max(self.last_ms)
-    }
-
-    /// The group of `at_ms` was written. What was refused has no time, so that it is the same
-    /// after the next open.
-    pub fn written(&mut self, at_ms: i64, any_batch: bool) {
-        if any_batch {
-            self.last_ms = at_ms;
-        }
-    }
-
-    /// The group of `at_ms` failed with `answer`. It may have been made after all, and then
-    /// nothing is made before it.
-    pub fn failed(&mut self, at_ms: i64, answer: &StoreError) {
-        if *answer == StoreError::OutcomeUnknown {
-            self.last_ms = at_ms;
-        }
     }
 }
 

@@ -11,6 +11,7 @@
 //! `docs/guide/write-a-store.md` goes through it, and `examples/redb_store` is such a store.
 
 mod admin;
+pub mod commit_time;
 #[cfg(feature = "testkit")]
 pub mod contract;
 mod error;
@@ -24,15 +25,18 @@ pub mod postgres;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 
 use crate::ids::TransferId;
 use crate::ledger::{
     Account, Balance, Batch, ChainHead, Commit, CommitRow, Document, DueJob, EventRecord,
-    HoldChangeRow, HoldState, Refusal, TransferRow, UsageWindow,
+    HoldChangeRow, HoldState, Refusal, Standing, TransferRow, UsageWindow,
 };
 
 pub use admin::{Arrival, ByteSource, MoveError, NodeState, StoreAdmin, StoreHealth};
+pub use commit_time::CommitClock;
 pub use error::StoreError;
 pub use health::{StoreTrouble, WriteHealth};
 pub use key_value::{KeyPath, KeyValue, KeyValueWrite, NodeHolder, NodeLease};
@@ -111,7 +115,7 @@ pub const MAX_PAGE: usize = 1_000;
 /// # Contract
 /// - **Whole.** `commit` is atomic and serialisable: every guard is checked against all commits
 ///   before it, and a batch that is refused, or that failed, changes nothing at all. The commit
-///   time is the clock's, and never less than that of a commit before.
+///   time is that of [`CommitClock`]: the clock's, and never less than that of a commit before.
 /// - **Durable.** What changes something is answered only after it would survive the end of the
 ///   process and of the machine. A failure that leaves open whether it would is
 ///   [`StoreError::OutcomeUnknown`], never another: it is resolved by the same batch again.
@@ -146,6 +150,10 @@ pub trait Store: Send + Sync {
     /// nothing was changed, and the same batch may be submitted again. [`CommitError::Store`] with
     /// `store.busy`, `store.outcome_unknown` and others.
     async fn commit(&self, batch: Batch) -> Result<Commit, CommitError>;
+
+    /// When a commit would be made that is made now, milliseconds since the epoch, as far as the
+    /// store can tell without asking anybody: what [`CommitClock::now_ms`] answers.
+    fn commit_time_ms(&self) -> i64;
 
     /// The command under this scope, if it was done: its fingerprint and its commit, with
     /// `replayed` not set. The answer is `None` only once it was
@@ -191,15 +199,17 @@ pub trait Store: Send + Sync {
     /// with the logarithm of the number of transfers.
     async fn balance_at(&self, account: &Account, at_ms: i64) -> Result<i64, StoreError>;
 
-    /// Open holds that debit or credit `account` and ended at or before `at_ms`, at most
-    /// `limit`, those first that ended first, then by id. They still stand in the account's
-    /// totals, until a commit that needs the money gives them back.
-    async fn due_holds(
+    /// How an account stands: its totals, its open holds (those that debit it and those that
+    /// credit it) which ended at or before `at_ms`, and what was used within each of `windows`. Of
+    /// the holds those that ended first, then by id, as many as one commit gives back:
+    /// [`MOST_DUE_RELEASES`](crate::ledger::MOST_DUE_RELEASES). They still stand in the totals and
+    /// in what was used, until a commit that needs it gives them back.
+    async fn standing(
         &self,
         account: &Account,
         at_ms: i64,
-        limit: usize,
-    ) -> Result<Vec<HoldState>, StoreError>;
+        windows: &[UsageWindow],
+    ) -> Result<Standing, StoreError>;
 
     /// All commits after a position, in order.
     async fn commits(&self, after: i64, limit: usize) -> Result<Vec<CommitRow>, StoreError>;
@@ -222,7 +232,8 @@ pub trait Store: Send + Sync {
     /// Forgets the answers of commands that were committed before `before_ms`, at most `limit`
     /// of them, oldest first; answers how many. The keys stay taken, so that nothing is done
     /// twice: whoever asks with one again learns that its answer was forgotten. One that was
-    /// forgotten is not counted again.
+    /// forgotten is not counted again. A store may look at a part of the commits alone, so that
+    /// nobody waits long, and goes on there when it is asked again.
     async fn forget_answers(&self, before_ms: i64, limit: usize) -> Result<usize, StoreError>;
 
     /// A hold, open or not.
@@ -257,16 +268,17 @@ pub trait Store: Send + Sync {
     /// Durable like a commit.
     async fn acknowledge(&self, name: &str, position: i64) -> Result<(), StoreError>;
 
-    /// Takes jobs that are due at `now_ms` and not leased, those first that are due first, then by
-    /// kind and object, and leases them until `lease_until_ms`: nobody else gets them before. From
-    /// `lease_until_ms` on they can be taken again, until a batch has them done. A job that is set
-    /// again loses its lease. A lease beyond `lease_until_ms` was given by a clock that was ahead,
-    /// and does not count. Jobs of the kinds in `except` are left to others, and do not count
-    /// towards `limit`.
+    /// Takes jobs that are due by `due_by_ms` and not leased, those first that are due first, then
+    /// by kind and object, and leases them for so long as `lasts`: nobody else gets them before.
+    /// After it they can be taken again, until a batch has them done. A job that is set again loses
+    /// its lease. Leases go by one clock for all who share the books: the database server's where
+    /// there is one, and otherwise the one that the store takes its commit times from. One that
+    /// would last longer than `lasts` was given by a clock that was ahead, and does not count. Jobs
+    /// of the kinds in `except` are left to others, and do not count towards `limit`.
     async fn lease_due(
         &self,
-        now_ms: i64,
-        lease_until_ms: i64,
+        due_by_ms: i64,
+        lasts: Duration,
         except: &[&str],
         limit: usize,
     ) -> Result<Vec<DueJob>, StoreError>;

@@ -19,6 +19,7 @@ mod rules;
 mod sending;
 mod spends;
 mod watching;
+mod withdrawing;
 
 use std::sync::Arc;
 
@@ -37,7 +38,8 @@ pub use error::WalletError;
 pub use model::{
     AddWallet, BumpSpend, CancelSpend, Coin, ImportLabels, Keychain, LabelsImported, NewAddress,
     PrepareSpend, Spend, SpendOutput, SpendState, SpendTarget, SpentBy, SubmitSpend, Wallet,
-    WalletAddress, WalletBalance, WalletOwner, WalletSource, WatchRound, XpubKind,
+    WalletAddress, WalletBalance, WalletOwner, WalletSource, WatchRound, WithdrawEverything,
+    Withdrawal, XpubKind,
 };
 
 pub use descriptor::WalletPreview;

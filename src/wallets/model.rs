@@ -297,6 +297,43 @@ pub struct CancelSpend {
     pub spend: SpendId,
 }
 
+/// Sends everything that a wallet has to one address.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WithdrawEverything {
+    /// Made by the caller before the call.
+    pub key: IdempotencyKey,
+    /// The wallet.
+    pub wallet: WalletId,
+    /// Where to.
+    pub address: String,
+    /// The fee, in satoshis for 1,000 virtual bytes; what the chain's server says for the next
+    /// hour where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fee_sat_per_kvb: Option<u64>,
+    /// The most coins in one transaction, for signers that take no more: 1 to 500, which is what
+    /// it is where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_coins: Option<u32>,
+}
+
+/// What became of a withdrawal of everything.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Withdrawal {
+    /// The wallet.
+    pub wallet: WalletId,
+    /// Where it goes.
+    pub address: String,
+    /// Its spends, in the order in which they were made: the largest coins are in the first.
+    pub spends: Vec<SpendId>,
+    /// What they send together.
+    pub amount_sat: u64,
+    /// What they cost together.
+    pub fee_sat: u64,
+    /// What the wallet still has: not in a block yet, set aside for other spends, or worth less
+    /// than it costs to send.
+    pub left_sat: u64,
+}
+
 /// How a spend stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -153,15 +153,29 @@ fn fee(rate: FeeRate, weight: Weight) -> Result<Amount, WalletError> {
         .ok_or(WalletError::FeeTooHigh { fee_sat })
 }
 
+/// What a signature weighs at most.
+fn satisfaction(descriptors: &Descriptors, keychain: Keychain) -> Result<Weight, WalletError> {
+    let weight = descriptors.of(keychain).max_weight_to_satisfy();
+    weight.map_err(|_| WalletError::BadDescriptor {
+        reason: "nothing can satisfy it".to_owned(),
+    })
+}
+
+/// What it costs to spend a coin of a keychain, in satoshis.
+pub(super) fn input_fee(
+    descriptors: &Descriptors,
+    keychain: Keychain,
+    fee_sat_per_kvb: u64,
+) -> Result<u64, WalletError> {
+    let weight = TxIn::default().segwit_weight() + satisfaction(descriptors, keychain)?;
+    let rate = FeeRate::from_sat_per_kwu(fee_sat_per_kvb.div_ceil(4));
+    Ok(fee(rate, weight)?.to_sat())
+}
+
 impl Order<'_> {
     /// What a signature of each keychain weighs at most.
     fn weights(&self) -> Result<[Weight; 2], WalletError> {
-        let of = |keychain| {
-            let weight = self.descriptors.of(keychain).max_weight_to_satisfy();
-            weight.map_err(|_| WalletError::BadDescriptor {
-                reason: "nothing can satisfy it".to_owned(),
-            })
-        };
+        let of = |keychain| satisfaction(self.descriptors, keychain);
         Ok([of(Keychain::External)?, of(Keychain::Change)?])
     }
 

@@ -297,7 +297,7 @@ async fn a_torn_checkpoint_loses_nothing() {
     writing_back.await.unwrap();
     engine.stop().await.unwrap();
 
-    const PAGE: usize = 4_096;
+    const PAGE: usize = 2_048;
     let page = |file: &[u8], number: usize| {
         let from = (number * PAGE).min(file.len());
         file[from..(from + PAGE).min(file.len())].to_vec()

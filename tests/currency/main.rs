@@ -10,6 +10,7 @@ mod offline;
 mod payments;
 mod races;
 mod receipts;
+mod refunds;
 mod top_ups;
 mod vectors;
 mod world;

@@ -3,6 +3,7 @@
 //! The model is written from the design alone: it takes nothing of the engine but ids, amounts
 //! and accounts, and has its own table of what each kind of account may do.
 
+mod commit_times;
 mod model;
 mod moves;
 
@@ -201,7 +202,7 @@ impl Run {
 
     async fn batch(&mut self, clock_ms: i64, moves: &[Move]) -> Result<(), TestCaseError> {
         self.now_ms += clock_ms;
-        self.clock.set(self.now_ms);
+        self.clock.jump(self.now_ms);
         let orders: Vec<Order> = moves.iter().map(|one| self.order(one)).collect();
         let expected = self.model.batch(self.now_ms, &orders);
         let batch = Batch {

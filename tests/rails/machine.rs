@@ -187,38 +187,21 @@ impl Model {
         if before == Stage::Here && stage != Stage::Here {
             self.lost += self.paid[at].has;
         }
-        let firm =
-            |paid: &Paid| paid.stage == Stage::Here || (!paid.chain && paid.stage == Stage::Coming);
-        if stage == Stage::Here && before != Stage::Here {
-            let others = self.paid.iter().enumerate();
-            let firm_others: i64 = others
-                .filter(|(other, paid)| *other != at && firm(paid))
-                .map(|(_, paid)| paid.counts)
-                .sum();
-            let paid = &mut self.paid[at];
-            paid.counts = if paid.nobodys {
-                0
-            } else {
-                Self::counts_of(AMOUNT - firm_others, paid.has)
-            };
-        }
-        let mut due = AMOUNT
-            - self
-                .paid
-                .iter()
-                .filter(|paid| firm(paid))
-                .map(|paid| paid.counts)
-                .sum::<i64>();
-        for paid in self
-            .paid
-            .iter_mut()
-            .filter(|paid| paid.chain && paid.stage != Stage::Here)
-        {
-            paid.counts = match paid.stage {
-                Stage::Coming if !paid.nobodys => Self::counts_of(due, paid.has),
-                _ => 0,
-            };
-            due -= paid.counts;
+        self.recount();
+    }
+
+    /// What came on chain counts as far as the price is not paid otherwise, what is here before what
+    /// is coming: however it came to be so.
+    fn recount(&mut self) {
+        let others = self.paid.iter().filter(|paid| !paid.chain);
+        let mut due = AMOUNT - others.map(|paid| paid.counts).sum::<i64>();
+        for stage in [Stage::Nothing, Stage::Here, Stage::Coming] {
+            let of_chain = self.paid.iter_mut().filter(|paid| paid.chain);
+            for paid in of_chain.filter(|paid| paid.stage == stage) {
+                let counts = !paid.nobodys && stage != Stage::Nothing;
+                paid.counts = if counts { paid.has.min(due.max(0)) } else { 0 };
+                due -= paid.counts;
+            }
         }
     }
 
@@ -238,12 +221,12 @@ impl Model {
     }
 }
 
-struct World {
+pub struct World {
     store: MemoryStore,
-    clock: Arc<ManualClock>,
+    pub clock: Arc<ManualClock>,
     node: ScriptedNode,
-    engine: Engine,
-    merchant: Merchant,
+    pub engine: Engine,
+    pub merchant: Merchant,
     /// Has money in the books, and pays by book.
     payer: Merchant,
     /// What the merchant was paid out, and what came to it by book.
@@ -266,7 +249,7 @@ async fn open(store: &MemoryStore, clock: &Arc<ManualClock>, node: &ScriptedNode
 }
 
 impl World {
-    async fn new() -> Self {
+    pub async fn new() -> Self {
         let clock = Arc::new(ManualClock::at(START_MS));
         let store = MemoryStore::new(clock.clone());
         let node = ScriptedNode::new(SimulatedNetwork::new(clock.clone()).node(0));
@@ -289,7 +272,7 @@ impl World {
         world
     }
 
-    async fn claimable(&self, payment_hash: PaymentHash, amount_msat: i64) {
+    pub async fn claimable(&self, payment_hash: PaymentHash, amount_msat: i64) {
         self.tell(LightningEvent::Claimable {
             payment_hash,
             amount_msat,
@@ -298,7 +281,7 @@ impl World {
         .await;
     }
 
-    async fn received(&self, payment_hash: PaymentHash, amount_msat: i64) {
+    pub async fn received(&self, payment_hash: PaymentHash, amount_msat: i64) {
         self.tell(LightningEvent::Received {
             payment_hash,
             amount_msat,
@@ -351,6 +334,20 @@ impl World {
     }
 
     async fn create(&self, name: &str, rules: PaymentRules) -> Invoice {
+        self.create_for(name, AMOUNT, rules).await
+    }
+
+    pub async fn create_for(&self, name: &str, amount_msat: i64, rules: PaymentRules) -> Invoice {
+        self.create_priced(name, Some(msat(amount_msat)), rules)
+            .await
+    }
+
+    pub async fn create_priced(
+        &self,
+        name: &str,
+        price: Option<Price>,
+        rules: PaymentRules,
+    ) -> Invoice {
         let options = InvoiceOptions {
             rails: vec![Rail::Lightning, Rail::OnChain],
             address: Some(GivenAddress {
@@ -365,7 +362,7 @@ impl World {
             purpose: InvoicePurpose::Sale {
                 merchant: self.merchant.id,
             },
-            price: Some(msat(AMOUNT)),
+            price,
             description: "lunch".to_owned(),
             expiry_seconds: 3_600,
             options,
@@ -379,7 +376,7 @@ impl World {
             .value
     }
 
-    async fn get(&self, invoice: &Invoice) -> Invoice {
+    pub async fn get(&self, invoice: &Invoice) -> Invoice {
         let issuer = self.engine.issuer();
         self.engine
             .invoices()
@@ -397,7 +394,7 @@ impl World {
         .await;
     }
 
-    async fn balance(&self, account: Account) -> i64 {
+    pub async fn balance(&self, account: Account) -> i64 {
         let balance = self.store.balance(&account).await.unwrap();
         i64::try_from(balance.posted(account.kind().side())).unwrap()
     }

@@ -1,12 +1,13 @@
 //! A store with gates before the commits that deal with a node's event.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use flashkit::ids::TransferId;
 use flashkit::ledger::{
     Account, Balance, Batch, ChainHead, Commit, CommitRow, Document, DueJob, EventRecord,
-    HoldChangeRow, HoldState, Step, TransferRow, UsageWindow,
+    HoldChangeRow, HoldState, Standing, Step, TransferRow, UsageWindow,
 };
 use flashkit::store::{CommitError, DocumentPosition, DocumentQuery, Store, StoreError};
 use tokio::sync::Notify;
@@ -96,6 +97,10 @@ impl Store for GatedStore {
         self.store.commit(batch).await
     }
 
+    fn commit_time_ms(&self) -> i64 {
+        self.store.commit_time_ms()
+    }
+
     async fn command(&self, scope: &str) -> Result<Option<(String, Commit)>, StoreError> {
         self.store.command(scope).await
     }
@@ -140,13 +145,13 @@ impl Store for GatedStore {
         self.store.balance_at(account, at_ms).await
     }
 
-    async fn due_holds(
+    async fn standing(
         &self,
         account: &Account,
         at_ms: i64,
-        limit: usize,
-    ) -> Result<Vec<HoldState>, StoreError> {
-        self.store.due_holds(account, at_ms, limit).await
+        windows: &[UsageWindow],
+    ) -> Result<Standing, StoreError> {
+        self.store.standing(account, at_ms, windows).await
     }
 
     async fn commits(&self, after: i64, limit: usize) -> Result<Vec<CommitRow>, StoreError> {
@@ -211,12 +216,12 @@ impl Store for GatedStore {
 
     async fn lease_due(
         &self,
-        now_ms: i64,
-        lease_until_ms: i64,
+        due_by_ms: i64,
+        lasts: Duration,
         except: &[&str],
         limit: usize,
     ) -> Result<Vec<DueJob>, StoreError> {
-        let leased = self.store.lease_due(now_ms, lease_until_ms, except, limit);
+        let leased = self.store.lease_due(due_by_ms, lasts, except, limit);
         leased.await
     }
 

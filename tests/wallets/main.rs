@@ -16,3 +16,4 @@ mod reorgs;
 mod scene;
 mod sources;
 mod spending;
+mod withdrawing;

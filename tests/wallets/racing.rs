@@ -1,25 +1,50 @@
 //! What happens while a round looks at the chain, and in which order it is told.
 
+use std::collections::BTreeSet;
 use std::pin::Pin;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
+use flashkit::Engine;
 use flashkit::chain::bitcoin::block::Header;
 use flashkit::chain::bitcoin::{Amount, BlockHash, Transaction, Txid};
 use flashkit::chain::{BlockId, ChainError, ChainSource, FeeRates, MerkleBranch, View, Watch};
-use flashkit::invoices::InvoiceState;
+use flashkit::invoices::{CreateInvoice, InvoiceOptions, InvoicePurpose, InvoiceState, Rail};
 use flashkit::ledger::{Account, Side};
+use flashkit::lightning::Bolt11Details;
+use flashkit::lightning::simulated::SimulatedNetwork;
+use flashkit::ports::SystemClock;
+use flashkit::store::MemoryStore;
 use flashkit::wallets::{WalletOwner, WalletSource};
 
 use crate::scene::Scene;
 use crate::sources::servers;
+use crate::support::scripted::ScriptedNode;
+use crate::support::{key, shop};
 
 type Meanwhile = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// A source that reads blocks, so slowly that something happens during its next look.
-struct Slow {
+pub struct Slow {
     source: Arc<dyn ChainSource>,
     meanwhile: Mutex<Option<Meanwhile>>,
+    /// How often it says what a transaction has to pay, before it knows no more.
+    fees_left: Mutex<usize>,
+}
+
+impl Slow {
+    pub fn new(source: Arc<dyn ChainSource>) -> Self {
+        Self {
+            source,
+            meanwhile: Mutex::default(),
+            fees_left: Mutex::default(),
+        }
+    }
+
+    pub fn say_fees(&self, times: usize) {
+        *self.fees_left.lock().unwrap() = times;
+    }
 }
 
 #[async_trait]
@@ -69,7 +94,13 @@ impl ChainSource for Slow {
     }
 
     async fn fee_rates(&self) -> Result<FeeRates, ChainError> {
-        self.source.fee_rates().await
+        let mut left = self.fees_left.lock().unwrap();
+        *left = left.checked_sub(1).ok_or(ChainError::NoFeeRate)?;
+        Ok(FeeRates {
+            fast_sat_per_kvb: 20_000,
+            normal_sat_per_kvb: 10_000,
+            slow_sat_per_kvb: 1_000,
+        })
     }
 }
 
@@ -80,10 +111,7 @@ async fn an_address_that_is_given_out_and_paid_during_a_round_is_seen() {
         let servers = servers().await;
         let chain = servers.chain.clone();
         chain.mine(110).unwrap();
-        let slow = Arc::new(Slow {
-            source: servers.sources[1].1.clone(),
-            meanwhile: Mutex::default(),
-        });
+        let slow = Arc::new(Slow::new(servers.sources[1].1.clone()));
         let scene = Arc::new(Scene::open(slow.clone()).await);
         let merchant = scene.merchant().await;
         scene
@@ -159,4 +187,61 @@ async fn what_a_reorg_takes_away_is_told_before_what_takes_its_place() {
         assert_eq!(scene.posted(payable, Side::Credit).await, 80_000_000);
         assert_eq!(scene.posted(Account::suspense(), Side::Credit).await, 0);
     }
+}
+
+/// Everybody takes the next address of one wallet, and most have to decide again: what the node made
+/// for them is used then, and nothing is left at the node that no invoice has.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_loses_the_race_for_an_address_asks_the_node_for_no_second_text() {
+    const CALLERS: usize = 24;
+    let servers = servers().await;
+    let clock = Arc::new(SystemClock);
+    let store = Arc::new(MemoryStore::new(clock.clone()));
+    let node = ScriptedNode::new(SimulatedNetwork::new(clock).node(0));
+    let engine = Engine::builder(store.clone(), shop::master())
+        .network("regtest")
+        .chain(servers.sources[0].1.clone())
+        .lightning(Arc::new(node.clone()))
+        .open()
+        .await
+        .unwrap();
+    engine.start().await.unwrap();
+    let issuer = engine.issuer();
+    let scene = Scene {
+        store,
+        engine,
+        issuer,
+    };
+    let merchant = scene.merchant().await;
+    scene
+        .wallet(WalletOwner::Operator, WalletSource::Node)
+        .await;
+    let mut callers = tokio::task::JoinSet::new();
+    for number in 0..CALLERS {
+        let (invoices, issuer) = (scene.engine.invoices(), scene.issuer.clone());
+        let command = CreateInvoice {
+            key: key(&format!("caller-{number}")),
+            purpose: InvoicePurpose::Sale { merchant },
+            price: Some(shop::sat(70_000)),
+            description: "lunch".to_owned(),
+            expiry_seconds: 600,
+            options: InvoiceOptions {
+                rails: vec![Rail::Lightning, Rail::OnChain],
+                ..InvoiceOptions::default()
+            },
+        };
+        callers.spawn(async move { invoices.create(&issuer, command).await.unwrap().value });
+    }
+    let made = callers.join_all().await;
+    let rails = made.iter().map(|it| it.on_chain.as_ref().unwrap());
+    let addresses: BTreeSet<_> = rails.map(|rail| &rail.address).collect();
+    let hashes: BTreeSet<_> = made.iter().map(|it| it.payment_hash).collect();
+    assert_eq!((addresses.len(), hashes.len()), (CALLERS, CALLERS));
+    assert_eq!(node.made.load(Ordering::SeqCst), CALLERS);
+    for invoice in &made {
+        let text: Bolt11Details = invoice.bolt11.parse().unwrap();
+        assert_eq!(text.payment_hash, invoice.payment_hash);
+        assert_eq!(&scene.now(invoice.id).await, invoice);
+    }
+    scene.engine.stop().await.unwrap();
 }

@@ -45,7 +45,7 @@ impl Scene {
         Ok(wallets.submit_spend(&self.issuer, command).await?.value)
     }
 
-    async fn state(&self, spend: SpendId) -> SpendState {
+    pub async fn state(&self, spend: SpendId) -> SpendState {
         let spend = self.engine.wallets().spend(&self.issuer, spend).await;
         spend.unwrap().value.state
     }
@@ -322,33 +322,4 @@ async fn a_replacement_pays_more_and_only_one_of_the_two_counts() {
         balance.posted(flashkit::ledger::Side::Debit),
         i128::from(left)
     );
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_nodes_own_wallet_is_emptied_by_one_command_and_the_books_know() {
-    let servers = servers().await;
-    let chain = &servers.chain;
-    chain.mine(110).unwrap();
-    let scene = Scene::open(servers.sources[2].1.clone()).await;
-    let wallet = scene
-        .wallet(WalletOwner::Operator, WalletSource::Node)
-        .await;
-    assert!(wallet.is_node && !wallet.external.contains("prv"));
-    fill(&scene, chain, wallet.id, &[40_000, 50_000]).await;
-    let spend = scene.prepare("all", wallet.id, everything()).await.unwrap();
-    scene.submit("all", spend.id, None).await.unwrap();
-    let account = Account::node_onchain();
-    let on_hold = scene.store.balance(&account).await.unwrap().credits_pending;
-    assert_eq!(on_hold, 90_000_000);
-    chain.mine(1).unwrap();
-    scene.look().await;
-    let balance = scene.store.balance(&account).await.unwrap();
-    assert_eq!(
-        (
-            balance.posted(flashkit::ledger::Side::Debit),
-            balance.credits_pending
-        ),
-        (0, 0)
-    );
-    assert_eq!(scene.state(spend.id).await, SpendState::Confirmed);
 }

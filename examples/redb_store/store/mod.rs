@@ -22,13 +22,13 @@ use event_listener::Event;
 use flashkit::ids::TransferId;
 use flashkit::ledger::{
     Account, Balance, Batch, ChainHead, Commit, CommitRow, Document, DueJob, EventRecord,
-    HoldChangeRow, HoldState, Rows, TransferRow, UsageWindow,
+    HoldChangeRow, HoldState, MOST_DUE_RELEASES, Rows, Standing, TransferRow, UsageWindow,
 };
 use flashkit::ports::{BoxFuture, Clock};
-use flashkit::store::group_commit::{Bounds, CommitTask, CommitTimes, Lane};
+use flashkit::store::group_commit::{Bounds, CommitTask, Lane};
 use flashkit::store::{
-    CommitError, DocumentPosition, DocumentQuery, KeyPath, KeyValue, KeyValueWrite, MAX_PAGE,
-    NodeHolder, NodeLease, Store, StoreError, StoreTrouble, WriteHealth,
+    CommitClock, CommitError, DocumentPosition, DocumentQuery, KeyPath, KeyValue, KeyValueWrite,
+    MAX_PAGE, NodeHolder, NodeLease, Store, StoreError, StoreTrouble, WriteHealth,
 };
 use futures_channel::oneshot;
 use redb::Database;
@@ -51,6 +51,7 @@ pub struct RedbStore {
     ended: Arc<Ended>,
     committed: Arc<Event>,
     health: Arc<WriteHealth>,
+    times: Arc<CommitClock>,
 }
 
 fn spawn(
@@ -84,9 +85,7 @@ impl RedbStore {
         tables::prepare(&database).map_err(|Fault(error)| error)?;
         let last = Snapshot::new(&database).and_then(|books| books.last(tables::COMMITS));
         let last: Option<CommitRow> = last.map_err(|Fault(error)| error)?;
-        let times = CommitTimes {
-            last_ms: last.map_or(0, |row| row.at_ms),
-        };
+        let times = Arc::new(CommitClock::new(clock, last.map_or(0, |row| row.at_ms)));
         let database = Arc::new(database);
         let (reads, asked): (_, Receiver<Read>) = sync_channel(READS);
         let store = Self {
@@ -95,6 +94,7 @@ impl RedbStore {
             ended: Arc::default(),
             committed: Arc::default(),
             health: Arc::default(),
+            times: times.clone(),
         };
         let read_from = database.clone();
         let reader = spawn("redb-read", move || {
@@ -102,7 +102,7 @@ impl RedbStore {
         })?;
         let writer = Writer {
             database,
-            clock,
+            times,
             queue: store.queue.clone(),
             ended: store.ended.clone(),
             committed: store.committed.clone(),
@@ -110,7 +110,7 @@ impl RedbStore {
             lease: NodeLease::default(),
             reader,
         };
-        drop(spawn("redb-write", move || writer.run(times))?);
+        drop(spawn("redb-write", move || writer.run())?);
         Ok(store)
     }
 
@@ -169,6 +169,10 @@ impl Store for RedbStore {
         answered.await
     }
 
+    fn commit_time_ms(&self) -> i64 {
+        self.times.now_ms()
+    }
+
     async fn command(&self, scope: &str) -> Result<Option<(String, Commit)>, StoreError> {
         let scope = scope.to_owned();
         self.ask(move |books| books.command(&scope)).await
@@ -222,15 +226,24 @@ impl Store for RedbStore {
             .await
     }
 
-    async fn due_holds(
+    async fn standing(
         &self,
         account: &Account,
         at_ms: i64,
-        limit: usize,
-    ) -> Result<Vec<HoldState>, StoreError> {
-        let account = *account;
-        self.ask(move |books| books.due_holds(&account, at_ms, page_of(limit)))
-            .await
+        windows: &[UsageWindow],
+    ) -> Result<Standing, StoreError> {
+        let (account, windows) = (*account, windows.to_vec());
+        self.ask(move |books| {
+            Ok(Standing {
+                balance: books.balance(&account)?,
+                ended: books.due_holds(&account, at_ms, MOST_DUE_RELEASES)?,
+                used: windows
+                    .iter()
+                    .map(|window| books.usage(window))
+                    .collect::<fault::Result<_>>()?,
+            })
+        })
+        .await
     }
 
     async fn commits(&self, after: i64, limit: usize) -> Result<Vec<CommitRow>, StoreError> {
@@ -318,14 +331,16 @@ impl Store for RedbStore {
 
     async fn lease_due(
         &self,
-        now_ms: i64,
-        lease_until_ms: i64,
+        due_by_ms: i64,
+        lasts: Duration,
         except: &[&str],
         limit: usize,
     ) -> Result<Vec<DueJob>, StoreError> {
         let except: Vec<_> = except.iter().map(|kind| (*kind).to_owned()).collect();
+        let times = self.times.clone();
         self.change(Lane::Batches, move |open| {
-            writing::lease_due(open.to, now_ms, lease_until_ms, &except, page_of(limit))
+            let now_ms = times.wall_ms();
+            writing::lease_due(open.to, now_ms, (due_by_ms, lasts), &except, page_of(limit))
         })
         .await
     }

@@ -6,9 +6,8 @@ use std::thread::JoinHandle;
 
 use event_listener::Event;
 use flashkit::ledger::Group;
-use flashkit::ports::Clock;
-use flashkit::store::group_commit::{self, CommitTask, CommitTimes, Waiting};
-use flashkit::store::{NodeLease, StoreError, WriteHealth};
+use flashkit::store::group_commit::{self, CommitTask, Waiting};
+use flashkit::store::{CommitClock, NodeLease, StoreError, WriteHealth};
 use futures_channel::oneshot;
 use redb::{Database, WriteTransaction};
 
@@ -132,7 +131,7 @@ impl From<Fault> for Failure {
 
 pub struct Writer {
     pub database: Arc<Database>,
-    pub clock: Arc<dyn Clock>,
+    pub times: Arc<CommitClock>,
     pub queue: Arc<Queue>,
     pub ended: Arc<Ended>,
     pub committed: Arc<Event>,
@@ -143,16 +142,16 @@ pub struct Writer {
 }
 
 impl Writer {
-    pub fn run(mut self, mut times: CommitTimes) {
+    pub fn run(mut self) {
         let (queue, ended) = (self.queue.clone(), self.ended.clone());
         let ending = Ending(queue, ended, self.committed.clone());
         while let Some(mut group) = self.queue.take() {
-            let at_ms = times.next(self.clock.now_ms());
+            let at_ms = self.times.next_ms();
             let outcome = self.write(&mut group.tasks, at_ms);
             match &outcome {
-                Ok(any_batch) => times.written(at_ms, *any_batch),
+                Ok(any_batch) => self.times.written(at_ms, *any_batch),
                 Err(failure) => {
-                    times.failed(at_ms, &failure.answer);
+                    self.times.failed(at_ms, &failure.answer);
                     self.health.failed(failure.cause.clone(), at_ms);
                 }
             }

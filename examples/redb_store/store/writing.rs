@@ -1,5 +1,7 @@
 //! Everything that changes the tables, within a transaction of the writer's.
 
+use std::time::Duration;
+
 use flashkit::ledger::{Changes, CommitRow, DueJob, EventRecord, HoldState};
 use flashkit::store::{KeyValueWrite, StoreError};
 use redb::{ReadableTable, WriteTransaction};
@@ -184,13 +186,15 @@ pub fn acknowledge(to: &WriteTransaction, name: String, position: i64) -> Result
 pub fn lease_due(
     to: &WriteTransaction,
     now_ms: i64,
-    lease_until_ms: i64,
+    (due_by_ms, lasts): (i64, Duration),
     except: &[String],
     limit: usize,
 ) -> Result<Vec<DueJob>> {
     let mut times = to.open_table(DUE_TIMES)?;
     let mut taken = Vec::new();
-    let end = (now_ms.saturating_add(1), String::new(), String::new());
+    let lasts_ms = i64::try_from(lasts.as_millis()).unwrap_or(i64::MAX);
+    let lease_until_ms = now_ms.saturating_add(lasts_ms);
+    let end = (due_by_ms.saturating_add(1), String::new(), String::new());
     for row in times.range(..end)? {
         let (job, until) = row?;
         let ((due_at_ms, kind, object), until_ms) = (job.value(), decode::<i64>(until.value())?);

@@ -1,5 +1,7 @@
 //! Promises about batches: whole or not at all, and each once.
 
+use std::time::Duration;
+
 use super::probe::{
     DAY_MS, Kept, Probe, advance, all_at_once, by_index, card, claim, due, event, merchant, put,
     usage, window,
@@ -282,23 +284,31 @@ pub async fn commit_time_never_decreases(fresh: &FreshStore) -> Kept {
         0,
         FIRST_MS + 501,
     ] {
-        probe.set_clock(now_ms);
+        fresh.clock.jump(now_ms);
         let steps = vec![probe.fund(card(1), 1), event("time")];
         times.push(probe.commit(steps).await?.at_ms);
     }
     let expected = [0, 500, 500, 500, 501].map(|after| FIRST_MS + after);
     probe.same("the times", times, expected.to_vec())?;
     // A batch that is refused has no time: those after it are not held to it.
-    probe.set_clock(FIRST_MS + 900);
+    fresh.clock.jump(FIRST_MS + 900);
     let step = probe.transfer(card(1), merchant(), 1_000);
     let code = "ledger.insufficient_funds";
     probe
         .refused("more than there is", code, vec![step])
         .await?;
-    probe.set_clock(FIRST_MS);
+    fresh.clock.jump(FIRST_MS);
     let steps = vec![probe.fund(card(2), 1)];
     let at_ms = probe.commit(steps).await?.at_ms;
     probe.same("after a refusal", at_ms, FIRST_MS + 501)?;
+    // Time goes on while the clock is behind, an eighth slower.
+    fresh.clock.jump(FIRST_MS - DAY_MS);
+    fresh.clock.advance(Duration::from_secs(8));
+    let told_ms = probe.store().commit_time_ms();
+    let at_ms = probe.commit(vec![probe.fund(card(2), 1)]).await?.at_ms;
+    let expected_ms = FIRST_MS + 7_501;
+    let both = (told_ms, at_ms);
+    probe.same("behind, as it was told", both, (expected_ms, expected_ms))?;
     let rows = probe.read(probe.store().transfers(&card(1), None, 10).await)?;
     let times: Vec<_> = rows.iter().rev().map(|row| row.at_ms).collect();
     probe.same("the transfers' times", times, expected.to_vec())?;

@@ -2,13 +2,14 @@
 
 use super::probe::{DAY_MS, Kept, Probe, card, merchant, usage, window};
 use super::{FIRST_MS, FreshStore};
+use crate::ids::TransferId;
 use crate::ledger::{
-    Account, ChainHash, ChainHead, CommandRecord, CommitDigest, CommitRow, HoldChange, NewEvent,
-    NewHold, NewReversal, Shortfall, Step,
+    Account, Balance, ChainHash, ChainHead, CommandRecord, CommitDigest, CommitRow, HoldChange,
+    NewEvent, NewHold, NewReversal, Shortfall, Step,
 };
 
 /// A hold that has ended gives its money back in the first commit that needs it, and its usage
-/// with it, whether or not a job has run; until then it is told by `due_holds`.
+/// with it, whether or not a job has run; until then it is told by `standing`.
 ///
 /// # Errors
 /// The promise is broken.
@@ -26,13 +27,12 @@ pub async fn ended_holds_give_back_what_is_needed(fresh: &FreshStore) -> Kept {
     probe
         .commit(vec![usage("spent", 60, 100), Step::Hold(ends), lasts])
         .await?;
-    let due = async |at_ms: i64| probe.read(probe.store().due_holds(&card(1), at_ms, 10).await);
+    let due = async |at_ms: i64| {
+        let standing = probe.store().standing(&card(1), at_ms, &[]).await;
+        Kept::Ok(probe.read(standing)?.ended)
+    };
     probe.same("due before its end", due(end_ms - 1).await?.len(), 0)?;
-    let found = due(end_ms).await?;
-    let found: Vec<_> = found.iter().map(|hold| hold.hold.transfer.id).collect();
-    probe.same("due at its end", found, vec![id])?;
-    let other = probe.store().due_holds(&merchant(), end_ms, 10).await;
-    probe.same("due for who is credited", probe.read(other)?.len(), 1)?;
+    stands_with_what_has_ended(&probe, end_ms, id).await?;
 
     probe.set_clock(end_ms - 1);
     let step = probe.transfer(card(1), merchant(), 70);
@@ -65,6 +65,32 @@ pub async fn ended_holds_give_back_what_is_needed(fresh: &FreshStore) -> Kept {
         (3, HoldChange::Expired, 60, 0),
     ];
     probe.same("what was written of holds", changes, expected)
+}
+
+/// 90 of a card's money are on hold, and the hold `id` of 60 has ended.
+async fn stands_with_what_has_ended(probe: &Probe<'_>, end_ms: i64, id: TransferId) -> Kept {
+    let windows = [window("other"), window("spent")];
+    let standing = async |account: Account, at_ms: i64| {
+        probe.read(probe.store().standing(&account, at_ms, &windows).await)
+    };
+    let found = standing(card(1), end_ms).await?;
+    let ended: Vec<_> = found
+        .ended
+        .iter()
+        .map(|hold| hold.hold.transfer.id)
+        .collect();
+    probe.same("due at its end", ended, vec![id])?;
+    probe.same("with it on hold", found.balance.debits_pending, 90)?;
+    probe.same("with what was used", found.used.clone(), vec![0, 60])?;
+    let (balance, used) = found.given_back(&card(1), &windows);
+    let back = (balance.debits_pending, used);
+    probe.same("with it given back", back, (30, vec![0, 0]))?;
+    let other = standing(merchant(), end_ms).await?;
+    probe.same("due for who is credited", other.ended.len(), 1)?;
+    let unused = standing(card(9), end_ms).await?;
+    let nothing = (Balance::default(), 0, vec![0, 60]);
+    let found = (unused.balance, unused.ended.len(), unused.used);
+    probe.same("an account that was never used", found, nothing)
 }
 
 /// What of a hold is not captured, and what of a transfer is undone, is given back to the windows

@@ -8,9 +8,9 @@ use super::FreshStore;
 use super::probe::{Kept, Probe};
 use crate::store::{KeyPath, KeyValueWrite, NodeHolder, StoreError};
 
-const LONG: Duration = Duration::from_secs(3_600);
-const SHORT: Duration = Duration::from_millis(150);
-const PAUSE: Duration = Duration::from_millis(20);
+pub(super) const LONG: Duration = Duration::from_secs(3_600);
+pub(super) const SHORT: Duration = Duration::from_millis(150);
+pub(super) const PAUSE: Duration = Duration::from_millis(20);
 
 fn path(primary: &str, secondary: &str, key: &str) -> KeyPath {
     KeyPath {

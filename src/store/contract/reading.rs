@@ -1,12 +1,17 @@
 //! Promises about what is read: lists, events, jobs, and the end.
 
+use std::time::Duration;
+
+use futures_timer::Delay;
+
+use super::node_state::{LONG, PAUSE, SHORT};
 use super::probe::{
     Kept, Probe, advance, all_at_once, by_index, card, due, event, is_pending, merchant, put,
     window,
 };
 use super::{FIRST_MS, FreshStore};
 use crate::ledger::{Account, EventRecord};
-use crate::ports::BoxFuture;
+use crate::ports::{BoxFuture, Clock};
 use crate::store::{CommitError, DocumentPosition, DocumentQuery, MAX_PAGE, StoreError};
 
 /// An account's transfers come newest first, in pages, each with both balances after it.
@@ -231,10 +236,8 @@ pub async fn pages_have_one_row_at_least_and_a_most(fresh: &FreshStore) -> Kept 
         steps.push(probe.transfer(card(1), merchant(), 1));
     }
     probe.commit(steps).await?;
-    // A lease beyond the one that is asked for does not count, so that all can be taken again.
-    let mut until_ms = FIRST_MS + 10;
-    for (limit, expected) in [(0, 1), (usize::MAX, MAX_PAGE)] {
-        until_ms -= 1;
+    // A lease longer than the one that is asked for does not count, so all can be taken again.
+    for (limit, expected, lasts) in [(0, 1, LONG), (usize::MAX, MAX_PAGE, Duration::ZERO)] {
         let documents = DocumentQuery {
             limit,
             ..by_index("colour", "", None)
@@ -247,7 +250,7 @@ pub async fn pages_have_one_row_at_least_and_a_most(fresh: &FreshStore) -> Kept 
                 .read(store.transfers(&card(1), None, limit).await)?
                 .len(),
             probe
-                .read(store.lease_due(FIRST_MS, until_ms, &[], limit).await)?
+                .read(store.lease_due(FIRST_MS, lasts, &[], limit).await)?
                 .len(),
         ];
         probe.same("the rows of five pages", pages, [expected; 5])?;
@@ -370,25 +373,18 @@ pub async fn jobs_are_leased_once(fresh: &FreshStore) -> Kept {
         due("expire", "d", now - 5),
     ];
     probe.commit(steps).await?;
-    let take = |at_ms, limit| probe.store().lease_due(at_ms, at_ms + 1_000, &[], limit);
-    let objects = |jobs: Vec<crate::ledger::DueJob>| -> Vec<String> {
-        jobs.into_iter().map(|job| job.object).collect()
+    let store = probe.store();
+    let take = async |due_by_ms, lasts, limit| {
+        let jobs = probe.read(store.lease_due(due_by_ms, lasts, &[], limit).await)?;
+        Kept::Ok(jobs.into_iter().map(|job| job.object).collect::<Vec<_>>())
     };
-    let taken = objects(probe.read(take(now, 2).await)?);
+    let taken = take(now, LONG, 2).await?;
     probe.same("the earliest two", taken, vec!["d".into(), "a".into()])?;
-    let taken = objects(probe.read(take(now, 10).await)?);
+    let taken = take(now, LONG, 10).await?;
     probe.same("what is left and due", taken, vec!["b".into()])?;
-    let taken = objects(probe.read(take(later - 1, 10).await)?);
-    probe.same("before the leases end", taken, vec!["c".into()])?;
-    let taken = objects(probe.read(take(later, 10).await)?);
-    let expected = ["d", "a", "b"].map(String::from).to_vec();
-    probe.same("after the leases ended", taken, expected)?;
-
-    // A lease from a clock that was a day ahead and was set right.
-    let ahead = later + super::probe::DAY_MS;
-    probe.read(take(ahead, 1).await)?;
-    let taken = objects(probe.read(take(later, 10).await)?);
-    probe.same("after the clock was set back", taken, vec!["d".into()])?;
+    let taken = take(later, LONG, 10).await?;
+    probe.same("while the leases last", taken, vec!["c".into()])?;
+    leases_end_by_the_stores_clock(fresh, &probe, later).await?;
 
     let done = crate::ledger::Step::Done {
         kind: "expire",
@@ -400,12 +396,15 @@ pub async fn jobs_are_leased_once(fresh: &FreshStore) -> Kept {
     };
     let again = due("expire", "a", later + 5);
     probe.commit(vec![done, missing, again]).await?;
-    let taken = probe.read(take(later + 5, 10).await)?;
-    let taken: Vec<_> = taken
+    let jobs = probe.read(store.lease_due(later + 5, LONG, &[], 10).await)?;
+    let taken: Vec<_> = jobs
         .into_iter()
         .map(|job| (job.object, job.due_at_ms))
         .collect();
     probe.same("what was set again", taken, vec![("a".into(), later + 5)])?;
+    let objects = |jobs: Vec<crate::ledger::DueJob>| -> Vec<String> {
+        jobs.into_iter().map(|job| job.object).collect()
+    };
     let left = objects(probe.jobs().await?);
     let expected = ["b", "c", "a"].map(String::from).to_vec();
     probe.same("the jobs that are left", left, expected)?;
@@ -413,12 +412,48 @@ pub async fn jobs_are_leased_once(fresh: &FreshStore) -> Kept {
     // Those of some kinds are left to others, however many of them come first.
     let (send, look) = (due("send", "e", now), due("look", "f", now + 1));
     probe.commit(vec![send, look]).await?;
-    let without =
-        |except: &'static [&'static str]| probe.store().lease_due(later, later + 1_000, except, 1);
+    let without = |except: &'static [&'static str]| store.lease_due(later, LONG, except, 1);
     let taken = objects(probe.read(without(&["send", "expire"]).await)?);
     probe.same("without two kinds", taken, vec!["f".into()])?;
     let taken = objects(probe.read(without(&["expire"]).await)?);
     probe.same("what was left", taken, vec!["e".into()])
+}
+
+/// Four jobs that are due by `later`, with leases that end, or that a wrong clock gave.
+async fn leases_end_by_the_stores_clock(fresh: &FreshStore, probe: &Probe<'_>, later: i64) -> Kept {
+    let take = async |lasts| {
+        let jobs = probe.store().lease_due(later, lasts, &[], 10).await;
+        let jobs = probe.read(jobs)?.into_iter().map(|job| job.object);
+        Kept::Ok(jobs.collect::<Vec<_>>())
+    };
+    let all = ["a", "b", "c", "d"].map(String::from).to_vec();
+    let again = all.iter().map(|object| due("expire", object, FIRST_MS));
+    probe.commit(again.collect()).await?;
+    let taken = take(SHORT).await?;
+    probe.same("set again", taken, all.clone())?;
+    fresh.clock.advance(SHORT);
+    // By the store's clock, which may be another one than the test's.
+    let in_the_end = async || {
+        for _ in 0..100 {
+            let taken = take(LONG).await?;
+            if !taken.is_empty() {
+                return Ok(taken);
+            }
+            Delay::new(PAUSE).await;
+        }
+        Kept::Ok(Vec::new())
+    };
+    let taken = in_the_end().await?;
+    probe.same("after the leases ended", taken, all.clone())?;
+
+    // A lease from a clock that was a day ahead and was set right.
+    let before_ms = fresh.clock.now_ms();
+    fresh.clock.jump(before_ms + super::probe::DAY_MS);
+    let taken = take(SHORT).await?;
+    probe.same("a day ahead", taken, all.clone())?;
+    fresh.clock.jump(before_ms);
+    let taken = in_the_end().await?;
+    probe.same("after the clock was set back", taken, all)
 }
 
 /// Everything that was submitted before the end is done; what comes after it is refused as
@@ -459,6 +494,7 @@ pub async fn closed_store_refuses(fresh: &FreshStore) -> Kept {
         store.documents(by_index("colour", "", None)).await.err(),
         store.balance(&card(1)).await.err(),
         store.balances(None, 1).await.err(),
+        store.standing(&card(1), 0, &[]).await.err(),
         store.transfers(&card(1), None, 1).await.err(),
         store.hold(probe.id()).await.err(),
         store.reversed(probe.id()).await.err(),
@@ -469,7 +505,7 @@ pub async fn closed_store_refuses(fresh: &FreshStore) -> Kept {
         store.event_after(0).await.err(),
         store.cursor("name").await.err(),
         store.acknowledge("name", 1).await.err(),
-        store.lease_due(0, 0, &[], 1).await.err(),
+        store.lease_due(0, Duration::ZERO, &[], 1).await.err(),
         node.begin_epoch().await.err(),
         node.write(epoch, removed).await.err(),
         node.read(path).await.err(),

@@ -15,11 +15,13 @@ use event_listener::Event;
 
 use self::tables::{Change, KeptDocument, Tables};
 use super::key_value::{KeyPath, KeyValue, KeyValueWrite, NodeHolder, NodeLease};
-use super::{CommitError, DocumentPosition, DocumentQuery, MAX_PAGE, Store, StoreError};
+use super::{
+    CommitClock, CommitError, DocumentPosition, DocumentQuery, MAX_PAGE, Store, StoreError,
+};
 use crate::ids::TransferId;
 use crate::ledger::{
     Account, ApplyError, Balance, Batch, ChainHead, Commit, CommitRow, Document, DueJob,
-    EventRecord, HoldChangeRow, HoldState, TransferRow, UsageWindow, apply,
+    EventRecord, HoldChangeRow, HoldState, Standing, TransferRow, UsageWindow, apply,
 };
 use crate::ports::{BoxFuture, Clock};
 
@@ -28,6 +30,7 @@ use crate::ports::{BoxFuture, Clock};
 pub struct MemoryStore {
     tables: Arc<Mutex<Tables>>,
     clock: Arc<dyn Clock>,
+    times: Arc<CommitClock>,
     committed: Arc<Event>,
 }
 
@@ -36,6 +39,7 @@ impl MemoryStore {
     pub fn new(clock: Arc<dyn Clock>) -> Self {
         Self {
             tables: Arc::default(),
+            times: Arc::new(CommitClock::new(clock.clone(), 0)),
             clock,
             committed: Arc::new(Event::new()),
         }
@@ -57,12 +61,15 @@ impl MemoryStore {
 
     fn commit_now(&self, batch: &Batch) -> Result<Commit, CommitError> {
         let mut tables = self.lock()?;
-        let at_ms = self.clock.now_ms().max(tables.last_commit_ms);
+        // Books may have been moved in, or a group of another's written.
+        self.times.seen(tables.last_commit_ms);
+        let at_ms = self.times.next_ms();
         let mut change = Change::new(&mut tables);
         match apply(&mut change, batch, at_ms) {
             Ok(commit) => {
                 if !commit.replayed {
                     tables.last_commit_ms = at_ms;
+                    self.times.written(at_ms, true);
                 }
                 Ok(commit)
             }
@@ -83,6 +90,10 @@ impl Store for MemoryStore {
         let commit = self.commit_now(&batch)?;
         self.committed.notify(usize::MAX);
         Ok(commit)
+    }
+
+    fn commit_time_ms(&self) -> i64 {
+        self.times.now_ms()
     }
 
     async fn command(&self, scope: &str) -> Result<Option<(String, Commit)>, StoreError> {
@@ -192,15 +203,13 @@ impl Store for MemoryStore {
         Ok(last.map_or(0, |row| row.balance_after(account)))
     }
 
-    async fn due_holds(
+    async fn standing(
         &self,
         account: &Account,
         at_ms: i64,
-        limit: usize,
-    ) -> Result<Vec<HoldState>, StoreError> {
-        Ok(self
-            .lock()?
-            .due_holds(account, at_ms, limit.clamp(1, MAX_PAGE)))
+        windows: &[UsageWindow],
+    ) -> Result<Standing, StoreError> {
+        Ok(self.lock()?.standing(account, at_ms, windows))
     }
 
     async fn commits(&self, after: i64, limit: usize) -> Result<Vec<CommitRow>, StoreError> {
@@ -261,9 +270,7 @@ impl Store for MemoryStore {
     }
 
     async fn usage(&self, window: &UsageWindow) -> Result<i64, StoreError> {
-        let key = (window.subject.clone(), window.start_ms);
-        let tables = self.lock()?;
-        Ok(tables.usage.get(&key).map_or(0, |(_, used)| *used))
+        Ok(self.lock()?.used(window))
     }
 
     async fn events(&self, after: i64, limit: usize) -> Result<Vec<EventRecord>, StoreError> {
@@ -296,11 +303,13 @@ impl Store for MemoryStore {
 
     async fn lease_due(
         &self,
-        now_ms: i64,
-        lease_until_ms: i64,
+        due_by_ms: i64,
+        lasts: Duration,
         except: &[&str],
         limit: usize,
     ) -> Result<Vec<DueJob>, StoreError> {
+        let now_ms = self.clock.now_ms();
+        let lease_until_ms = add(now_ms, lasts);
         let mut tables = self.lock()?;
         let mut ready: Vec<DueJob> = tables
             .due
@@ -308,7 +317,7 @@ impl Store for MemoryStore {
             .filter(|((kind, _), _)| !except.contains(&kind.as_str()))
             .filter(|(_, (due_at_ms, leased_until_ms))| {
                 let is_free = *leased_until_ms <= now_ms || *leased_until_ms > lease_until_ms;
-                *due_at_ms <= now_ms && is_free
+                *due_at_ms <= due_by_ms && is_free
             })
             .map(|((kind, object), (due_at_ms, _))| DueJob {
                 kind: kind.clone(),
@@ -339,6 +348,10 @@ impl Store for MemoryStore {
         self.committed.notify(usize::MAX);
         Ok(())
     }
+}
+
+fn add(at_ms: i64, lasts: Duration) -> i64 {
+    at_ms.saturating_add(i64::try_from(lasts.as_millis()).unwrap_or(i64::MAX))
 }
 
 /// The rows after a position: they stand in order from 1, without gaps.

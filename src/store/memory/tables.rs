@@ -6,7 +6,8 @@ use std::convert::Infallible;
 use crate::ids::{BatchId, TransferId};
 use crate::ledger::{
     Account, Balance, ChainHash, ChainHead, Commit, CommitPlace, CommitRow, DueJob, EventRecord,
-    HoldChangeRow, HoldState, Json, NewDocument, NewEvent, Rows, State, TransferRow, UsageWindow,
+    HoldChangeRow, HoldState, Json, MOST_DUE_RELEASES, NewDocument, NewEvent, Rows, Standing,
+    State, TransferRow, UsageWindow,
 };
 use crate::store::key_value::NodeLease;
 use crate::store::{DocumentPosition, KeyPath, StoreError};
@@ -108,7 +109,26 @@ impl Tables {
         self.transfers.get(at).cloned()
     }
 
-    pub(super) fn due_holds(&self, account: &Account, at_ms: i64, limit: usize) -> Vec<HoldState> {
+    pub(super) fn standing(
+        &self,
+        account: &Account,
+        at_ms: i64,
+        windows: &[UsageWindow],
+    ) -> Standing {
+        let used = windows.iter().map(|window| self.used(window));
+        Standing {
+            balance: self.balances.get(account).copied().unwrap_or_default(),
+            ended: self.due_holds(account, at_ms, MOST_DUE_RELEASES),
+            used: used.collect(),
+        }
+    }
+
+    pub(super) fn used(&self, window: &UsageWindow) -> i64 {
+        let key = (window.subject.clone(), window.start_ms);
+        self.usage.get(&key).map_or(0, |(_, used)| *used)
+    }
+
+    fn due_holds(&self, account: &Account, at_ms: i64, limit: usize) -> Vec<HoldState> {
         let mut due: Vec<_> = self
             .holds
             .values()

@@ -27,8 +27,7 @@ use super::state::Loaded;
 use super::watch::Watch;
 use super::write::{CONFIRM, Head, LOCK_HEAD, Statement, statements};
 use crate::ledger::{Batch, Changes, Commit, Group, LastPositions};
-use crate::ports::Clock;
-use crate::store::{CommitError, StoreError, WriteHealth};
+use crate::store::{CommitClock, CommitError, StoreError, WriteHealth};
 
 /// The most batches in one transaction: bounds how long the first of them waits.
 pub(super) const MAX_GROUP: usize = 1_024;
@@ -52,7 +51,7 @@ pub(super) struct CommitTask {
 pub(super) struct GroupWriter {
     pub(super) pool: Pool,
     pub(super) taker: Taker<CommitTask>,
-    pub(super) clock: Arc<dyn Clock>,
+    pub(super) times: Arc<CommitClock>,
     pub(super) watch: Arc<Watch>,
     pub(super) health: Arc<WriteHealth>,
     /// For how long a group is tried while the database cannot be reached or does not answer.
@@ -91,7 +90,7 @@ impl GroupWriter {
         if answers.iter().any(wrote) {
             self.health.wrote();
         } else if let Some(error) = error {
-            self.health.failed(error.clone(), self.clock.now_ms());
+            self.health.failed(error.clone(), self.times.wall_ms());
         }
     }
 
@@ -163,7 +162,7 @@ impl GroupWriter {
         mut known: Known,
     ) -> Result<Vec<Answer>, Failed> {
         let mut keys = Keys {
-            due_until_ms: self.clock.now_ms().saturating_add(LOOK_AHEAD_MS),
+            due_until_ms: self.times.now_ms().saturating_add(LOOK_AHEAD_MS),
             ..Keys::default()
         };
         for batch in batches {
@@ -181,7 +180,8 @@ impl GroupWriter {
             return Err(StoreError::NewerSchema { found, known }.into());
         }
         // Taken under the lock, so that it is not less than that of any commit before.
-        let at_ms = self.clock.now_ms().max(head.last_commit_ms);
+        self.times.seen(head.last_commit_ms);
+        let at_ms = self.times.next_ms();
         let (answers, changes) = loop {
             match decide(batches, &head, &snapshot, at_ms) {
                 Ok(decided) => break decided,
@@ -201,6 +201,7 @@ impl GroupWriter {
         } else {
             let written = statements(&changes, &snapshot, &head, at_ms)?;
             self.write(connection, None, &written.statements).await?;
+            self.times.written(at_ms, true);
             known.loaded(&head, snapshot);
             known.written(&changes, &written);
         }
@@ -221,7 +222,8 @@ impl GroupWriter {
             return Ok(None);
         };
         // Nobody has committed since, which the guard makes sure of.
-        let at_ms = self.clock.now_ms().max(guess.head.last_commit_ms);
+        self.times.seen(guess.head.last_commit_ms);
+        let at_ms = self.times.next_ms();
         let decided = decide(batches, guess.head, guess.rows, at_ms);
         let Some((answers, changes)) = decided.ok().filter(|(_, changes)| !changes.is_empty())
         else {
@@ -234,6 +236,7 @@ impl GroupWriter {
             .write(connection, Some(&guard), &written.statements)
             .await?
         {
+            self.times.written(at_ms, true);
             known.written(&changes, &written);
             return Ok(Some(answers));
         }

@@ -44,13 +44,13 @@ use self::queue::{Queue, Stopped, Taker};
 use self::watch::Watch;
 use self::write::CONFIRM;
 use super::{
-    CommitError, DocumentPosition, DocumentQuery, MAX_PAGE, Store, StoreError, StoreTrouble,
-    WriteHealth,
+    CommitClock, CommitError, DocumentPosition, DocumentQuery, MAX_PAGE, Store, StoreError,
+    StoreTrouble, WriteHealth,
 };
 use crate::ids::TransferId;
 use crate::ledger::{
     Account, Balance, Batch, ChainHead, Commit, CommitRow, Document, DueJob, EventRecord,
-    HoldChangeRow, HoldState, TransferRow, UsageWindow,
+    HoldChangeRow, HoldState, MOST_DUE_RELEASES, Standing, TransferRow, UsageWindow,
 };
 use crate::ports::Clock;
 
@@ -79,6 +79,7 @@ struct Shared {
     writers: [Arc<Stopped>; 2],
     watch: Arc<Watch>,
     health: Arc<WriteHealth>,
+    times: Arc<CommitClock>,
 }
 
 impl Drop for Shared {
@@ -129,6 +130,8 @@ impl PostgresStore {
         let pool = connection::pool(&config)?;
         let first = connect(&pool).await?;
         schema::prepare(&first, &config.schema).await?;
+        let last = first.query_one(reads::LAST_COMMIT, &[]).await;
+        let last_ms = reads::value(&last.map_err(not_done)?, 0)?;
         drop(first);
 
         let shared = Arc::new(Shared {
@@ -141,6 +144,7 @@ impl PostgresStore {
             writers: Default::default(),
             watch: Arc::default(),
             health: Arc::default(),
+            times: Arc::new(CommitClock::new(clock, last_ms)),
         });
         let [group_stopped, node_stopped] = shared.writers.clone();
         let writer = GroupWriter {
@@ -149,7 +153,7 @@ impl PostgresStore {
                 queue: shared.batches.clone(),
                 stopped: group_stopped,
             },
-            clock,
+            times: shared.times.clone(),
             watch: shared.watch.clone(),
             health: shared.health.clone(),
             patience: config.patience,
@@ -235,6 +239,10 @@ impl Store for PostgresStore {
         let (answer, answered) = oneshot::channel();
         self.shared.batches.push(CommitTask { batch, answer })?;
         answered.await.map_err(|_| StoreError::OutcomeUnknown)?
+    }
+
+    fn commit_time_ms(&self) -> i64 {
+        self.shared.times.now_ms()
     }
 
     async fn command(&self, scope: &str) -> Result<Option<(String, Commit)>, StoreError> {
@@ -330,19 +338,24 @@ impl Store for PostgresStore {
         Ok(last.first().map_or(0, |row| row.balance_after(account)))
     }
 
-    async fn due_holds(
+    async fn standing(
         &self,
         account: &Account,
         at_ms: i64,
-        limit: usize,
-    ) -> Result<Vec<HoldState>, StoreError> {
+        windows: &[UsageWindow],
+    ) -> Result<Standing, StoreError> {
+        let (subjects, starts): (Vec<_>, Vec<_>) = windows
+            .iter()
+            .map(|window| (window.subject.clone(), window.start_ms))
+            .unzip();
         let params: Vec<Param> = vec![
             Box::new(account.to_string()),
             Box::new(at_ms),
-            Box::new(sql_limit(limit)),
+            Box::new(i64::try_from(MOST_DUE_RELEASES).unwrap_or(i64::MAX)),
+            Box::new(subjects),
+            Box::new(starts),
         ];
-        let rows = self.rows(reads::DUE_HOLDS, params).await?;
-        rows.iter().map(reads::hold).collect()
+        reads::standing(&self.rows(reads::STANDING, params).await?)
     }
 
     async fn commits(&self, after: i64, limit: usize) -> Result<Vec<CommitRow>, StoreError> {
@@ -445,15 +458,15 @@ impl Store for PostgresStore {
 
     async fn lease_due(
         &self,
-        now_ms: i64,
-        lease_until_ms: i64,
+        due_by_ms: i64,
+        lasts: Duration,
         except: &[&str],
         limit: usize,
     ) -> Result<Vec<DueJob>, StoreError> {
         let except: Vec<String> = except.iter().map(ToString::to_string).collect();
         let params: Vec<Param> = vec![
-            Box::new(now_ms),
-            Box::new(lease_until_ms),
+            Box::new(due_by_ms),
+            Box::new(i64::try_from(lasts.as_millis()).unwrap_or(i64::MAX)),
             Box::new(sql_limit(limit)),
             Box::new(except),
         ];

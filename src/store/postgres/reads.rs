@@ -9,7 +9,7 @@ use tokio_postgres::types::FromSqlOwned;
 use super::snapshot::{commit, corrupt};
 use crate::ledger::{
     Account, Balance, ChainHash, ChainHead, Commit, CommitRow, Document, DueJob, EventRecord,
-    HoldChangeRow, HoldState, Json, NewHold, NewTransfer, TransferRow,
+    HoldChangeRow, HoldState, Json, NewHold, NewTransfer, Standing, TransferRow,
 };
 use crate::store::{DocumentPosition, StoreError};
 
@@ -71,13 +71,16 @@ SELECT account, debits_posted::text, credits_posted::text, debits_pending, credi
 FROM accounts WHERE account > $1 ORDER BY account LIMIT $2";
 
 pub(super) fn balance(row: &Row) -> Read<(Account, Balance)> {
-    let balance = Balance {
-        debits_posted: parsed(row, 1)?,
-        credits_posted: parsed(row, 2)?,
-        debits_pending: value(row, 3)?,
-        credits_pending: value(row, 4)?,
-    };
-    Ok((parsed(row, 0)?, balance))
+    Ok((parsed(row, 0)?, totals(row, 1)?))
+}
+
+fn totals(row: &Row, first: usize) -> Read<Balance> {
+    Ok(Balance {
+        debits_posted: parsed(row, first)?,
+        credits_posted: parsed(row, first + 1)?,
+        debits_pending: value(row, first + 2)?,
+        credits_pending: value(row, first + 3)?,
+    })
 }
 
 /// The columns that [`transfer`] reads, of a transfer `t` with its accounts `d` and `c`.
@@ -155,10 +158,18 @@ macro_rules! select_holds {
 
 pub(super) const HOLD: &str = select_holds!("SELECT ", "FROM holds h WHERE h.id = $1");
 
+/// One statement, so that it is of one moment: a row for each hold that has ended, or one without.
 /// Two indexes, and no account stands on both sides of a hold.
-pub(super) const DUE_HOLDS: &str = select_holds!(
-    "SELECT ",
-    "FROM holds h WHERE h.id IN (
+pub(super) const STANDING: &str = select_holds!(
+    "SELECT coalesce(a.debits_posted, 0)::text, coalesce(a.credits_posted, 0)::text,
+            coalesce(a.debits_pending, 0), coalesce(a.credits_pending, 0),
+            ARRAY(SELECT coalesce(u.used, 0)
+                  FROM unnest($4::text[], $5::bigint[]) WITH ORDINALITY
+                       AS w (subject, start_ms, place)
+                       LEFT JOIN usage u ON u.subject = w.subject AND u.start_ms = w.start_ms
+                  ORDER BY w.place), ",
+    "FROM (SELECT 1) AS one LEFT JOIN accounts a ON a.account = $1
+     LEFT JOIN holds h ON h.id IN (
          (SELECT id FROM holds WHERE debit = $1 AND expires_at_ms <= $2 AND remaining > 0
                AND expires_at_ms IS NOT NULL ORDER BY expires_at_ms, id LIMIT $3)
          UNION ALL
@@ -166,6 +177,25 @@ pub(super) const DUE_HOLDS: &str = select_holds!(
                AND expires_at_ms IS NOT NULL ORDER BY expires_at_ms, id LIMIT $3))
      ORDER BY h.expires_at_ms, h.id LIMIT $3"
 );
+
+pub(super) fn standing(rows: &[Row]) -> Read<Standing> {
+    let Some(first) = rows.first() else {
+        return Err(StoreError::Corrupt {
+            reason: "a question without an answer".to_owned(),
+        });
+    };
+    let mut ended = Vec::new();
+    for row in rows {
+        if value::<Option<String>>(row, 5)?.is_some() {
+            ended.push(hold_from(row, 5)?);
+        }
+    }
+    Ok(Standing {
+        balance: totals(first, 0)?,
+        ended,
+        used: value(first, 4)?,
+    })
+}
 
 pub(super) const HOLD_CHANGES: &str = select_holds!(
     "SELECT x.position, x.commit_position, x.change, x.amount, x.remaining, ",
@@ -288,6 +318,9 @@ pub(super) fn event(row: &Row) -> Read<EventRecord> {
     })
 }
 
+/// The time of the last commit.
+pub(super) const LAST_COMMIT: &str = "SELECT last_commit_ms FROM head";
+
 /// The position of the last event.
 pub(super) const LAST_EVENT: &str = "SELECT event_position FROM head";
 
@@ -297,13 +330,17 @@ pub(super) const ACKNOWLEDGE: &str = "
 INSERT INTO cursors (name, position) VALUES ($1, $2)
 ON CONFLICT (name) DO UPDATE SET position = greatest(cursors.position, excluded.position)";
 
-/// What another instance is taking at this moment is passed over.
+/// What another instance is taking at this moment is passed over. Leases go by the server's clock:
+/// those of the instances may differ.
 pub(super) const LEASE_DUE: &str = "
-WITH ready AS (
-    SELECT kind, object FROM due WHERE due_at_ms <= $1 AND (leased_until_ms <= $1 OR leased_until_ms > $2)
-          AND kind <> ALL ($4)
-    ORDER BY due_at_ms, kind, object LIMIT $3 FOR UPDATE SKIP LOCKED)
-UPDATE due SET leased_until_ms = $2 FROM ready
+WITH clock AS MATERIALIZED (
+    SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now_ms),
+ready AS (
+    SELECT kind, object, clock.now_ms FROM due, clock
+    WHERE due_at_ms <= $1 AND kind <> ALL ($4)
+          AND (leased_until_ms <= clock.now_ms OR leased_until_ms - clock.now_ms > $2)
+    ORDER BY due_at_ms, kind, object LIMIT $3 FOR UPDATE OF due SKIP LOCKED)
+UPDATE due SET leased_until_ms = ready.now_ms + least($2, 9000000000000000) FROM ready
 WHERE due.kind = ready.kind AND due.object = ready.object
 RETURNING due.kind, due.object, due.due_at_ms";
 

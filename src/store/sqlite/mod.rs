@@ -37,19 +37,22 @@ use self::readers::Readers;
 use self::seat::{Seat, real_path};
 use self::tasks::run_task;
 use self::writer::{Bounds, Lane, Queue, Stopped, StopsWhenDropped, Writer};
-use super::group_commit::{CommitTask, CommitTimes};
+use super::group_commit::CommitTask;
 use super::key_value::NodeLease;
 use super::{
-    CommitError, DocumentPosition, DocumentQuery, MAX_PAGE, Store, StoreError, StoreTrouble,
-    WriteHealth,
+    CommitClock, CommitError, DocumentPosition, DocumentQuery, MAX_PAGE, Store, StoreError,
+    StoreTrouble, WriteHealth,
 };
 use crate::ids::TransferId;
 use crate::ledger::{
     Account, Balance, Batch, ChainHead, Commit, CommitRow, Document, DueJob, EventRecord,
-    HoldChangeRow, HoldState, TransferRow, UsageWindow,
+    HoldChangeRow, HoldState, Standing, TransferRow, UsageWindow,
 };
 use crate::ports::Clock;
 
+/// After how many pages the log is written back, with two more flushes that a commit waits for: the
+/// longer it is, the more often a page has changed in it that is then written once. Eight megabytes.
+const LOG_PAGES: &str = "4000";
 const READER_THREADS: usize = 2;
 const STATEMENT_CACHE: usize = 64;
 
@@ -72,6 +75,7 @@ struct Shared {
     location: PathBuf,
     place: Arc<Place>,
     health: Arc<WriteHealth>,
+    times: Arc<CommitClock>,
     /// Why the node must not run on its state here.
     stale: Mutex<Option<StoreError>>,
     /// Not in the file: nobody else has that open, and a holder of before is dead.
@@ -128,6 +132,7 @@ impl SqliteStore {
             location: file.to_owned(),
             place: Arc::new(Place::of(file)?),
             health: Arc::default(),
+            times: Arc::new(CommitClock::new(clock, last_commit_ms)),
             stale: Mutex::new(stale),
             lease: Arc::default(),
         });
@@ -143,10 +148,7 @@ impl SqliteStore {
             queue: shared.queue.clone(),
             cache: shared.cache.clone(),
             known: Known::default(),
-            clock,
-            times: CommitTimes {
-                last_ms: last_commit_ms,
-            },
+            times: shared.times.clone(),
             committed: shared.committed.clone(),
             seat,
             readers: threads,
@@ -224,6 +226,7 @@ fn harden(connection: &Connection) -> Result<(), StoreError> {
     for (name, value) in [
         ("journal_mode", "WAL"),
         ("synchronous", "FULL"),
+        ("wal_autocheckpoint", LOG_PAGES),
         ("fullfsync", "ON"),
         ("checkpoint_fullfsync", "ON"),
         ("foreign_keys", "ON"),
@@ -281,6 +284,10 @@ impl Store for SqliteStore {
         let (task, answered) = CommitTask::new(batch);
         self.shared.queue.push(Lane::Batches, Box::new(task));
         answered.await
+    }
+
+    fn commit_time_ms(&self) -> i64 {
+        self.shared.times.now_ms()
     }
 
     async fn command(&self, scope: &str) -> Result<Option<(String, Commit)>, StoreError> {
@@ -363,17 +370,15 @@ impl Store for SqliteStore {
             .await
     }
 
-    async fn due_holds(
+    async fn standing(
         &self,
         account: &Account,
         at_ms: i64,
-        limit: usize,
-    ) -> Result<Vec<HoldState>, StoreError> {
-        let account = *account;
-        self.read(move |connection| {
-            reading::due_holds(connection, &account, at_ms, sql_limit(limit))
-        })
-        .await
+        windows: &[UsageWindow],
+    ) -> Result<Standing, StoreError> {
+        let (account, windows) = (*account, windows.to_vec());
+        self.read(move |connection| reading::standing(connection, &account, at_ms, &windows))
+            .await
     }
 
     async fn commits(&self, after: i64, limit: usize) -> Result<Vec<CommitRow>, StoreError> {
@@ -476,17 +481,20 @@ impl Store for SqliteStore {
 
     async fn lease_due(
         &self,
-        now_ms: i64,
-        lease_until_ms: i64,
+        due_by_ms: i64,
+        lasts: Duration,
         except: &[&str],
         limit: usize,
     ) -> Result<Vec<DueJob>, StoreError> {
         let except = serde_json::Value::from(except).to_string();
+        let now_ms = self.shared.times.wall_ms();
+        let lasts_ms = i64::try_from(lasts.as_millis()).unwrap_or(i64::MAX);
+        let until_ms = now_ms.saturating_add(lasts_ms);
         self.write(move |connection, _| {
             let mut jobs: Vec<DueJob> = connection
                 .prepare_cached(LEASE_DUE)?
                 .query_map(
-                    params![now_ms, lease_until_ms, sql_limit(limit), except],
+                    params![now_ms, until_ms, sql_limit(limit), except, due_by_ms],
                     |row| {
                         Ok(DueJob {
                             kind: row.get(0)?,
@@ -525,7 +533,7 @@ const LEASE_DUE: &str = "
 UPDATE due SET leased_until_ms = ?2
 WHERE (kind, object) IN (
     SELECT kind, object FROM due
-    WHERE due_at_ms <= ?1 AND (leased_until_ms <= ?1 OR leased_until_ms > ?2)
+    WHERE due_at_ms <= ?5 AND (leased_until_ms <= ?1 OR leased_until_ms > ?2)
           AND kind NOT IN (SELECT value FROM json_each(?4))
     ORDER BY due_at_ms, kind, object LIMIT ?3)
 RETURNING kind, object, due_at_ms";

@@ -278,6 +278,8 @@ impl StoreAdmin for SqliteStore {
                 expected: None,
             });
         }
+        let last_ms = self.read(last_commit_ms).await?;
+        self.shared.times.seen(last_ms);
         self.shared.cache.clear();
         self.shared.committed.notify(usize::MAX);
         Ok(arrived.arrival)

@@ -4,12 +4,12 @@ use rusqlite::{Connection, OptionalExtension, Result, Row, params};
 
 use super::sql_limit;
 use super::state::{
-    HOLD_COLUMNS, balance_from_row, chain_head, from_json, hold_from_row, json, named, parsed,
+    self, HOLD_COLUMNS, balance_from_row, chain_head, from_json, hold_from_row, json, named, parsed,
 };
 use crate::ids::TransferId;
 use crate::ledger::{
     Account, Balance, ChainHead, CommitRow, Document, EventRecord, HoldChangeRow, HoldState,
-    TransferRow,
+    MOST_DUE_RELEASES, Standing, TransferRow, UsageWindow,
 };
 use crate::store::{DocumentPosition, DocumentQuery};
 
@@ -196,6 +196,27 @@ pub(super) fn due_holds(
             hold_from_row(row, 0)
         })?
         .collect()
+}
+
+/// In one transaction, so that it is of one moment.
+pub(super) fn standing(
+    connection: &Connection,
+    account: &Account,
+    at_ms: i64,
+    windows: &[UsageWindow],
+) -> Result<Standing> {
+    let transaction = connection.unchecked_transaction()?;
+    let most = i64::try_from(MOST_DUE_RELEASES).unwrap_or(i64::MAX);
+    let used = windows
+        .iter()
+        .map(|window| state::usage(&transaction, window));
+    let standing = Standing {
+        balance: state::balance(&transaction, account)?,
+        ended: due_holds(&transaction, account, at_ms, most)?,
+        used: used.collect::<Result<_>>()?,
+    };
+    transaction.commit()?;
+    Ok(standing)
 }
 
 pub(super) fn hold_changes(

@@ -17,10 +17,10 @@ use super::known::Known;
 use super::place::Place;
 use super::seat::Seat;
 use super::writing::Writing;
-use super::{moving, node_state, sql_error};
+use super::{node_state, sql_error};
 use crate::ledger::NewDocument;
-use crate::store::group_commit::{self, CommitTask, CommitTimes, Waiting};
-use crate::store::{StoreError, WriteHealth};
+use crate::store::group_commit::{self, CommitTask, Waiting};
+use crate::store::{CommitClock, StoreError, WriteHealth};
 
 pub(super) use crate::store::group_commit::{Bounds, Lane};
 
@@ -128,8 +128,7 @@ pub(super) struct Writer {
     pub(super) queue: Arc<Queue>,
     pub(super) cache: Cache,
     pub(super) known: Known,
-    pub(super) clock: Arc<dyn crate::ports::Clock>,
-    pub(super) times: CommitTimes,
+    pub(super) times: Arc<CommitClock>,
     pub(super) committed: Arc<Event>,
     /// Held until the last write is done: only then may another engine open the file.
     pub(super) seat: Seat,
@@ -163,11 +162,7 @@ impl Writer {
     }
 
     fn write(&mut self, mut group: Group) {
-        if self.times.last_ms == 0 {
-            // Books may have been moved in since the file was opened.
-            self.times.last_ms = moving::last_commit_ms(&self.connection).unwrap_or(0);
-        }
-        let at_ms = self.times.next(self.clock.now_ms());
+        let at_ms = self.times.next_ms();
         let outcome = self.commit(&mut group, at_ms);
         if let Err(failure) = &outcome
             && failure.is_of_a_row()
@@ -194,7 +189,7 @@ impl Writer {
                 self.cache.clear();
                 self.times.failed(at_ms, &failure.answer);
                 drop(self.connection.execute_batch("ROLLBACK"));
-                let now_ms = self.clock.now_ms();
+                let now_ms = self.times.wall_ms();
                 self.health.failed(failure.cause.clone(), now_ms);
             }
         }

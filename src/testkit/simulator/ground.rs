@@ -185,6 +185,11 @@ impl Ground {
         self.trace("clock", by_ms.cast_unsigned());
     }
 
+    /// Somebody was told that it is this time.
+    pub(super) fn told(&self, at_ms: i64) {
+        self.latest_ms.fetch_max(at_ms, Ordering::SeqCst);
+    }
+
     /// The latest time that was ever shown.
     pub(super) fn latest_ms(&self) -> i64 {
         self.latest_ms.load(Ordering::SeqCst)
@@ -197,8 +202,12 @@ impl Clock for Ground {
         let now_ms = BEGINNING_MS
             .saturating_add(passed)
             .saturating_add(self.clock_ahead_ms.load(Ordering::SeqCst));
-        self.latest_ms.fetch_max(now_ms, Ordering::SeqCst);
+        self.told(now_ms);
         now_ms
+    }
+
+    fn steady_ms(&self) -> i64 {
+        i64::try_from(self.executor.now_ms()).unwrap_or(i64::MAX)
     }
 }
 

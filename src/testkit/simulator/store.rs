@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 
@@ -12,13 +13,13 @@ use super::writer::{Work, WriteQueue, Writer, bounds, changed};
 use crate::ids::TransferId;
 use crate::ledger::{
     Account, Balance, Batch, ChainHead, Commit, CommitRow, Document, DueJob, EventRecord,
-    HoldChangeRow, HoldState, TransferRow, UsageWindow,
+    HoldChangeRow, HoldState, Standing, TransferRow, UsageWindow,
 };
 use crate::ports::Executor;
 use crate::store::group_commit::{CommitTask, Lane};
 use crate::store::{
-    CommitError, DocumentPosition, DocumentQuery, KeyValue, KeyValueWrite, MemoryStore, Store,
-    StoreError,
+    CommitClock, CommitError, DocumentPosition, DocumentQuery, KeyValue, KeyValueWrite,
+    MemoryStore, Store, StoreError,
 };
 
 /// A store upon a disk that outlives it.
@@ -27,6 +28,7 @@ pub(super) struct SimulatedStore {
     ground: Arc<Ground>,
     disk: MemoryStore,
     queue: Arc<WriteQueue>,
+    times: Arc<CommitClock>,
     stopped: Arc<event_listener::Event>,
     closed: Arc<AtomicBool>,
 }
@@ -38,6 +40,10 @@ impl SimulatedStore {
             ground: ground.clone(),
             disk: disk.clone(),
             queue: Arc::new(WriteQueue::new(bounds())),
+            times: Arc::new(CommitClock::new(
+                ground.clone(),
+                disk.last_commit_ms().unwrap_or(0),
+            )),
             stopped: Arc::default(),
             closed: Arc::default(),
         };
@@ -45,6 +51,7 @@ impl SimulatedStore {
             ground: ground.clone(),
             disk: disk.clone(),
             queue: store.queue.clone(),
+            times: store.times.clone(),
             stopped: store.stopped.clone(),
         };
         ground.executor.spawn(Box::pin(writer.run()));
@@ -110,6 +117,12 @@ impl Store for SimulatedStore {
         answer
     }
 
+    fn commit_time_ms(&self) -> i64 {
+        let at_ms = self.times.now_ms();
+        self.ground.told(at_ms);
+        at_ms
+    }
+
     async fn command(&self, scope: &str) -> Result<Option<(String, Commit)>, StoreError> {
         self.look().await?.command(scope).await
     }
@@ -154,13 +167,13 @@ impl Store for SimulatedStore {
         self.look().await?.balance_at(account, at_ms).await
     }
 
-    async fn due_holds(
+    async fn standing(
         &self,
         account: &Account,
         at_ms: i64,
-        limit: usize,
-    ) -> Result<Vec<HoldState>, StoreError> {
-        self.look().await?.due_holds(account, at_ms, limit).await
+        windows: &[UsageWindow],
+    ) -> Result<Standing, StoreError> {
+        self.look().await?.standing(account, at_ms, windows).await
     }
 
     async fn commits(&self, after: i64, limit: usize) -> Result<Vec<CommitRow>, StoreError> {
@@ -232,16 +245,15 @@ impl Store for SimulatedStore {
 
     async fn lease_due(
         &self,
-        now_ms: i64,
-        lease_until_ms: i64,
+        due_by_ms: i64,
+        lasts: Duration,
         except: &[&str],
         limit: usize,
     ) -> Result<Vec<DueJob>, StoreError> {
         let except: Vec<String> = except.iter().map(|kind| (*kind).to_owned()).collect();
         changed(&self.queue, Lane::Batches, move |disk| {
             let except: Vec<&str> = except.iter().map(String::as_str).collect();
-            at_once(disk.lease_due(now_ms, lease_until_ms, &except, limit))
-                .unwrap_or(Ok(Vec::new()))
+            at_once(disk.lease_due(due_by_ms, lasts, &except, limit)).unwrap_or(Ok(Vec::new()))
         })
         .await?
     }

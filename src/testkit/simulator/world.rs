@@ -250,10 +250,9 @@ impl World {
     }
 
     pub(super) fn compare(&self, account: &Account) -> Result<(), Wrong> {
-        let stored = at_once(self.disk.balance(account)).and_then(Result::ok);
-        let due = at_once(self.disk.due_holds(account, self.model.last_ms, MAX_PAGE));
-        let due = due.and_then(Result::ok).unwrap_or_default();
-        let stored = stored.unwrap_or_default();
+        let standing = at_once(self.disk.standing(account, self.model.last_ms, &[]));
+        let standing = standing.and_then(Result::ok).unwrap_or_default();
+        let (stored, due) = (standing.balance, standing.ended);
         self.model.books.compare(account, stored, &due)
     }
 

@@ -9,8 +9,8 @@ use super::ground::{Flushing, Ground};
 use super::tally::{Fault, Transition};
 use crate::ledger::Changes;
 use crate::ports::Clock;
-use crate::store::group_commit::{Bounds, CommitTask, CommitTimes, Group, Lane, Queue, Waiting};
-use crate::store::{MemoryStore, StoreError};
+use crate::store::group_commit::{Bounds, CommitTask, Group, Lane, Queue, Waiting};
+use crate::store::{CommitClock, MemoryStore, StoreError};
 
 /// What waits for the writer.
 pub(super) enum Work {
@@ -61,18 +61,16 @@ pub(super) struct Writer {
     /// What outlives the process: changed by a flush alone.
     pub(super) disk: MemoryStore,
     pub(super) queue: Arc<WriteQueue>,
+    pub(super) times: Arc<CommitClock>,
     pub(super) stopped: Arc<event_listener::Event>,
 }
 
 impl Writer {
     /// Writes until the queue is closed and empty.
     pub(super) async fn run(self) {
-        let mut times = CommitTimes {
-            last_ms: self.disk.last_commit_ms().unwrap_or(0),
-        };
         loop {
             match self.queue.take_or_listen() {
-                Ok(group) => self.write(group, &mut times).await,
+                Ok(group) => self.write(group).await,
                 Err(Some(arrived)) => arrived.await,
                 Err(None) => break,
             }
@@ -80,9 +78,9 @@ impl Writer {
         self.stopped.notify(usize::MAX);
     }
 
-    async fn write(&self, mut group: Group<Work>, times: &mut CommitTimes) {
+    async fn write(&self, mut group: Group<Work>) {
         let ground = &self.ground;
-        let at_ms = self.commit_time(*times);
+        let at_ms = self.commit_time();
         let tasks = group.tasks.iter_mut().filter_map(|work| match work {
             Work::Commit(task) => Some(task),
             Work::Change(_) => None,
@@ -125,8 +123,8 @@ impl Writer {
             Fate::NotWrittenUnknown => Err(StoreError::OutcomeUnknown),
         };
         match &outcome {
-            Ok(()) => times.written(at_ms, !changes.is_empty()),
-            Err(error) => times.failed(at_ms, error),
+            Ok(()) => self.times.written(at_ms, !changes.is_empty()),
+            Err(error) => self.times.failed(at_ms, error),
         }
         self.record(&changes, at_ms, &outcome);
         if let Some(group) = group {
@@ -135,12 +133,11 @@ impl Writer {
         ground.set_flushing(Flushing::Nothing);
     }
 
-    fn commit_time(&self, times: CommitTimes) -> i64 {
-        let now_ms = self.ground.now_ms();
+    fn commit_time(&self) -> i64 {
         if self.ground.has(PlantedBug::LetsTimeGoBack) {
-            return now_ms;
+            return self.ground.now_ms();
         }
-        times.next(now_ms)
+        self.times.next_ms()
     }
 
     fn fate(&self) -> Fate {

@@ -65,7 +65,9 @@ pub(super) enum Standing {
 
 pub(super) struct KnownPayment {
     pub(super) reference: String,
-    is_on_chain: bool,
+    pub(super) is_on_chain: bool,
+    /// When it was first known.
+    pub(super) at_ms: i64,
     /// It comes from a card of the engine's.
     pub(super) is_book: bool,
     /// When what is set aside in the books is over.
@@ -379,6 +381,7 @@ impl Model {
             let payment = KnownPayment {
                 reference: reference.to_owned(),
                 is_on_chain,
+                at_ms: number(body, "at_ms")?,
                 is_book: text(body, "rail")? == "book",
                 held_until_ms: body
                     .get("held_until_ms")

@@ -179,6 +179,8 @@ pub(super) struct Model {
     assigned: BTreeMap<String, i64>,
     /// What of a payment on chain is nobody's, until that is told.
     surplus: BTreeMap<String, i64>,
+    /// What is to come out of what came in for whom, once all of an event is posted.
+    debts: Vec<(Account, Account, i64)>,
     pub(super) clerk: ClerkBooks,
     pub(super) position: i64,
     pub(super) last_ms: i64,

@@ -41,10 +41,17 @@ impl Model {
             self.fired.push(Transition::OnChainLate);
         }
         if from == Standing::Settled && to != Standing::Settled {
+            invoice.payments[at].was_reorged = true;
+            self.fired.push(Transition::OnChainReorged);
             self.undo(invoice, at);
+            self.count_others(invoice);
         }
         if from != Standing::Settled && to == Standing::Settled {
             self.book(invoice, at);
+        }
+        // What a merchant owes has what all that leaves it.
+        for (owner, credit, came_msat) in std::mem::take(&mut self.debts) {
+            self.net(owner, credit, came_msat);
         }
         self.fired.extend(match (from, to) {
             (Standing::Void, Standing::Pending) => Some(Transition::OnChainSeen),
@@ -91,18 +98,16 @@ impl Model {
             let reference = payment.reference.clone();
             self.surplus.insert(reference, surplus_msat);
         }
-        self.net(owner, credit, counted_msat);
+        self.net_last(owner, credit, counted_msat);
     }
 
     fn undo(&mut self, invoice: &mut KnownInvoice, at: usize) {
         let (owner, tips, is_operators) = (invoice.owner, invoice.tips, invoice.is_operators);
         let payment = &mut invoice.payments[at];
-        payment.was_reorged = true;
-        self.fired.push(Transition::OnChainReorged);
         if !is_operators {
             let fee_msat = std::mem::take(&mut payment.owed_fee_msat);
             self.books.post(Account::fee_income(), owner, fee_msat);
-            self.net(owner, owner, fee_msat);
+            self.net_last(owner, owner, fee_msat);
             return;
         }
         let counted_msat = payment.counted_msat;
@@ -122,6 +127,30 @@ impl Model {
         }
     }
 
+    /// What was surplus beside a payment that vanished is the price now, of what was known earlier
+    /// first; unless somebody was given it.
+    fn count_others(&mut self, invoice: &mut KnownInvoice) {
+        let mut order: Vec<usize> = (0..invoice.payments.len()).collect();
+        order.sort_by(|a, b| {
+            let (a, b) = (&invoice.payments[*a], &invoice.payments[*b]);
+            (a.at_ms, &a.reference).cmp(&(b.at_ms, &b.reference))
+        });
+        for at in order {
+            let payment = &invoice.payments[at];
+            let surplus_msat = payment.amount_msat - payment.counted_msat;
+            let is_here = payment.is_on_chain && payment.standing == Standing::Settled;
+            let due_msat = invoice.amount_msat - invoice.fixed_msat(at);
+            let is_more = due_msat.min(payment.amount_msat) > payment.counted_msat;
+            let in_suspense = invoice.is_operators && !invoice.tips;
+            let is_given = in_suspense && !self.suspense.contains_key(&payment.reference);
+            if !is_here || payment.suspended || surplus_msat <= 0 || is_given || !is_more {
+                continue;
+            }
+            self.undo(invoice, at);
+            self.book(invoice, at);
+        }
+    }
+
     /// What the chain took: from whoever has it, as far as that goes, and the rest is owed.
     fn take_back(&mut self, from: Account, owes: Option<Account>, amount_msat: i64) {
         let wallet = Account::node_onchain();
@@ -134,6 +163,14 @@ impl Model {
         if let Some(owes) = owes.filter(|_| owed_msat > 0) {
             self.books.post(owes, wallet, owed_msat);
             self.fired.push(Transition::ReorgOwed);
+        }
+    }
+
+    /// The same, of a merchant once all else is done.
+    fn net_last(&mut self, owner: Account, credit: Account, came_msat: i64) {
+        match owner.owner() {
+            Owner::Merchant(_) => self.debts.push((owner, credit, came_msat)),
+            _ => self.net(owner, credit, came_msat),
         }
     }
 
