@@ -161,6 +161,7 @@ macro_rules! targets {
 
 targets!(
     bolt11,
+    chain_answers,
     chip_answers,
     commands,
     import_stream,

@@ -13,6 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
+use flashkit::cards::{CardLimits, CardPaymentState, PayWithCard};
 use flashkit::chain::bitcoin::bip32::{DerivationPath, Xpriv, Xpub};
 use flashkit::chain::bitcoin::secp256k1::Secp256k1;
 use flashkit::chain::bitcoin::{Network, Psbt};
@@ -34,10 +35,13 @@ use flashkit::wallets::{
     AddWallet, BumpSpend, NewAddress, PrepareSpend, Spend, SpendOutput, SpendTarget, SubmitSpend,
     WalletOwner, WalletSource, XpubKind,
 };
-use flashkit::{Engine, Settings};
+use flashkit::{CardPaymentSettings, Engine, Settings};
 use support::books::node_agrees;
 use support::shop::{self, Merchant, SAT, sat};
 use support::{key, until};
+
+/// For how long somebody who is paid may lock a card's money up.
+const LOCK_BLOCKS: u32 = 72;
 
 /// The engine's time, which can be ahead of the world's.
 struct Ahead(AtomicI64);
@@ -74,6 +78,10 @@ async fn engine(chain: &dyn TestChain, node: &LocalNode, clock: Arc<Ahead>) -> E
     let settings = Settings {
         unknown_retry_ms: 200,
         chain_poll_ms: 60_000,
+        card_payments: CardPaymentSettings {
+            max_lock_blocks: LOCK_BLOCKS,
+            ..CardPaymentSettings::default()
+        },
         ..Settings::default()
     };
     let builder = Engine::builder(Arc::new(node.store.clone()), shop::master());
@@ -524,6 +532,51 @@ async fn held(world: &World) {
     world.owed(50_000, 12_000).await;
 }
 
+/// Somebody who is paid by a card neither takes the money nor gives it back: it is locked up for no
+/// more blocks than the engine allows, and then it is the card's again.
+async fn held_by_whoever_is_paid(world: &World) {
+    let cards = world.engine.cards();
+    let mut card = shop::card(&world.engine, shop::UID, CardLimits::default()).await;
+    shop::top_up(&world.engine, &world.customer, &card, "top-up", sat(5_000)).await;
+    world.customer.hold(true);
+    let bolt11 = world.customer.invoice(2_000 * SAT, "held").await.unwrap();
+    let command = PayWithCard {
+        key: key("held"),
+        tap: card.chip.tap(),
+        bolt11,
+        pin: None,
+    };
+    let sent_at = world.chain.height().await.unwrap();
+    let payment = cards.pay(&world.merchant.till, command).await.unwrap().id;
+    let stands = async || {
+        world.engine.run_due_jobs().await.unwrap();
+        let found = cards.get_payment(&card.holder, payment).await.unwrap();
+        let seen = cards.get(&card.holder, card.id).await.unwrap();
+        (found.state.is_final(), seen.balance_msat / SAT)
+    };
+    // 2,000 sats, half a percent and ten sats for the route.
+    assert_eq!(stands().await, (false, 2_980));
+    let mut back_at = None;
+    while back_at.is_none() && world.chain.height().await.unwrap() < sent_at + LOCK_BLOCKS {
+        world.mine(6).await;
+        let nodes = [&*world.world, &*world.node];
+        local_network::sync(&nodes).await.unwrap();
+        world.clock.0.fetch_add(600_000, Ordering::SeqCst);
+        if stands().await.0 {
+            back_at = Some(world.chain.height().await.unwrap());
+        }
+    }
+    println!("locked up for {:?} blocks", back_at.map(|at| at - sent_at));
+    world.customer.hold(false);
+    until("the card has its money again", || async {
+        stands().await == (true, 5_000)
+    })
+    .await;
+    assert!(back_at.is_some(), "it came back in time");
+    let found = cards.get_payment(&card.holder, payment).await.unwrap();
+    assert_eq!(found.state, CardPaymentState::Failed);
+}
+
 /// The engine is down while an invoice is paid and its time goes by: the block had it in time.
 async fn paid_while_down(world: World, folder: &Path) -> World {
     let invoice = world.invoice("down", PaymentRules::NONE, false).await;
@@ -570,6 +623,8 @@ async fn every_way_a_payment_arrives_on_real_nodes() {
     let folder = tempfile::tempdir().unwrap();
     let world = World::open(folder.path()).await;
     parts_and_both_rails(&world).await;
+    // While the other wallet's invoices are good by the engine's time as well.
+    held_by_whoever_is_paid(&world).await;
     over_and_late(&world).await;
     reorg(&world).await;
     replaced_and_double_spent(&world).await;

@@ -6,6 +6,8 @@
 //! on what is in `corpus` and on mutations of it, on any compiler.
 
 pub mod bolt11;
+#[cfg(feature = "chain")]
+pub mod chain_answers;
 pub mod chip_answers;
 pub mod commands;
 pub mod import_stream;
@@ -29,6 +31,8 @@ pub type Target = (&'static str, fn(&[u8]) -> bool);
 /// All that this build has.
 pub const TARGETS: &[Target] = &[
     ("bolt11", bolt11::run),
+    #[cfg(feature = "chain")]
+    ("chain_answers", chain_answers::run),
     ("chip_answers", chip_answers::run),
     ("commands", commands::run),
     ("import_stream", import_stream::run),

@@ -3,6 +3,7 @@
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use flashkit::ids::{BatchId, CardId, TransferId};
 use flashkit::ledger::{
@@ -228,7 +229,7 @@ async fn read_all(store: &SqliteStore) -> Result<(), StoreError> {
         store.balance(&account).await?;
         store.transfers(&account, None, 10).await?;
         store.balance_at(&account, i64::MAX).await?;
-        store.due_holds(&account, i64::MAX, 10).await?;
+        store.standing(&account, i64::MAX, &[]).await?;
     }
     store.transfer(id(1)).await?;
     store.hold(id(2)).await?;
@@ -239,6 +240,6 @@ async fn read_all(store: &SqliteStore) -> Result<(), StoreError> {
     store.events(0, 10).await?;
     store.counter("card").await?;
     // At no time at all, so that nothing is leased.
-    store.lease_due(i64::MIN, i64::MIN, &[], 10).await?;
+    store.lease_due(i64::MIN, Duration::ZERO, &[], 10).await?;
     Ok(())
 }

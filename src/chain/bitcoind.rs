@@ -7,12 +7,11 @@ use async_trait::async_trait;
 use bitcoin::block::Header;
 use bitcoin::consensus::encode::{deserialize_hex, serialize_hex};
 use bitcoin::{Block, BlockHash, OutPoint, ScriptBuf, Transaction, Txid};
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::esplora::sat_per_kvb;
+use super::answers::{self, RpcFault};
 use super::http::Http;
 use super::looking::of_one_tip;
 use super::{
@@ -28,8 +27,6 @@ const MAX_FETCHED: usize = 5_000;
 const NOT_FOUND: [i64; 2] = [-5, -8];
 /// The node has it in a block, or in its mempool.
 const KNOWN_ALREADY: i64 = -27;
-/// Still starting.
-const WARMING_UP: i64 = -28;
 
 /// Reads the chain from a Bitcoin Core node. Needs neither a wallet nor an index in it.
 ///
@@ -56,30 +53,6 @@ impl std::fmt::Debug for Bitcoind {
             .field("url", &self.url)
             .finish_non_exhaustive()
     }
-}
-
-#[derive(Deserialize)]
-struct Reply {
-    result: Option<Box<RawValue>>,
-    error: Option<RpcFault>,
-}
-
-#[derive(Deserialize)]
-struct RpcFault {
-    code: i64,
-    #[serde(default)]
-    message: String,
-}
-
-#[derive(Deserialize)]
-struct ChainInfo {
-    blocks: u32,
-    bestblockhash: String,
-}
-
-#[derive(Deserialize)]
-struct FeeEstimate {
-    feerate: Option<Box<RawValue>>,
 }
 
 /// What of the watch a transaction can touch.
@@ -146,22 +119,7 @@ impl Bitcoind {
             let reason = "it does not take the user and password".to_owned();
             return Err(ChainError::Unreachable { reason });
         }
-        let bad = ChainError::BadAnswer { question: method };
-        match serde_json::from_slice(&answer.body) {
-            Ok(Reply {
-                error: Some(fault), ..
-            }) if fault.code == WARMING_UP => Err(ChainError::Unreachable {
-                reason: "it is still starting".to_owned(),
-            }),
-            Ok(Reply {
-                error: Some(fault), ..
-            }) => Ok(Err(fault)),
-            Ok(Reply {
-                result: Some(result),
-                ..
-            }) => Ok(Ok(result)),
-            Ok(_) | Err(_) => Err(bad),
-        }
+        answers::bitcoind_reply(&answer.body, method)
     }
 
     /// `None` where the node does not have it.
@@ -170,10 +128,18 @@ impl Bitcoind {
         method: &'static str,
         params: Value,
     ) -> Result<Option<T>, ChainError> {
+        let decode = |result: &RawValue| answers::bitcoind_result(result, method);
+        self.read(method, params, decode).await
+    }
+
+    async fn read<T>(
+        &self,
+        method: &'static str,
+        params: Value,
+        decode: impl FnOnce(&RawValue) -> Result<T, ChainError>,
+    ) -> Result<Option<T>, ChainError> {
         match self.raw(method, params).await? {
-            Ok(result) => serde_json::from_str(result.get())
-                .map(Some)
-                .map_err(|_| ChainError::BadAnswer { question: method }),
+            Ok(result) => decode(&result).map(Some),
             Err(fault) if NOT_FOUND.contains(&fault.code) => Ok(None),
             Err(_) => Err(ChainError::BadAnswer { question: method }),
         }
@@ -314,15 +280,10 @@ impl ChainSource for Bitcoind {
 
     async fn tip(&self) -> Result<BlockId, ChainError> {
         let question = "getblockchaininfo";
-        let info: ChainInfo = self
-            .ask(question, json!([]))
-            .await?
-            .ok_or(ChainError::BadAnswer { question })?;
-        let hash = info.bestblockhash.parse();
-        Ok(BlockId {
-            height: info.blocks,
-            hash: hash.map_err(|_| ChainError::BadAnswer { question })?,
-        })
+        let tip = self
+            .read(question, json!([]), answers::bitcoind_tip)
+            .await?;
+        tip.ok_or(ChainError::BadAnswer { question })
     }
 
     async fn block_hash(&self, height: u32) -> Result<Option<BlockHash>, ChainError> {
@@ -387,12 +348,9 @@ impl ChainSource for Bitcoind {
     async fn fee_rates(&self) -> Result<FeeRates, ChainError> {
         let mut rates = [0; 3];
         for (rate, blocks) in rates.iter_mut().zip([2, 6, 144]) {
-            let estimate: Option<FeeEstimate> =
-                self.ask("estimatesmartfee", json!([blocks])).await?;
-            // Bitcoins for a thousand virtual bytes.
-            *rate = estimate
-                .and_then(|estimate| sat_per_kvb(estimate.feerate?.get(), 100_000_000))
-                .ok_or(ChainError::NoFeeRate)?;
+            let (method, decode) = ("estimatesmartfee", answers::bitcoind_fee_rate);
+            let estimate = self.read(method, json!([blocks]), decode).await?;
+            *rate = estimate.flatten().ok_or(ChainError::NoFeeRate)?;
         }
         let [fast, normal, slow] = rates;
         Ok(FeeRates {

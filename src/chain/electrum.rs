@@ -11,7 +11,7 @@ use bitcoin::{BlockHash, ScriptBuf, Transaction, TxMerkleNode, Txid};
 use electrum_client::{Client, ConfigBuilder, ElectrumApi, Error, Param};
 use futures_channel::oneshot;
 
-use super::esplora::sat_per_kvb;
+use super::answers::sat_per_kvb;
 use super::looking::{fetch, of_one_tip};
 use super::{BlockId, ChainError, ChainSource, FeeRates, MerkleBranch, View, Watch};
 

@@ -4,14 +4,11 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use bitcoin::block::Header;
-use bitcoin::consensus::encode::{deserialize, deserialize_hex, serialize_hex};
+use bitcoin::consensus::encode::serialize_hex;
 use bitcoin::hashes::{Hash, sha256};
-use bitcoin::{BlockHash, OutPoint, Script, Transaction, TxMerkleNode, Txid};
-use rust_decimal::Decimal;
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
-use serde_json::value::RawValue;
+use bitcoin::{BlockHash, OutPoint, Script, Transaction, Txid};
 
+use super::answers;
 use super::http::{Answer, Http};
 use super::looking::{fetch, of_one_tip};
 use super::{
@@ -28,49 +25,6 @@ const MAX_INPUTS: usize = 50;
 pub struct Esplora {
     base: String,
     http: Http,
-}
-
-#[derive(Deserialize)]
-struct Status {
-    confirmed: bool,
-    block_height: Option<u32>,
-    block_hash: Option<String>,
-}
-
-impl Status {
-    fn block(&self) -> Result<Option<BlockId>, ChainError> {
-        let question = "the status of a transaction";
-        match (self.confirmed, self.block_height, &self.block_hash) {
-            (false, ..) => Ok(None),
-            (true, Some(height), Some(hash)) => {
-                let hash = hash
-                    .parse()
-                    .map_err(|_| ChainError::BadAnswer { question })?;
-                Ok(Some(BlockId { height, hash }))
-            }
-            _ => Err(ChainError::BadAnswer { question }),
-        }
-    }
-}
-
-#[derive(Deserialize)]
-struct Listed {
-    txid: String,
-    status: Status,
-}
-
-#[derive(Deserialize)]
-struct Outspend {
-    spent: bool,
-    txid: Option<String>,
-    status: Option<Status>,
-}
-
-#[derive(Deserialize)]
-struct Proof {
-    block_height: u32,
-    merkle: Vec<String>,
-    pos: u32,
 }
 
 impl Esplora {
@@ -97,17 +51,14 @@ impl Esplora {
         }
     }
 
-    async fn json<T: DeserializeOwned>(
+    /// As [`ask`](Self::ask), and taken apart.
+    async fn read<T>(
         &self,
         path: &str,
-        question: &'static str,
+        decode: impl FnOnce(&[u8]) -> Result<T, ChainError>,
     ) -> Result<Option<T>, ChainError> {
-        let Some(answer) = self.ask(path).await? else {
-            return Ok(None);
-        };
-        serde_json::from_slice(&answer.body)
-            .map(Some)
-            .map_err(|_| ChainError::BadAnswer { question })
+        let answer = self.ask(path).await?;
+        answer.map(|answer| decode(&answer.body)).transpose()
     }
 
     /// The whole history of a script, waiting transactions first.
@@ -118,14 +69,10 @@ impl Esplora {
         let mut path = format!("/scripthash/{hash}/txs");
         let mut all: Vec<(Txid, Option<BlockId>)> = Vec::new();
         for _ in 0..MAX_PAGES {
-            let page: Vec<Listed> = self
-                .json(&path, question)
-                .await?
-                .ok_or(ChainError::BadAnswer { question })?;
+            let page = self.read(&path, answers::esplora_history).await?;
+            let page = page.ok_or(ChainError::BadAnswer { question })?;
             let before = all.len();
-            for listed in page {
-                let txid = parse(&listed.txid, question)?;
-                let block = listed.status.block()?;
+            for (txid, block) in page {
                 if all.iter().all(|(known, _)| *known != txid) {
                     all.push((txid, block));
                 }
@@ -143,18 +90,10 @@ impl Esplora {
         known: &KnownTransaction,
         found: &mut BTreeMap<Txid, Option<BlockId>>,
     ) -> Result<(), ChainError> {
-        let question = "what spends an output";
         for OutPoint { txid, vout } in known.inputs.iter().take(MAX_INPUTS) {
             let path = format!("/tx/{txid}/outspend/{vout}");
-            let spend: Option<Outspend> = self.json(&path, question).await?;
-            if let Some(Outspend {
-                spent: true,
-                txid: Some(by),
-                status: Some(status),
-            }) = spend
-            {
-                found.insert(parse(&by, question)?, status.block()?);
-            }
+            let spend = self.read(&path, answers::esplora_outspend).await?;
+            found.extend(spend.flatten());
         }
         Ok(())
     }
@@ -171,8 +110,8 @@ impl Esplora {
                 continue;
             }
             let path = format!("/tx/{}", known.txid);
-            match self.json::<Listed>(&path, "a transaction").await? {
-                Some(listed) => standing.push((known.txid, listed.status.block()?)),
+            match self.read(&path, answers::esplora_listed).await? {
+                Some((_, block)) => standing.push((known.txid, block)),
                 None => self.rivals(known, &mut found).await?,
             }
         }
@@ -186,39 +125,26 @@ impl Esplora {
     }
 }
 
-fn parse<T: std::str::FromStr>(text: &str, question: &'static str) -> Result<T, ChainError> {
-    text.trim()
-        .parse()
-        .map_err(|_| ChainError::BadAnswer { question })
-}
-
 #[async_trait]
 impl ChainSource for Esplora {
     async fn tip(&self) -> Result<BlockId, ChainError> {
         let question = "the tip";
-        let answer = self.ask("/blocks/tip/height").await?;
-        let answer = answer.ok_or(ChainError::BadAnswer { question })?;
-        let height = parse(answer.text(question)?, question)?;
+        let decode = |body: &[u8]| answers::esplora_value(body, question);
+        let height = self.read("/blocks/tip/height", decode).await?;
+        let height = height.ok_or(ChainError::BadAnswer { question })?;
         let hash = self.block_hash(height).await?.ok_or(ChainError::Moved)?;
         Ok(BlockId { height, hash })
     }
 
     async fn block_hash(&self, height: u32) -> Result<Option<BlockHash>, ChainError> {
-        let question = "the hash of a block";
-        match self.ask(&format!("/block-height/{height}")).await? {
-            Some(answer) => parse(answer.text(question)?, question).map(Some),
-            None => Ok(None),
-        }
+        let decode = |body: &[u8]| answers::esplora_value(body, "the hash of a block");
+        let path = format!("/block-height/{height}");
+        self.read(&path, decode).await
     }
 
     async fn header(&self, block: BlockHash) -> Result<Option<Header>, ChainError> {
-        let question = "a header";
-        match self.ask(&format!("/block/{block}/header")).await? {
-            Some(answer) => deserialize_hex(answer.text(question)?)
-                .map(Some)
-                .map_err(|_| ChainError::BadAnswer { question }),
-            None => Ok(None),
-        }
+        let path = format!("/block/{block}/header");
+        self.read(&path, answers::esplora_header).await
     }
 
     async fn transaction(
@@ -226,17 +152,8 @@ impl ChainSource for Esplora {
         txid: Txid,
         _block: Option<BlockHash>,
     ) -> Result<Option<Transaction>, ChainError> {
-        let question = "a transaction";
-        let Some(answer) = self.ask(&format!("/tx/{txid}/raw")).await? else {
-            return Ok(None);
-        };
-        let transaction: Transaction =
-            deserialize(&answer.body).map_err(|_| ChainError::BadAnswer { question })?;
-        if transaction.compute_txid() == txid {
-            Ok(Some(transaction))
-        } else {
-            Err(ChainError::BadAnswer { question })
-        }
+        let decode = |body: &[u8]| answers::esplora_transaction(body, txid);
+        self.read(&format!("/tx/{txid}/raw"), decode).await
     }
 
     async fn merkle_branch(
@@ -244,20 +161,9 @@ impl ChainSource for Esplora {
         txid: Txid,
         block: BlockId,
     ) -> Result<Option<MerkleBranch>, ChainError> {
-        let question = "a Merkle proof";
         let path = format!("/tx/{txid}/merkle-proof");
-        let Some(proof) = self.json::<Proof>(&path, question).await? else {
-            return Ok(None);
-        };
-        let siblings = proof
-            .merkle
-            .iter()
-            .map(|node| parse::<TxMerkleNode>(node, question));
-        let branch = MerkleBranch {
-            position: proof.pos,
-            siblings: siblings.collect::<Result<_, _>>()?,
-        };
-        Ok((proof.block_height == block.height).then_some(branch))
+        let decode = |body: &[u8]| answers::esplora_proof(body, block.height);
+        Ok(self.read(&path, decode).await?.flatten())
     }
 
     async fn look(&self, watch: &Watch) -> Result<View, ChainError> {
@@ -299,37 +205,9 @@ impl ChainSource for Esplora {
 
     async fn fee_rates(&self) -> Result<FeeRates, ChainError> {
         let question = "the estimates of fees";
-        let rates: BTreeMap<String, Box<RawValue>> = self
-            .json("/fee-estimates", question)
-            .await?
-            .ok_or(ChainError::BadAnswer { question })?;
-        // The best estimate for so many blocks is that for as many or for fewer.
-        let rate = |within: u32| {
-            let known = rates.iter().filter_map(|(blocks, rate)| {
-                let blocks: u32 = blocks.parse().ok()?;
-                (blocks <= within).then_some((blocks, sat_per_kvb(rate.get(), 1_000)?))
-            });
-            known.max().map(|(_, rate)| rate)
-        };
-        match (rate(2), rate(6), rate(144)) {
-            (Some(fast), Some(normal), Some(slow)) => Ok(FeeRates {
-                fast_sat_per_kvb: fast,
-                normal_sat_per_kvb: normal,
-                slow_sat_per_kvb: slow,
-            }),
-            _ => Err(ChainError::NoFeeRate),
-        }
+        let rates = self
+            .read("/fee-estimates", answers::esplora_fee_rates)
+            .await?;
+        rates.ok_or(ChainError::BadAnswer { question })
     }
-}
-
-/// Reads a decimal number and multiplies it, rounded up: a rate a little too low is one that is
-/// not relayed.
-pub(super) fn sat_per_kvb(text: &str, factor: i64) -> Option<u64> {
-    let text = text.trim();
-    let number: Decimal = text
-        .parse()
-        .or_else(|_| Decimal::from_scientific(text))
-        .ok()?;
-    let rate = number.checked_mul(Decimal::from(factor))?.ceil();
-    u64::try_from(rate).ok().filter(|rate| *rate > 0)
 }

@@ -18,12 +18,6 @@ impl Answer {
     pub(super) fn is_ok(&self) -> bool {
         self.status == 200
     }
-
-    pub(super) fn text(&self, question: &'static str) -> Result<&str, ChainError> {
-        std::str::from_utf8(&self.body)
-            .map(str::trim)
-            .map_err(|_| ChainError::BadAnswer { question })
-    }
 }
 
 #[derive(Debug, Clone)]

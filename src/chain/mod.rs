@@ -5,6 +5,8 @@
 //! keep payments that a reorganisation took away.
 
 #[cfg(feature = "chain")]
+pub mod answers;
+#[cfg(feature = "chain")]
 mod bitcoind;
 #[cfg(feature = "chain")]
 mod electrum;

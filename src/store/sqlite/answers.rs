@@ -68,7 +68,7 @@ mod tests {
                    CASE WHEN n = ?1 THEN '1' END FROM n";
         let all = i64::try_from(2 * MOST_COMMITS + 1).unwrap();
         connection.execute(made, [all]).unwrap();
-        let mut turn = || forget(&connection, i64::MAX, 5).unwrap();
+        let turn = || forget(&connection, i64::MAX, 5).unwrap();
         assert_eq!([turn(), turn(), turn(), turn()], [0, 0, 1, 0]);
     }
 }
