@@ -4,7 +4,7 @@
 //! once far ahead must neither stop the time of the books until it catches up, nor take them along
 //! in the blink in which it is wrong. And a clock that was set right must be believed, by however
 //! much that moves it. [`CommitTimes`] has the rule, [`CommitClock`] is what a store keeps.
-//! `docs/adr/0028` says why it is this one.
+//! `docs/adr/0029` says why it is this one.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
