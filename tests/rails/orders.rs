@@ -200,11 +200,11 @@ async fn in_whatever_order_the_same_is_told_it_comes_to_the_same() {
     let world = World::new().await;
     let mut ends = [0; 3];
     for seed in 1..=40 {
-        let mut dice = Dice(seed * 0x9e37_79b9 | 1);
+        let mut dice = Dice((seed * 0x9e37_79b9) | 1);
         let expires_ms = world.clock.now_ms() + 3_600_000;
         for order in 0..3_u64 {
             // The same outputs for every order, told of another address: no name is used twice.
-            let mut same = Dice(seed * 0x51_7cc1 | 1);
+            let mut same = Dice((seed * 0x51_7cc1) | 1);
             let mut case = case(&mut same, seed, expires_ms);
             let name = format!("order{seed}/{order}");
             for output in &mut case.outputs {
