@@ -195,6 +195,8 @@ impl Engine {
         if let Some(node) = &self.core.lightning {
             self.begin_node(node).await?;
         }
+        #[cfg(feature = "chain")]
+        self.wallets().go_on_watching().await?;
         let engine = self.clone();
         self.core
             .executor

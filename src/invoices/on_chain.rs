@@ -61,22 +61,25 @@ impl Invoices {
                 return self.unmatched_on_chain(fact).await;
             };
             let moment = moment(core, &invoice.value).await;
-            let reference = fact.outpoint.to_string();
-            let known = invoice.value.payment(&reference);
-            let gone_on = match known.map(|payment| payment.state) {
-                Some(InvoicePaymentState::Settled) => surplus_gone_on(core, &invoice.value).await?,
-                _ => Vec::new(),
-            };
-            let told = Fact::OnChain(fact, &gone_on);
-            let outcome = rules::transition(&invoice.value, &told, moment);
-            if matches!(outcome.verdict, Verdict::Refused(_)) {
-                let custody = invoice.value.on_chain.as_ref().map(|rail| rail.custody);
-                if custody == Some(Custody::Merchant) {
-                    return Ok(None);
+            let mut gone_on = self.gone_on(&invoice.value, fact).await?;
+            let (outcome, withdrawn) = loop {
+                let told = Fact::OnChain(fact, &gone_on);
+                let outcome = rules::transition(&invoice.value, &told, moment);
+                if matches!(outcome.verdict, Verdict::Refused(_)) {
+                    let custody = invoice.value.on_chain.as_ref().map(|rail| rail.custody);
+                    if custody == Some(Custody::Merchant) {
+                        return Ok(None);
+                    }
+                    return self.unmatched_on_chain(fact).await;
                 }
-                return self.unmatched_on_chain(fact).await;
-            }
-            let withdrawn = self.withdrawn(&invoice.value, &outcome).await?;
+                let withdrawn = self.withdrawn(&invoice.value, &outcome).await?;
+                // What was given to somebody between the two looks is not taken from there.
+                let now = self.gone_on(&invoice.value, fact).await?;
+                if now == gone_on {
+                    break (outcome, withdrawn);
+                }
+                gone_on = now;
+            };
             let new_id = || core.new_id(TransferId::from_parts);
             let (_, mut batch) = decide(core, &invoice, outcome, &new_id).await?;
             batch.extend(withdrawn);
@@ -86,6 +89,15 @@ impl Invoices {
             // Told a second time, and not an invoice's.
             Err(Error::Ledger(Refusal::AlreadyClaimed { .. })) => Ok(mine),
             other => other.map(|_| mine),
+        }
+    }
+
+    /// Whose surplus is not there to count, where a settled payment may vanish by this fact.
+    async fn gone_on(&self, invoice: &Invoice, fact: &OnChainFact) -> Result<Vec<usize>, Error> {
+        let known = invoice.payment(&fact.outpoint.to_string());
+        match known.map(|payment| payment.state) {
+            Some(InvoicePaymentState::Settled) => surplus_gone_on(&self.core, invoice).await,
+            _ => Ok(Vec::new()),
         }
     }
 

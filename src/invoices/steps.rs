@@ -407,8 +407,17 @@ fn take_shares(
     let kept = exchange::take_spread(from, kept_msat, id, &invoice.id.to_string());
     entries.spread = kept.as_ref().map(|_| id);
     moved.steps.extend(kept);
-    recover(invoice, counted_msat, context, moved)?;
-    Ok(())
+    // A surplus that is the owner's has come in as well: where what was spent of it vanished and
+    // counts anew, it is owed, and not there to be spent a second time.
+    let payment = &invoice.payments[at];
+    let is_owners = entries.surplus.is_some() && context.surplus == context.credit;
+    let surplus_msat = if is_owners { payment.surplus_msat() } else { 0 };
+    recover(
+        invoice,
+        counted_msat.saturating_add(surplus_msat),
+        context,
+        moved,
+    )
 }
 
 fn book(

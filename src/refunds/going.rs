@@ -150,6 +150,14 @@ impl Refunds {
         if credit == off_card.unwrap_or(refund.posting.payer) {
             return Err(RefundError::OwnAccount.into());
         }
+        // From one card in a currency to another one there is one rate, which is that of now.
+        let rate_of_now = asked.as_ref().map(|(_, quote)| quote.currency);
+        if let (Some(off_card), Asset::Fiat(currency)) = (&refund.off_card, card.value.unit)
+            && (off_card.currency != currency || rate_of_now != Some(currency))
+        {
+            let invoice = refund.invoice;
+            return Err(RefundError::CardInCurrency { invoice }.into());
+        }
         let (sent_msat, amount_msat) = (refund.sent_msat, refund.amount_msat);
         // What is withheld for points comes off what was asked for in a currency as well.
         let asked = match asked {

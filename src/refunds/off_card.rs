@@ -32,11 +32,17 @@ pub(super) fn source(
         .quote
         .as_ref()
         .is_some_and(|now| now.currency == currency);
+    let refused = RefundError::CardInCurrency {
+        invoice: invoice.id,
+    };
+    // What another currency comes to now is no part of what the card had for it then.
+    if due.quote.is_some() && !at_now {
+        return Err(refused.into());
+    }
     let whole = match (invoice.price, due.minor_units.filter(|_| at_now), to) {
         // A block may take it back, when nobody can say at which rate.
         (_, _, RefundTo::OnChain { .. }) | (None | Some(Price::Bitcoin { .. }), None, _) => {
-            let invoice = invoice.id;
-            return Err(RefundError::CardInCurrency { invoice }.into());
+            return Err(refused.into());
         }
         (_, Some(minor_units), _) => minor_units,
         (Some(Price::Fiat { minor_units, .. }), None, _) => {

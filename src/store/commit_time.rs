@@ -60,7 +60,8 @@ pub struct CommitTimes {
     /// The time of the last commit.
     last_ms: i64,
     from: Measured,
-    /// False until a commit was made here: how long ago the last one is cannot be told then.
+    /// False until a commit was made since the books were opened, here or by somebody else: how
+    /// long ago the last one is cannot be told then.
     has_committed: bool,
     /// What [`next`](Self::next) has answered last, if time is to be measured from there.
     proposed: Option<Measured>,
@@ -133,6 +134,8 @@ impl CommitTimes {
     /// Somebody else has committed at `last_ms`, not after this moment.
     pub fn seen(&mut self, last_ms: i64, now: Moment) {
         let (_, slower_ms) = self.measured(now);
+        // In books that were empty it may have come with them, from long ago.
+        self.has_committed |= self.last_ms > 0 && last_ms > self.last_ms;
         self.last_ms = self.last_ms.max(last_ms);
         if last_ms > slower_ms {
             self.from = Measured {

@@ -186,11 +186,11 @@ fn part_key(key: &IdempotencyKey, number: usize) -> Result<IdempotencyKey, Error
     Ok(format!("{}.{number}", hex::encode(digest)).parse()?)
 }
 
-/// Nothing is left that is worth sending.
+/// Nothing is left that is worth sending, or not for the fee that it would take now.
 fn is_nothing(error: &Error) -> bool {
     matches!(
         error,
-        Error::Wallet(WalletError::InsufficientFunds { .. })
+        Error::Wallet(WalletError::InsufficientFunds { .. } | WalletError::FeeTooHigh { .. })
             | Error::Chain(ChainError::Dust { .. })
     )
 }

@@ -132,6 +132,21 @@ proptest! {
         prop_assert_eq!(world.commit(), world.now.wall_ms);
     }
 
+    /// Nor does one that has committed nothing yet take along the books that others write.
+    #[test]
+    fn a_wrong_clock_takes_nobody_along(
+        far in MOST_AHEAD_MS + 1..4_000 * DAY_MS,
+        passed in 1..100_000_i64,
+    ) {
+        let mut world = World::new(RIGHT_MS - DAY_MS);
+        world.pass(passed);
+        let others_ms = world.now.wall_ms;
+        world.set_off(far);
+        world.last_ms = others_ms;
+        world.times.seen(others_ms, world.now);
+        prop_assert_eq!(world.commit(), others_ms);
+    }
+
     /// A clock that is far ahead for less than ten minutes leaves no trace.
     #[test]
     fn a_clock_that_was_wrong_for_a_moment_is_not_followed(

@@ -313,7 +313,7 @@ impl World {
     }
 
     /// All that the merchant has leaves its account: a reorg after that finds nothing to take back.
-    async fn pay_out(&mut self, name: &str) {
+    pub async fn pay_out(&mut self, name: &str) {
         let has = self
             .balance(Account::merchant_payable(self.merchant.id))
             .await;

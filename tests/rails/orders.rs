@@ -281,3 +281,42 @@ async fn surplus_that_was_assigned_does_not_count_when_the_price_vanishes() {
     assert_eq!(none, []);
     world.engine.stop().await.unwrap();
 }
+
+/// A tip that was spent is not there a second time when the price vanishes and it counts for that:
+/// what it comes to now pays what is owed.
+#[tokio::test]
+async fn a_tip_that_was_spent_is_not_given_again_when_the_price_vanishes() {
+    let mut world = World::new().await;
+    let merchant = world.merchant.id;
+    let (payable, owes) = (
+        Account::merchant_payable(merchant),
+        Account::merchant_receivable(merchant),
+    );
+    let rules = PaymentRules {
+        surplus: Some(SurplusTo::Tip),
+        ..PaymentRules::default()
+    };
+    let invoice = world.create_for("spent", 1_000 * SAT, rules).await;
+    let before = (world.balance(payable).await, world.balance(owes).await);
+    let price = OnChainFact {
+        amount_sat: 1_000,
+        ..of(5, block(1))
+    };
+    let tip = OnChainFact {
+        amount_sat: 50_000,
+        ..of(6, block(1))
+    };
+    tell(&world, "spent", &[price.clone(), tip]).await;
+    assert_eq!(world.balance(payable).await, before.0 + 51_000 * SAT);
+    world.pay_out("spent").await;
+    assert_eq!(world.balance(payable).await, 0);
+    let price = OnChainFact {
+        place: GONE,
+        ..price
+    };
+    tell(&world, "spent", &[price]).await;
+    assert_eq!(world.get(&invoice).await.state, InvoiceState::Settled);
+    assert_eq!(world.balance(payable).await, 0);
+    assert_eq!(world.balance(owes).await, before.1 + 1_000 * SAT);
+    world.engine.stop().await.unwrap();
+}

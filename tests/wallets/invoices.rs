@@ -1,6 +1,7 @@
 //! Invoices that are paid on chain, seen by our own watching of their addresses.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use flashkit::ids::{InvoiceId, MerchantId};
 use flashkit::invoices::{
@@ -276,4 +277,41 @@ async fn what_a_block_had_in_time_is_in_time_however_late_it_is_seen() {
         assert!(now.flags.late_msat > 0, "{name}: first seen after its time");
         chain.mine(1).unwrap();
     }
+}
+
+/// A clock that was years ahead for one round put the next one off until then; after a start what
+/// is watched is looked at all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_watched_is_looked_at_after_a_start_whatever_the_clock_was() {
+    let begun_ms = SystemClock.now_ms();
+    let clock = Arc::new(ManualClock::at(begun_ms));
+    let servers = of(RegtestChain::in_memory().with_clock(clock.clone())).await;
+    let chain = &servers.chain;
+    chain.mine(110).unwrap();
+    let source = &servers.sources[0].1;
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::new(clock.clone()));
+    let scene = Scene::at(store.clone(), source.clone(), clock.clone()).await;
+    let merchant = scene.merchant().await;
+    let keys = Signer::new(91).xpub(XpubKind::SegwitV0);
+    scene.wallet(WalletOwner::Operator, keys).await;
+    scene.look().await;
+    clock.jump(begun_ms + 4 * 365 * 86_400_000);
+    scene.engine.run_due_jobs().await.unwrap();
+    clock.jump(begun_ms + 1_000);
+    let invoice = scene.invoice("sale", merchant, 20_000, 1).await;
+    chain.fund(&address(&invoice), 20_000).unwrap();
+    chain.mine(1).unwrap();
+    scene.engine.run_due_jobs().await.unwrap();
+    assert_eq!(scene.now(invoice.id).await.state, InvoiceState::New);
+    let scene = Scene::at(store, source.clone(), clock.clone()).await;
+    scene.engine.start().await.unwrap();
+    for _ in 0..500 {
+        scene.engine.run_due_jobs().await.unwrap();
+        if scene.now(invoice.id).await.state == InvoiceState::Settled {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(scene.now(invoice.id).await.state, InvoiceState::Settled);
+    scene.engine.stop().await.unwrap();
 }

@@ -89,16 +89,20 @@ impl Model {
         payment.credit = self.account_now(owner);
         let (credit, counted_msat) = (payment.credit, payment.counted_msat);
         let surplus_msat = payment.amount_msat - counted_msat;
+        let mut came_msat = counted_msat;
         self.books.post(wallet, credit, counted_msat);
         if surplus_msat > 0 && tips && !payment.suspended {
             self.books.post(wallet, credit, surplus_msat);
+            if counted_msat > 0 {
+                came_msat += surplus_msat;
+            }
             self.fired.push(Transition::OnChainTip);
         } else if surplus_msat > 0 {
             // It is told by an event of its own.
             let reference = payment.reference.clone();
             self.surplus.insert(reference, surplus_msat);
         }
-        self.net_last(owner, credit, counted_msat);
+        self.net_last(owner, credit, came_msat);
     }
 
     fn undo(&mut self, invoice: &mut KnownInvoice, at: usize) {
