@@ -134,7 +134,7 @@ fn write_events(to: &WriteTransaction, changes: &Changes) -> Result<()> {
         };
         rows.push((position, record));
     }
-    put_all(to, EVENTS, rows.into_iter())
+    put_all(to, EVENTS, rows)
 }
 
 fn write_due(to: &WriteTransaction, changes: &Changes) -> Result<()> {
