@@ -282,7 +282,7 @@ async fn a_card_pays_somebody_elses_invoices_on_two_real_nodes() {
     }
     assert!(node_agrees(&shop.engine).await);
 
-    // Invoices that wait: three at once, and no more, and each is on its way for less than a day.
+    // Invoices that wait: three at once, and no more, and each is on its way for less than two days.
     shop.customer.hold(true);
     let mut waiting = Vec::new();
     for number in 2..6 {

@@ -52,6 +52,10 @@ impl Clock for LaterClock {
     fn now_ms(&self) -> i64 {
         SystemClock.now_ms() + self.0.load(Ordering::SeqCst)
     }
+
+    fn steady_ms(&self) -> i64 {
+        SystemClock.steady_ms() + self.0.load(Ordering::SeqCst)
+    }
 }
 
 /// Engines on one store, and what keeps it.

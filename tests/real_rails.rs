@@ -50,6 +50,10 @@ impl Clock for Ahead {
     fn now_ms(&self) -> i64 {
         SystemClock.now_ms() + self.0.load(Ordering::SeqCst)
     }
+
+    fn steady_ms(&self) -> i64 {
+        SystemClock.steady_ms() + self.0.load(Ordering::SeqCst)
+    }
 }
 
 struct World {

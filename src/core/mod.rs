@@ -90,9 +90,9 @@ pub struct CardPaymentSettings {
     pub max_in_flight: u32,
     /// For how many blocks a route may lock a card's money up, the last hop counted: whoever is
     /// paid can leave the payment waiting as long. A card's program can say another number. By
-    /// default 140, less than a day: 80 that LND asks for of the last hop by default (LDK and Core
-    /// Lightning ask for less), and 60 for the hops before it, which ask for 34 to 80 each. Where the
-    /// tills are behind several of those, it has to be more.
+    /// default 240, some forty hours: 80 that LND asks for of the last hop by default (LDK and Core
+    /// Lightning ask for less), and two hops before it of 80, or one of 144. Less than a day is too
+    /// little for the tills that most wallets have.
     pub max_lock_blocks: u32,
     /// How long a till that asks by LNURL waits for the outcome, in milliseconds; after that it
     /// is told that the payment is pending.
@@ -101,14 +101,14 @@ pub struct CardPaymentSettings {
 
 impl Default for CardPaymentSettings {
     /// The card bears the route, at most 0.5 % and 10 sat; three payments at once, each for at
-    /// most 140 blocks; five seconds.
+    /// most 240 blocks; five seconds.
     fn default() -> Self {
         Self {
             route_base_msat: 10_000,
             route_bps: 50,
             card_bears_route: true,
             max_in_flight: 3,
-            max_lock_blocks: 140,
+            max_lock_blocks: 240,
             wait_ms: 5_000,
         }
     }

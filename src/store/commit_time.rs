@@ -30,12 +30,19 @@ pub struct Moment {
 }
 
 impl Moment {
-    /// This one.
+    /// This one. The time of day is read on both sides of the other one: whoever was put to sleep
+    /// between the two would take what it slept for a jump.
     pub fn now(clock: &dyn Clock) -> Self {
-        Self {
-            wall_ms: clock.now_ms(),
-            steady_ms: clock.steady_ms(),
+        let mut wall_ms = clock.now_ms();
+        for _ in 0..3 {
+            let (steady_ms, again_ms) = (clock.steady_ms(), clock.now_ms());
+            if again_ms == wall_ms {
+                return Self { wall_ms, steady_ms };
+            }
+            wall_ms = again_ms;
         }
+        let steady_ms = clock.steady_ms();
+        Self { wall_ms, steady_ms }
     }
 }
 
