@@ -331,14 +331,16 @@ INSERT INTO cursors (name, position) VALUES ($1, $2)
 ON CONFLICT (name) DO UPDATE SET position = greatest(cursors.position, excluded.position)";
 
 /// What another instance is taking at this moment is passed over. Leases go by the server's clock:
-/// those of the instances may differ.
+/// those of the instances may differ. Whoever begins first may be served second, with the earlier
+/// time: so a lease counts that lasts up to [`LEASE_SLACK_MS`](crate::store::LEASE_SLACK_MS) longer.
 pub(super) const LEASE_DUE: &str = "
 WITH clock AS MATERIALIZED (
     SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now_ms),
 ready AS (
     SELECT kind, object, clock.now_ms FROM due, clock
     WHERE due_at_ms <= $1 AND kind <> ALL ($4)
-          AND (leased_until_ms <= clock.now_ms OR leased_until_ms - clock.now_ms > $2)
+          AND (leased_until_ms <= clock.now_ms OR leased_until_ms - clock.now_ms
+                  > least($2, 9000000000000000) + 1000)
     ORDER BY due_at_ms, kind, object LIMIT $3 FOR UPDATE OF due SKIP LOCKED)
 UPDATE due SET leased_until_ms = ready.now_ms + least($2, 9000000000000000) FROM ready
 WHERE due.kind = ready.kind AND due.object = ready.object
