@@ -107,10 +107,6 @@ pub struct DocumentPosition {
     pub id: String,
 }
 
-/// How much longer than asked for a lease of jobs may last and still count, in milliseconds: the
-/// time of day goes back by so much where it is set right bit by bit.
-pub const LEASE_SLACK_MS: i64 = 1_000;
-
 /// The most rows in one page.
 pub const MAX_PAGE: usize = 1_000;
 
@@ -277,8 +273,8 @@ pub trait Store: Send + Sync {
     /// After it they can be taken again, until a batch has them done. A job that is set again loses
     /// its lease. Leases go by one clock for all who share the books: the database server's where
     /// there is one, and otherwise the one that the store takes its commit times from. One that
-    /// would last longer than `lasts` by more than [`LEASE_SLACK_MS`] was given by a clock that was
-    /// ahead, and does not count. Jobs
+    /// would last longer than `lasts` was given by a clock that was ahead, and does not count; where
+    /// several can look at the clock at once, by more than a second. Jobs
     /// of the kinds in `except` are left to others, and do not count towards `limit`.
     async fn lease_due(
         &self,

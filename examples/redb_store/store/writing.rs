@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use flashkit::ledger::{Changes, CommitRow, DueJob, EventRecord, HoldState};
-use flashkit::store::{KeyValueWrite, LEASE_SLACK_MS, StoreError};
+use flashkit::store::{KeyValueWrite, StoreError};
 use redb::{ReadableTable, WriteTransaction};
 
 use super::fault::{Fault, Result, corrupt};
@@ -198,8 +198,7 @@ pub fn lease_due(
     for row in times.range(..end)? {
         let (job, until) = row?;
         let ((due_at_ms, kind, object), until_ms) = (job.value(), decode::<i64>(until.value())?);
-        let is_free =
-            until_ms <= now_ms || until_ms > lease_until_ms.saturating_add(LEASE_SLACK_MS);
+        let is_free = until_ms <= now_ms || until_ms > lease_until_ms;
         if is_free && !except.contains(&kind) && taken.len() < limit {
             taken.push(DueJob {
                 kind,

@@ -16,8 +16,7 @@ use event_listener::Event;
 use self::tables::{Change, KeptDocument, Tables};
 use super::key_value::{KeyPath, KeyValue, KeyValueWrite, NodeHolder, NodeLease};
 use super::{
-    CommitClock, CommitError, DocumentPosition, DocumentQuery, LEASE_SLACK_MS, MAX_PAGE, Store,
-    StoreError,
+    CommitClock, CommitError, DocumentPosition, DocumentQuery, MAX_PAGE, Store, StoreError,
 };
 use crate::ids::TransferId;
 use crate::ledger::{
@@ -312,13 +311,12 @@ impl Store for MemoryStore {
         let mut tables = self.lock()?;
         let now_ms = self.clock.now_ms();
         let lease_until_ms = add(now_ms, lasts);
-        let longest_ms = lease_until_ms.saturating_add(LEASE_SLACK_MS);
         let mut ready: Vec<DueJob> = tables
             .due
             .iter()
             .filter(|((kind, _), _)| !except.contains(&kind.as_str()))
             .filter(|(_, (due_at_ms, leased_until_ms))| {
-                let is_free = *leased_until_ms <= now_ms || *leased_until_ms > longest_ms;
+                let is_free = *leased_until_ms <= now_ms || *leased_until_ms > lease_until_ms;
                 *due_at_ms <= due_by_ms && is_free
             })
             .map(|((kind, object), (due_at_ms, _))| DueJob {

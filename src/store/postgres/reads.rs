@@ -332,7 +332,7 @@ ON CONFLICT (name) DO UPDATE SET position = greatest(cursors.position, excluded.
 
 /// What another instance is taking at this moment is passed over. Leases go by the server's clock:
 /// those of the instances may differ. Whoever begins first may be served second, with the earlier
-/// time: so a lease counts that lasts up to [`LEASE_SLACK_MS`](crate::store::LEASE_SLACK_MS) longer.
+/// time: so a lease counts that lasts up to a second longer.
 pub(super) const LEASE_DUE: &str = "
 WITH clock AS MATERIALIZED (
     SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint AS now_ms),

@@ -40,8 +40,8 @@ use self::writer::{Bounds, Lane, Queue, Stopped, StopsWhenDropped, Writer};
 use super::group_commit::CommitTask;
 use super::key_value::NodeLease;
 use super::{
-    CommitClock, CommitError, DocumentPosition, DocumentQuery, LEASE_SLACK_MS, MAX_PAGE, Store,
-    StoreError, StoreTrouble, WriteHealth,
+    CommitClock, CommitError, DocumentPosition, DocumentQuery, MAX_PAGE, Store, StoreError,
+    StoreTrouble, WriteHealth,
 };
 use crate::ids::TransferId;
 use crate::ledger::{
@@ -492,18 +492,10 @@ impl Store for SqliteStore {
         self.write(move |connection, _| {
             let now_ms = times.wall_ms();
             let until_ms = now_ms.saturating_add(lasts_ms);
-            let longest_ms = until_ms.saturating_add(LEASE_SLACK_MS);
             let mut jobs: Vec<DueJob> = connection
                 .prepare_cached(LEASE_DUE)?
                 .query_map(
-                    params![
-                        now_ms,
-                        until_ms,
-                        sql_limit(limit),
-                        except,
-                        due_by_ms,
-                        longest_ms
-                    ],
+                    params![now_ms, until_ms, sql_limit(limit), except, due_by_ms],
                     |row| {
                         Ok(DueJob {
                             kind: row.get(0)?,
@@ -542,7 +534,7 @@ const LEASE_DUE: &str = "
 UPDATE due SET leased_until_ms = ?2
 WHERE (kind, object) IN (
     SELECT kind, object FROM due
-    WHERE due_at_ms <= ?5 AND (leased_until_ms <= ?1 OR leased_until_ms > ?6)
+    WHERE due_at_ms <= ?5 AND (leased_until_ms <= ?1 OR leased_until_ms > ?2)
           AND kind NOT IN (SELECT value FROM json_each(?4))
     ORDER BY due_at_ms, kind, object LIMIT ?3)
 RETURNING kind, object, due_at_ms";
