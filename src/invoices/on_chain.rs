@@ -73,6 +73,9 @@ impl Invoices {
                     return self.unmatched_on_chain(fact).await;
                 }
                 let withdrawn = self.withdrawn(&invoice.value, &outcome).await?;
+                if withdrawn.is_empty() {
+                    break (outcome, withdrawn);
+                }
                 // What was given to somebody between the two looks is not taken from there.
                 let now = self.gone_on(&invoice.value, fact).await?;
                 if now == gone_on {
