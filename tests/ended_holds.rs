@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -59,15 +60,19 @@ async fn commit(store: &dyn Store, number: u8, steps: Vec<Step>) -> Result<(), C
         .map(drop)
 }
 
+/// Empty books in memory and in a file, each with a clock of its own.
+fn both_stores(folder: &Path) -> [(Arc<ManualClock>, Arc<dyn Store>); 2] {
+    let clocks = [(); 2].map(|()| Arc::new(ManualClock::at(NOW_MS)));
+    let memory = MemoryStore::new(clocks[0].clone());
+    let file = SqliteStore::open(folder.join("books.db"), clocks[1].clone()).unwrap();
+    let [of_memory, of_file] = clocks;
+    [(of_memory, Arc::new(memory)), (of_file, Arc::new(file))]
+}
+
 /// Both stores, an hour later each time.
 async fn an_hour_later(before: Vec<Step>, after: Vec<Step>) {
     let folder = tempfile::tempdir().unwrap();
-    for file in [None, Some(folder.path().join("books.db"))] {
-        let clock = Arc::new(ManualClock::at(NOW_MS));
-        let store: Arc<dyn Store> = match file {
-            None => Arc::new(MemoryStore::new(clock.clone())),
-            Some(file) => Arc::new(SqliteStore::open(file, clock.clone()).unwrap()),
-        };
+    for (clock, store) in both_stores(folder.path()) {
         commit(&*store, 1, before.clone()).await.unwrap();
         let too_early = commit(&*store, 2, after.clone()).await;
         assert!(matches!(too_early, Err(CommitError::Refused(_))));
@@ -129,12 +134,7 @@ async fn thousands_are_counted_as_given_back() {
     let holds = (0..many).map(|number| for_a_second(hold(number), Vec::new()));
     let before: Vec<_> = std::iter::once(Step::Transfer(fund)).chain(holds).collect();
     let folder = tempfile::tempdir().unwrap();
-    for file in [None, Some(folder.path().join("books.db"))] {
-        let clock = Arc::new(ManualClock::at(NOW_MS));
-        let store: Arc<dyn Store> = match file {
-            None => Arc::new(MemoryStore::new(clock.clone())),
-            Some(file) => Arc::new(SqliteStore::open(file, clock.clone()).unwrap()),
-        };
+    for (clock, store) in both_stores(folder.path()) {
         commit(&*store, 1, before.clone()).await.unwrap();
         let left = async |at_ms| {
             let standing = store.standing(&card(), at_ms, &[]).await.unwrap();
