@@ -5,10 +5,10 @@
 //! [`ledger::Group`](crate::ledger::Group) for every store alike.
 //!
 //! Any engine of tables with atomic, durable changes can be one. One that keeps an ordered tree of
-//! keys and values becomes a store by four functions: see [`ordered`]. For any other, what a store must keep is said at
-//! [`Store`] and [`KeyValue`]; how its rows are read and written, at [`Rows`](crate::ledger::Rows)
-//! and [`Changes`](crate::ledger::Changes); what stores with one writer have in common is
-//! [`group_commit`]. The module `contract` (feature `testkit`) checks all of it against any store.
+//! keys and values becomes a store by four functions: see [`ordered`]. What any store must keep is
+//! said at [`Store`] and [`KeyValue`]; how its rows are read and written, at
+//! [`Rows`](crate::ledger::Rows) and [`Changes`](crate::ledger::Changes); what stores with one
+//! writer have in common is [`group_commit`]. The module `contract` (feature `testkit`) checks all of it against any store.
 //! `docs/guide/write-a-store.md` goes through both.
 
 mod admin;
