@@ -3,9 +3,7 @@
 
 use flashkit::invoices::{Custody, Invoice, InvoiceState, PaymentRules};
 use flashkit::ledger::Account;
-use flashkit::refunds::{
-    AnswerRefund, CancelRefund, Refund, RefundAmount, RefundState, RefundTo,
-};
+use flashkit::refunds::{AnswerRefund, CancelRefund, Refund, RefundAmount, RefundState, RefundTo};
 use flashkit::treasury::{AssignSuspense, SuspenseItem, SuspenseTarget};
 
 use crate::refunds::{bolt11, order};
@@ -243,8 +241,8 @@ async fn surplus_that_waits_for_a_lightning_address_does_not_count_when_the_pric
     let to = RefundTo::LightningAddress {
         address: "ann@x.com".to_owned(),
     };
-    let back = set.refund(order("back", &sale, to, RefundAmount::Surplus));
-    let back = back.await.unwrap();
+    let command = order("back", &sale, to, RefundAmount::Surplus);
+    let back = set.refund(command).await.unwrap();
     assert_eq!(back.state, RefundState::Resolving);
     let unpaid = set.chain(&sale, 1, 10_000, GONE).await;
     assert_eq!(
