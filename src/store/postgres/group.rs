@@ -37,6 +37,8 @@ pub(super) const MAX_WAITING: usize = 65_536;
 /// Rows are asked for before the commit's time is known: holds that end within this are among
 /// them. Where the lock took longer, they are asked for again.
 const LOOK_AHEAD_MS: i64 = 1_000;
+/// Who is alone knows for so long which holds end, and then asks again.
+const LOOK_AHEAD_ALONE_MS: i64 = 600_000;
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
@@ -161,8 +163,13 @@ impl GroupWriter {
         batches: &[Batch],
         mut known: Known,
     ) -> Result<Vec<Answer>, Failed> {
+        let look_ahead_ms = if known.is_alone() {
+            LOOK_AHEAD_ALONE_MS
+        } else {
+            LOOK_AHEAD_MS
+        };
         let mut keys = Keys {
-            due_until_ms: self.times.now_ms().saturating_add(LOOK_AHEAD_MS),
+            due_until_ms: self.times.now_ms().saturating_add(look_ahead_ms),
             ..Keys::default()
         };
         for batch in batches {

@@ -8,6 +8,7 @@
 //! guess that is wrong undoes the transaction, and the group is loaded and decided again.
 
 use super::connection::Param;
+use super::lately::Lately;
 use super::snapshot::{AccountRow, Keys, Snapshot};
 use super::write::{Head, Written};
 use crate::ledger::{Batch, Changes, Step};
@@ -40,6 +41,8 @@ THEN 1 ELSE 0 END";
 pub(super) struct Known {
     head: Option<Head>,
     rows: Snapshot,
+    /// Old rows, which a group may name.
+    lately: Lately,
     /// Documents among the rows that are only guessed, until the guard was kept.
     guessed: Vec<(String, String)>,
     /// Nobody else has committed since this instance last did, as far as it could see. With
@@ -51,6 +54,7 @@ pub(super) struct Known {
 pub(super) struct Guess<'a> {
     pub(super) head: &'a Head,
     pub(super) rows: &'a Snapshot,
+    lately: &'a Lately,
     documents: Vec<(String, String, i64)>,
 }
 
@@ -58,14 +62,8 @@ impl Known {
     /// What is known, with guesses at what is new in the batches; `None` where it must be loaded.
     pub(super) fn guess<'a>(&'a mut self, batches: &[Batch], keys: &Keys) -> Option<Guess<'a>> {
         let steps = || batches.iter().flat_map(|batch| batch.steps.iter());
-        // What they undo or end is there, and must be read.
-        let names_old = steps().any(|step| {
-            matches!(
-                step,
-                Step::Reverse(_) | Step::Capture { .. } | Step::Release { .. }
-            )
-        });
-        let can_guess = self.is_alone && !names_old;
+        // What they undo or end is there, and must be read where it is not known.
+        let can_guess = self.is_alone && self.lately.knows_what_is_named(batches);
         let head = self.head.as_ref().filter(|_| can_guess)?;
         let mut documents = Vec::new();
         for step in steps() {
@@ -87,10 +85,12 @@ impl Known {
             self.guessed.push(key.clone());
             documents.push((key.0, key.1, version));
         }
+        self.lately.lend(keys, &mut self.rows);
         self.rows.note_fresh(keys);
         Some(Guess {
             head,
             rows: &self.rows,
+            lately: &self.lately,
             documents,
         })
     }
@@ -108,8 +108,10 @@ impl Known {
         self.is_alone = self.head.as_ref() == Some(head);
         if !self.is_alone {
             self.rows = Snapshot::default();
+            self.lately = Lately::default();
         }
         self.head = Some(head.clone());
+        self.lately.loaded(&rows);
         self.rows.absorb(rows);
         self.bound();
     }
@@ -118,6 +120,10 @@ impl Known {
     pub(super) fn written(&mut self, changes: &Changes, written: &Written) {
         self.rows.forget_fresh();
         self.guessed.clear();
+        self.lately.written(changes);
+        for state in changes.holds.values() {
+            self.rows.note_hold(state);
+        }
         for (account, balance) in &changes.balances {
             if let Some(id) = written.accounts.get(account) {
                 let (id, balance) = (*id, *balance);
@@ -139,6 +145,11 @@ impl Known {
         self.bound();
     }
 
+    /// Nobody else was at work, as far as could be seen.
+    pub(super) fn is_alone(&self) -> bool {
+        self.is_alone
+    }
+
     /// What became of the last group is not known, or what was guessed was wrong.
     pub(super) fn forget(&mut self) {
         *self = Self::default();
@@ -155,7 +166,7 @@ impl Guess<'_> {
     /// The values of [`GUARD`].
     pub(super) fn params(&self, keys: &Keys) -> Vec<Param> {
         let mut params = self.head.params();
-        params.extend(keys.fresh_params());
+        params.extend(keys.fresh_params(|id| !self.lately.has(id)));
         let column = |value: fn(&(String, String, i64)) -> &String| -> Param {
             Box::new(
                 self.documents

@@ -15,6 +15,7 @@ mod connection;
 mod copying;
 mod group;
 mod known;
+mod lately;
 mod moving;
 mod node_state;
 mod queue;

@@ -115,12 +115,14 @@ impl Keys {
             && self.usage.is_empty()
     }
 
-    /// What is looked for and must not be there, in a group that was not loaded.
-    pub(super) fn fresh_params(&self) -> [Param; 4] {
+    /// What is looked for and must not be there, in a group that was not loaded: of the transfers
+    /// and holds those that `are_fresh`.
+    pub(super) fn fresh_params(&self, are_fresh: impl Fn(TransferId) -> bool) -> [Param; 4] {
+        let fresh = self.transfers.iter().filter(|id| are_fresh(**id));
         [
             texts(&self.batches),
             texts(&self.scopes),
-            texts(&self.transfers),
+            Box::new(fresh.map(ToString::to_string).collect::<Vec<_>>()),
             texts(&self.claims),
         ]
     }
@@ -228,18 +230,21 @@ pub(super) struct AccountRow {
     pub(super) balance: Balance,
 }
 
-/// The open holds of an account that ended by a time, those first that ended first.
+/// The open holds of an account that end by a time, all of them.
 #[derive(Debug, Default)]
 pub(super) struct DueHolds {
-    pub(super) ids: Vec<TransferId>,
-    /// As many as were asked for; there may be more when that is how many there are.
+    pub(super) ids: BTreeSet<TransferId>,
+    /// How many were asked for.
     pub(super) most: i64,
+    /// Up to and with this time. Where there were more than were asked for, to before the end of
+    /// the last one that was answered.
     pub(super) until_ms: i64,
 }
 
 impl DueHolds {
-    pub(super) fn are_all(&self) -> bool {
-        i64::try_from(self.ids.len()).is_ok_and(|found| found < self.most)
+    /// Whether not all were answered that were asked for.
+    pub(super) fn are_cut(&self) -> bool {
+        i64::try_from(self.ids.len()).is_ok_and(|found| found >= self.most)
     }
 }
 
@@ -301,15 +306,16 @@ impl Snapshot {
         }
         for (account, most) in &keys.due {
             let due = DueHolds {
-                ids: Vec::new(),
+                ids: BTreeSet::new(),
                 most: *most,
                 until_ms: keys.due_until_ms,
             };
             self.due.insert(*account, due);
         }
         for (account, id) in rows::<(Account, TransferId)>(row, 10)? {
-            self.due.entry(account).or_default().ids.push(id);
+            self.due.entry(account).or_default().ids.insert(id);
         }
+        self.note_cut(keys);
         self.note_absent(keys);
         Ok(())
     }
@@ -344,17 +350,48 @@ impl Snapshot {
         Ok(())
     }
 
+    /// Of an account with more holds than were asked for all are known that end before the last.
+    fn note_cut(&mut self, keys: &Keys) {
+        for account in keys.due.keys() {
+            let Some(due) = self.due.get_mut(account).filter(|due| due.are_cut()) else {
+                continue;
+            };
+            let ends = due.ids.iter().filter_map(|id| self.holds.get(id)?.as_ref());
+            let last = ends.filter_map(|state| state.hold.expires_at_ms).max();
+            due.until_ms = last.map_or(i64::MIN, |last| last.saturating_sub(1));
+        }
+    }
+
+    /// A hold is now so.
+    pub(super) fn note_hold(&mut self, state: &HoldState) {
+        let HoldState { hold, remaining } = state;
+        let Some(end_ms) = hold.expires_at_ms else {
+            return;
+        };
+        for account in [hold.transfer.debit, hold.transfer.credit] {
+            let Some(due) = self.due.get_mut(&account) else {
+                continue;
+            };
+            if *remaining > 0 && end_ms <= due.until_ms {
+                due.ids.insert(hold.transfer.id);
+            } else {
+                due.ids.remove(&hold.transfer.id);
+            }
+        }
+    }
+
     /// Takes what can be there only once as not there yet.
     pub(super) fn note_fresh(&mut self, keys: &Keys) {
         absent(&mut self.commits, &keys.batches);
         absent(&mut self.commands, &keys.scopes);
         absent(&mut self.transfers, &keys.transfers);
         absent(&mut self.holds, &keys.transfers);
+        absent(&mut self.reversed, &keys.transfers);
         absent(&mut self.claims, &keys.claims);
     }
 
-    /// Keeps of a group what a later one may need: the rows that change. What can be there only
-    /// once is new in every group, and which holds have ended depends on the time.
+    /// Keeps of a group what a later one may need: the rows that change, and which holds end soon.
+    /// What can be there only once is new in every group.
     pub(super) fn forget_fresh(&mut self) {
         self.commits.clear();
         self.commands.clear();
@@ -362,7 +399,6 @@ impl Snapshot {
         self.reversed.clear();
         self.holds.clear();
         self.claims.clear();
-        self.due.clear();
     }
 
     /// Adds rows of the same moment.
@@ -372,6 +408,7 @@ impl Snapshot {
         self.documents.extend(rows.documents);
         self.counters.extend(rows.counters);
         self.usage.extend(rows.usage);
+        self.due.extend(rows.due);
     }
 
     /// How many rows there are of the kind with most.
@@ -381,6 +418,7 @@ impl Snapshot {
             self.documents.len(),
             self.counters.len(),
             self.usage.len(),
+            self.due.len(),
         ];
         kept.into_iter().max().unwrap_or(0)
     }

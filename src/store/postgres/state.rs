@@ -100,20 +100,24 @@ impl Rows for Loaded<'_> {
     }
 
     fn due_holds(&mut self, account: &Account, at_ms: i64, limit: usize) -> Read<Vec<HoldState>> {
-        let loaded = self.rows.due.get(account);
-        let Some(loaded) = loaded.filter(|due| due.until_ms >= at_ms) else {
+        let Some(loaded) = self.rows.due.get(account) else {
             return self.miss_due(account, at_ms, FIRST_DUE);
         };
         let mut due = Vec::new();
         for id in &loaded.ids {
-            // Loaded to a moment a little later than the commit's.
+            // Also those are known that end a little later.
             let state = self.hold(*id)?;
-            due.extend(
-                state.filter(|state| state.hold.expires_at_ms.is_some_and(|at| at <= at_ms)),
-            );
+            due.extend(state.filter(|state| {
+                let has_ended = state.hold.expires_at_ms.is_some_and(|at| at <= at_ms);
+                has_ended && state.remaining > 0
+            }));
         }
-        if due.len() < limit && !loaded.are_all() {
-            let most = loaded.most.saturating_mul(2);
+        if due.len() < limit && loaded.until_ms < at_ms {
+            let most = if loaded.are_cut() {
+                loaded.most.saturating_mul(2)
+            } else {
+                FIRST_DUE
+            };
             return self.miss_due(account, at_ms, most);
         }
         due.sort_by_key(|state| (state.hold.expires_at_ms, state.hold.transfer.id));
