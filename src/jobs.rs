@@ -2,6 +2,7 @@
 
 use std::str::FromStr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::Error;
@@ -22,39 +23,50 @@ const MAX_JOBS: usize = 100;
 /// The most answers forgotten at once.
 const MAX_FORGOTTEN: usize = 1_000;
 
-/// What only the instance with the node can do: the others leave it alone.
-const NODE_JOBS: &[&str] = &[
-    invoices::CHECK_JOB,
-    invoices::RAIL_JOB,
-    settlement::CHECK_JOB,
-    cards::CHECK_JOB,
-    refunds::CHECK_JOB,
+/// By which time a job is due.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Time {
+    /// The clock's, as the invoices and rates of others are.
+    Clock,
+    /// That of the books, by which authorisations, cards and the money on them end.
+    Books,
+}
+
+/// What an instance must have to do a job; others leave it alone.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Needs {
+    Nothing,
+    Node,
+    /// A source for the chain.
+    Chain,
+}
+
+/// Every kind of job there is: one that is missing here is not done.
+const KINDS: &[(&str, Time, Needs)] = &[
+    (cards::EXPIRE_JOB, Time::Books, Needs::Nothing),
+    (cards::EXPIRE_CARD_JOB, Time::Books, Needs::Nothing),
+    (cards::BREAKAGE_JOB, Time::Books, Needs::Nothing),
+    (invoices::HOLD_JOB, Time::Books, Needs::Nothing),
+    (cards::LOW_BALANCE_JOB, Time::Clock, Needs::Nothing),
+    (cards::AUTO_TOP_UP_JOB, Time::Clock, Needs::Nothing),
+    (receipts::RECEIPT_JOB, Time::Clock, Needs::Nothing),
+    (invoices::EXPIRE_JOB, Time::Clock, Needs::Nothing),
+    (invoices::MONITOR_JOB, Time::Clock, Needs::Nothing),
+    (invoices::RAIL_JOB, Time::Clock, Needs::Node),
+    (invoices::CHECK_JOB, Time::Clock, Needs::Node),
+    (settlement::CHECK_JOB, Time::Clock, Needs::Node),
+    (cards::CHECK_JOB, Time::Clock, Needs::Node),
+    (refunds::CHECK_JOB, Time::Clock, Needs::Node),
+    (chain::WATCH_JOB, Time::Clock, Needs::Chain),
+    (chain::BROADCAST_JOB, Time::Clock, Needs::Chain),
+    (refunds::FOLLOW_JOB, Time::Clock, Needs::Chain),
 ];
 
-/// What only an instance with a source for the chain can do.
-const CHAIN_JOBS: &[&str] = &[chain::WATCH_JOB, chain::BROADCAST_JOB, refunds::FOLLOW_JOB];
+/// How far the clock and the books are apart before that is looked at.
+const APART_MS: i64 = 1_000;
 
-/// What is due by the clock, whatever the time of the books: all but what ends by that, which is
-/// the time of an authorisation, of a card, and of the money on one.
-const CLOCK_JOBS: &[&str] = &[
-    cards::LOW_BALANCE_JOB,
-    cards::CHECK_JOB,
-    cards::AUTO_TOP_UP_JOB,
-    receipts::RECEIPT_JOB,
-    invoices::EXPIRE_JOB,
-    invoices::CHECK_JOB,
-    invoices::HOLD_JOB,
-    invoices::MONITOR_JOB,
-    invoices::RAIL_JOB,
-    settlement::CHECK_JOB,
-    refunds::CHECK_JOB,
-    refunds::FOLLOW_JOB,
-    chain::WATCH_JOB,
-    chain::BROADCAST_JOB,
-];
-
-/// How far the clock is behind the books before that is looked at.
-const BEHIND_MS: i64 = 1_000;
+/// The most pages of jobs that are looked at once the clock was set back.
+const MOST_PAGES: usize = 100;
 
 /// What was done.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -74,33 +86,61 @@ pub(crate) struct Handles<'a> {
     pub(crate) refunds: &'a Refunds,
 }
 
-/// Does what is due now.
-pub(crate) async fn run_due(core: &Arc<Core>, handles: Handles<'_>) -> Result<JobsRun, Error> {
+/// The kinds of which something is so.
+fn kinds(is_so: impl Fn(Time, Needs) -> bool) -> Vec<&'static str> {
+    let kinds = KINDS.iter().filter(|(_, time, needs)| is_so(*time, *needs));
+    kinds.map(|(kind, ..)| *kind).collect()
+}
+
+/// Takes what is due now.
+async fn lease(core: &Core) -> Result<Vec<DueJob>, StoreError> {
     let (now_ms, books_ms) = (core.clock.now_ms(), core.commit_time_ms());
-    if let Some(keep_ms) = core.settings.keep_answers_ms {
-        let before_ms = books_ms.saturating_sub(keep_ms);
-        core.store.forget_answers(before_ms, MAX_FORGOTTEN).await?;
-    }
-    let mut except = Vec::new();
-    if core.node_is_away() {
-        except.extend(NODE_JOBS);
-    }
-    // An instance that cannot ask the chain leaves it to one that can.
-    if core.chain.is_none() || cfg!(not(feature = "chain")) {
-        except.extend(CHAIN_JOBS);
-    }
+    let has_chain = core.chain.is_some() && cfg!(feature = "chain");
+    let away = |needs| match needs {
+        Needs::Nothing => false,
+        Needs::Node => core.node_is_away(),
+        Needs::Chain => !has_chain,
+    };
     let lasts_ms = core.settings.job_lease_ms.max(0).unsigned_abs();
     let lasts = Duration::from_millis(lasts_ms);
-    let lease = |due_by_ms, except: Vec<&'static str>| async move {
-        let leased = core.store.lease_due(due_by_ms, lasts, &except, MAX_JOBS);
+    let take = async |due_by_ms, except: &[&str]| {
+        let leased = core.store.lease_due(due_by_ms, lasts, except, MAX_JOBS);
         leased.await
     };
-    let mut leased = lease(now_ms, except.clone()).await?;
-    // The clock was set back: what ends by the time of the books has ended all the same.
-    if books_ms.saturating_sub(now_ms) > BEHIND_MS {
-        except.extend(CLOCK_JOBS);
-        leased.extend(lease(books_ms, except).await?);
+    let all = kinds(|_, needs| away(needs));
+    // A clock that is not believed makes nothing due.
+    let is_ahead = now_ms.saturating_sub(books_ms) > APART_MS;
+    let mut leased = take(if is_ahead { books_ms } else { now_ms }, &all).await?;
+    let is_behind = books_ms.saturating_sub(now_ms) > APART_MS;
+    if is_behind {
+        // The clock was set back: what ends by the time of the books has ended all the same.
+        let books = kinds(|time, needs| away(needs) || time == Time::Clock);
+        leased.extend(take(books_ms, &books).await?);
     }
+    if is_behind && !core.clock_was_behind.swap(true, Ordering::SeqCst) {
+        // While it was ahead it has put off whatever goes by it until then. All of that asks, or
+        // looks, and sets itself anew.
+        let clock = kinds(|time, needs| away(needs) || time == Time::Books);
+        for _ in 0..MOST_PAGES {
+            let page = take(i64::MAX, &clock).await?;
+            if page.is_empty() {
+                break;
+            }
+            leased.extend(page);
+        }
+    } else if !is_behind {
+        core.clock_was_behind.store(false, Ordering::SeqCst);
+    }
+    Ok(leased)
+}
+
+/// Does what is due now.
+pub(crate) async fn run_due(core: &Arc<Core>, handles: Handles<'_>) -> Result<JobsRun, Error> {
+    if let Some(keep_ms) = core.settings.keep_answers_ms {
+        let before_ms = core.commit_time_ms().saturating_sub(keep_ms);
+        core.store.forget_answers(before_ms, MAX_FORGOTTEN).await?;
+    }
+    let leased = lease(core).await?;
     let mut run = JobsRun::default();
     for job in leased {
         match do_job(core, &job, handles).await {
@@ -124,6 +164,10 @@ async fn do_job(core: &Arc<Core>, job: &DueJob, handles: Handles<'_>) -> Result<
         settlement,
         refunds,
     } = handles;
+    // Nor would it be known by which time it is due, and who can do it.
+    if !KINDS.iter().any(|(kind, ..)| *kind == job.kind) {
+        return Err(unreadable(job));
+    }
     match job.kind.as_str() {
         cards::EXPIRE_JOB => cards.expire_charge(object(job)?).await,
         cards::LOW_BALANCE_JOB => cards.tell_low_balance(&job.object).await,

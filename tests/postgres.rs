@@ -439,6 +439,26 @@ async fn what_was_written_lately_is_known_by_its_name() {
     ));
     assert_eq!(proxy.take_round_trips(), [1], "the one that was refuted");
     assert_eq!(available(&other, card(1)).await, 90);
+
+    // And what is loaded in between, for a batch that names what nobody knows, is not taken for
+    // all that has changed.
+    commit(fund(card(1), 1)).await.unwrap();
+    let (open, step) = hold_of(1, None);
+    commit(step).await.unwrap();
+    other
+        .commit(batch(vec![capture(open, 10, false).1]))
+        .await
+        .unwrap();
+    let nobodys = TransferId::from_parts(1, random_part(number()));
+    commit(Step::Release { hold: nobodys }).await.unwrap_err();
+    for _ in 0..2 {
+        commit(fund(card(1), 1)).await.unwrap();
+    }
+    let refused = commit(capture(open, 10, false).1).await.unwrap_err();
+    assert!(matches!(
+        refused,
+        CommitError::Refused(Refusal::HoldNotOpen { .. })
+    ));
 }
 
 /// Batches of every kind, one at a time, by one instance or the other: whether they were decided
@@ -453,8 +473,9 @@ async fn what_is_known_comes_to_what_is_loaded() {
     for turn in 0..400 {
         steps.now_ms += 3;
         bench.clock.set(steps.now_ms);
-        // Mostly the first, so that it is alone for a while.
-        let store = &stores[usize::from(turn % 12 == 11)];
+        // Mostly the first, so that it is alone for a while: for a few batches, and later for many.
+        let often = if turn < 200 { 12 } else { 67 };
+        let store = &stores[usize::from(turn % often == often - 1)];
         let batch = steps.batch();
         let answer = store.commit(batch.clone()).await;
         assert_eq!(

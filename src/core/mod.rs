@@ -5,7 +5,7 @@ mod documents;
 mod secrets;
 mod turns;
 
-use std::sync::atomic::AtomicI64;
+use std::sync::atomic::{AtomicBool, AtomicI64};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
@@ -215,6 +215,8 @@ pub(crate) struct Core {
     pub(crate) settings: Settings,
     /// Since when the clock and the time of commits are apart; 0 while they are not.
     pub(crate) apart_since_ms: AtomicI64,
+    /// Whether the clock was behind the books when jobs were last looked for.
+    pub(crate) clock_was_behind: AtomicBool,
     /// Receipts are issued one after the other: each takes the number after the last.
     pub(crate) receipt_turns: Turns,
 }
@@ -223,6 +225,8 @@ pub(crate) struct Core {
 const MAX_DECISIONS: usize = 32;
 /// However long nothing is known of a payment: after this time the node is asked again.
 const RAREST_RETRY_MS: i64 = 600_000;
+/// How far the clock may be ahead of the books before it is one that is not believed.
+const MOST_UNBELIEVED_MS: i64 = 1_000;
 /// How often the same batch is submitted again when its outcome is not known.
 const MAX_SUBMISSIONS: usize = 5;
 
@@ -276,7 +280,8 @@ impl Core {
     }
 
     /// Submits a batch; an unknown outcome is resolved by submitting the same batch again.
-    pub(crate) async fn submit(&self, batch: Batch) -> Result<Commit, Error> {
+    pub(crate) async fn submit(&self, mut batch: Batch) -> Result<Commit, Error> {
+        self.set_jobs_by_believed_time(&mut batch);
         let mut answer = self.store.commit(batch.clone()).await;
         for _ in 1..MAX_SUBMISSIONS {
             if answer != Err(CommitError::Store(StoreError::OutcomeUnknown)) {
@@ -289,6 +294,27 @@ impl Core {
             };
         }
         Ok(answer?)
+    }
+
+    /// A clock that is far ahead and not believed puts nothing off until then: what is set by it
+    /// is due as much earlier as it is ahead.
+    fn set_jobs_by_believed_time(&self, batch: &mut Batch) {
+        let is_due = |step: &Step| matches!(step, Step::Due(_));
+        if !batch.steps.iter().any(is_due) {
+            return;
+        }
+        let (now_ms, books_ms) = (self.clock.now_ms(), self.commit_time_ms());
+        let ahead_ms = now_ms.saturating_sub(books_ms);
+        if ahead_ms <= MOST_UNBELIEVED_MS {
+            return;
+        }
+        for step in Arc::make_mut(&mut batch.steps) {
+            if let Step::Due(job) = step
+                && job.due_at_ms >= now_ms
+            {
+                job.due_at_ms = job.due_at_ms.saturating_sub(ahead_ms);
+            }
+        }
     }
 
     /// When a commit that is decided now will be, as far as can be told: windows of usage are

@@ -1,6 +1,6 @@
 //! Putting an engine together.
 
-use std::sync::atomic::AtomicI64;
+use std::sync::atomic::{AtomicBool, AtomicI64};
 use std::sync::{Arc, Mutex};
 
 use super::Engine;
@@ -167,6 +167,7 @@ impl EngineBuilder {
             hash_cost: self.hash_cost,
             settings: self.settings,
             apart_since_ms: AtomicI64::new(0),
+            clock_was_behind: AtomicBool::new(false),
             receipt_turns: Turns::default(),
         });
         core.check_identity().await?;

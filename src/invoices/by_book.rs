@@ -45,8 +45,8 @@ pub(crate) async fn pay_by_book(
         Err(InvoiceError::NotPayable { invoice, reason }.into())
     };
     // Over the network the route's deadline ends it, and in the books the engine's own time.
-    let now_ms = core.clock.now_ms();
-    let held_until_ms = now_ms.saturating_add(core.settings.authorization_ms);
+    let books_ms = core.commit_time_ms();
+    let held_until_ms = books_ms.saturating_add(core.settings.authorization_ms);
     let offer = Fact::Offered(Offer {
         rail: Rail::Book,
         reference: hash.to_string(),

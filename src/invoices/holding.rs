@@ -223,6 +223,7 @@ mod tests {
         }
         let moment = rules::Moment {
             now_ms: 1,
+            books_ms: 1,
             rate_moved_per_mille: None,
         };
         let returned = Fact::Returned {

@@ -67,6 +67,8 @@ pub(super) struct Offer {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Moment {
     pub(super) now_ms: i64,
+    /// When a commit would be made: by that ends what is set aside in the books.
+    pub(super) books_ms: i64,
     /// In thousandths of the invoice's rate, rounded up; `None` where it is not known.
     pub(super) rate_moved_per_mille: Option<u32>,
 }
@@ -331,7 +333,7 @@ fn is_due(payment: &InvoicePayment, height: Option<u32>, moment: Moment) -> bool
     payment.claim_deadline_height.is_some_and(too_high)
         || payment
             .held_until_ms
-            .is_some_and(|until_ms| moment.now_ms >= until_ms)
+            .is_some_and(|until_ms| moment.books_ms >= until_ms)
 }
 
 /// A payment that was offered before is offered again.

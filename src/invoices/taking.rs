@@ -34,6 +34,7 @@ pub(super) async fn moment(core: &Core, invoice: &Invoice) -> Moment {
     }
     Moment {
         now_ms,
+        books_ms: core.commit_time_ms(),
         rate_moved_per_mille,
     }
 }
@@ -388,6 +389,7 @@ impl Invoices {
             }
             let moment = Moment {
                 now_ms,
+                books_ms: core.commit_time_ms(),
                 rate_moved_per_mille: None,
             };
             let outcome = rules::transition(&invoice.value, &Fact::TimeOver, moment);

@@ -61,12 +61,15 @@ struct Measured {
 ///   eighths as fast: what was to last a day ends, and the clock catches up.
 /// - A clock that runs ahead of the time that has passed by more than [`MOST_AHEAD_MS`] is believed
 ///   once it has been there for [`BELIEVED_AFTER_MS`]; until then commits are made at the time that
-///   has passed.
+///   has passed. That is measured from the last commit, and before the first one from what the clock
+///   showed when the books were opened: how long they had lain there nobody can tell.
 #[derive(Debug, Clone, Copy)]
 pub struct CommitTimes {
     /// The time of the last commit.
     last_ms: i64,
     from: Measured,
+    /// What the clocks showed when the books were opened.
+    opened: Moment,
     /// False until a commit was made since the books were opened, here or by somebody else: how
     /// long ago the last one is cannot be told then.
     has_committed: bool,
@@ -86,6 +89,7 @@ impl CommitTimes {
                 at_ms: last_ms,
                 steady_ms: now.steady_ms,
             },
+            opened: now,
             has_committed: false,
             proposed: None,
             ahead_since_ms: None,
@@ -105,10 +109,17 @@ impl CommitTimes {
 
     /// The time of a commit that is made now.
     pub fn next(&mut self, now: Moment) -> i64 {
-        let (passed_by_ms, slower_ms) = self.measured(now);
+        let (mut passed_by_ms, slower_ms) = self.measured(now);
+        if !self.has_committed {
+            let passed_ms = now.steady_ms.saturating_sub(self.opened.steady_ms).max(0);
+            let shown_then = self.opened.wall_ms.saturating_add(passed_ms);
+            passed_by_ms = passed_by_ms.max(shown_then);
+        }
         let is_ahead = now.wall_ms.saturating_sub(passed_by_ms) > MOST_AHEAD_MS;
+        // New books take nobody along.
+        let is_new = !self.has_committed && self.last_ms == 0;
         self.ahead_since_ms = match self.ahead_since_ms {
-            _ if !(is_ahead && self.has_committed) => None,
+            _ if !is_ahead || is_new => None,
             None => Some(now.steady_ms),
             since => since,
         };

@@ -147,6 +147,25 @@ proptest! {
         prop_assert_eq!(world.commit(), others_ms);
     }
 
+    /// Nor does one that went wrong after the books were opened, before anything was committed; and
+    /// new books begin when the clock says.
+    #[test]
+    fn a_clock_that_goes_wrong_before_the_first_commit_leaves_no_trace(
+        lay in 1..4_000 * DAY_MS,
+        far in MOST_AHEAD_MS + 1..4_000 * DAY_MS,
+        passed in 0..3 * DAY_MS,
+    ) {
+        let mut world = World::new(RIGHT_MS - lay);
+        world.pass(passed);
+        world.set_off(far);
+        prop_assert_eq!(world.commit(), RIGHT_MS + passed);
+        world.set_off(0);
+        prop_assert_eq!(world.commit(), RIGHT_MS + passed);
+        let mut world = World::new(0);
+        world.set_off(far);
+        prop_assert_eq!(world.commit(), RIGHT_MS + far);
+    }
+
     /// A clock that is far ahead for less than ten minutes leaves no trace.
     #[test]
     fn a_clock_that_was_wrong_for_a_moment_is_not_followed(

@@ -279,10 +279,11 @@ async fn what_a_block_had_in_time_is_in_time_however_late_it_is_seen() {
     }
 }
 
-/// A clock that was years ahead for one round put the next one off until then; after a start what
-/// is watched is looked at all the same.
+/// A clock that was years ahead for a while puts nothing off until then: not while it is not
+/// believed, and once it was, all is looked at when it is set back, or after a start.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_watched_is_looked_at_after_a_start_whatever_the_clock_was() {
+async fn what_is_watched_is_looked_at_whatever_the_clock_was() {
+    const FAR_MS: i64 = 4 * 365 * 86_400_000;
     let begun_ms = SystemClock.now_ms();
     let clock = Arc::new(ManualClock::at(begun_ms));
     let servers = of(RegtestChain::in_memory().with_clock(clock.clone())).await;
@@ -290,28 +291,36 @@ async fn what_is_watched_is_looked_at_after_a_start_whatever_the_clock_was() {
     chain.mine(110).unwrap();
     let source = &servers.sources[0].1;
     let store: Arc<dyn Store> = Arc::new(MemoryStore::new(clock.clone()));
-    let scene = Scene::at(store.clone(), source.clone(), clock.clone()).await;
+    let mut scene = Scene::at(store.clone(), source.clone(), clock.clone()).await;
     let merchant = scene.merchant().await;
     let keys = Signer::new(91).xpub(XpubKind::SegwitV0);
     scene.wallet(WalletOwner::Operator, keys).await;
     scene.look().await;
-    clock.jump(begun_ms + 4 * 365 * 86_400_000);
-    scene.engine.run_due_jobs().await.unwrap();
-    clock.jump(begun_ms + 1_000);
-    let invoice = scene.invoice("sale", merchant, 20_000, 1).await;
-    chain.fund(&address(&invoice), 20_000).unwrap();
-    chain.mine(1).unwrap();
-    scene.engine.run_due_jobs().await.unwrap();
-    assert_eq!(scene.now(invoice.id).await.state, InvoiceState::New);
-    let scene = Scene::at(store, source.clone(), clock.clone()).await;
-    scene.engine.start().await.unwrap();
-    for _ in 0..500 {
+    for (number, believed, starts) in [(1, false, false), (2, true, false), (3, true, true)] {
+        let right_ms = clock.now_ms() + 20_000;
+        clock.set(right_ms);
+        clock.jump(right_ms + FAR_MS);
         scene.engine.run_due_jobs().await.unwrap();
-        if scene.now(invoice.id).await.state == InvoiceState::Settled {
-            break;
+        // Another look in the time that is not believed, with a round in it.
+        for _ in 0..if believed { 12 } else { 1 } {
+            clock.advance(Duration::from_secs(60));
+            scene.engine.run_due_jobs().await.unwrap();
         }
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        let is_ahead = store.commit_time_ms() > right_ms + FAR_MS;
+        assert_eq!(is_ahead, believed);
+        clock.jump(right_ms + 800_000);
+        if starts {
+            scene = Scene::at(store.clone(), source.clone(), clock.clone()).await;
+        }
+        let key = format!("sale {number}");
+        let invoice = scene.invoice(&key, merchant, 20_000, 1).await;
+        chain.fund(&address(&invoice), 20_000).unwrap();
+        chain.mine(1).unwrap();
+        scene.engine.run_due_jobs().await.unwrap();
+        clock.set(right_ms + 820_000);
+        scene.engine.run_due_jobs().await.unwrap();
+        let state = scene.now(invoice.id).await.state;
+        assert_eq!(state, InvoiceState::Settled, "{number}");
     }
-    assert_eq!(scene.now(invoice.id).await.state, InvoiceState::Settled);
     scene.engine.stop().await.unwrap();
 }

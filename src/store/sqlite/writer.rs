@@ -13,6 +13,7 @@ use rusqlite::Connection;
 
 use super::cache::Cache;
 use super::known::Known;
+use super::moving::last_commit_ms;
 use super::place::Place;
 use super::seat::Seat;
 use super::writing::Writing;
@@ -129,8 +130,13 @@ impl Writer {
     }
 
     fn write(&mut self, mut group: Group) {
+        let begun = self.begin();
+        // Not before it is known what others have written.
         let at_ms = self.times.next_ms();
-        let outcome = self.commit(&mut group, at_ms);
+        let outcome = match begun {
+            Ok(()) => self.commit(&mut group, at_ms),
+            Err(error) => Err(error.into()),
+        };
         if let Err(failure) = &outcome
             && failure.is_of_a_row()
             && group.tasks.len() > 1
@@ -164,10 +170,23 @@ impl Writer {
         self.committed.notify(usize::MAX);
     }
 
+    /// From here on nobody else writes; what others have written since the last group is not known,
+    /// but for when: books may have been moved in, by somebody who did not wait for it.
+    fn begin(&mut self) -> Result<(), StoreError> {
+        self.place.check()?;
+        let data_version = begin(&self.connection).map_err(sql_error)?;
+        if self.known.data_version != Some(data_version) {
+            self.known = Known::default();
+            self.cache.clear();
+            let last_ms = last_commit_ms(&self.connection).map_err(sql_error)?;
+            self.times.seen(last_ms);
+        }
+        self.known.data_version = Some(data_version);
+        Ok(())
+    }
+
     fn commit(&mut self, group: &mut Group, at_ms: i64) -> Result<Written, Failure> {
         let connection = &self.connection;
-        self.place.check()?;
-        begin(connection, &mut self.known, &self.cache).map_err(sql_error)?;
         // A failure leaves nothing known.
         let known = std::mem::take(&mut self.known);
         let mut writing = Writing::new(connection, &self.cache, known, at_ms);
@@ -203,18 +222,11 @@ impl Writer {
     }
 }
 
-/// From here on nobody else writes; what others have written since the last group is not known.
-fn begin(connection: &Connection, known: &mut Known, cache: &Cache) -> rusqlite::Result<()> {
+/// Answers what changes when somebody else has written.
+fn begin(connection: &Connection) -> rusqlite::Result<i64> {
     connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
-    let data_version = connection
-        .prepare_cached("PRAGMA data_version")?
-        .query_row([], |row| row.get(0))?;
-    if known.data_version != Some(data_version) {
-        *known = Known::default();
-        cache.clear();
-    }
-    known.data_version = Some(data_version);
-    Ok(())
+    let mut version = connection.prepare_cached("PRAGMA data_version")?;
+    version.query_row([], |row| row.get(0))
 }
 
 fn run_all(writing: &mut Writing<'_>, group: &mut [Box<dyn Task>]) -> rusqlite::Result<()> {
