@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
 
 use flashkit::Engine;
 use flashkit::cards::{CardLimits, ChargeAmount, ChargeCard};
@@ -26,6 +27,7 @@ use flashkit::store::{
     ByteSource, CommitError, DocumentQuery, KeyPath, KeyValue, KeyValueWrite, MAX_PAGE,
     MemoryStore, MoveError, NodeState, Store, StoreAdmin,
 };
+use flashkit::testkit::clock::ManualClock;
 use postgres::Cluster;
 use support::key;
 use support::shop::{self, sat};
@@ -311,6 +313,41 @@ async fn books_that_arrive_are_seen_by_a_writer_that_was_at_work_before() {
     shop::merchant(&engine, "Another").await;
     verify_journal(&engine, &heads).await;
     engine.stop().await.unwrap();
+}
+
+/// Whoever moved the books in did not wait for it, and they came all the same. By a clock that is a
+/// day behind them, the next commit is not before their last.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn books_that_arrive_for_nobody_have_their_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let from = sqlite(folder.path(), "from.db");
+    do_little(Arc::new(from.clone())).await;
+    let from = sqlite(folder.path(), "from.db");
+    let commits = from.commits(0, MAX_PAGE).await.unwrap();
+    let last_ms = commits.last().unwrap().at_ms;
+    let clock = Arc::new(ManualClock::at(last_ms - 86_400_000));
+    let to = SqliteStore::open(folder.path().join("to.db"), clock).unwrap();
+    to.commit(overdraft()).await.unwrap_err();
+    let stream = from.export(NodeState::LeaveOut).await.unwrap();
+    let mut moving_in = to.import(stream, &[]);
+    std::future::poll_fn(|context| {
+        drop(moving_in.as_mut().poll(context));
+        Poll::Ready(())
+    })
+    .await;
+    drop(moving_in);
+    support::until("the books are there", async || {
+        to.health().await.unwrap().commits > 0
+    })
+    .await;
+    let mut batch = overdraft();
+    batch.steps = vec![Step::Done {
+        kind: "nothing".to_owned(),
+        object: String::new(),
+    }]
+    .into();
+    let commit = to.commit(batch).await.unwrap();
+    assert!(commit.at_ms >= last_ms, "{} < {last_ms}", commit.at_ms);
 }
 
 async fn check_node_is_locked<S: KeyValue + StoreAdmin>(store: &S) {

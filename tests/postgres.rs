@@ -461,6 +461,39 @@ async fn what_was_written_lately_is_known_by_its_name() {
     ));
 }
 
+/// Two instances write at once, and each now and then believes that it is alone. What refutes that is
+/// answered before the group was sent in full, on a machine that is busy: it is no failure.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guess_that_is_refuted_early_is_no_failure() {
+    const EACH: usize = 80;
+    let Some(bench) = Bench::new() else { return };
+    let mut proxies = Vec::new();
+    let mut tasks = Vec::new();
+    for from in [1, 2] {
+        let proxy = Proxy::to(bench.cluster.port).await;
+        let store = bench.through(proxy.port).await;
+        proxies.push(proxy);
+        tasks.push(tokio::spawn(async move {
+            let funds = batch(vec![fund(card(from), 1_000)]);
+            store.commit(funds).await.unwrap();
+            for _ in 0..EACH {
+                let sale = batch(vec![transfer(card(from), merchant(from), 1)]);
+                store.commit(sale).await.unwrap();
+            }
+        }));
+    }
+    for task in tasks {
+        task.await.unwrap();
+    }
+    let trips: Vec<_> = proxies.iter().flat_map(Proxy::take_round_trips).collect();
+    println!("{trips:?}");
+    let store = bench.store().await;
+    assert_eq!(
+        store.journal(0, MAX_PAGE).await.unwrap().len(),
+        2 * (EACH + 1)
+    );
+}
+
 /// Batches of every kind, one at a time, by one instance or the other: whether they were decided
 /// upon what the instance knows or upon what it has loaded, they come to the same.
 #[tokio::test(flavor = "multi_thread")]

@@ -220,8 +220,45 @@ mod tests {
     use ldk_node::tokio::{self, time::timeout};
 
     use super::*;
-    use crate::ports::{Clock, SystemClock};
+    use crate::ports::{BoxFuture, Clock, SystemClock};
+    use crate::store::{KeyPath, KeyValueWrite, NodeHolder};
     use crate::testkit::faulty_store::FaultyKeyValue;
+
+    type Answer<T> = BoxFuture<'static, Result<T, StoreError>>;
+
+    /// A store that is asked for a renewal and never answers.
+    struct NeverRenews(FaultyKeyValue, Arc<Event>);
+
+    impl KeyValue for NeverRenews {
+        fn begin_epoch(&self) -> Answer<u64> {
+            self.0.begin_epoch()
+        }
+
+        fn take_lease(&self, holder: NodeHolder, lasts: Duration) -> Answer<u64> {
+            self.0.take_lease(holder, lasts)
+        }
+
+        fn renew_lease(&self, _epoch: u64, _lasts: Duration) -> Answer<()> {
+            self.1.notify(usize::MAX);
+            Box::pin(std::future::pending())
+        }
+
+        fn release_lease(&self, epoch: u64) -> Answer<()> {
+            self.0.release_lease(epoch)
+        }
+
+        fn write(&self, epoch: u64, change: KeyValueWrite) -> Answer<()> {
+            self.0.write(epoch, change)
+        }
+
+        fn read(&self, path: KeyPath) -> Answer<Option<Vec<u8>>> {
+            self.0.read(path)
+        }
+
+        fn list(&self, primary: String, secondary: String) -> Answer<Vec<String>> {
+            self.0.list(primary, secondary)
+        }
+    }
 
     /// The time of day, as it is shown after the machine slept or somebody set the clock.
     #[derive(Default)]
@@ -263,5 +300,27 @@ mod tests {
                 keeping.await.expect("keeping");
             }
         }
+    }
+
+    /// The machine sleeps while the store is being asked for the renewal, with an hour left.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_machine_that_slept_is_noticed_while_a_renewal_is_not_answered() {
+        let hour = Duration::from_secs(3_600);
+        let clock = Arc::new(Shifted::default());
+        let health = Arc::new(NodeHealth::new(Arc::<Shifted>::clone(&clock)));
+        let asked = Arc::new(Event::new());
+        let state = NeverRenews(FaultyKeyValue::new(), Arc::clone(&asked));
+        let epoch = state.begin_epoch().await.expect("epoch");
+        let asked_at = Moment::now(&health);
+        let fence = Arc::new(Fence::new(epoch, asked_at, hour, health));
+        let (is_asked, fallen) = (asked.listen(), fence.changed.listen());
+        let keeping = Arc::clone(&fence).keep(Arc::new(state), Duration::ZERO);
+        let keeping = tokio::spawn(keeping);
+        is_asked.await;
+        clock.0.store(3_600_000, Ordering::SeqCst);
+        timeout(Duration::from_secs(10), fallen)
+            .await
+            .expect("it stands");
+        keeping.await.expect("keeping");
     }
 }

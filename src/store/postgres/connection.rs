@@ -146,7 +146,10 @@ pub(super) async fn in_one_round_trip(
                 continue;
             }
             match statement.as_mut().poll(context) {
-                Poll::Ready(Err(error)) if !all_sent => return Poll::Ready(Err(error)),
+                // One that the database refuses was sent, and may be answered before the last is.
+                Poll::Ready(Err(error)) if !all_sent && error.as_db_error().is_none() => {
+                    return Poll::Ready(Err(error));
+                }
                 Poll::Ready(ready) => *answer = Some(ready),
                 Poll::Pending => {}
             }
