@@ -342,7 +342,7 @@ async fn books_that_arrive_for_nobody_have_their_time() {
     .await;
     let mut batch = overdraft();
     batch.steps = vec![Step::Done {
-        kind: "nothing".to_owned(),
+        kind: "nothing",
         object: String::new(),
     }]
     .into();
