@@ -177,7 +177,7 @@ impl Cards {
     pub(super) async fn blank(&self, caller: &Caller, tap: &str) -> Result<VerifiedTap, Error> {
         let who = caller.id.to_string();
         let source = self.source.as_deref().unwrap_or(&who);
-        let _turn = self.turn_to_look(tap).await?;
+        let _turn = self.turn_to_look(Some(source), tap).await?;
         let tap = match self.verify_from(Some(source), tap).await {
             Ok(found) => found,
             // A virtual card's code is guessed here as well as by a look.
