@@ -1,5 +1,6 @@
 //! What is asked of the chain, and what it answers.
 
+use bitcoin::consensus::deserialize;
 use bitcoin::hashes::{Hash, HashEngine, sha256d};
 use bitcoin::{BlockHash, OutPoint, ScriptBuf, Transaction, TxMerkleNode, Txid};
 use serde::{Deserialize, Serialize};
@@ -138,7 +139,10 @@ impl MerkleBranch {
 
     /// The root that the branch leads to from `txid`: it proves that the block has the
     /// transaction when it is the one in the block's header. `None` for a branch that cannot be
-    /// one, since a block has less than 2^32 transactions.
+    /// one, since a block has less than 2^32 transactions; and for one on which two hashes side
+    /// by side can be read as a transaction of 64 bytes. That may be what the block has, made so
+    /// that its halves name what was never paid: what is below it is proven by nothing. By chance
+    /// it is once in a thousand million pairs.
     pub fn root(&self, txid: Txid) -> Option<TxMerkleNode> {
         let depth = u32::try_from(self.siblings.len()).ok()?;
         if depth > 31 || self.position >> depth != 0 {
@@ -146,15 +150,24 @@ impl MerkleBranch {
         }
         let (mut node, mut at) = (TxMerkleNode::from(txid), self.position);
         for sibling in &self.siblings {
-            node = if at & 1 == 0 {
-                parent(node, *sibling)
+            let (left, right) = if at & 1 == 0 {
+                (node, *sibling)
             } else {
-                parent(*sibling, node)
+                (*sibling, node)
             };
+            if is_transaction(left, right) {
+                return None;
+            }
+            node = parent(left, right);
             at >>= 1;
         }
         Some(node)
     }
+}
+
+fn is_transaction(left: TxMerkleNode, right: TxMerkleNode) -> bool {
+    let pair = [left.to_byte_array(), right.to_byte_array()].concat();
+    deserialize::<Transaction>(&pair).is_ok()
 }
 
 fn parent(left: TxMerkleNode, right: TxMerkleNode) -> TxMerkleNode {

@@ -79,9 +79,12 @@ pub(crate) async fn refundable(core: &Core, invoice: &Invoice) -> Result<Refunda
 }
 
 /// By their places, the payments whose surplus is not there to count towards the price any more: it
-/// was given to somebody, is on another card, or was paid back.
+/// was given to somebody, is on another card, or was paid back. Nor is what a refund that waits for
+/// its Lightning address is to pay back, which takes it when it is sent: while refunds cover more
+/// than was taken out of suspense for them, none of it counts.
 pub(super) async fn surplus_gone_on(core: &Core, invoice: &Invoice) -> Result<Vec<usize>, Error> {
-    let mut gone = Vec::new();
+    let covers_msat = invoice.flags.refund_covers_msat;
+    let (mut gone, mut waiting, mut taken_msat) = (Vec::new(), Vec::new(), 0_i64);
     for (at, paid) in invoice.payments.iter().enumerate() {
         let surplus_msat = paid.surplus_msat();
         if paid.state != InvoicePaymentState::Settled || surplus_msat <= 0 {
@@ -89,17 +92,22 @@ pub(super) async fn surplus_gone_on(core: &Core, invoice: &Invoice) -> Result<Ve
         }
         let is_here = match (is_in_own_wallet(invoice, paid), surplus_of(invoice, paid)) {
             (false, Some(SurplusTo::Card { .. })) => false,
-            (true, _) | (false, Some(SurplusTo::Tip | SurplusTo::Refund)) => {
-                invoice.flags.refund_covers_msat == 0
-            }
+            (true, _) | (false, Some(SurplusTo::Tip | SurplusTo::Refund)) => covers_msat == 0,
             (false, None) => match suspended(core, paid).await? {
-                Some(item) => item.value.waiting_msat() == surplus_msat,
+                Some(item) => {
+                    waiting.push(at);
+                    taken_msat = taken_msat.saturating_add(item.value.refunded_msat());
+                    item.value.waiting_msat() == surplus_msat
+                }
                 None => false,
             },
         };
         if !is_here {
             gone.push(at);
         }
+    }
+    if covers_msat > taken_msat {
+        gone.extend(waiting);
     }
     Ok(gone)
 }

@@ -3,17 +3,20 @@
 use std::sync::Arc;
 
 use flashkit::cards::{CardLimits, TopUpCard};
+use flashkit::exchange::SetPositionCap;
 use flashkit::invoices::Invoice;
 use flashkit::ledger::Account;
+use flashkit::money::Asset;
 use flashkit::refunds::{
     CreateRefund, Refund, RefundAmount, RefundFeeBearer, RefundState, RefundTo,
 };
 use flashkit::testkit::wallet::Wallet;
 
 use crate::support::scene::{on_both_stores, told};
-use crate::support::scripted::Pay;
+use crate::support::scripted::{Pay, ScriptedNode};
+use crate::support::shop::HeldCard;
 use crate::support::{key, shop, until};
-use crate::world::{Terms, World, fiat};
+use crate::world::{Terms, World, currency, fiat, issue};
 
 on_both_stores! {
     what_was_put_on_a_card_goes_back_at_the_rate_that_was_asked_for;
@@ -52,9 +55,9 @@ async fn bill(customer: &Wallet, amount_msat: i64) -> RefundTo {
     RefundTo::Bolt11 { bolt11 }
 }
 
-async fn what_was_put_on_a_card_goes_back_at_the_rate_that_was_asked_for(is_sqlite: bool) {
-    let (mut world, node, network) =
-        World::with_node(is_sqlite, "15000000", Terms::default()).await;
+/// A card in Jamaican dollars, with 1,500 of them put on for 10,000 sats.
+async fn topped_up(is_sqlite: bool) -> (World, ScriptedNode, Arc<Wallet>, Invoice) {
+    let (world, node, network) = World::with_node(is_sqlite, "15000000", Terms::default()).await;
     let payer = network.node(10_000_000_000);
     flashkit::lightning::LightningNode::start(&payer)
         .await
@@ -67,16 +70,16 @@ async fn what_was_put_on_a_card_goes_back_at_the_rate_that_was_asked_for(is_sqli
         card: world.card.id,
         price: fiat("JMD", 150_000),
     };
-    let invoice = told(
-        world
-            .engine
-            .cards()
-            .top_up(&world.card.holder, command)
-            .await,
-    )
-    .unwrap();
+    let cards = world.engine.cards();
+    let asked = cards.top_up(&world.card.holder, command).await;
+    let invoice = told(asked).unwrap().value;
     customer.pay(&invoice.bolt11).await.unwrap();
     shop::settled(&world.engine, &invoice).await;
+    (world, node, customer, invoice)
+}
+
+async fn what_was_put_on_a_card_goes_back_at_the_rate_that_was_asked_for(is_sqlite: bool) {
+    let (mut world, node, customer, invoice) = topped_up(is_sqlite).await;
     let full = [150_000, 0, -150_000, 10_000_000, 0];
     assert_eq!(world.books().await, full);
     world.rate("JMD", "5000000");
@@ -145,4 +148,76 @@ async fn what_was_put_on_a_card_goes_back_at_the_rate_that_was_asked_for(is_sqli
     world.back("rest", &invoice, to, amount).await.unwrap();
     assert_eq!(world.on_card().await, 500);
     world.stop("paid back").await;
+}
+
+/// From one card in a currency to another one there is the rate of now or none; and what another
+/// currency comes to now says nothing of what the card had for it then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn between_two_cards_in_currencies_nothing_goes_at_two_rates() {
+    let (world, _node, customer, invoice) = topped_up(false).await;
+    let second = issue(
+        &world.engine,
+        world.unit,
+        &Terms::default(),
+        "04c39493c21d90",
+    )
+    .await;
+    let third = issue(
+        &world.engine,
+        currency("USD"),
+        &Terms::default(),
+        "04d39493c21d90",
+    )
+    .await;
+    world.rate("JMD", "5000000");
+    world.rate("USD", "30000");
+    let exchange = world.engine.exchange();
+    let command = SetPositionCap {
+        key: key("cap-usd"),
+        currency: currency("USD"),
+        max_open: 1_000_000,
+    };
+    let issuer = world.engine.issuer();
+    exchange.set_position_cap(&issuer, command).await.unwrap();
+    let before = world.books().await;
+    let to = |card: &HeldCard| RefundTo::Card { card: card.id };
+    let now = RefundAmount::RateNow {
+        minor_units: Some(30_000),
+    };
+    let dollars = RefundAmount::Fiat {
+        currency: currency("USD"),
+        minor_units: 100,
+    };
+    let then = RefundAmount::RateThen {
+        minor_units: 30_000,
+    };
+    let some = RefundAmount::Bitcoin {
+        amount_msat: 1_000_000,
+    };
+    let everything = RefundAmount::Everything;
+    let elsewhere = bill(&customer, 3_333_000).await;
+    for (name, to, amount) in [
+        ("everything", to(&second), everything),
+        ("some", to(&second), some),
+        ("then", to(&second), then),
+        ("other-unit", to(&third), everything),
+        ("other-unit-now", to(&third), now),
+        ("third-currency", to(&second), dollars),
+        ("third-unit", to(&third), dollars),
+        ("third-elsewhere", elsewhere, dollars),
+    ] {
+        let refused = world.back(name, &invoice, to, amount).await;
+        assert_eq!(refused.map(drop), Err("refund.card_in_currency"), "{name}");
+        assert_eq!(world.books().await, before, "{name}");
+    }
+    // At the rate of now the one has what the other pays.
+    let made = world.back("now", &invoice, to(&second), now).await.unwrap();
+    assert_eq!(made.state, RefundState::Succeeded);
+    let [card, payable, position, bitcoin, spread] = before;
+    let after = [card - 30_000, payable, position, bitcoin, spread];
+    assert_eq!(world.books().await, after);
+    let unit = Asset::Fiat(world.unit);
+    let came = Account::card_balance_in(second.id, unit);
+    assert_eq!(world.has(came).await, 30_000);
+    world.stop("at one rate").await;
 }

@@ -132,7 +132,7 @@ impl World {
         let engine = builder.open().await.unwrap();
         let merchant = shop::merchant(&engine, "Cookshop").await;
         let unit = currency(code);
-        let card = issue(&engine, unit, &terms).await;
+        let card = issue(&engine, unit, &terms, UID).await;
         let world = Self {
             engine,
             store,
@@ -357,10 +357,11 @@ impl World {
     }
 }
 
-async fn issue(engine: &Engine, unit: Currency, terms: &Terms) -> HeldCard {
+/// A card in a currency, of the chip with the number `uid`.
+pub async fn issue(engine: &Engine, unit: Currency, terms: &Terms, uid: &str) -> HeldCard {
     let (cards, issuer) = (engine.cards(), engine.issuer());
     let command = CreateCardProgram {
-        key: key("program"),
+        key: key(&format!("program-{uid}")),
         name: "Cards".to_owned(),
         terms: CardProgramTerms {
             unit: Asset::Fiat(unit),
@@ -372,23 +373,23 @@ async fn issue(engine: &Engine, unit: Currency, terms: &Terms) -> HeldCard {
     };
     let program = cards.programs().create(&issuer, command).await.unwrap().id;
     let command = IssueCard {
-        key: key("issue"),
-        uid: UID.to_owned(),
+        key: key(&format!("issue-{uid}")),
+        uid: uid.to_owned(),
         existing_chip: None,
         limits: terms.limits.clone(),
         program: Some(program),
     };
     let card = cards.issue(&issuer, command).await.unwrap();
     assert_eq!(card.unit, Asset::Fiat(unit));
-    let keys = cards.programming_keys(&issuer, UID).await.unwrap();
+    let keys = cards.programming_keys(&issuer, uid).await.unwrap();
     let command = ActivateCard {
-        key: key("activate"),
+        key: key(&format!("activate-{uid}")),
         card: card.id,
     };
     let holder = cards.activate(&issuer, command).await.unwrap();
     HeldCard {
         id: card.id,
         holder: holder.holder.clone(),
-        chip: VirtualCard::program(UID, &keys).unwrap(),
+        chip: VirtualCard::program(uid, &keys).unwrap(),
     }
 }

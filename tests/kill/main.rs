@@ -179,7 +179,9 @@ impl World {
         let hash = self.wallet.send(bolt11).await.unwrap();
         self.reach(boundary);
         let claimed = !["claimable-not-committed", "committed-not-claimed"].contains(&boundary);
-        let paid = tokio::time::timeout(Duration::from_millis(100), self.wallet.sent(hash)).await;
+        // Its own node writes as well before it knows.
+        let patience = Duration::from_millis(if claimed { 30_000 } else { 100 });
+        let paid = tokio::time::timeout(patience, self.wallet.sent(hash)).await;
         assert_eq!(paid.is_ok(), claimed, "{boundary}: the customer has paid");
         self.kill();
         self.connect();

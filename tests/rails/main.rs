@@ -14,6 +14,7 @@ mod foreign;
 mod lnurl;
 mod low;
 mod machine;
+mod meanwhile;
 mod no_lies;
 mod offers;
 mod orders;

@@ -3,7 +3,7 @@
 
 use flashkit::invoices::{Custody, Invoice, InvoiceState, PaymentRules};
 use flashkit::ledger::Account;
-use flashkit::refunds::{AnswerRefund, CancelRefund, RefundAmount, RefundState, RefundTo};
+use flashkit::refunds::{AnswerRefund, CancelRefund, Refund, RefundAmount, RefundState, RefundTo};
 use flashkit::treasury::{AssignSuspense, SuspenseItem, SuspenseTarget};
 
 use crate::refunds::{bolt11, order};
@@ -11,6 +11,9 @@ use crate::support::key;
 use crate::support::scripted::Pay;
 use crate::support::shop::{SAT, sat};
 use crate::traps::{GONE, Set, block, on_chain, set};
+
+/// What the host of a Lightning address answers first.
+const PAY_REQUEST: &str = r#"{"tag":"payRequest","callback":"https://x.com/cb","minSendable":1000,"maxSendable":90000000,"metadata":"[]"}"#;
 
 fn bitcoin(sats: i64) -> RefundAmount {
     RefundAmount::Bitcoin {
@@ -38,6 +41,24 @@ impl Set {
         let payable = self.available(self.payable()).await;
         let suspense = self.available(Account::suspense()).await;
         (payable / SAT, suspense / SAT)
+    }
+
+    async fn answered(&self, refund: &Refund, name: &str, asked: &str, body: String) -> Refund {
+        let command = AnswerRefund {
+            key: key(name),
+            refund: refund.id,
+            asked: asked.to_owned(),
+            body,
+        };
+        let refunds = self.engine.refunds();
+        let answered = refunds.answer(&self.engine.issuer(), command).await;
+        answered.unwrap().value
+    }
+
+    /// What the host of a Lightning address answers with an invoice of the customer's wallet.
+    async fn reply(&self, sats: i64) -> String {
+        let bill = self.customer.invoice(sats * SAT, "refund").await.unwrap();
+        format!(r#"{{"pr":"{bill}","routes":[]}}"#)
     }
 
     async fn elsewhere(&self, sats: i64) -> RefundTo {
@@ -124,21 +145,12 @@ async fn what_waits_for_a_lightning_address_stays_in_suspense_until_it_is_sent()
     assert_eq!(set.where_it_is().await, (1_000, 2_000));
     let second = order("second", &late, address(), bitcoin(700));
     let second = set.refund(second).await.unwrap();
-    let answer = |name: &str, asked: &str, body: String| AnswerRefund {
-        key: key(name),
-        refund: second.id,
-        asked: asked.to_owned(),
-        body,
-    };
-    let request = r#"{"tag":"payRequest","callback":"https://x.com/cb","minSendable":1000,"maxSendable":9000000,"metadata":"[]"}"#;
     let asked = second.ask.clone().unwrap();
-    let asks = refunds.answer(&issuer, answer("1", &asked, request.to_owned()));
-    let asked = asks.await.unwrap().value.ask.unwrap();
+    let asks = set.answered(&second, "1", &asked, PAY_REQUEST.to_owned());
+    let asked = asks.await.ask.unwrap();
     assert_eq!(set.where_it_is().await, (1_000, 2_000));
-    let bill = set.customer.invoice(700 * SAT, "refund").await.unwrap();
-    let reply = format!(r#"{{"pr":"{bill}","routes":[]}}"#);
-    let sent = refunds.answer(&issuer, answer("2", &asked, reply)).await;
-    let sent = sent.unwrap().value;
+    let reply = set.reply(700).await;
+    let sent = set.answered(&second, "2", &asked, reply).await;
     set.until_refund(&sent, RefundState::Succeeded).await;
     assert_eq!(set.where_it_is().await, (1_000, 1_300));
 }
@@ -208,4 +220,48 @@ async fn what_went_back_does_not_count_towards_the_price() {
         (InvoiceState::Settled, 0)
     );
     assert_eq!(set.events(&sale).await.last().unwrap(), "settled");
+}
+
+/// What a refund that waits for its Lightning address is to pay back does not count towards the
+/// price when that vanishes: it is the customer's, and the goods are not paid for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn surplus_that_waits_for_a_lightning_address_does_not_count_when_the_price_vanishes() {
+    let set = set().await;
+    set.over_lightning(
+        &set.sale("fees", sat(1_000), PaymentRules::NONE).await,
+        1_000 * SAT,
+    )
+    .await;
+    let options = on_chain("sale", Custody::Operator);
+    let sale = set.make(set.command("sale", sat(10_000), options)).await;
+    let sale = sale.unwrap();
+    set.chain(&sale, 1, 10_000, block(1)).await;
+    set.chain(&sale, 2, 10_000, block(1)).await;
+    assert_eq!(set.where_it_is().await, (11_000, 10_000));
+    let to = RefundTo::LightningAddress {
+        address: "ann@x.com".to_owned(),
+    };
+    let command = order("back", &sale, to, RefundAmount::Surplus);
+    let back = set.refund(command).await.unwrap();
+    assert_eq!(back.state, RefundState::Resolving);
+    let unpaid = set.chain(&sale, 1, 10_000, GONE).await;
+    assert_eq!(
+        (unpaid.state, unpaid.due_msat()),
+        (InvoiceState::New, 10_000 * SAT),
+        "{unpaid:?}"
+    );
+    assert_eq!(set.where_it_is().await, (1_000, 10_000));
+    // It goes back, and nothing of the merchant's with it.
+    let asked = back.ask.clone().unwrap();
+    let asked = set.answered(&back, "1", &asked, PAY_REQUEST.to_owned());
+    let asked = asked.await.ask.unwrap();
+    let reply = set.reply(10_000).await;
+    let sent = set.answered(&back, "2", &asked, reply).await;
+    set.until_refund(&sent, RefundState::Succeeded).await;
+    assert_eq!(set.where_it_is().await, (1_000, 0));
+    assert_eq!(set.get(&sale).await.state, InvoiceState::New);
+    // The price comes again.
+    let paid = set.chain(&sale, 1, 10_000, block(1)).await;
+    assert_eq!(paid.state, InvoiceState::Settled);
+    assert_eq!(set.where_it_is().await, (11_000, 0));
 }

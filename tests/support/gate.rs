@@ -12,7 +12,7 @@ use flashkit::lightning::{
 use flashkit::ports::BoxFuture;
 use flashkit::store::{KeyPath, KeyValue, KeyValueWrite, NodeHolder, StoreError};
 
-/// How long a node must write nothing before it counts as having written all.
+/// How long nothing of a node's must have been under way before it counts as having written all.
 const QUIET: Duration = Duration::from_millis(200);
 
 /// Where a process can be stopped.
@@ -25,7 +25,7 @@ pub struct Gate {
     armed: Mutex<Option<String>>,
     /// The payment whose record is about to be written.
     paying: Mutex<Option<String>>,
-    last_write: Mutex<Instant>,
+    writes: Mutex<Writes>,
     /// The quiet boundary that was reached.
     reached: Mutex<Option<String>>,
     /// How often the engine was told that a payment is on its way.
@@ -37,14 +37,49 @@ impl Default for Gate {
         Self {
             armed: Mutex::default(),
             paying: Mutex::default(),
-            last_write: Mutex::new(Instant::now()),
+            writes: Mutex::default(),
             reached: Mutex::default(),
             on_its_way: AtomicUsize::new(0),
         }
     }
 }
 
+struct Writes {
+    under_way: usize,
+    last: Instant,
+}
+
+impl Default for Writes {
+    fn default() -> Self {
+        let (under_way, last) = (0, Instant::now());
+        Self { under_way, last }
+    }
+}
+
+/// A write of the node's, until it is dropped.
+struct Write(Arc<Gate>);
+
+impl Write {
+    fn begin(gate: Arc<Gate>) -> Self {
+        gate.writes.lock().unwrap().under_way += 1;
+        Self(gate)
+    }
+}
+
+impl Drop for Write {
+    fn drop(&mut self) {
+        let mut writes = self.0.writes.lock().unwrap();
+        writes.under_way -= 1;
+        writes.last = Instant::now();
+    }
+}
+
 impl Gate {
+    fn is_quiet(&self) -> bool {
+        let writes = self.writes.lock().unwrap();
+        writes.under_way == 0 && writes.last.elapsed() > QUIET
+    }
+
     pub fn arm(&self, boundary: &str) {
         *self.armed.lock().unwrap() = Some(boundary.to_owned());
     }
@@ -77,9 +112,8 @@ impl Gate {
     pub async fn watch(self: Arc<Self>) {
         loop {
             tokio::time::sleep(Duration::from_millis(10)).await;
-            let quiet = self.last_write.lock().unwrap().elapsed() > QUIET;
             let reached = self.reached.lock().unwrap().clone();
-            if let (true, Some(boundary)) = (quiet, reached) {
+            if let (true, Some(boundary)) = (self.is_quiet(), reached) {
                 println!("@ at {boundary}");
                 return;
             }
@@ -253,8 +287,12 @@ impl KeyValue for GatedState {
                 });
             }
         }
-        *gate.last_write.lock().unwrap() = Instant::now();
-        self.state.write(epoch, change)
+        let (write, done) = (Write::begin(gate), self.state.write(epoch, change));
+        Box::pin(async move {
+            let written = done.await;
+            drop(write);
+            written
+        })
     }
 
     fn read(&self, path: KeyPath) -> BoxFuture<'static, Result<Option<Vec<u8>>, StoreError>> {

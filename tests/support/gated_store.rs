@@ -1,4 +1,4 @@
-//! A store with gates before the commits that deal with a node's event.
+//! A store with gates before the commits that deal with a node's event, and before a read.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -21,10 +21,12 @@ pub struct GatedStore {
 }
 
 /// Holds up the first commit of an operation, of a kind of job, or that writes to a collection, until it
-/// is let go.
+/// is let go; or a read.
 #[derive(Default)]
 pub struct Pause {
     operation: Mutex<Option<String>>,
+    /// A document's collection and id, and how many reads of it are let by.
+    read: Mutex<Option<(String, String, usize)>>,
     reached: Notify,
     released: Notify,
 }
@@ -32,6 +34,29 @@ pub struct Pause {
 impl Pause {
     pub fn arm(&self, operation: &str) {
         *self.operation.lock().unwrap() = Some(format!("/{operation}/"));
+    }
+
+    /// The read of a document is held up before which there were `after` others.
+    pub fn arm_read(&self, collection: &str, id: &str, after: usize) {
+        let armed = (collection.to_owned(), id.to_owned(), after);
+        *self.read.lock().unwrap() = Some(armed);
+    }
+
+    async fn hold_up_read(&self, collection: &str, id: &str) {
+        let is_it = {
+            let mut armed = self.read.lock().unwrap();
+            let is_it = armed.take_if(|(of, it, left)| {
+                let is_it = of == collection && it == id;
+                let is_last = is_it && *left == 0;
+                *left -= usize::from(is_it && !is_last);
+                is_last
+            });
+            is_it.is_some()
+        };
+        if is_it {
+            self.reached.notify_one();
+            self.released.notified().await;
+        }
     }
 
     /// Waits until it is held up.
@@ -108,6 +133,7 @@ impl Store for GatedStore {
     }
 
     async fn document(&self, collection: &str, id: &str) -> Result<Option<Document>, StoreError> {
+        self.pause.hold_up_read(collection, id).await;
         self.store.document(collection, id).await
     }
 

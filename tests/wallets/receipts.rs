@@ -1,10 +1,11 @@
 //! A receipt of a payment on chain, proven by its way to a block that the verifier knows.
 
-use flashkit::chain::bitcoin::consensus::encode::{deserialize_hex, serialize_hex};
+use flashkit::chain::bitcoin::absolute::LockTime;
+use flashkit::chain::bitcoin::consensus::encode::{deserialize, deserialize_hex, serialize_hex};
 use flashkit::chain::bitcoin::hashes::{Hash, sha256};
 use flashkit::chain::bitcoin::secp256k1::{Keypair, Message, Secp256k1};
 use flashkit::chain::bitcoin::{Transaction, block::Header};
-use flashkit::chain::{BlockId, ChainSource};
+use flashkit::chain::{BlockId, ChainSource, MerkleBranch};
 use flashkit::invoices::{CreateInvoice, Invoice, InvoiceOptions, InvoicePurpose, Rail};
 use flashkit::receipts::{
     IssueReceipt, IssuedReceipt, OnChainProof, ProveReceipt, ReceiptBundle, ReceiptKind, Trust,
@@ -167,6 +168,21 @@ async fn a_payment_on_chain_is_proven_up_to_a_block_that_is_trusted() {
         code(&bundle, &trust)
     };
     assert_eq!(says(&|_| {}), "proven");
+    let forged = inner_node(&good);
+    let names_it = |receipt: &mut serde_json::Value| {
+        receipt["payments"][0]["reference"] = forged.0.clone().into();
+    };
+    let (receipt, key) = signed_anew(&good.receipt, &names_it);
+    let bundle = ReceiptBundle {
+        receipt,
+        on_chain: vec![forged.1],
+        ..good.clone()
+    };
+    let trust_forged = Trust {
+        keys: vec![key],
+        ..trust(vec![forged.2])
+    };
+    assert_eq!(code(&bundle, &trust_forged), "receipt.wrong_path");
     let elsewhere = address(&other);
     let to_another = |receipt: &mut serde_json::Value| {
         receipt["payments"][0]["address"] = elsewhere.clone().into();
@@ -205,6 +221,52 @@ fn signed_anew(
         until_ms: None,
     };
     (format!("{form}\n{body}\n{public_key} {signature}"), key)
+}
+
+/// A payment that nobody made, below a transaction of 64 bytes that a block has: the first half of
+/// which is the hash of the payment. The block is a good one, and so is every hash on the way.
+fn inner_node(good: &ReceiptBundle) -> (String, OnChainProof, BlockId) {
+    let mut never: Transaction = deserialize_hex(&good.on_chain[0].transaction).unwrap();
+    let txid = loop {
+        let next = never.lock_time.to_consensus_u32() + 1;
+        never.lock_time = LockTime::from_consensus(next);
+        let txid = never.compute_txid().to_byte_array();
+        // One input.
+        if txid[4] == 1 {
+            break txid;
+        }
+    };
+    let mut half = [0; 32];
+    // No script, any sequence, one output with four bytes of script.
+    (half[14], half[23]) = (1, 4);
+    let pair = [txid, half].concat();
+    let there: Transaction = deserialize(&pair).unwrap();
+    assert_eq!(there.base_size(), 64);
+    let other = good.on_chain[0].siblings[0].clone();
+    let branch = MerkleBranch {
+        position: 0,
+        siblings: vec![other.parse().unwrap()],
+    };
+    let mut header: Header = deserialize_hex(&good.on_chain[0].headers[0]).unwrap();
+    header.merkle_root = branch.root(there.compute_txid()).unwrap();
+    while header.validate_pow(header.target()).is_err() {
+        header.nonce = header.nonce.wrapping_add(1);
+    }
+    let mut half_as_written = half;
+    half_as_written.reverse();
+    let proof = OnChainProof {
+        transaction: serialize_hex(&never),
+        vout: good.on_chain[0].vout,
+        position: 0,
+        siblings: vec![hex::encode(half_as_written), other],
+        headers: vec![serialize_hex(&header)],
+    };
+    let block = BlockId {
+        height: 111,
+        hash: header.block_hash(),
+    };
+    let outpoint = format!("{}:{}", never.compute_txid(), proof.vout);
+    (outpoint, proof, block)
 }
 
 /// Everything that can be another than it is, of a proof that is good.

@@ -115,7 +115,11 @@ impl World {
     /// A person says that a refund failed.
     async fn nobody_signed(&self, refund: &Refund) -> Result<(), &'static str> {
         let command = ResolveRefund {
-            key: key(&format!("resolve-{:?}", self.now(refund).await.state)),
+            key: key(&format!(
+                "resolve-{}-{:?}",
+                refund.id,
+                self.now(refund).await.state
+            )),
             refund: refund.id,
             outcome: RefundOutcome::Failed,
             reason: "never signed".to_owned(),
@@ -619,4 +623,27 @@ async fn a_customer_that_bears_the_fee_bears_all_of_it() {
     }
     let (payable, _) = world.payable().await;
     assert!(payable >= 100_000 - 59_900, "{payable}");
+}
+
+/// A coin that fits without change is the cheapest, and fits no more once its fee comes off: what is
+/// sent and the fee of the coins that are taken then are looked at together.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_the_fee_changes_with_what_it_leaves_both_are_no_more_than_the_amount() {
+    let signer = Signer::new(82);
+    let world = World::new(signer.xpub(XpubKind::SegwitV0)).await;
+    // One of the two coins is of 40,000 sats, and takes about 220 to spend.
+    for sats in (39_400..39_900).step_by(10) {
+        let name = format!("of-{sats}");
+        let bearer = RefundFeeBearer::Customer;
+        let refund = world.refund(&name, sats, bearer).await.unwrap();
+        let spend = world.spend_of(&refund).await;
+        let leaves_msat = refund.sent_msat + refund.max_fee_msat;
+        assert!(leaves_msat <= sats * 1_000, "{sats}: {refund:?}");
+        assert_eq!(
+            i64::try_from(spend.fee_sat).unwrap() * 1_000,
+            refund.max_fee_msat
+        );
+        world.cancel(&refund).await;
+        world.nobody_signed(&refund).await.unwrap();
+    }
 }

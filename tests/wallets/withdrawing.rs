@@ -109,3 +109,27 @@ async fn of_a_merchants_own_wallet_every_transaction_waits_for_its_signers() {
     scene.look().await;
     assert_eq!(scene.coins(wallet.id).await, []);
 }
+
+/// What is left costs more than anybody may mean: that is no error, since the rest has gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_would_cost_too_much_is_left_and_what_was_sent_is_told() {
+    let servers = servers().await;
+    let chain = &servers.chain;
+    chain.mine(110).unwrap();
+    let scene = Scene::open(servers.sources[0].1.clone()).await;
+    let wallet = scene
+        .wallet(WalletOwner::Operator, WalletSource::Node)
+        .await;
+    let coins = [60_000_000, 60_000_000, 3_000_000, 3_000_000];
+    fill(&scene, chain, wallet.id, &coins).await;
+    let dear = Some(10_000_000);
+    let sent = scene.withdraw("all", wallet.id, dear).await.unwrap();
+    assert_eq!((sent.spends.len(), sent.left_sat), (1, 6_000_000));
+    assert_eq!(sent.amount_sat + sent.fee_sat, 120_000_000);
+    assert_eq!(scene.state(sent.spends[0]).await, SpendState::Broadcast);
+    let again = scene.withdraw("all", wallet.id, dear).await.unwrap();
+    assert_eq!(again, sent);
+    // Of nothing but that it is one, and nothing is sent.
+    let refused = scene.withdraw("rest", wallet.id, dear).await;
+    assert_eq!(refused.unwrap_err().code(), "wallet.fee_too_high");
+}
