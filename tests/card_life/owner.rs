@@ -439,9 +439,16 @@ async fn a_sale_while_a_card_is_looked_at_is_not_overlooked() {
     charge(&engine, &till, "two", &card.chip.tap(), 15_000)
         .await
         .unwrap();
+    // Whoever asks meanwhile is answered when the look is over, and so when all that was due is done.
+    let mut asking = {
+        let engine = engine.clone();
+        tokio::spawn(async move { engine.run_due_jobs().await.unwrap() })
+    };
+    let early = tokio::time::timeout(std::time::Duration::from_millis(50), &mut asking).await;
+    assert!(early.is_err(), "answered before what was due was done");
     pause.release();
     looking.await.unwrap();
-    engine.run_due_jobs().await.unwrap();
+    asking.await.unwrap();
     assert_eq!(crate::hands::on_card(&*store, card.id).await, 20_000);
     assert_eq!(crate::hands::on_card(&*store, source.id).await, 35_000);
 }
