@@ -61,6 +61,8 @@ struct Life {
     stopped: event_listener::Event,
     /// Who starts or stops the node.
     node: Turns,
+    /// Who does what is due.
+    jobs: Turns,
     /// By whose work it was: see [`Work`].
     last_problems: Mutex<[Option<Error>; 2]>,
 }
@@ -223,10 +225,13 @@ impl Engine {
     }
 
     /// Does the jobs that are due now: for a host that did not [`start`](Self::start) the engine.
+    /// Of one that was started, the engine's own work has its turn first: once this has answered,
+    /// what was due when it was called has been done, by whichever of the two.
     ///
     /// # Errors
     /// `store.*`.
     pub async fn run_due_jobs(&self) -> Result<JobsRun, Error> {
+        let _turn = self.life.jobs.take().await;
         let handles = jobs::Handles {
             cards: &self.cards,
             invoices: &self.invoices,

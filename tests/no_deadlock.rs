@@ -18,7 +18,7 @@ use support::deadline::Deadline;
 use support::load::Load;
 use support::shop::{self, Merchant, SAT, sat};
 
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_secs(600);
 const LOAD_TASKS: u64 = 200;
 
 /// Sells `sales` times, all at once, while the load runs; then every account is what it must be.

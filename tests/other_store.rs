@@ -1,9 +1,11 @@
 //! A store that is not the crate's own: the one of `examples/redb_store`, which was written from
 //! the documentation of the contract, keeps it.
 
+#[path = "other_store/broken.rs"]
+mod broken;
 mod support;
 
-#[path = "../examples/redb_store/store/mod.rs"]
+#[path = "../examples/redb_store/store.rs"]
 mod redb_store;
 
 use std::path::Path;
@@ -18,10 +20,10 @@ use flashkit::ledger::{
     TransferKind,
 };
 use flashkit::ports::SystemClock;
-use flashkit::store::contract::{FIRST_MS, FreshStore, check_all, check_reopening};
+use flashkit::store::contract::{FIRST_MS, FreshStore, check_all, check_reopening, check_tree};
 use flashkit::store::{KeyPath, KeyValue, KeyValueWrite, NodeHolder, Store, StoreError};
 use flashkit::testkit::clock::ManualClock;
-use redb_store::RedbStore;
+use redb_store::{RedbStore, RedbTree};
 use support::books::expect;
 use support::key;
 use support::shop::{self, SAT, sat};
@@ -34,7 +36,7 @@ async fn it_keeps_the_contract() {
         let number = files.fetch_add(1, Ordering::SeqCst);
         let file = folder.path().join(format!("{number}.redb"));
         async move {
-            let store = Arc::new(RedbStore::open(&file, clock.clone())?);
+            let store = Arc::new(redb_store::open(&file, clock.clone())?);
             Ok(FreshStore::new(store.clone(), store, clock))
         }
     })
@@ -43,11 +45,13 @@ async fn it_keeps_the_contract() {
     println!("{} promises kept: {}", kept.len(), kept.join(", "));
     assert!(kept.len() >= 41);
 
+    let file = folder.path().join("tree.redb");
+    check_tree(|| RedbTree::open(&file)).unwrap_or_else(|violation| panic!("{violation}"));
     let file = folder.path().join("reopened.redb");
     let reopened = check_reopening(|clock| {
         let file = file.clone();
         async move {
-            let store = Arc::new(RedbStore::open(&file, clock.clone())?);
+            let store = Arc::new(redb_store::open(&file, clock.clone())?);
             Ok(FreshStore::new(store.clone(), store, clock))
         }
     })
@@ -122,7 +126,7 @@ fn numbered(number: i64) -> Batch {
 async fn open_again(file: &Path, clock: &Arc<ManualClock>) -> RedbStore {
     let begun = Instant::now();
     loop {
-        match RedbStore::open(file, clock.clone()) {
+        match redb_store::open(file, clock.clone()) {
             Err(StoreError::InUse { .. }) if begun.elapsed() < Duration::from_secs(10) => {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
@@ -131,7 +135,7 @@ async fn open_again(file: &Path, clock: &Arc<ManualClock>) -> RedbStore {
     }
 }
 
-async fn has_all(store: &RedbStore, numbers: i64) {
+async fn has_all(store: &impl Store, numbers: i64) {
     let balance = store.balance(&card()).await.unwrap();
     assert_eq!(balance.credits_posted, i128::from(numbers));
     assert_eq!(store.commits(0, 1_000).await.unwrap().len() as i64, numbers);
@@ -156,7 +160,7 @@ async fn what_was_acknowledged_outlives_the_process() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("books.redb");
     let clock = Arc::new(ManualClock::at(FIRST_MS));
-    let store = RedbStore::open(&file, clock.clone()).unwrap();
+    let store = redb_store::open(&file, clock.clone()).unwrap();
     let epoch = store.begin_epoch().await.unwrap();
     let path = |key: &str| KeyPath {
         primary: "monitors".to_owned(),
@@ -173,7 +177,7 @@ async fn what_was_acknowledged_outlives_the_process() {
         if number % 8 == 7 {
             let copy = folder.path().join(format!("killed-{number}.redb"));
             std::fs::copy(&file, &copy).unwrap();
-            let killed = RedbStore::open(&copy, clock.clone()).unwrap();
+            let killed = redb_store::open(&copy, clock.clone()).unwrap();
             has_all(&killed, number + 1).await;
             assert_eq!(killed.cursor("reader").await.unwrap(), number);
             let value = KeyValue::read(&killed, path("last")).await.unwrap();
@@ -181,7 +185,7 @@ async fn what_was_acknowledged_outlives_the_process() {
             killed.close().await.unwrap();
         }
     }
-    let refused = RedbStore::open(&file, clock.clone()).map(drop);
+    let refused = redb_store::open(&file, clock.clone()).map(drop);
     assert_eq!(refused.unwrap_err().code(), "store.in_use");
 
     // A lease does not outlive its holder; the time of the commits, the chain and the fence do.
@@ -211,7 +215,7 @@ async fn what_was_submitted_is_done_although_the_store_is_dropped() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("books.redb");
     let clock = Arc::new(ManualClock::at(FIRST_MS));
-    let store = RedbStore::open(&file, clock.clone()).unwrap();
+    let store = redb_store::open(&file, clock.clone()).unwrap();
     let epoch = store.begin_epoch().await.unwrap();
     let writes: Vec<_> = (0_u8..100)
         .map(|number| {
@@ -238,7 +242,7 @@ async fn what_is_no_store_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("books.redb");
     std::fs::write(&file, [0x5a; 8_192]).unwrap();
-    let refused = RedbStore::open(&file, Arc::new(SystemClock)).map(drop);
+    let refused = redb_store::open(&file, Arc::new(SystemClock)).map(drop);
     assert_eq!(refused.unwrap_err().code(), "store.corrupt");
 }
 
@@ -247,7 +251,7 @@ async fn what_is_no_store_is_refused() {
 async fn an_engine_runs_on_it() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("books.redb");
-    let store = RedbStore::open(&file, Arc::new(SystemClock)).unwrap();
+    let store = redb_store::open(&file, Arc::new(SystemClock)).unwrap();
     let world = shop::simulated(Arc::new(store)).await;
     let merchant = shop::merchant(&world.engine, "Cookshop").await;
     let program = shop::program(&world.engine, merchant.id).await;
@@ -276,7 +280,7 @@ async fn an_engine_runs_on_it() {
     assert!(problems.unwrap().problems.is_empty());
     world.engine.stop().await.unwrap();
 
-    let store = RedbStore::open(&file, Arc::new(SystemClock)).unwrap();
+    let store = redb_store::open(&file, Arc::new(SystemClock)).unwrap();
     let engine = shop::engine_on(Arc::new(store), None).await;
     expect(&engine, "opened again", &lines).await;
     let again = engine.cards().charge(&merchant.till, command.clone()).await;

@@ -346,7 +346,7 @@ async fn statuses_are_errors_and_redirects_are_not_followed() {
 #[tokio::test]
 async fn an_answer_without_end_or_too_long_is_given_up() {
     let limits = HttpLimits {
-        timeout_ms: 300,
+        timeout_ms: 30_000,
         max_bytes: 10_000,
     };
     let of = || generic("/p", Direction::CurrencyPerBase).limits(limits);
@@ -354,7 +354,11 @@ async fn an_answer_without_end_or_too_long_is_given_up() {
         then: Then::Hang,
         ..ok("{\"p\":1}")
     };
-    let error = ask(of(), hang).await.unwrap_err();
+    let impatient = HttpLimits {
+        timeout_ms: 300,
+        ..limits
+    };
+    let error = ask(of().limits(impatient), hang).await.unwrap_err();
     assert_eq!(
         (error.code(), error.is_retryable()),
         ("rate.timed_out", true)

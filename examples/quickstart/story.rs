@@ -595,7 +595,7 @@ impl Story {
         self.print.step("The books");
         self.print.trial_balance(&self.engine).await?;
         // The node may still be finishing the last payment with its peer.
-        let mut tries = 0;
+        let patience = Instant::now() + PATIENCE;
         let audit = loop {
             let audit = self
                 .engine
@@ -606,8 +606,7 @@ impl Story {
             let mut controls = audit.controls.iter();
             let agrees =
                 audit.untied.is_empty() && controls.all(|control| control.difference_msat == 0);
-            tries += 1;
-            if agrees || tries == 100 {
+            if agrees || Instant::now() > patience {
                 break audit;
             }
             tokio::time::sleep(Duration::from_millis(50)).await;

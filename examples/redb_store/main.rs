@@ -24,15 +24,13 @@ use flashkit::testkit::virtual_card::VirtualCard;
 use flashkit::testkit::wallet::Wallet;
 use flashkit::{Engine, MasterSecret};
 
-use store::RedbStore;
-
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 const SAT: i64 = 1_000;
 const UID: &str = "04a39493cc8680";
 
 async fn open(file: &Path, node: &SimulatedNode) -> Result<Engine, Failure> {
-    let store = Arc::new(RedbStore::open(file, Arc::new(SystemClock))?);
+    let store = Arc::new(store::open(file, Arc::new(SystemClock))?);
     let master = MasterSecret::new([7; 32]);
     let builder = Engine::builder(store, master).network("regtest");
     let engine = builder.lightning(Arc::new(node.clone())).open().await?;

@@ -19,12 +19,15 @@ use super::rules::{self, AfterFailure};
 use crate::Error;
 use crate::core::{Core, Decision, Loaded, Turns, emit};
 use crate::ids::TransferId;
-use crate::ledger::{Refusal, Step};
+use crate::ledger::{AccountKind, Refusal, Step};
 use crate::lightning::{
     Bolt11Details, Dispatch, PaymentDirection, PaymentHash, PaymentRecord, PaymentRequest,
     PaymentState,
 };
 use crate::treasury;
+
+/// How often points are decided again while others empty the same budget.
+const MAX_DECISIONS: usize = 256;
 
 /// Whether an earlier call to the node can have been made for the same payment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -227,13 +230,18 @@ impl Payments {
         id: &str,
         route_fee_msat: Option<i64>,
     ) -> Result<(), Error> {
-        let recorded = self.record_success::<P>(id, route_fee_msat, Besides::Posted);
-        match recorded.await {
-            // What else belongs to it cannot be posted: that it arrived is true all the same.
-            Err(error) if is_refused(&error) => {
-                self.record_success::<P>(id, route_fee_msat, Besides::LeftOut)
-                    .await
+        let record = |besides| self.record_success::<P>(id, route_fee_msat, besides);
+        let mut recorded = record(Besides::Posted).await;
+        for _ in 1..MAX_DECISIONS {
+            // Somebody else took what was put aside; there may be money elsewhere.
+            if !recorded.as_ref().is_err_and(lacks_budget) {
+                break;
             }
+            recorded = record(Besides::Posted).await;
+        }
+        match recorded {
+            // What else belongs to it cannot be posted: that it arrived is true all the same.
+            Err(error) if is_refused(&error) => record(Besides::LeftOut).await,
             recorded => recorded,
         }
     }
@@ -457,6 +465,16 @@ impl Payments {
             Err(Error::Ledger(Refusal::AlreadyClaimed { .. })) => Ok(()),
             other => other.map(drop),
         }
+    }
+}
+
+/// True where the points were to come out of a budget that others have emptied since it was read.
+fn lacks_budget(error: &Error) -> bool {
+    match error {
+        Error::Ledger(Refusal::InsufficientFunds { account, .. }) => {
+            account.kind() == AccountKind::RewardBudget
+        }
+        _ => false,
     }
 }
 

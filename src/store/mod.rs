@@ -4,11 +4,12 @@
 //! [`Store::commit`] answers only after the commit is durable. What a batch may do is decided by
 //! [`ledger::Group`](crate::ledger::Group) for every store alike.
 //!
-//! Any engine of tables with atomic, durable changes can be one. What a store must keep is said at
-//! [`Store`] and [`KeyValue`]; how its rows are read and written, at [`Rows`](crate::ledger::Rows)
-//! and [`Changes`](crate::ledger::Changes); what stores with one writer have in common is
-//! [`group_commit`]. The module `contract` (feature `testkit`) checks all of it against any store.
-//! `docs/guide/write-a-store.md` goes through it, and `examples/redb_store` is such a store.
+//! Any engine of tables with atomic, durable changes can be one. One that keeps an ordered tree of
+//! keys and values becomes a store by four functions: see [`ordered`]. What any store must keep is
+//! said at [`Store`] and [`KeyValue`]; how its rows are read and written, at
+//! [`Rows`](crate::ledger::Rows) and [`Changes`](crate::ledger::Changes); what stores with one
+//! writer have in common is [`group_commit`]. The module `contract` (feature `testkit`) checks all of it against any store.
+//! `docs/guide/write-a-store.md` goes through both.
 
 mod admin;
 pub mod commit_time;
@@ -20,10 +21,12 @@ mod health;
 mod key_value;
 mod memory;
 pub mod moving;
+pub mod ordered;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
+mod threads;
 
 use std::time::Duration;
 

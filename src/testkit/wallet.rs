@@ -28,6 +28,7 @@ struct State {
     ended: HashMap<PaymentHash, Result<(), String>>,
     received: HashMap<PaymentHash, i64>,
     holds: bool,
+    is_holding: bool,
 }
 
 /// A wallet could not do what it was told to.
@@ -119,11 +120,20 @@ impl Wallet {
         self.changed.notify(usize::MAX);
     }
 
+    /// Whether something came in that it holds.
+    pub fn is_holding(&self) -> bool {
+        self.lock().is_holding
+    }
+
     async fn while_it_holds(&self) {
         loop {
             let changed = self.changed.listen();
-            if !self.lock().holds {
-                return;
+            {
+                let mut state = self.lock();
+                state.is_holding = state.holds;
+                if !state.holds {
+                    return;
+                }
             }
             changed.await;
         }

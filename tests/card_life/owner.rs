@@ -2,6 +2,7 @@
 //! still sees.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use flashkit::access::Credential;
 use flashkit::cards::{
@@ -438,9 +439,16 @@ async fn a_sale_while_a_card_is_looked_at_is_not_overlooked() {
     charge(&engine, &till, "two", &card.chip.tap(), 15_000)
         .await
         .unwrap();
+    // Whoever asks meanwhile is answered when the look is over, and so when all that was due is done.
+    let mut asking = {
+        let engine = engine.clone();
+        tokio::spawn(async move { engine.run_due_jobs().await.unwrap() })
+    };
+    let early = tokio::time::timeout(std::time::Duration::from_millis(50), &mut asking).await;
+    assert!(early.is_err(), "answered before what was due was done");
     pause.release();
     looking.await.unwrap();
-    engine.run_due_jobs().await.unwrap();
+    asking.await.unwrap();
     assert_eq!(crate::hands::on_card(&*store, card.id).await, 20_000);
     assert_eq!(crate::hands::on_card(&*store, source.id).await, 35_000);
 }
@@ -474,4 +482,33 @@ async fn a_tap_shows_where_to_top_up_and_of_a_lost_card_nothing_of_its_money() {
         1
     );
     scene.stop("lost").await;
+}
+
+/// Whoever has seen a blank card's tap on a screen makes it nobody's: it grows old and is void behind a
+/// later one, as it would be for a charge.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_old_tap_of_a_blank_card_takes_no_place() {
+    let scene = Scene::new(false, CardLimits::default()).await;
+    let engine = scene.engine().clone();
+    let (card, holder) = (scene.card.id, scene.card.holder.clone());
+    let (_, mut chip) = blank(&engine, 1).await;
+    let limits = CardLimits::default();
+    let refused = async |name: &str, tap: &str| {
+        let added = add(&engine, &holder, name, card, tap, limits.clone()).await;
+        let replaced = replace(&engine, &holder, name, card, tap).await;
+        (told(added).map(drop), told(replaced).map(drop))
+    };
+    let old = chip.tap();
+    engine.cards().peek(&old).await.unwrap();
+    scene.clock.advance(Duration::from_secs(120));
+    let stale = Err("card.tap_stale");
+    assert_eq!(refused("old", &old).await, (stale, stale));
+    let (before, later) = (chip.tap(), chip.tap());
+    engine.cards().peek(&later).await.unwrap();
+    let superseded = Err("card.tap_superseded");
+    assert_eq!(refused("before", &before).await, (superseded, superseded));
+    replace(&engine, &holder, "later", card, &later)
+        .await
+        .unwrap();
+    scene.stop("old taps").await;
 }

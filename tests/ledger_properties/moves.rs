@@ -89,7 +89,7 @@ fn one_move() -> impl Strategy<Value = Move> {
     ];
     let bound = || prop_oneof![1 => Just(None), 2 => (-200_i64..300).prop_map(Some)];
     prop_oneof![
-        5 => (pair(), amount(), ceiling(), prop::bool::weighted(0.03), prop::bool::weighted(0.2))
+        5 => (pair(), amount(), ceiling(), prop::bool::weighted(0.15), prop::bool::weighted(0.2))
             .prop_map(|((debit, credit), amount, ceiling, again, up_to)| Move::Transfer {
                 debit, credit, amount, ceiling, again, up_to,
             }),

@@ -3,9 +3,10 @@
 use flashkit::cards::lnurl::LnurlRequest;
 use flashkit::cards::{CardLimits, CardPaymentState, FreezeCard, SetCardPin};
 use flashkit::lightning::PaymentState;
+use flashkit::{CardPaymentSettings, Settings};
 use serde_json::json;
 
-use crate::set::{ON_CARD, Set, hash};
+use crate::set::{ON_CARD, Set, hash, settings};
 use crate::support::scripted::Pay;
 use crate::support::shop::{self, SAT};
 use crate::support::{key, until};
@@ -138,7 +139,14 @@ async fn a_till_that_asks_again_hears_how_the_one_payment_stands() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ok_is_said_within_the_wait_when_it_is_paid_by_then() {
-    let mut set = Set::new(CardLimits::default()).await;
+    let patient = Settings {
+        card_payments: CardPaymentSettings {
+            wait_ms: 30_000,
+            ..CardPaymentSettings::default()
+        },
+        ..settings()
+    };
+    let mut set = Set::with(CardLimits::default(), patient).await;
     let bill = set
         .payee
         .wallet_invoice(10_000 * SAT, "takes at once")
@@ -154,7 +162,10 @@ async fn ok_is_said_within_the_wait_when_it_is_paid_by_then() {
         refused,
         json!({"status": "ERROR", "reason": "the invoice could not be paid: no route"})
     );
+    assert_eq!(set.balance().await, (ON_CARD - 10_000) * SAT);
+    set.engine.stop().await.unwrap();
     // Not known: pending, although nothing was sent.
+    let mut set = Set::new(CardLimits::default()).await;
     set.node.script([Pay::Doubt]);
     let (tap, bill) = (set.card.chip.tap(), set.bill(1_000).await);
     assert_eq!(set.json(&withdraw(&tap, &bill)).await, pending());
@@ -168,7 +179,7 @@ async fn ok_is_said_within_the_wait_when_it_is_paid_by_then() {
         set.json(&withdraw(&tap, &bill)).await.0 == 400
     })
     .await;
-    assert_eq!(set.balance().await, (ON_CARD - 10_000) * SAT);
+    assert_eq!(set.balance().await, ON_CARD * SAT);
     set.engine.stop().await.unwrap();
 }
 

@@ -1,17 +1,18 @@
 //! Boundaries at which a process can be stopped for ever, to be killed there.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use flashkit::lightning::{
     Bolt11Details, Dispatch, InvoiceRequest, LightningError, LightningEvent, LightningNode,
-    NodeBalances, PaymentHash, PaymentRecord, PaymentRequest, Preimage,
+    NodeBalances, PaymentHash, PaymentRecord, PaymentRequest, PaymentState, Preimage,
 };
 use flashkit::ports::BoxFuture;
 use flashkit::store::{KeyPath, KeyValue, KeyValueWrite, NodeHolder, StoreError};
 
-/// How long a node must write nothing before it counts as having written all.
+/// How long nothing of a node's must have been under way before it counts as having written all.
 const QUIET: Duration = Duration::from_millis(200);
 
 /// Where a process can be stopped.
@@ -24,9 +25,11 @@ pub struct Gate {
     armed: Mutex<Option<String>>,
     /// The payment whose record is about to be written.
     paying: Mutex<Option<String>>,
-    last_write: Mutex<Instant>,
+    writes: Mutex<Writes>,
     /// The quiet boundary that was reached.
     reached: Mutex<Option<String>>,
+    /// How often the engine was told that a payment is on its way.
+    on_its_way: AtomicUsize,
 }
 
 impl Default for Gate {
@@ -34,15 +37,55 @@ impl Default for Gate {
         Self {
             armed: Mutex::default(),
             paying: Mutex::default(),
-            last_write: Mutex::new(Instant::now()),
+            writes: Mutex::default(),
             reached: Mutex::default(),
+            on_its_way: AtomicUsize::new(0),
         }
     }
 }
 
+struct Writes {
+    under_way: usize,
+    last: Instant,
+}
+
+impl Default for Writes {
+    fn default() -> Self {
+        let (under_way, last) = (0, Instant::now());
+        Self { under_way, last }
+    }
+}
+
+/// A write of the node's, until it is dropped.
+struct Write(Arc<Gate>);
+
+impl Write {
+    fn begin(gate: Arc<Gate>) -> Self {
+        gate.writes.lock().unwrap().under_way += 1;
+        Self(gate)
+    }
+}
+
+impl Drop for Write {
+    fn drop(&mut self) {
+        let mut writes = self.0.writes.lock().unwrap();
+        writes.under_way -= 1;
+        writes.last = Instant::now();
+    }
+}
+
 impl Gate {
+    fn is_quiet(&self) -> bool {
+        let writes = self.writes.lock().unwrap();
+        writes.under_way == 0 && writes.last.elapsed() > QUIET
+    }
+
     pub fn arm(&self, boundary: &str) {
         *self.armed.lock().unwrap() = Some(boundary.to_owned());
+    }
+
+    pub fn times_on_its_way(&self) -> usize {
+        self.on_its_way.load(Ordering::SeqCst)
     }
 
     fn is_armed(&self, boundary: &str) -> bool {
@@ -69,9 +112,8 @@ impl Gate {
     pub async fn watch(self: Arc<Self>) {
         loop {
             tokio::time::sleep(Duration::from_millis(10)).await;
-            let quiet = self.last_write.lock().unwrap().elapsed() > QUIET;
             let reached = self.reached.lock().unwrap().clone();
-            if let (true, Some(boundary)) = (quiet, reached) {
+            if let (true, Some(boundary)) = (self.is_quiet(), reached) {
                 println!("@ at {boundary}");
                 return;
             }
@@ -139,7 +181,13 @@ impl LightningNode for GatedNode {
         &self,
         payment_hash: PaymentHash,
     ) -> Result<Option<PaymentRecord>, LightningError> {
-        self.node.payment(payment_hash).await
+        let record = self.node.payment(payment_hash).await?;
+        let state = record.as_ref().map(|record| record.state);
+        if state == Some(PaymentState::Pending) {
+            self.gate.on_its_way.fetch_add(1, Ordering::SeqCst);
+            self.gate.reach_quietly("on-its-way").await;
+        }
+        Ok(record)
     }
 
     async fn balances(&self) -> Result<NodeBalances, LightningError> {
@@ -239,8 +287,12 @@ impl KeyValue for GatedState {
                 });
             }
         }
-        *gate.last_write.lock().unwrap() = Instant::now();
-        self.state.write(epoch, change)
+        let (write, done) = (Write::begin(gate), self.state.write(epoch, change));
+        Box::pin(async move {
+            let written = done.await;
+            drop(write);
+            written
+        })
     }
 
     fn read(&self, path: KeyPath) -> BoxFuture<'static, Result<Option<Vec<u8>>, StoreError>> {

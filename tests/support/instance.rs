@@ -28,7 +28,7 @@ const DATABASE: &str = "FLASHKIT_INSTANCE_DATABASE";
 const CHAIN: &str = "FLASHKIT_INSTANCE_CHAIN";
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long the node stays with an instance that was killed.
-pub const LEASE: Duration = Duration::from_secs(3);
+pub const LEASE: Duration = Duration::from_secs(5);
 
 /// The parent's hold on an instance's process.
 pub struct Instance {

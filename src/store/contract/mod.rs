@@ -16,6 +16,7 @@ mod node_state;
 mod probe;
 mod reading;
 mod reopening;
+mod trees;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -52,6 +53,7 @@ pub use reading::{
     pages_have_one_row_at_least_and_a_most, transfers_are_paged_newest_first,
 };
 pub use reopening::check_reopening;
+pub use trees::check_tree;
 
 /// What the clock of a [`FreshStore`] shows at first.
 pub const FIRST_MS: i64 = 1_700_000_000_000;

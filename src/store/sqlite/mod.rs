@@ -11,7 +11,6 @@ mod known;
 mod moving;
 mod node_state;
 mod place;
-mod readers;
 mod reading;
 mod schema;
 mod seat;
@@ -23,7 +22,6 @@ mod writing;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -33,12 +31,12 @@ use rusqlite::{Connection, ErrorCode, MAIN_DB, OpenFlags, params};
 use self::cache::Cache;
 use self::known::Known;
 use self::place::Place;
-use self::readers::Readers;
 use self::seat::{Seat, real_path};
 use self::tasks::run_task;
-use self::writer::{Bounds, Lane, Queue, Stopped, StopsWhenDropped, Writer};
+use self::writer::{Bounds, Lane, Queue, Writer};
 use super::group_commit::CommitTask;
 use super::key_value::NodeLease;
+use super::threads::{Readers, Stopped, StopsWhenDropped, spawn};
 use super::{
     CommitClock, CommitError, DocumentPosition, DocumentQuery, MAX_PAGE, Store, StoreError,
     StoreTrouble, WriteHealth,
@@ -68,7 +66,7 @@ pub struct SqliteStore {
 
 struct Shared {
     queue: Arc<Queue>,
-    readers: Arc<Readers>,
+    readers: Arc<Readers<Connection>>,
     cache: Cache,
     committed: Arc<Event>,
     stopped: Arc<Stopped>,
@@ -183,6 +181,7 @@ impl SqliteStore {
         &self,
         query: impl FnOnce(&Connection) -> Result<T, rusqlite::Error> + Send + 'static,
     ) -> Result<T, StoreError> {
+        let query = move |connection: &Connection| query(connection).map_err(sql_error);
         self.shared.readers.read(query).await
     }
 
@@ -192,18 +191,6 @@ impl SqliteStore {
     ) -> Result<T, StoreError> {
         run_task(&self.shared.queue, Lane::Batches, change).await
     }
-}
-
-fn spawn(
-    name: &str,
-    work: impl FnOnce() + Send + 'static,
-) -> Result<thread::JoinHandle<()>, StoreError> {
-    thread::Builder::new()
-        .name(name.to_owned())
-        .spawn(work)
-        .map_err(|error| StoreError::Io {
-            reason: error.to_string(),
-        })
 }
 
 fn connect(file: &Path, more: OpenFlags) -> Result<Connection, StoreError> {

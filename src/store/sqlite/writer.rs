@@ -6,7 +6,6 @@
 //! it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use event_listener::Event;
@@ -20,6 +19,7 @@ use super::writing::Writing;
 use super::{node_state, sql_error};
 use crate::ledger::NewDocument;
 use crate::store::group_commit::{self, CommitTask, Waiting};
+use crate::store::threads::StopsWhenDropped;
 use crate::store::{CommitClock, StoreError, WriteHealth};
 
 pub(super) use crate::store::group_commit::{Bounds, Lane};
@@ -49,39 +49,6 @@ impl Task for CommitTask {
 
     fn finish(self: Box<Self>, outcome: Result<(), StoreError>) {
         Waiting::finish(*self, outcome);
-    }
-}
-
-/// Whether the writer has ended; any number may wait for it.
-#[derive(Default)]
-pub(super) struct Stopped {
-    has_stopped: AtomicBool,
-    changed: Event,
-}
-
-impl Stopped {
-    pub(super) async fn wait(&self) {
-        loop {
-            let changed = self.changed.listen();
-            if self.has_stopped.load(Ordering::SeqCst) {
-                return;
-            }
-            changed.await;
-        }
-    }
-}
-
-/// Says that the writer has ended, however it did, and that nothing waits for it any more.
-pub(super) struct StopsWhenDropped {
-    pub(super) stopped: Arc<Stopped>,
-    pub(super) queue: Arc<Queue>,
-}
-
-impl Drop for StopsWhenDropped {
-    fn drop(&mut self) {
-        self.queue.abandon();
-        self.stopped.has_stopped.store(true, Ordering::SeqCst);
-        self.stopped.changed.notify(usize::MAX);
     }
 }
 
@@ -135,7 +102,7 @@ pub(super) struct Writer {
     /// Their connections end before the writer's does, so that the writer's is the last one:
     /// whoever closed the store finds everything in the one file.
     pub(super) readers: Vec<JoinHandle<()>>,
-    pub(super) stopped: StopsWhenDropped,
+    pub(super) stopped: StopsWhenDropped<Box<dyn Task>>,
 }
 
 impl Writer {

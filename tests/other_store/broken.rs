@@ -1,0 +1,284 @@
+//! Engines that are wrong in one way each: the contract finds every one of them. And one that is
+//! right, but fails when it is told to.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, RwLock};
+
+use flashkit::ledger::Step;
+use flashkit::store::contract::{ContractViolation, FreshStore, check_all, check_tree};
+use flashkit::store::ordered::{Order, OrderedStore, Rows, Tree, TreeChanges, View, WriteError};
+use flashkit::store::{CommitError, Store, StoreError};
+use flashkit::testkit::clock::ManualClock;
+
+use super::{FIRST_MS, has_all, numbered};
+
+type Map = BTreeMap<Vec<u8>, Vec<u8>>;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wrong {
+    Nothing,
+    /// The second half of a write is not seen by the first look after it.
+    Torn,
+    /// One change of a write is left out.
+    Incomplete,
+    /// What is taken away stays.
+    KeepsRemoved,
+    /// A view shows what is written after it was taken.
+    NoSnapshot,
+    WithoutStart,
+    WithEnd,
+    WithoutLast,
+    AlwaysForwards,
+    AlwaysBackwards,
+    /// Longer keys come after all shorter ones.
+    ShortFirst,
+}
+
+/// What the next writes do.
+#[derive(Debug, Clone)]
+enum Fails {
+    Undone,
+    UnknownAndMade,
+    UnknownAndLost,
+}
+
+/// A tree in memory: one map, copied where somebody still looks at it.
+#[derive(Clone)]
+struct InMemory {
+    wrong: Wrong,
+    rows: Arc<RwLock<Arc<Map>>>,
+    rest: Arc<Mutex<TreeChanges>>,
+    fails: Arc<Mutex<Option<Fails>>>,
+}
+
+struct Seen {
+    wrong: Wrong,
+    rows: Arc<Map>,
+    lives: Arc<RwLock<Arc<Map>>>,
+}
+
+fn full() -> StoreError {
+    StoreError::Full
+}
+
+impl InMemory {
+    fn new(wrong: Wrong) -> Self {
+        Self {
+            wrong,
+            rows: Arc::default(),
+            rest: Arc::default(),
+            fails: Arc::default(),
+        }
+    }
+
+    fn make(&self, changes: impl IntoIterator<Item = (Vec<u8>, Option<Vec<u8>>)>) {
+        let mut rows = self.rows.write().unwrap();
+        let rows = Arc::make_mut(&mut rows);
+        for (key, value) in changes {
+            match value {
+                Some(value) => drop(rows.insert(key, value)),
+                None if self.wrong == Wrong::KeepsRemoved => {}
+                None => drop(rows.remove(&key)),
+            }
+        }
+    }
+}
+
+impl Tree for InMemory {
+    type View<'a> = Seen;
+
+    fn view(&self) -> Result<Seen, StoreError> {
+        let seen = Seen {
+            wrong: self.wrong,
+            rows: self.rows.read().unwrap().clone(),
+            lives: self.rows.clone(),
+        };
+        self.make(std::mem::take(&mut *self.rest.lock().unwrap()));
+        Ok(seen)
+    }
+
+    fn write(&self, changes: &TreeChanges) -> Result<(), WriteError> {
+        match self.fails.lock().unwrap().clone() {
+            None => {}
+            Some(Fails::Undone) => return Err(WriteError::Undone(full())),
+            Some(Fails::UnknownAndLost) => return Err(WriteError::Unknown(full())),
+            Some(Fails::UnknownAndMade) => {
+                self.make(changes.clone());
+                return Err(WriteError::Unknown(full()));
+            }
+        }
+        let mut rest = std::mem::take(&mut *self.rest.lock().unwrap());
+        rest.extend(changes.clone());
+        let half = rest.len() / 2;
+        let later: TreeChanges = match self.wrong {
+            Wrong::Torn => rest.clone().into_iter().skip(half).collect(),
+            _ => TreeChanges::new(),
+        };
+        rest.retain(|key, _| !later.contains_key(key));
+        if self.wrong == Wrong::Incomplete && rest.len() > 1 {
+            rest.pop_first();
+        }
+        self.make(rest);
+        *self.rest.lock().unwrap() = later;
+        Ok(())
+    }
+}
+
+impl Seen {
+    fn rows(&self) -> Arc<Map> {
+        match self.wrong {
+            Wrong::NoSnapshot => self.lives.read().unwrap().clone(),
+            _ => self.rows.clone(),
+        }
+    }
+}
+
+impl View for Seen {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.rows().get(key).cloned())
+    }
+
+    fn range(&self, keys: Range<&[u8]>, order: Order) -> Result<Rows<'_>, StoreError> {
+        let rows = self.rows();
+        let rows = rows.iter();
+        let is_within = |key: &[u8]| match self.wrong {
+            Wrong::WithoutStart => keys.start < key && key < keys.end,
+            Wrong::WithEnd => keys.start <= key && key <= keys.end,
+            _ => keys.contains(&key),
+        };
+        let rows = rows.filter(|(key, _)| is_within(key));
+        let mut rows: Vec<_> = rows
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect();
+        if self.wrong == Wrong::ShortFirst {
+            rows.sort_by_key(|(key, _)| (key.len(), key.clone()));
+        }
+        if self.wrong == Wrong::WithoutLast && rows.len() > 1 {
+            rows.pop();
+        }
+        let backwards = match self.wrong {
+            Wrong::AlwaysForwards => false,
+            Wrong::AlwaysBackwards => true,
+            _ => order == Order::Backwards,
+        };
+        if backwards {
+            rows.reverse();
+        }
+        Ok(Box::new(rows.into_iter().map(Ok)))
+    }
+}
+
+async fn contract_of(wrong: Wrong) -> Result<usize, ContractViolation> {
+    let kept = check_all(|clock| async move {
+        let store = OrderedStore::open(InMemory::new(wrong), clock.clone())?;
+        let store = Arc::new(store);
+        Ok(FreshStore::new(store.clone(), store, clock))
+    });
+    Ok(kept.await?.len())
+}
+
+/// Whether the promises of the tree, and those of the store on it, find what is wrong.
+#[tokio::test]
+async fn whatever_is_wrong_with_an_engine_is_found() {
+    let tree = InMemory::new(Wrong::Nothing);
+    check_tree(|| Ok(tree.clone())).unwrap();
+    assert!(contract_of(Wrong::Nothing).await.unwrap() >= 41);
+    for wrong in [
+        Wrong::Torn,
+        Wrong::Incomplete,
+        Wrong::KeepsRemoved,
+        Wrong::NoSnapshot,
+        Wrong::WithoutStart,
+        Wrong::WithEnd,
+        Wrong::WithoutLast,
+        Wrong::AlwaysForwards,
+        Wrong::AlwaysBackwards,
+        Wrong::ShortFirst,
+    ] {
+        let tree = InMemory::new(wrong);
+        let by_tree = check_tree(|| Ok(tree.clone())).unwrap_err();
+        println!("{wrong:?}: {}", short(&by_tree));
+        // What is seen of one moment shows to two threads alone, and not each time; and the store's
+        // ranges begin and end between keys.
+        if [Wrong::NoSnapshot, Wrong::WithoutStart, Wrong::WithEnd].contains(&wrong) {
+            continue;
+        }
+        let by_store = contract_of(wrong).await.unwrap_err();
+        println!("{wrong:?}: {}", short(&by_store));
+    }
+}
+
+fn short(violation: &ContractViolation) -> String {
+    violation.to_string().chars().take(160).collect()
+}
+
+fn outcome(error: CommitError) -> &'static str {
+    match error {
+        CommitError::Store(error) => error.code(),
+        CommitError::Refused(refusal) => refusal.code(),
+    }
+}
+
+/// A write that fails is told as what it was, is seen in the store's health, and is done once when
+/// it is asked for again.
+#[tokio::test]
+async fn a_write_that_fails_is_done_once_when_it_is_asked_for_again() {
+    let tree = InMemory::new(Wrong::Nothing);
+    let clock = Arc::new(ManualClock::at(FIRST_MS));
+    let store = OrderedStore::open(tree.clone(), clock).unwrap();
+    store.commit(numbered(0)).await.unwrap();
+    let cases = [
+        (Fails::Undone, "store.full", false),
+        (Fails::UnknownAndLost, "store.outcome_unknown", false),
+        (Fails::UnknownAndMade, "store.outcome_unknown", true),
+    ];
+    for (number, (fails, code, is_there)) in (1..).zip(cases) {
+        *tree.fails.lock().unwrap() = Some(fails);
+        let failed = store.commit(numbered(number)).await.unwrap_err();
+        assert_eq!(outcome(failed), code);
+        assert_eq!(store.trouble().unwrap().error, full());
+        *tree.fails.lock().unwrap() = None;
+        let again = store.commit(numbered(number)).await.unwrap();
+        assert_eq!(again.replayed, is_there, "{code}");
+        if !is_there {
+            assert_eq!(store.trouble(), None);
+        }
+        has_all(&store, number + 1).await;
+    }
+    store.close().await.unwrap();
+}
+
+/// A row that cannot be read is an error for whoever needs it, and for nobody else.
+#[tokio::test]
+async fn a_damaged_row_stops_nobody_else() {
+    let tree = InMemory::new(Wrong::Nothing);
+    let clock = Arc::new(ManualClock::at(FIRST_MS));
+    let store = OrderedStore::open(tree.clone(), clock.clone()).unwrap();
+    store.commit(numbered(0)).await.unwrap();
+    let rows = tree.rows.read().unwrap().clone();
+    let is_of_documents = |key: &&Vec<u8>| {
+        let key = String::from_utf8_lossy(key);
+        key.contains("thing") && !key.contains("number")
+    };
+    let key = rows.keys().find(is_of_documents).unwrap().clone();
+    tree.make([(key, Some(b"{".to_vec()))]);
+    let read = store.document("thing", "0").await.unwrap_err();
+    assert_eq!(read.code(), "store.corrupt");
+    let puts = |number, id| {
+        let mut batch = numbered(number);
+        let steps = batch.steps.iter();
+        let steps = steps.filter(|step| matches!(step, Step::Put(_)));
+        batch.steps = Arc::new(steps.cloned().collect());
+        (batch.id, batch.command) = (numbered(id).id, None);
+        batch
+    };
+    let (damaged, other) = tokio::join!(store.commit(puts(0, 1)), store.commit(puts(2, 2)));
+    assert_eq!(outcome(damaged.unwrap_err()), "store.corrupt");
+    assert!(!other.unwrap().replayed);
+    store.close().await.unwrap();
+    let tree = InMemory::new(Wrong::Nothing);
+    tree.make([(b"somebody else's".to_vec(), Some(Vec::new()))]);
+    let refused = OrderedStore::open(tree, clock).map(drop).unwrap_err();
+    assert_eq!(refused.code(), "store.corrupt");
+}
