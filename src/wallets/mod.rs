@@ -37,9 +37,9 @@ use descriptor::Descriptors;
 pub use error::WalletError;
 pub use model::{
     AddWallet, BumpSpend, CancelSpend, Coin, ImportLabels, Keychain, LabelsImported, NewAddress,
-    PrepareSpend, Spend, SpendOutput, SpendState, SpendTarget, SpentBy, SubmitSpend, Wallet,
-    WalletAddress, WalletBalance, WalletOwner, WalletSource, WatchRound, WithdrawEverything,
-    Withdrawal, XpubKind,
+    NodeFunds, PrepareSpend, Spend, SpendOutput, SpendState, SpendTarget, SpentBy, SubmitSpend,
+    Wallet, WalletAddress, WalletBalance, WalletOwner, WalletSource, WatchRound,
+    WithdrawEverything, Withdrawal, XpubKind,
 };
 
 pub use descriptor::WalletPreview;
