@@ -135,7 +135,7 @@ async fn whoever_knows_the_number_alone_locks_nothing(is_sqlite: bool) {
 /// A look that takes its time keeps nobody waiting who pays with the same card.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_pays_waits_behind_no_look() {
-    let deadline = Deadline::after(Duration::from_secs(60));
+    let deadline = Deadline::after(Duration::from_secs(180));
     let memory = Arc::new(MemoryStore::new(Arc::new(SystemClock)));
     let pause = Arc::new(Pause::default());
     let store: Arc<dyn Store> = Arc::new(GatedStore::pausing(memory, pause.clone()));
