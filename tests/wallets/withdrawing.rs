@@ -184,3 +184,29 @@ async fn what_the_node_has_elsewhere_is_told_and_not_sent() {
     assert_eq!(node.balances().await.unwrap().channels_msat, 5_000_000);
     scene.engine.stop().await.unwrap();
 }
+
+/// A caller that heard nothing asks again while the first call is still at it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_same_command_at_the_same_time_sends_everything_once() {
+    let servers = servers().await;
+    let chain = &servers.chain;
+    chain.mine(110).unwrap();
+    let scene = Scene::open(servers.sources[0].1.clone()).await;
+    let wallet = scene
+        .wallet(WalletOwner::Operator, WalletSource::Node)
+        .await
+        .id;
+    let coins = [40_000, 50_000, 60_000, 70_000, 80_000];
+    fill(&scene, chain, wallet, &coins).await;
+    let call = || scene.withdraw("all", wallet, Some(2_000));
+    let (one, two, three) = tokio::join!(call(), call(), call());
+    let one = one.unwrap();
+    assert_eq!((one.spends.len(), one.left_sat), (3, 0));
+    assert_eq!(one.amount_sat + one.fee_sat, 300_000);
+    assert_eq!((two.unwrap(), three.unwrap()), (one.clone(), one));
+    let balance = scene.store.balance(&Account::node_onchain()).await.unwrap();
+    assert_eq!(balance.credits_pending, 300_000_000);
+    chain.mine(1).unwrap();
+    scene.look().await;
+    assert_eq!(scene.coins(wallet).await, []);
+}
