@@ -507,8 +507,18 @@ async fn an_old_tap_of_a_blank_card_takes_no_place() {
     engine.cards().peek(&later).await.unwrap();
     let superseded = Err("card.tap_superseded");
     assert_eq!(refused("before", &before).await, (superseded, superseded));
-    replace(&engine, &holder, "later", card, &later)
-        .await
-        .unwrap();
+    let replaced = replace(&engine, &holder, "later", card, &later).await;
+    // Where people send money to the old one is the new one's holder's business.
+    let (new, cards) = (replaced.unwrap().holder.clone(), engine.cards());
+    let address = cards.top_up_address(&new, card).await.unwrap().url.clone();
+    let told = code(cards.top_up_address(&holder, card).await);
+    assert_eq!(told, Some("access.not_allowed"));
+    assert_blind(&engine, &holder, card).await;
+    let command = RenewTopUpAddress {
+        key: key("revoked"),
+        card,
+    };
+    let renewed = cards.renew_top_up_address(&new, command).await.unwrap();
+    assert_ne!(renewed.url, address);
     scene.stop("old taps").await;
 }
