@@ -16,6 +16,7 @@ use crate::racing::Slow;
 use crate::scene::{Scene, Signer};
 use crate::sources::{script, servers};
 use crate::spending::fill;
+use crate::support::gated_store::{GatedStore, Pause};
 use crate::support::{key, shop};
 use flashkit::{Engine, Error};
 
@@ -183,4 +184,40 @@ async fn what_the_node_has_elsewhere_is_told_and_not_sent() {
     assert_eq!((sent.spends.len(), sent.node), (1, Some(has)));
     assert_eq!(node.balances().await.unwrap().channels_msat, 5_000_000);
     scene.engine.stop().await.unwrap();
+}
+
+/// A caller that heard nothing asks again while the first call is still at it: the one that finds
+/// nothing left to send is answered what the other has sent.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_same_command_at_the_same_time_sends_everything_once() {
+    let servers = servers().await;
+    let chain = &servers.chain;
+    chain.mine(110).unwrap();
+    let pause = Arc::new(Pause::default());
+    let store = Arc::new(MemoryStore::new(Arc::new(SystemClock)));
+    let store = Arc::new(GatedStore::pausing(store, pause.clone()));
+    let scene = Arc::new(Scene::on(store, servers.sources[0].1.clone()).await);
+    let wallet = scene
+        .wallet(WalletOwner::Operator, WalletSource::Node)
+        .await
+        .id;
+    let coins = [40_000, 50_000, 60_000, 70_000, 80_000];
+    fill(&scene, chain, wallet, &coins).await;
+    // Who may, whose it is, and then what to send first: there it is held up.
+    pause.arm_read("wallet", &wallet.to_string(), 2);
+    let late = {
+        let scene = scene.clone();
+        tokio::spawn(async move { scene.withdraw("all", wallet, Some(2_000)).await })
+    };
+    pause.reached().await;
+    let sent = scene.withdraw("all", wallet, Some(2_000)).await.unwrap();
+    assert_eq!((sent.spends.len(), sent.left_sat), (3, 0));
+    assert_eq!(sent.amount_sat + sent.fee_sat, 300_000);
+    pause.release();
+    assert_eq!(late.await.unwrap().unwrap(), sent);
+    let balance = scene.store.balance(&Account::node_onchain()).await.unwrap();
+    assert_eq!(balance.credits_pending, 300_000_000);
+    chain.mine(1).unwrap();
+    scene.look().await;
+    assert_eq!(scene.coins(wallet).await, []);
 }
