@@ -26,9 +26,6 @@ use crate::lightning::{
 };
 use crate::treasury;
 
-/// How often points are decided again while others empty the same budget.
-const MAX_DECISIONS: usize = 256;
-
 /// Whether an earlier call to the node can have been made for the same payment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Attempt {
@@ -37,6 +34,10 @@ pub(crate) enum Attempt {
     /// Perhaps.
     Again,
 }
+
+/// How often more the points of a payment that arrived are decided: each time there was too little in one
+/// place, others had moved it to another. A merchant that has nothing anywhere costs as many commits.
+const POINTS_DECISIONS: usize = 4;
 
 /// Whether what else belongs to a success is posted with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -232,9 +233,9 @@ impl Payments {
     ) -> Result<(), Error> {
         let record = |besides| self.record_success::<P>(id, route_fee_msat, besides);
         let mut recorded = record(Besides::Posted).await;
-        for _ in 1..MAX_DECISIONS {
-            // Somebody else took what was put aside; there may be money elsewhere.
-            if !recorded.as_ref().is_err_and(lacks_budget) {
+        // Where others moved the money of the points in between, it may be elsewhere.
+        for _ in 0..POINTS_DECISIONS {
+            if !recorded.as_ref().is_err_and(lacks_points) {
                 break;
             }
             recorded = record(Besides::Posted).await;
@@ -468,12 +469,14 @@ impl Payments {
     }
 }
 
-/// True where the points were to come out of a budget that others have emptied since it was read.
-fn lacks_budget(error: &Error) -> bool {
+/// True where the points were to come out of what a merchant put aside, or has here, and there is not
+/// enough in it.
+fn lacks_points(error: &Error) -> bool {
     match error {
-        Error::Ledger(Refusal::InsufficientFunds { account, .. }) => {
-            account.kind() == AccountKind::RewardBudget
-        }
+        Error::Ledger(Refusal::InsufficientFunds { account, .. }) => matches!(
+            account.kind(),
+            AccountKind::RewardBudget | AccountKind::MerchantPayable
+        ),
         _ => false,
     }
 }
