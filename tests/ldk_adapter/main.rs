@@ -402,6 +402,13 @@ fn everything_on_chain_goes_to_ones_own_wallet_but_what_channels_need() {
                 "{refused:?}"
             );
         }
+        for fee in [0, 999, 1_000_001, u64::MAX] {
+            let refused = node.send_all_onchain(&home, Some(fee)).await;
+            assert!(
+                matches!(refused, Err(LightningError::Refused { .. })),
+                "{refused:?}"
+            );
+        }
         let txid = node.send_all_onchain(&home, fee).await.expect("send");
         net.until("it is in the mempool", async || {
             let waiting = net.chain.mempool_txids().await.expect("mempool");
