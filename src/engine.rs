@@ -224,13 +224,21 @@ impl Engine {
         Ok(self.core.store.close().await?)
     }
 
-    /// Does the jobs that are due now: for a host that did not [`start`](Self::start) the engine.
-    /// Of one that was started, the engine's own work has its turn first: once this has answered,
-    /// what was due when it was called has been done, by whichever of the two.
+    /// Does the jobs that are due now, up to a hundred: for a host that did not
+    /// [`start`](Self::start) the engine. What the engine, or another call, is at has its turn
+    /// first: once this has answered, none of that is under way any more. It is done to its end
+    /// although the caller goes away. Not to be called by a port that a job waits for.
     ///
     /// # Errors
     /// `store.*`.
     pub async fn run_due_jobs(&self) -> Result<JobsRun, Error> {
+        let engine = self.clone();
+        // Never in the caller's hands: one that is not polled any more would hold up everybody.
+        let run = async move { engine.do_due_jobs().await };
+        self.core.detached(run).await
+    }
+
+    async fn do_due_jobs(&self) -> Result<JobsRun, Error> {
         let _turn = self.life.jobs.take().await;
         let handles = jobs::Handles {
             cards: &self.cards,
@@ -319,7 +327,7 @@ impl Engine {
 
     async fn work(&self) {
         while !self.is_stopping() {
-            match self.run_due_jobs().await {
+            match self.do_due_jobs().await {
                 Ok(run) => match run.failed.into_iter().next() {
                     Some((_, error)) => self.note(Work::Jobs, Some(error)),
                     None if run.done > 0 => self.note(Work::Jobs, None),

@@ -124,6 +124,63 @@ fn a_thousand_taps_verify_and_no_two_look_alike() {
     }
 }
 
+/// What other standards say is the same URL is the same tap; and no other spelling is one.
+#[test]
+fn a_tap_is_read_however_its_url_is_spelled() {
+    let mut card = chip(&UID, 1, &KeyDerivation::Standard);
+    let text = card.tap();
+    let tap = TapUrl::parse(&text).unwrap();
+    let (p, c) = (hex::encode(tap.p()), hex::encode(tap.c()));
+    let (loud_p, loud_c) = (p.to_uppercase(), c.to_uppercase());
+    let escape =
+        |text: &str| -> String { text.bytes().map(|byte| format!("%{byte:02X}")).collect() };
+    let (hidden_p, hidden_c) = (escape(&p), escape(&c).to_lowercase());
+    let lnurl = flashkit::cards::lnurl::encode(&format!("https://h/boltcard?p={p}&c={c}"));
+    assert!(lnurl.starts_with("lnurl1"));
+    for same in [
+        format!("LNURLW://H/BOLTCARD?P={loud_p}&C={loud_c}"),
+        format!("lnurlw://h/boltcard?c={c}&p={loud_p}"),
+        format!("https://h/boltcard?x=1&p={p}&y&z==&c={c}&p={loud_p}#p=0"),
+        format!("http://h?k1={p}-{c}"),
+        format!("http://h?K1={p}%2d{c}&p={p}"),
+        format!("lnurlw://h/boltcard?p={hidden_p}&c={hidden_c}"),
+        format!("lnurlw://h/boltcard?%70={p}&%43={c}"),
+        format!("lnurlw://h/boltcard?p={p}&c={c}&x=%ZZ%4&y=%"),
+        format!("  {text}\n"),
+        lnurl.clone(),
+        lnurl.to_uppercase(),
+        format!("lightning:{lnurl}"),
+        format!("LIGHTNING:{}", lnurl.to_uppercase()),
+    ] {
+        assert_eq!(TapUrl::parse(&same).as_ref(), Ok(&tap), "{same}");
+    }
+    let other = "0".repeat(16);
+    let (first, last) = lnurl.split_at(lnurl.len() - 1);
+    let wrong = if last == "q" { "p" } else { "q" };
+    let of_another_kind = flashkit::cards::lnurl::encode("ftp://h/boltcard?p=1");
+    for none in [
+        // Two values of one name, be it hidden; and a name or a value that only looks alike.
+        format!("lnurlw://h?p={p}&c={c}&c={other}"),
+        format!("lnurlw://h?p={p}&c={c}&%63={other}"),
+        format!("lnurlw://h?p={p}&c={c}&k1={p}-{other}"),
+        format!("lnurlw://h?p={p}%26c={c}"),
+        format!("lnurlw://h?p={p}%00&c={c}"),
+        format!("lnurlw://h?p={p}&c={c}%20"),
+        format!("lnurlw://h?p%3d{p}&c={c}"),
+        format!("lnurlw://h/p={p}&c={c}"),
+        format!("ftp://h?p={p}&c={c}"),
+        format!("{first}{wrong}"),
+        of_another_kind,
+        format!("lightning:lightning:{lnurl}"),
+        "lnurl1".to_owned(),
+        "lightning:".to_owned(),
+        "lnurl1é".to_owned(),
+    ] {
+        let refused = TapUrl::parse(&none);
+        assert!(matches!(refused, Err(TapError::Malformed { .. })), "{none}");
+    }
+}
+
 #[test]
 fn every_flipped_bit_is_refused() {
     let mut card = chip(&UID, 1, &KeyDerivation::Standard);
@@ -187,7 +244,7 @@ proptest! {
     #[test]
     fn any_text_is_read_or_refused(
         text in "\\PC{0,300}",
-        nearly in "(?i)(lnurlw|https?)://[a-z./]{0,9}\\?([pck1]{1,2}=[0-9a-fé%&=#-]{0,33}&){0,4}",
+        nearly in "(?i)(lightning:)?(lnurlw|lnurl1|https?)(://)?[a-z./]{0,9}\\?([pck1]{1,2}=[0-9a-fé%&=#-]{0,33}&){0,4}",
     ) {
         for text in [text, nearly] {
             if let Ok(tap) = TapUrl::parse(&text) {

@@ -1209,9 +1209,9 @@ async fn checkout_records() {
 fn wallet_commands() {
     use flashkit::ids::{SpendId, WalletId};
     use flashkit::wallets::{
-        AddWallet, BumpSpend, CancelSpend, ImportLabels, NewAddress, PrepareSpend, SpendOutput,
-        SpendTarget, SubmitSpend, WalletOwner, WalletSource, WithdrawEverything, Withdrawal,
-        XpubKind,
+        AddWallet, BumpSpend, CancelSpend, ImportLabels, NewAddress, NodeFunds, PrepareSpend,
+        SpendOutput, SpendTarget, SubmitSpend, WalletOwner, WalletSource, WithdrawEverything,
+        Withdrawal, XpubKind,
     };
 
     let wallet = WalletId::from_parts(1, [1; 10]);
@@ -1289,6 +1289,11 @@ fn wallet_commands() {
         amount_sat: 1,
         fee_sat: 1,
         left_sat: 0,
+        node: Some(NodeFunds {
+            channels_msat: 1,
+            closing_msat: 0,
+            onchain_msat: 1,
+        }),
     });
     check(&ImportLabels {
         key: key("labels"),

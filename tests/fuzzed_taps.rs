@@ -31,7 +31,7 @@ impl Chance {
 }
 
 /// How a tap was changed, and how often it was tried.
-const KINDS: [&str; 12] = [
+const KINDS: [&str; 13] = [
     "valid",
     "replayed",
     "doubled",
@@ -42,6 +42,7 @@ const KINDS: [&str; 12] = [
     "truncated",
     "another card's c",
     "parts in other order",
+    "spelled otherwise",
     "a byte of it",
     "random",
 ];
@@ -119,6 +120,32 @@ impl Fuzz {
                     0 => format!("{host}?{c}&x=1&{p}"),
                     1 => format!("{host}?{k1}&pr=lnbc1"),
                     _ => format!("{host}?{p}&{c}&{k1}#end"),
+                };
+                right((at, counter, changed))
+            }
+            "spelled otherwise" => {
+                let (at, counter, tap) = match self.chance.below(2) {
+                    0 => self.new_tap(),
+                    _ => self.old_tap(),
+                };
+                let (host, query) = tap.split_once('?').unwrap();
+                let some_escaped: String = query
+                    .chars()
+                    .map(|one| match self.chance.below(4) {
+                        0 if one.is_ascii_alphanumeric() => format!("%{:02x}", u32::from(one)),
+                        _ => one.to_string(),
+                    })
+                    .collect();
+                let escaped = format!("{host}?{some_escaped}");
+                let bech32 = |text: &str| {
+                    let text = text.replace("lnurlw://", "https://");
+                    flashkit::cards::lnurl::encode(&text)
+                };
+                let changed = match self.chance.below(4) {
+                    0 => escaped,
+                    1 => bech32(&tap).to_uppercase(),
+                    2 => format!("lightning:{}", bech32(&tap)),
+                    _ => bech32(&escaped),
                 };
                 right((at, counter, changed))
             }

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use flashkit::Engine;
 use flashkit::invoices::{
-    CreateInvoice, Invoice, InvoiceOptions, InvoicePurpose, InvoiceState, Rail,
+    CreateInvoice, Invoice, InvoiceOptions, InvoicePurpose, InvoiceState, PaymentRules, Rail,
+    SurplusTo,
 };
 use flashkit::ledger::Account;
 use flashkit::lightning::LightningNode;
@@ -256,6 +257,34 @@ async fn the_first_payment_brings_its_channel_and_the_second_comes_by_an_offer()
             (Account::node_channels(), 92_500 * SAT),
             (Account::routing_fees(), 500 * SAT),
             (Account::merchant_payable(merchant.id), 93_000 * SAT),
+        ],
+    )
+    .await;
+
+    // More than was asked for over Lightning, where a rule says whose that is.
+    let options = InvoiceOptions {
+        rules: Some(PaymentRules {
+            surplus: Some(SurplusTo::Tip),
+            ..PaymentRules::NONE
+        }),
+        ..InvoiceOptions::default()
+    };
+    let third = sale(&engine, &merchant, ("third", 1_000), options).await;
+    let (bolt11, more) = (third.bolt11.parse().unwrap(), 1_200 * SAT as u64);
+    let text = || provider.bolt11_payment();
+    call(|| text().send_using_amount(&bolt11, more, None)).unwrap();
+    let paid = settled(&engine, &third).await;
+    assert_eq!(
+        (paid.received_msat, paid.flags.overpaid_msat),
+        (1_000 * SAT, 200 * SAT)
+    );
+    expect(
+        &engine,
+        "a tip over Lightning",
+        &[
+            (Account::node_channels(), 93_700 * SAT),
+            (Account::routing_fees(), 500 * SAT),
+            (Account::merchant_payable(merchant.id), 94_200 * SAT),
         ],
     )
     .await;

@@ -618,8 +618,29 @@ async fn paid_while_down(world: World, folder: &Path) -> World {
         (paid.state, paid.flags.late_msat),
         (InvoiceState::Settled, 0)
     );
-    world.owed(60_000, 12_000).await;
+    world.owed(70_000, 12_000).await;
     world
+}
+
+/// Over Lightning what comes late is taken where a rule says so.
+async fn late_by_rule(world: &World) {
+    let takes_late = PaymentRules {
+        accept_late_within_per_mille: Some(10),
+        ..PaymentRules::NONE
+    };
+    let late = world.invoice("late-by-rule", takes_late, false).await;
+    // Later than that LDK gives it back by itself.
+    world.clock.0.fetch_add(3_700_000, Ordering::SeqCst);
+    world.until(&late, InvoiceState::Expired).await;
+    world.customer.pay(&late.bolt11).await.unwrap();
+    let late = world.until(&late, InvoiceState::Settled).await;
+    assert_eq!(late.flags.late_msat, 10_000 * SAT);
+    world.owed(60_000, 12_000).await;
+    // The last round of it, before anybody stops.
+    until("the node has what the books say", || {
+        node_agrees(&world.engine)
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -633,6 +654,7 @@ async fn every_way_a_payment_arrives_on_real_nodes() {
     reorg(&world).await;
     replaced_and_double_spent(&world).await;
     held(&world).await;
+    late_by_rule(&world).await;
     let world = paid_while_down(world, folder.path()).await;
     until("the node and the wallets have what the books say", || {
         node_agrees(&world.engine)

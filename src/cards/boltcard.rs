@@ -7,6 +7,7 @@
 mod digits;
 mod mac;
 mod ring;
+mod spelling;
 
 use std::fmt;
 use std::str::FromStr;
@@ -252,9 +253,9 @@ impl fmt::Debug for TapUrl {
 }
 
 impl TapUrl {
-    /// Reads any spelling of a tap: `lnurlw://`, `https://` or `http://` in any case, parameters
-    /// in any order and among others, hex digits in either case, and `k1=p-c` in place of the
-    /// two.
+    /// Reads any spelling of a tap: `lnurlw://`, `https://` or `http://` in any case, or the whole as
+    /// bech32 (LUD-01), with or without `lightning:`; parameters in any order and among others,
+    /// percent-encoded or not, hex digits in either case, and `k1=p-c` in place of the two.
     ///
     /// # Errors
     /// `card.tap_malformed`.
@@ -263,7 +264,8 @@ impl TapUrl {
         if text.len() > MAX_URL_LENGTH {
             return Err(malformed("longer than 2,048 characters"));
         }
-        let (scheme, rest) = split(text.trim().as_bytes(), b':').ok_or(malformed("no scheme"))?;
+        let text = spelling::plain(text)?;
+        let (scheme, rest) = split(text.as_bytes(), b':').ok_or(malformed("no scheme"))?;
         let rest = rest.strip_prefix(b"//").ok_or(malformed("no scheme"))?;
         let known: [&[u8]; 3] = [b"lnurlw", b"https", b"http"];
         if !known.iter().any(|known| scheme.eq_ignore_ascii_case(known)) {
@@ -271,6 +273,7 @@ impl TapUrl {
         }
         let (_, query) = split(rest, b'?').ok_or(malformed("no parameters"))?;
         let query = split(query, b'#').map_or(query, |(query, _)| query);
+        let query = spelling::unescaped(query);
         let (mut p, mut c) = (None, None);
         let pairs = query.split(|byte| *byte == b'&');
         for (name, value) in pairs.filter_map(|pair| split(pair, b'=')) {

@@ -119,6 +119,7 @@ pub struct Cards {
     issuer_keys: Arc<IssuerKeys>,
     payments: Payments,
     pins: pin::PinLanes,
+    looks: life::LookLanes,
     bad_taps: bad_taps::BadTaps,
     bad_codes: bad_taps::BadTaps,
     source: Option<Arc<str>>,
@@ -132,6 +133,7 @@ impl Cards {
             issuer_keys,
             payments,
             pins,
+            looks: life::LookLanes::default(),
             bad_taps: bad_taps::BadTaps::default(),
             bad_codes: bad_taps::BadTaps::default(),
             source: None,
@@ -191,11 +193,12 @@ impl Cards {
     ///
     /// # Errors
     /// `card.tap_*`, `card.too_many_bad_taps`, `card.not_found`; of a virtual card `card.wrong_code`,
-    /// and, after ten of those in an hour, `card.too_many_wrong_codes`: they lock nothing else.
+    /// and, after ten of those in an hour, `card.too_many_wrong_codes`: they lock nothing else; and
+    /// `command.contended` where many look at once.
     pub async fn peek(&self, tap: &str) -> Result<Answer<CardSnapshot>, Error> {
         let as_of_ms = self.core.clock.now_ms();
         let text = tap;
-        let _turn = self.turn_to_look(tap).await?;
+        let _turn = self.turn_to_look(self.source.as_deref(), tap).await?;
         let tap = match self.verify_from(self.source.as_deref(), tap).await {
             Err(error) => return Err(self.count_if_wrong_look(text, error).await?),
             tap => tap?,

@@ -6,12 +6,12 @@
 use serde::{Deserialize, Serialize};
 
 use super::error::CardError;
-use super::life::reads_nothing;
+use super::life::require_reader;
 use super::lnurl;
 use super::payment_error::CardPaymentError;
 use super::{Cards, current, guard, load, load_active, programs};
 use crate::Error;
-use crate::access::{AccessError, Credential};
+use crate::access::Credential;
 use crate::core::{Answer, Caller, Core, Decision, Executed, IdempotencyKey, Loaded, emit, put};
 use crate::exchange::{self, Moves};
 use crate::ids::CardId;
@@ -161,8 +161,8 @@ pub(crate) async fn admit_top_up(
 }
 
 impl Cards {
-    /// Where a card is topped up by anybody who knows it: the same until it is renewed. Its
-    /// holder, or the issuer.
+    /// Where a card is topped up by anybody who knows it: the same until it is renewed. Its holder or
+    /// that of a card that came in its place, or the issuer.
     ///
     /// # Errors
     /// `card.not_found`, `access.*`.
@@ -172,7 +172,7 @@ impl Cards {
         card: CardId,
     ) -> Result<Answer<TopUpAddress>, Error> {
         let caller = self.core.authenticate(credential).await?;
-        caller.require_issuer_or_holder(card)?;
+        require_reader(&self.core, &caller, card).await?;
         load(&self.core, card).await?;
         let as_of_ms = self.core.clock.now_ms();
         let value = of_card(&self.core, card).await?;
@@ -180,7 +180,8 @@ impl Cards {
     }
 
     /// Takes the address away at which a card is topped up, and makes a new one. What is sent to
-    /// the old one from now on goes back to its sender. Its holder, or the issuer.
+    /// the old one from now on goes back to its sender. Its holder or that of a card that came in its
+    /// place, which is where what is sent to it ends; or the issuer.
     ///
     /// # Errors
     /// `card.not_found`, `command.*`, `access.*`.
@@ -194,7 +195,6 @@ impl Cards {
             .detached(async move {
                 let core = &cards.core;
                 let caller = core.authenticate(&credential).await?;
-                caller.require_issuer_or_holder(command.card)?;
                 let executed: Executed<TopUpAddress> = core
                     .execute(
                         &caller,
@@ -216,12 +216,13 @@ impl Cards {
     ) -> Result<Decision<TopUpAddress>, Error> {
         let core = &self.core;
         let card = load(core, command.card).await?;
-        if caller.require_issuer().is_err() && reads_nothing(&card.value) {
-            // What was printed of it still leads to the card in its place.
-            let needs = "issuer, or holder of a card in use";
-            return Err(AccessError::NotAllowed { needs }.into());
-        }
+        // What was printed of it still leads to the card in its place.
+        require_reader(core, caller, card.value.id).await?;
+        let in_its_place = current(core, card.value.id).await?;
         let mut steps = vec![guard(&card)];
+        if in_its_place.value.id != card.value.id {
+            steps.push(guard(&in_its_place));
+        }
         let card = card.value.id;
         let mut pointer_version = 0;
         if let Some(Loaded { version, value }) = load_current(core, card).await? {

@@ -190,7 +190,8 @@ impl Core {
     }
 
     /// As [`execute`](Self::execute), for a command of which `decide` does more than read: it is
-    /// not called for one that was done before.
+    /// not called for one that was done before. Two at the same time are both decided: the one that
+    /// finds nothing left to do is answered what the other has done.
     pub(crate) async fn execute_new<C, A, F, Fut>(
         &self,
         caller: &Caller,
@@ -209,10 +210,7 @@ impl Core {
         let fingerprint = self.fingerprint(command)?;
         match self.done_before(&scope, &fingerprint).await? {
             Some(done) => Ok(done),
-            None => {
-                self.decide_and_commit(caller, &scope, &fingerprint, decide)
-                    .await
-            }
+            None => self.execute(caller, operation, key, command, decide).await,
         }
     }
 

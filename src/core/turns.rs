@@ -43,6 +43,14 @@ impl Turns {
             }
         }
     }
+
+    /// Waits for its turn; `None` where as many wait already.
+    pub(crate) async fn take_unless_behind(&self, most: usize) -> Option<Turn> {
+        if self.line().waiting.len() >= most {
+            return None;
+        }
+        Some(self.take().await)
+    }
 }
 
 impl Drop for Turn {
@@ -101,5 +109,18 @@ mod tests {
         };
         drop(turn);
         assert!(poll(late.as_mut()).is_ready());
+    }
+
+    #[test]
+    fn nobody_waits_where_too_many_do() {
+        let turns = Turns::default();
+        let taken = poll(pin!(turns.take_unless_behind(1)));
+        assert!(matches!(taken, Poll::Ready(Some(_))));
+        let mut waits = Box::pin(turns.take_unless_behind(1));
+        assert!(poll(waits.as_mut()).is_pending());
+        let refused = poll(pin!(turns.take_unless_behind(1)));
+        assert!(matches!(refused, Poll::Ready(None)));
+        drop(taken);
+        assert!(matches!(poll(waits.as_mut()), Poll::Ready(Some(_))));
     }
 }

@@ -20,8 +20,9 @@ impl Invoices {
     /// Tells what is true now of an output to an address of an invoice, for a host that watches
     /// the chain itself. Told twice it comes to the same, and so it does in any order: what is
     /// surplus beside another payment counts in its place when that one vanishes. But what somebody
-    /// did meanwhile stays done: surplus that was assigned, was paid back or went on a card by rule
-    /// is not taken from there, and the invoice stands unpaid with its `overpaid_msat` beside
+    /// did meanwhile stays done: surplus that was assigned, was paid back (or is
+    /// about to be, once its Lightning address has answered) or went on a card by rule is not taken
+    /// from there, and the invoice stands unpaid with its `overpaid_msat` beside
     /// `reorged_msat`; and what had the confirmations that it needed stays settled when more comes
     /// and all of it together needs more. True when the address is an invoice's; money at any other
     /// waits in suspense while a block has it. Issuer only.

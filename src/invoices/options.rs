@@ -95,6 +95,11 @@ pub struct GivenAddress {
 /// What is done with a payment that is not what was asked for. By default nothing is done: over
 /// Lightning it goes back to its sender while that costs nothing; on chain, where it cannot go
 /// back, too little counts and waits for the rest, and surplus and late money goes to suspense.
+///
+/// What a node gives back by itself is decided by nobody here. LDK's gives back what is less than
+/// its text asks for, so that too little by Lightning is for nodes that let it through: with LDK
+/// the rest is asked for after a part on chain. And it gives back what comes two
+/// hours after the time of its text.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct PaymentRules {

@@ -221,6 +221,10 @@ pub struct InvoiceFlags {
     /// price is due again by as much.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub uncounted_msat: i64,
+    /// What refunds are to take of the surplus that waits in suspense, which wait for their
+    /// Lightning addresses: while there is any, none of it counts towards the price.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub refund_to_take_msat: i64,
     /// What was booked once and was then taken away by the chain; it stays counted although the
     /// payment comes back.
     #[serde(default, skip_serializing_if = "is_zero")]

@@ -80,11 +80,12 @@ pub(crate) async fn refundable(core: &Core, invoice: &Invoice) -> Result<Refunda
 
 /// By their places, the payments whose surplus is not there to count towards the price any more: it
 /// was given to somebody, is on another card, or was paid back. Nor is what a refund that waits for
-/// its Lightning address is to pay back, which takes it when it is sent: while refunds cover more
-/// than was taken out of suspense for them, none of it counts.
+/// its Lightning address is to pay back, which takes it when it is sent: until then none of what
+/// waits in suspense counts. What refunds take elsewhere leaves it alone.
 pub(super) async fn surplus_gone_on(core: &Core, invoice: &Invoice) -> Result<Vec<usize>, Error> {
     let covers_msat = invoice.flags.refund_covers_msat;
-    let (mut gone, mut waiting, mut taken_msat) = (Vec::new(), Vec::new(), 0_i64);
+    let is_to_be_taken = invoice.flags.refund_to_take_msat > 0;
+    let mut gone = Vec::new();
     for (at, paid) in invoice.payments.iter().enumerate() {
         let surplus_msat = paid.surplus_msat();
         if paid.state != InvoicePaymentState::Settled || surplus_msat <= 0 {
@@ -94,20 +95,13 @@ pub(super) async fn surplus_gone_on(core: &Core, invoice: &Invoice) -> Result<Ve
             (false, Some(SurplusTo::Card { .. })) => false,
             (true, _) | (false, Some(SurplusTo::Tip | SurplusTo::Refund)) => covers_msat == 0,
             (false, None) => match suspended(core, paid).await? {
-                Some(item) => {
-                    waiting.push(at);
-                    taken_msat = taken_msat.saturating_add(item.value.refunded_msat());
-                    item.value.waiting_msat() == surplus_msat
-                }
+                Some(item) => !is_to_be_taken && item.value.waiting_msat() == surplus_msat,
                 None => false,
             },
         };
         if !is_here {
             gone.push(at);
         }
-    }
-    if covers_msat > taken_msat {
-        gone.extend(waiting);
     }
     Ok(gone)
 }
@@ -139,6 +133,8 @@ pub(crate) struct RefundEntry {
     pub(crate) covers_msat: i64,
     /// What of that was to count towards the price, of an invoice that is not settled.
     pub(crate) uncounted_msat: i64,
+    /// What of the surplus in suspense it is to take, once it knows where to.
+    pub(crate) to_take_msat: i64,
 }
 
 /// The steps that write an invoice with what a refund changes of it.
@@ -154,6 +150,7 @@ pub(crate) fn with_refund(
     add(&mut flags.refunded_msat, entry.refunded_msat);
     add(&mut flags.refund_covers_msat, entry.covers_msat);
     add(&mut flags.uncounted_msat, entry.uncounted_msat);
+    add(&mut flags.refund_to_take_msat, entry.to_take_msat);
     // Where it stands is its payments' to say, and tells of itself.
     after.note_refund_due();
     if entry.uncounted_msat != 0 {
@@ -165,6 +162,10 @@ pub(crate) fn with_refund(
         _ if is_settled(&after) && !is_settled(&invoice.value) => "invoice.settled",
         RefundEntry { refunded_msat, .. } if refunded_msat > 0 => "invoice.refunded",
         RefundEntry { refunding_msat, .. } if refunding_msat > 0 => "invoice.refunding",
+        // It is known where one goes that waited.
+        RefundEntry {
+            refunding_msat: 0, ..
+        } if entry.to_take_msat < 0 => "invoice.refunding",
         _ => "invoice.refund_ended",
     };
     steps::write(invoice, &mut after, event)

@@ -19,7 +19,7 @@ use super::rules::{self, AfterFailure};
 use crate::Error;
 use crate::core::{Core, Decision, Loaded, Turns, emit};
 use crate::ids::TransferId;
-use crate::ledger::{Refusal, Step};
+use crate::ledger::{AccountKind, Refusal, Step};
 use crate::lightning::{
     Bolt11Details, Dispatch, PaymentDirection, PaymentHash, PaymentRecord, PaymentRequest,
     PaymentState,
@@ -34,6 +34,10 @@ pub(crate) enum Attempt {
     /// Perhaps.
     Again,
 }
+
+/// How often more the points of a payment that arrived are decided: each time there was too little in one
+/// place, others had moved it to another. A merchant that has nothing anywhere costs as many commits.
+const POINTS_DECISIONS: usize = 4;
 
 /// Whether what else belongs to a success is posted with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -227,13 +231,18 @@ impl Payments {
         id: &str,
         route_fee_msat: Option<i64>,
     ) -> Result<(), Error> {
-        let recorded = self.record_success::<P>(id, route_fee_msat, Besides::Posted);
-        match recorded.await {
-            // What else belongs to it cannot be posted: that it arrived is true all the same.
-            Err(error) if is_refused(&error) => {
-                self.record_success::<P>(id, route_fee_msat, Besides::LeftOut)
-                    .await
+        let record = |besides| self.record_success::<P>(id, route_fee_msat, besides);
+        let mut recorded = record(Besides::Posted).await;
+        // Where others moved the money of the points in between, it may be elsewhere.
+        for _ in 0..POINTS_DECISIONS {
+            if !recorded.as_ref().is_err_and(lacks_points) {
+                break;
             }
+            recorded = record(Besides::Posted).await;
+        }
+        match recorded {
+            // What else belongs to it cannot be posted: that it arrived is true all the same.
+            Err(error) if is_refused(&error) => record(Besides::LeftOut).await,
             recorded => recorded,
         }
     }
@@ -457,6 +466,18 @@ impl Payments {
             Err(Error::Ledger(Refusal::AlreadyClaimed { .. })) => Ok(()),
             other => other.map(drop),
         }
+    }
+}
+
+/// True where the points were to come out of what a merchant put aside, or has here, and there is not
+/// enough in it.
+fn lacks_points(error: &Error) -> bool {
+    match error {
+        Error::Ledger(Refusal::InsufficientFunds { account, .. }) => matches!(
+            account.kind(),
+            AccountKind::RewardBudget | AccountKind::MerchantPayable
+        ),
+        _ => false,
     }
 }
 

@@ -149,7 +149,10 @@ impl Refunds {
         posting.uncounted_msat = rules::uncounted(&invoice.value, surplus_msat, due.covers_msat);
         let mut steps = match &command.to {
             // It goes when it is known where to.
-            RefundTo::LightningAddress { .. } => Vec::new(),
+            RefundTo::LightningAddress { .. } => {
+                posting.to_take_msat = posting.from_suspense_msat.min(came.waiting_msat());
+                Vec::new()
+            }
             _ => given_out(core, &came, id, &mut posting)?,
         };
         let left = Left {

@@ -295,11 +295,11 @@ impl Refunds {
         }
         let bolt11 = address::invoice_of(&command.body)?;
         let mut steps = self.given_out_now(&mut refund).await?;
+        let taken_msat = std::mem::take(&mut refund.posting.to_take_msat);
         steps.extend(self.to_bolt11(&mut refund, &bolt11).await?);
         written_again(&mut steps, found.version);
-        if refund.state == RefundState::Succeeded {
-            steps.extend(refund.ends(&self.core, true).await?);
-        }
+        let is_paid = refund.state == RefundState::Succeeded;
+        steps.extend(refund.takes(&self.core, taken_msat, is_paid).await?);
         Ok(Decision {
             steps,
             answer: refund,

@@ -320,6 +320,9 @@ pub(crate) struct RefundPosting {
     /// What of it is taken from what waits in suspense.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub(crate) from_suspense_msat: i64,
+    /// What of that is still to be taken, while it waits for its Lightning address.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(crate) to_take_msat: i64,
     /// The items in suspense of which it has taken something.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) suspense: Vec<TransferId>,
@@ -349,6 +352,7 @@ impl RefundPosting {
             transfer: None,
             uncounted_msat: 0,
             from_suspense_msat: 0,
+            to_take_msat: 0,
             suspense: Vec::new(),
             booked: Vec::new(),
             points_booked: Vec::new(),

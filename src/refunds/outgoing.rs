@@ -7,7 +7,7 @@ use super::{CHECK_JOB, REFUNDS, RefundError, rules};
 use crate::Error;
 use crate::cards;
 use crate::core::Core;
-use crate::invoices;
+use crate::invoices::{self, RefundEntry};
 use crate::ledger::{Step, TransferKind};
 use crate::lightning::PaymentHash;
 use crate::payments::{Exchanged, Leaving, Outcome, Outgoing, Standing, Written};
@@ -67,11 +67,46 @@ impl Refund {
         treasury::put_back(core, suspense, self.id, *payer).await
     }
 
+    /// What is posted when one that waited has taken what it was to take: it is on its way, or was
+    /// paid at once.
+    pub(super) async fn takes(
+        &self,
+        core: &Core,
+        taken_msat: i64,
+        is_paid: bool,
+    ) -> Result<Vec<Step>, Error> {
+        if is_paid {
+            let entry = RefundEntry {
+                to_take_msat: -taken_msat,
+                ..rules::ended(self, true)
+            };
+            return self.ends_so(core, true, entry).await;
+        }
+        if taken_msat == 0 {
+            return Ok(Vec::new());
+        }
+        let entry = RefundEntry {
+            to_take_msat: -taken_msat,
+            ..RefundEntry::default()
+        };
+        let invoice = invoices::load(core, self.invoice).await?;
+        Ok(invoices::with_refund(&invoice, entry, core.clock.now_ms())?.to_vec())
+    }
+
     /// What is posted when it ends: the invoice says so, and the points of the sale go back or
     /// stay.
     pub(super) async fn ends(&self, core: &Core, is_paid: bool) -> Result<Vec<Step>, Error> {
+        self.ends_so(core, is_paid, rules::ended(self, is_paid))
+            .await
+    }
+
+    async fn ends_so(
+        &self,
+        core: &Core,
+        is_paid: bool,
+        entry: RefundEntry,
+    ) -> Result<Vec<Step>, Error> {
         let invoice = invoices::load(core, self.invoice).await?;
-        let entry = rules::ended(self, is_paid);
         let now_ms = core.clock.now_ms();
         let mut steps = invoices::with_refund(&invoice, entry, now_ms)?.to_vec();
         if is_paid {

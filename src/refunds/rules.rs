@@ -290,6 +290,7 @@ pub(super) fn begun(refund: &Refund, is_paid: bool) -> RefundEntry {
         refunded_msat,
         covers_msat,
         uncounted_msat: refund.posting.uncounted_msat,
+        to_take_msat: refund.posting.to_take_msat,
     }
 }
 
@@ -308,16 +309,19 @@ pub(super) fn uncounted(invoice: &Invoice, surplus_msat: i64, covers_msat: i64) 
 /// What it changes when it ends.
 pub(super) fn ended(refund: &Refund, is_paid: bool) -> RefundEntry {
     let refunding_msat = -refund.amount_msat;
+    let to_take_msat = -refund.posting.to_take_msat;
     match is_paid {
         true => RefundEntry {
             refunding_msat,
             refunded_msat: refund.amount_msat,
+            to_take_msat,
             ..RefundEntry::default()
         },
         false => RefundEntry {
             refunding_msat,
             covers_msat: -refund.covers_msat,
             uncounted_msat: -refund.posting.uncounted_msat,
+            to_take_msat,
             ..RefundEntry::default()
         },
     }

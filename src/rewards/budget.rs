@@ -62,7 +62,8 @@ pub struct RewardBudget {
 
 impl Rewards {
     /// Puts a merchant's money aside for the points of sales whose money goes elsewhere, or gives
-    /// what is left of it back. A merchant that earns nothing here pays an invoice of its own first.
+    /// what is left of it back, less what the merchant owes here. A merchant that earns nothing here
+    /// pays an invoice of its own first.
     /// While it lasts, the points of such sales come out of it, and afterwards out of what the
     /// merchant has here; where neither covers them none are given, which the events
     /// `card.points_not_given` and `reward_budget.empty` tell. Issuer only.
@@ -117,7 +118,7 @@ impl Rewards {
             amount_msat,
             direction,
         };
-        let steps = vec![
+        let mut steps = vec![
             settlement::guard(&of),
             Step::Transfer(NewTransfer {
                 id: answer.transfer,
@@ -130,6 +131,11 @@ impl Rewards {
             }),
             emit("reward_budget.moved", merchant.to_string(), &answer)?,
         ];
+        if direction == BudgetMove::Out {
+            let id = self.core.new_id(TransferId::from_parts)?;
+            let reference = merchant.to_string();
+            steps.extend(settlement::recover(merchant, amount_msat, id, reference));
+        }
         Ok(Decision { steps, answer })
     }
 

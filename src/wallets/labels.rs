@@ -27,8 +27,20 @@ pub struct LabelRecord {
     pub label: String,
 }
 
+/// The same as somebody wrote it.
+#[derive(Deserialize)]
+struct Line {
+    #[serde(rename = "type")]
+    kind: String,
+    #[serde(rename = "ref")]
+    reference: String,
+    label: Option<String>,
+}
+
 impl LabelRecord {
-    /// Reads records, one a line; empty lines are none. Fields that are not known are passed over.
+    /// Reads records, one a line; empty lines are none. Fields that are not known are passed over,
+    /// and so are records without a label: they say something else of what they are of, which
+    /// keeps the label that it has. An empty one takes it away.
     ///
     /// # Errors
     /// `wallet.bad_label`, with the number of the line.
@@ -38,12 +50,14 @@ impl LabelRecord {
             if line.trim().is_empty() {
                 continue;
             }
-            let record: Self =
+            let line: Line =
                 serde_json::from_str(line).map_err(|_| WalletError::BadLabel { line: at + 1 })?;
-            let label = record.label.chars().filter(|c| !c.is_control());
+            let Some(label) = line.label else { continue };
+            let label = label.chars().filter(|c| !c.is_control());
             records.push(Self {
+                kind: line.kind,
+                reference: line.reference,
                 label: label.take(MAX_LABEL).collect(),
-                ..record
             });
         }
         Ok(records)

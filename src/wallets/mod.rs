@@ -23,6 +23,8 @@ mod withdrawing;
 
 use std::sync::Arc;
 
+use bitcoin::ScriptBuf;
+
 use crate::Error;
 use crate::access::Credential;
 use crate::core::{
@@ -37,9 +39,9 @@ use descriptor::Descriptors;
 pub use error::WalletError;
 pub use model::{
     AddWallet, BumpSpend, CancelSpend, Coin, ImportLabels, Keychain, LabelsImported, NewAddress,
-    PrepareSpend, Spend, SpendOutput, SpendState, SpendTarget, SpentBy, SubmitSpend, Wallet,
-    WalletAddress, WalletBalance, WalletOwner, WalletSource, WatchRound, WithdrawEverything,
-    Withdrawal, XpubKind,
+    NodeFunds, PrepareSpend, Spend, SpendOutput, SpendState, SpendTarget, SpentBy, SubmitSpend,
+    Wallet, WalletAddress, WalletBalance, WalletOwner, WalletSource, WatchRound,
+    WithdrawEverything, Withdrawal, XpubKind,
 };
 
 pub use descriptor::WalletPreview;
@@ -136,13 +138,16 @@ impl Wallets {
             created_at_ms: core.clock.now_ms(),
         };
         let id = wallet.id.to_string();
-        // The first address says which wallet it is, however its keys are written.
-        let first = descriptors.script(Keychain::External, 0)?;
-        let name = format!("wallet/{}", first.to_hex_string());
-        let mut steps = vec![Step::Claim {
-            name,
+        // The first address says which wallet it is, however its keys are written. That of the
+        // change as well: to be paid on one's own change, or on somebody's, is two wallets in one.
+        let change = descriptors.script(Keychain::Change, 0)?;
+        let mut first = vec![descriptors.script(Keychain::External, 0)?, change];
+        first.dedup();
+        let claim = |script: ScriptBuf| Step::Claim {
+            name: format!("wallet/{}", script.to_hex_string()),
             by: id.clone(),
-        }];
+        };
+        let mut steps: Vec<Step> = first.into_iter().map(claim).collect();
         steps.extend(owner);
         steps.push(rules::write_wallet(&wallet, 0)?);
         for index in 0..command.used_addresses {

@@ -332,6 +332,21 @@ pub struct Withdrawal {
     /// What the wallet still has: not in a block yet, set aside for other spends, or worth less
     /// than it costs to send.
     pub left_sat: u64,
+    /// Of the node's wallet: what the node has beside it, which is not sent by this. `None` where
+    /// no node is running here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<NodeFunds>,
+}
+
+/// What a node has that is in none of the wallets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeFunds {
+    /// In its open channels; they are closed for it to come out.
+    pub channels_msat: i64,
+    /// On its way out of channels that are closed.
+    pub closing_msat: i64,
+    /// In the wallet that it opens channels from.
+    pub onchain_msat: i64,
 }
 
 /// How a spend stands.

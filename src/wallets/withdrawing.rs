@@ -3,7 +3,7 @@
 use sha2::{Digest, Sha256};
 
 use super::model::{
-    Coin, Spend, SpendOutput, SpendState, SubmitSpend, WithdrawEverything, Withdrawal,
+    Coin, NodeFunds, Spend, SpendOutput, SpendState, SubmitSpend, WithdrawEverything, Withdrawal,
 };
 use super::spends::{Draft, MAX_COINS, check_fee};
 use super::{WalletError, Wallets, psbt};
@@ -22,7 +22,8 @@ impl Wallets {
     /// Left alone are coins in no block that are not the wallet's own change, those that are set
     /// aside for other spends, and those that cost more than they bring: see
     /// [`Withdrawal::left_sat`]. What the node has in channels, and in the wallet that it opens
-    /// them from, is not in any of these wallets.
+    /// them from, is not in any of these wallets: of the node's, [`Withdrawal::node`] says how much
+    /// that is.
     ///
     /// # Errors
     /// `wallet.not_found`, `wallet.bad_address`, `wallet.wrong_network`,
@@ -82,6 +83,10 @@ impl Wallets {
                 Err(error) => return Err(error),
             }
         }
+        let node = match is_node {
+            true => self.node_funds().await,
+            false => None,
+        };
         let left = self.core.unspent(command.wallet).await?;
         let is_sent = |coin: &Coin| {
             let by = coin.reserved_by;
@@ -102,6 +107,7 @@ impl Wallets {
                 .fold(0, |sum: u64, spend| sum.saturating_add(spend.fee_sat)),
             left_sat: left.fold(0, |sum: u64, (_, coin)| sum.saturating_add(coin.amount_sat)),
             spends: spends.iter().map(|spend| spend.id).collect(),
+            node,
         };
         let steps = vec![emit(
             "wallet.withdrawn",
@@ -109,6 +115,16 @@ impl Wallets {
             &answer,
         )?];
         Ok(Decision { steps, answer })
+    }
+
+    /// A node that cannot say keeps nothing from being sent.
+    async fn node_funds(&self) -> Option<NodeFunds> {
+        let has = self.core.node().ok()?.balances().await.ok()?;
+        Some(NodeFunds {
+            channels_msat: has.channels_msat,
+            closing_msat: has.closing_msat,
+            onchain_msat: has.onchain_msat,
+        })
     }
 
     async fn withdraw_part(

@@ -1,6 +1,7 @@
 //! Wrong codes of a virtual card: what ends them, and what whoever knows its number alone can do. And
 //! cards that are filled up: a card in another one's place has no second day's worth.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use flashkit::Engine;
@@ -9,8 +10,12 @@ use flashkit::cards::{
     ActivateCard, AutoTopUp, CardLimits, IssueVirtualCard, SetAutoTopUp, TopUpSource, VirtualTap,
 };
 use flashkit::ids::CardId;
+use flashkit::ports::SystemClock;
+use flashkit::store::{MemoryStore, Store};
 
 use crate::hands::{blank, charge, fund, on_card, replace, uid};
+use crate::support::deadline::Deadline;
+use crate::support::gated_store::{GatedStore, Pause};
 use crate::support::key;
 use crate::support::scene::{Scene, on_both_stores, told};
 use crate::support::shop::{self, SAT};
@@ -22,8 +27,8 @@ on_both_stores! {
 }
 
 /// A virtual card with 1,000 sats, and its holder.
-async fn virtual_card(scene: &Scene) -> (CardId, Credential) {
-    let (cards, issuer) = (scene.engine().cards(), scene.engine().issuer());
+async fn virtual_card(engine: &Engine, store: &dyn Store) -> (CardId, Credential) {
+    let (cards, issuer) = (engine.cards(), engine.issuer());
     let command = IssueVirtualCard {
         key: key("virtual"),
         limits: CardLimits::default(),
@@ -36,7 +41,7 @@ async fn virtual_card(scene: &Scene) -> (CardId, Credential) {
         card,
     };
     let held = cards.activate(&issuer, command).await.unwrap();
-    fund(&*scene.store, 1, card, 1_000).await;
+    fund(store, 1, card, 1_000).await;
     (card, held.holder.clone())
 }
 
@@ -57,7 +62,7 @@ fn wrong(right: &str, number: u32) -> String {
 async fn a_right_code_ends_the_wrong_ones(is_sqlite: bool) {
     let scene = Scene::new(is_sqlite, CardLimits::default()).await;
     let (engine, till) = (scene.engine().clone(), scene.merchant.till.clone());
-    let (card, holder) = virtual_card(&scene).await;
+    let (card, holder) = virtual_card(&engine, &*scene.store).await;
     // Years of mistyping, four at a time: the code that pays ends them.
     for round in 0..3 {
         scene.clock.advance(Duration::from_secs(120));
@@ -89,7 +94,7 @@ async fn a_right_code_ends_the_wrong_ones(is_sqlite: bool) {
 async fn whoever_knows_the_number_alone_locks_nothing(is_sqlite: bool) {
     let scene = Scene::new(is_sqlite, CardLimits::default()).await;
     let (engine, till) = (scene.engine().clone(), scene.merchant.till.clone());
-    let (card, holder) = virtual_card(&scene).await;
+    let (card, holder) = virtual_card(&engine, &*scene.store).await;
     let cards = engine.cards();
     let look = async |tap: &str| told(cards.peek(tap).await).map(|seen| seen.balance_msat);
     let good = right(&engine, card, &holder).await;
@@ -125,6 +130,32 @@ async fn whoever_knows_the_number_alone_locks_nothing(is_sqlite: bool) {
     let good = right(&engine, card, &holder).await;
     assert_eq!(look(&good).await, Ok(900 * SAT));
     scene.stop("looked at").await;
+}
+
+/// A look that takes its time keeps nobody waiting who pays with the same card.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_pays_waits_behind_no_look() {
+    let deadline = Deadline::after(Duration::from_secs(180));
+    let memory = Arc::new(MemoryStore::new(Arc::new(SystemClock)));
+    let pause = Arc::new(Pause::default());
+    let store: Arc<dyn Store> = Arc::new(GatedStore::pausing(memory, pause.clone()));
+    let builder = Engine::builder(store.clone(), shop::master());
+    let engine = builder.network("regtest").open().await.unwrap();
+    let till = shop::merchant(&engine, "Cookshop").await.till;
+    let (card, holder) = virtual_card(&engine, &*store).await;
+    let good = right(&engine, card, &holder).await;
+    pause.arm("card_code");
+    let looking = {
+        let (engine, bad) = (engine.clone(), wrong(&good, 0));
+        tokio::spawn(async move { told(engine.cards().peek(&bad).await).map(drop) })
+    };
+    pause.reached().await;
+    deadline.at("charge", "behind a look");
+    assert_eq!(charge(&engine, &till, "pays", &good, 100).await, Ok(100));
+    deadline.done("charge");
+    pause.release();
+    assert_eq!(looking.await.unwrap(), Err("card.wrong_code"));
+    engine.stop().await.unwrap();
 }
 
 async fn a_card_in_anothers_place_is_filled_up_no_more_often(is_sqlite: bool) {

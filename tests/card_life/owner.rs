@@ -2,6 +2,7 @@
 //! still sees.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use flashkit::access::Credential;
 use flashkit::cards::{
@@ -481,4 +482,43 @@ async fn a_tap_shows_where_to_top_up_and_of_a_lost_card_nothing_of_its_money() {
         1
     );
     scene.stop("lost").await;
+}
+
+/// Whoever has seen a blank card's tap on a screen makes it nobody's: it grows old and is void behind a
+/// later one, as it would be for a charge.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_old_tap_of_a_blank_card_takes_no_place() {
+    let scene = Scene::new(false, CardLimits::default()).await;
+    let engine = scene.engine().clone();
+    let (card, holder) = (scene.card.id, scene.card.holder.clone());
+    let (_, mut chip) = blank(&engine, 1).await;
+    let limits = CardLimits::default();
+    let refused = async |name: &str, tap: &str| {
+        let added = add(&engine, &holder, name, card, tap, limits.clone()).await;
+        let replaced = replace(&engine, &holder, name, card, tap).await;
+        (told(added).map(drop), told(replaced).map(drop))
+    };
+    let old = chip.tap();
+    engine.cards().peek(&old).await.unwrap();
+    scene.clock.advance(Duration::from_secs(120));
+    let stale = Err("card.tap_stale");
+    assert_eq!(refused("old", &old).await, (stale, stale));
+    let (before, later) = (chip.tap(), chip.tap());
+    engine.cards().peek(&later).await.unwrap();
+    let superseded = Err("card.tap_superseded");
+    assert_eq!(refused("before", &before).await, (superseded, superseded));
+    let replaced = replace(&engine, &holder, "later", card, &later).await;
+    // Where people send money to the old one is the new one's holder's business.
+    let (new, cards) = (replaced.unwrap().holder.clone(), engine.cards());
+    let address = cards.top_up_address(&new, card).await.unwrap().url.clone();
+    let told = code(cards.top_up_address(&holder, card).await);
+    assert_eq!(told, Some("access.not_allowed"));
+    assert_blind(&engine, &holder, card).await;
+    let command = RenewTopUpAddress {
+        key: key("revoked"),
+        card,
+    };
+    let renewed = cards.renew_top_up_address(&new, command).await.unwrap();
+    assert_ne!(renewed.url, address);
+    scene.stop("old taps").await;
 }

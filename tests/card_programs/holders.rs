@@ -1,8 +1,10 @@
 //! What a program says of limits is the most that a holder can set, and it holds for virtual cards.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use flashkit::Engine;
+use flashkit::access::Credential;
 use flashkit::cards::{
     ActivateCard, AddFamilyCard, Card, CardLimits, CardProgramTerms, ChargeCard, IssueCard,
     IssueVirtualCard, PinRules, SetCardLimits, TopUpCard, VirtualTap,
@@ -22,6 +24,7 @@ use crate::support::shop::{self, HeldCard, SAT, jmd, sat};
 on_both_stores! {
     a_holder_sets_less_than_the_program_says_and_not_more;
     a_virtual_card_is_of_its_program;
+    a_virtual_card_has_its_programs_limits_and_merchants;
 }
 
 /// Every limit at once.
@@ -128,7 +131,7 @@ async fn virtual_card(
     engine: &Engine,
     of: CardProgramId,
     expires_at_ms: Option<i64>,
-) -> (Card, flashkit::access::Credential) {
+) -> (Card, Credential) {
     let (cards, issuer) = (engine.cards(), engine.issuer());
     let command = IssueVirtualCard {
         key: key(&format!("virtual/{of}")),
@@ -145,7 +148,7 @@ async fn virtual_card(
     (held.card.clone(), held.holder.clone())
 }
 
-async fn tap(engine: &Engine, card: CardId, holder: &flashkit::access::Credential) -> String {
+async fn tap(engine: &Engine, card: CardId, holder: &Credential) -> String {
     let cards = engine.cards();
     let shown = cards.virtual_details(holder, card).await.unwrap();
     VirtualTap::new(&shown.number, &shown.code)
@@ -184,35 +187,74 @@ async fn a_virtual_card_is_of_its_program(is_sqlite: bool) {
     assert_eq!(short.expires_at_ms, Some(NOON + 86_400_000), "the sooner");
     shop::fund(&*scene.store, 1, card.id, 5_000 * SAT).await;
     let charge = async |name: &str, till, sats| {
-        let command = ChargeCard {
-            key: key(name),
-            tap: tap(&engine, card.id, &holder).await,
-            price: sat(sats),
-            reference: String::new(),
-            pin: None,
-        };
-        let charged: Told<_> = told(engine.cards().charge(till, command).await);
-        charged.map(|charge| charge.amount_msat)
+        charge(&engine, &scene, card.id, &holder, name, till, sats).await
     };
-    for (name, till, sats, told) in [
+    let refused = Err("card.category_not_allowed");
+    assert_eq!(
+        charge("elsewhere", &scene.merchant.till, 100).await,
+        refused
+    );
+    let refused = Err("card.pin_not_set");
+    assert_eq!(charge("PIN", &bakery.till, 501).await, refused);
+    assert_eq!(charge("right", &bakery.till, 500).await, Ok(500 * SAT));
+    scene.stop("virtual").await;
+}
+
+/// Charges a virtual card with its next code.
+async fn charge(
+    engine: &Engine,
+    scene: &Scene,
+    card: CardId,
+    holder: &Credential,
+    name: &str,
+    till: &Credential,
+    sats: i64,
+) -> Result<i64, &'static str> {
+    scene.clock.advance(Duration::from_secs(60));
+    let command = ChargeCard {
+        key: key(name),
+        tap: tap(engine, card, holder).await,
+        price: sat(sats),
+        reference: String::new(),
+        pin: None,
+    };
+    let charged: Told<_> = told(engine.cards().charge(till, command).await);
+    charged.map(|charge| charge.amount_msat)
+}
+
+/// Its limits are the program's from the first day on, and it pays at the program's merchants alone.
+async fn a_virtual_card_has_its_programs_limits_and_merchants(is_sqlite: bool) {
+    let scene = Scene::new(is_sqlite, CardLimits::default()).await;
+    let engine = scene.engine().clone();
+    let bakery = merchant(&engine, "Bakery", None).await;
+    let terms = CardProgramTerms {
+        limits: CardLimits {
+            per_tap: Some(600 * SAT),
+            per_day: Some(1_000 * SAT),
+            ..CardLimits::default()
+        },
+        merchants: vec![bakery.id],
+        ..CardProgramTerms::default()
+    };
+    let of = program(&engine, "limits", terms).await;
+    let (card, holder) = virtual_card(&engine, of, None).await;
+    shop::fund(&*scene.store, 1, card.id, 5_000 * SAT).await;
+    for (name, till, sats, expected) in [
         (
             "elsewhere",
             &scene.merchant.till,
             100,
-            Err("card.category_not_allowed"),
+            Err("card.merchant_not_allowed"),
         ),
         ("much", &bakery.till, 601, Err("card.limit_exceeded")),
-        ("PIN", &bakery.till, 501, Err("card.pin_not_set")),
-        ("right", &bakery.till, 500, Ok(500 * SAT)),
+        ("right", &bakery.till, 600, Ok(600 * SAT)),
+        ("day", &bakery.till, 401, Err("card.limit_exceeded")),
+        ("rest", &bakery.till, 400, Ok(400 * SAT)),
     ] {
-        let answer = charge(name, till, sats).await;
-        // Which of two that refuse it comes first is not the point.
-        match told {
-            Err("card.limit_exceeded") => assert!(answer.is_err(), "{name}"),
-            told => assert_eq!(answer, told, "{name}"),
-        }
+        let told = charge(&engine, &scene, card.id, &holder, name, till, sats).await;
+        assert_eq!(told, expected, "{name}");
     }
-    scene.stop("virtual").await;
+    scene.stop("limits").await;
 }
 
 /// A balance in a currency goes by the program's unit here as well.

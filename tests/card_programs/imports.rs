@@ -156,6 +156,15 @@ pub async fn world(is_sqlite: bool) -> World {
     let folder = is_sqlite.then(|| tempfile::tempdir().unwrap());
     let store = open_store(folder.as_ref());
     let engine = open_engine(&store).await;
+    world_on(store, engine, folder).await
+}
+
+/// The world of an engine.
+pub async fn world_on(
+    store: Arc<dyn Store>,
+    engine: Engine,
+    folder: Option<tempfile::TempDir>,
+) -> World {
     let merchant = shop::merchant(&engine, "Cookshop").await;
     let (cards, issuer) = (engine.cards(), engine.issuer());
     let early = cards.imports().create(&issuer, create("early")).await;

@@ -8,5 +8,6 @@ mod holders;
 mod imports;
 mod issuer_keys;
 mod killed;
+mod old_tills;
 mod rolled_back;
 mod rules;

@@ -387,6 +387,61 @@ fn balances_below_the_reserve_are_exact() {
     });
 }
 
+/// Whoever closes shop takes all of it along: first what no channel needs, and the rest once they
+/// are closed.
+#[test]
+fn everything_on_chain_goes_to_ones_own_wallet_but_what_channels_need() {
+    run(async {
+        let net = Net::open().await;
+        let node = &net.alice.node;
+        let (home, fee) = (chain::nobodys_address("home"), Some(2_000));
+        for address in ["nothing", "bc1qw508d6qejxtdg4y5r3zarvary0c5xw7kv8f3t4"] {
+            let refused = node.send_all_onchain(address, fee).await;
+            assert!(
+                matches!(refused, Err(LightningError::Refused { .. })),
+                "{refused:?}"
+            );
+        }
+        for fee in [0, 999, 1_000_001, u64::MAX] {
+            let refused = node.send_all_onchain(&home, Some(fee)).await;
+            assert!(
+                matches!(refused, Err(LightningError::Refused { .. })),
+                "{refused:?}"
+            );
+        }
+        let txid = node.send_all_onchain(&home, fee).await.expect("send");
+        net.until("it is in the mempool", async || {
+            let waiting = net.chain.mempool_txids().await.expect("mempool");
+            waiting.contains(&txid)
+        })
+        .await;
+        net.mine(6).await;
+        let has = node.balances().await.expect("balances");
+        // LDK keeps 25,000 sats for a channel that has anchors.
+        assert_eq!(has.onchain_msat, 25_000_000);
+        assert_eq!(has.channels_msat, CHANNEL_SATS * 1_000 - PUSH_MSAT);
+        let nothing = node.send_all_onchain(&home, fee).await;
+        assert!(
+            matches!(nothing, Err(LightningError::Refused { .. })),
+            "{nothing:?}"
+        );
+        let channel = node.channels().await.expect("channels").remove(0);
+        let (id, peer) = (channel.user_channel_id, channel.peer_node_id);
+        let closed = node.close_channel(&id, &peer, false).await;
+        closed.expect("close");
+        net.until_broadcast().await;
+        net.mine(6).await;
+        let has = node.balances().await.expect("balances");
+        assert_eq!((has.channels_msat, has.closing_msat), (0, 0));
+        assert!(has.onchain_msat > 25_000_000);
+        node.send_all_onchain(&home, fee).await.expect("send");
+        net.until_broadcast().await;
+        net.mine(6).await;
+        let has = node.balances().await.expect("balances");
+        assert_eq!((has.onchain_msat, has.closing_msat), (0, 0));
+    });
+}
+
 #[test]
 fn an_event_stays_until_it_is_acknowledged() {
     run(async {

@@ -3,15 +3,24 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 
-use flashkit::ledger::Step;
+use flashkit::ledger::{Batch, Step};
 use flashkit::store::contract::{ContractViolation, FreshStore, check_all, check_tree};
 use flashkit::store::ordered::{Order, OrderedStore, Rows, Tree, TreeChanges, View, WriteError};
-use flashkit::store::{CommitError, Store, StoreError};
+use flashkit::store::{CommitError, KeyPath, KeyValue, KeyValueWrite, Store, StoreError};
 use flashkit::testkit::clock::ManualClock;
 
 use super::{FIRST_MS, has_all, numbered};
+
+/// The longest key that this engine takes.
+const LONGEST: usize = 5_000;
+
+/// A key at which it panics.
+fn is_poison(key: &[u8]) -> bool {
+    key.windows(6).any(|part| part == b"poison")
+}
 
 type Map = BTreeMap<Vec<u8>, Vec<u8>>;
 
@@ -33,6 +42,10 @@ enum Wrong {
     AlwaysBackwards,
     /// Longer keys come after all shorter ones.
     ShortFirst,
+    /// Of a key the first 255 bytes count.
+    CutsKeys,
+    /// Two may have the place open.
+    Shared,
 }
 
 /// What the next writes do.
@@ -50,6 +63,19 @@ struct InMemory {
     rows: Arc<RwLock<Arc<Map>>>,
     rest: Arc<Mutex<TreeChanges>>,
     fails: Arc<Mutex<Option<Fails>>>,
+    /// How many writes were flushed.
+    flushed: Arc<AtomicUsize>,
+    /// Whoever has the place open.
+    _opened: Option<Arc<Opened>>,
+    is_open: Arc<AtomicBool>,
+}
+
+struct Opened(Arc<AtomicBool>);
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::SeqCst);
+    }
 }
 
 struct Seen {
@@ -69,13 +95,36 @@ impl InMemory {
             rows: Arc::default(),
             rest: Arc::default(),
             fails: Arc::default(),
+            flushed: Arc::default(),
+            _opened: None,
+            is_open: Arc::default(),
         }
+    }
+
+    /// The place, opened by one.
+    fn open(&self) -> Result<Self, StoreError> {
+        if self.is_open.swap(true, Ordering::SeqCst) && self.wrong != Wrong::Shared {
+            let location = "memory".to_owned();
+            return Err(StoreError::InUse { location });
+        }
+        Ok(Self {
+            _opened: Some(Arc::new(Opened(self.is_open.clone()))),
+            ..self.clone()
+        })
+    }
+
+    fn flushed(&self) -> usize {
+        self.flushed.load(Ordering::SeqCst)
     }
 
     fn make(&self, changes: impl IntoIterator<Item = (Vec<u8>, Option<Vec<u8>>)>) {
         let mut rows = self.rows.write().unwrap();
         let rows = Arc::make_mut(&mut rows);
         for (key, value) in changes {
+            let key = match self.wrong {
+                Wrong::CutsKeys => key[..key.len().min(255)].to_vec(),
+                _ => key,
+            };
             match value {
                 Some(value) => drop(rows.insert(key, value)),
                 None if self.wrong == Wrong::KeepsRemoved => {}
@@ -108,6 +157,12 @@ impl Tree for InMemory {
                 return Err(WriteError::Unknown(full()));
             }
         }
+        if changes.keys().any(|key| key.len() > LONGEST) {
+            let reason = "a key is too long".to_owned();
+            return Err(WriteError::Undone(StoreError::Misconfigured { reason }));
+        }
+        assert!(!changes.keys().any(|key| is_poison(key)), "a damaged page");
+        self.flushed.fetch_add(1, Ordering::SeqCst);
         let mut rest = std::mem::take(&mut *self.rest.lock().unwrap());
         rest.extend(changes.clone());
         let half = rest.len() / 2;
@@ -136,6 +191,11 @@ impl Seen {
 
 impl View for Seen {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        assert!(!is_poison(key), "a damaged page");
+        let key = match self.wrong {
+            Wrong::CutsKeys => &key[..key.len().min(255)],
+            _ => key,
+        };
         Ok(self.rows().get(key).cloned())
     }
 
@@ -182,7 +242,7 @@ async fn contract_of(wrong: Wrong) -> Result<usize, ContractViolation> {
 #[tokio::test]
 async fn whatever_is_wrong_with_an_engine_is_found() {
     let tree = InMemory::new(Wrong::Nothing);
-    check_tree(|| Ok(tree.clone())).unwrap();
+    check_tree(|| tree.open()).unwrap();
     assert!(contract_of(Wrong::Nothing).await.unwrap() >= 41);
     for wrong in [
         Wrong::Torn,
@@ -195,13 +255,22 @@ async fn whatever_is_wrong_with_an_engine_is_found() {
         Wrong::AlwaysForwards,
         Wrong::AlwaysBackwards,
         Wrong::ShortFirst,
+        Wrong::CutsKeys,
+        Wrong::Shared,
     ] {
         let tree = InMemory::new(wrong);
-        let by_tree = check_tree(|| Ok(tree.clone())).unwrap_err();
+        let by_tree = check_tree(|| tree.open()).unwrap_err();
         println!("{wrong:?}: {}", short(&by_tree));
-        // What is seen of one moment shows to two threads alone, and not each time; and the store's
-        // ranges begin and end between keys.
-        if [Wrong::NoSnapshot, Wrong::WithoutStart, Wrong::WithEnd].contains(&wrong) {
+        // What is seen of one moment shows to two threads alone, and not each time; the store's
+        // ranges begin and end between keys, its own keys are short, and it opens the place once.
+        let not_by_store = [
+            Wrong::NoSnapshot,
+            Wrong::WithoutStart,
+            Wrong::WithEnd,
+            Wrong::CutsKeys,
+            Wrong::Shared,
+        ];
+        if not_by_store.contains(&wrong) {
             continue;
         }
         let by_store = contract_of(wrong).await.unwrap_err();
@@ -239,11 +308,18 @@ async fn a_write_that_fails_is_done_once_when_it_is_asked_for_again() {
         assert_eq!(outcome(failed), code);
         assert_eq!(store.trouble().unwrap().error, full());
         *tree.fails.lock().unwrap() = None;
+        let before = tree.flushed();
         let again = store.commit(numbered(number)).await.unwrap();
         assert_eq!(again.replayed, is_there, "{code}");
-        if !is_there {
-            assert_eq!(store.trouble(), None);
-        }
+        // Nobody knows whether the one of before was flushed, so one is that was answered.
+        assert_eq!(tree.flushed(), before + 1, "{code}");
+        assert_eq!(store.trouble(), None);
+        store.commit(numbered(number)).await.unwrap();
+        assert_eq!(
+            tree.flushed(),
+            before + 1,
+            "{code}: there was nothing to write"
+        );
         has_all(&store, number + 1).await;
     }
     store.close().await.unwrap();
@@ -265,15 +341,7 @@ async fn a_damaged_row_stops_nobody_else() {
     tree.make([(key, Some(b"{".to_vec()))]);
     let read = store.document("thing", "0").await.unwrap_err();
     assert_eq!(read.code(), "store.corrupt");
-    let puts = |number, id| {
-        let mut batch = numbered(number);
-        let steps = batch.steps.iter();
-        let steps = steps.filter(|step| matches!(step, Step::Put(_)));
-        batch.steps = Arc::new(steps.cloned().collect());
-        (batch.id, batch.command) = (numbered(id).id, None);
-        batch
-    };
-    let (damaged, other) = tokio::join!(store.commit(puts(0, 1)), store.commit(puts(2, 2)));
+    let (damaged, other) = tokio::join!(store.commit(puts(1, "0")), store.commit(puts(2, "2")));
     assert_eq!(outcome(damaged.unwrap_err()), "store.corrupt");
     assert!(!other.unwrap().replayed);
     store.close().await.unwrap();
@@ -281,4 +349,69 @@ async fn a_damaged_row_stops_nobody_else() {
     tree.make([(b"somebody else's".to_vec(), Some(Vec::new()))]);
     let refused = OrderedStore::open(tree, clock).map(drop).unwrap_err();
     assert_eq!(refused.code(), "store.corrupt");
+}
+
+/// A batch that puts one document.
+fn puts(number: i64, id: &str) -> Batch {
+    let mut batch = numbered(number);
+    let put = batch.steps.iter().find_map(|step| match step {
+        Step::Put(put) => Some(put.clone()),
+        _ => None,
+    });
+    let mut put = put.unwrap();
+    id.clone_into(&mut put.id);
+    batch.steps = vec![Step::Put(put)].into();
+    batch.command = None;
+    batch
+}
+
+/// A key that the engine cannot take, and one at which it panics, are the trouble of whoever has them.
+#[tokio::test]
+async fn what_an_engine_cannot_do_stops_nobody_else() {
+    let clock = Arc::new(ManualClock::at(FIRST_MS));
+    let store = OrderedStore::open(InMemory::new(Wrong::Nothing), clock).unwrap();
+    let long = "a".repeat(LONGEST);
+    for (number, (id, code)) in (1..).zip([
+        (long.as_str(), "store.misconfigured"),
+        ("poison", "store.corrupt"),
+    ]) {
+        let (bad, good) = (puts(2 * number, id), numbered(2 * number + 1));
+        let (bad, good) = tokio::join!(store.commit(bad), store.commit(good));
+        assert_eq!(outcome(bad.unwrap_err()), code);
+        assert!(!good.unwrap().replayed, "{code}");
+        assert_eq!(store.trouble(), None, "{code}");
+    }
+    for _ in 0..8 {
+        let read = store.document("thing", "poison").await;
+        assert_eq!(read.unwrap_err().code(), "store.corrupt");
+    }
+    assert!(store.document("thing", "3").await.unwrap().is_some());
+    store.close().await.unwrap();
+}
+
+/// Whatever became of the last transfer, the node can write.
+#[tokio::test]
+async fn the_node_writes_although_the_books_are_damaged() {
+    let tree = InMemory::new(Wrong::Nothing);
+    let clock = Arc::new(ManualClock::at(FIRST_MS));
+    let store = OrderedStore::open(tree.clone(), clock).unwrap();
+    store.commit(numbered(0)).await.unwrap();
+    let rows = tree.rows.read().unwrap().clone();
+    for key in rows.keys().filter(|key| !key.starts_with(&[1])) {
+        tree.make([(key.clone(), Some(b"{".to_vec()))]);
+    }
+    assert!(store.commit(numbered(1)).await.is_err());
+    let epoch = store.begin_epoch().await.unwrap();
+    let path = KeyPath {
+        primary: "monitors".to_owned(),
+        secondary: String::new(),
+        key: "one".to_owned(),
+    };
+    let change = KeyValueWrite::Put {
+        path: path.clone(),
+        value: vec![7],
+    };
+    store.write(epoch, change).await.unwrap();
+    assert_eq!(store.read(path).await.unwrap(), Some(vec![7]));
+    store.close().await.unwrap();
 }

@@ -9,11 +9,12 @@ use flashkit::ledger::Account;
 use flashkit::lightning::{LightningEvent, LightningNode, PaymentState};
 use flashkit::ports::SystemClock;
 use flashkit::rewards::{BudgetMove, MoveRewardBudget};
-use flashkit::store::Store;
 use flashkit::store::sqlite::SqliteStore;
+use flashkit::store::{MemoryStore, Store};
 use flashkit::{CardPaymentSettings, Settings};
 
 use crate::set::{ON_CARD, Set, hash, open, settings};
+use crate::support::gated_store::{GatedStore, Pause};
 use crate::support::scripted::{Pay, ScriptedNode};
 use crate::support::shop::{self, SAT};
 use crate::support::{key, until};
@@ -154,6 +155,55 @@ async fn points_come_out_of_what_the_merchant_has_put_aside() {
     rewards.move_budget(&issuer, back).await.unwrap();
     assert_eq!((left().await, set.payable().await), (0, 100 * SAT));
     set.stop("put aside").await;
+}
+
+/// The budget is emptied between the decision and its commit: what the merchant has here pays for the
+/// points, as it would have without one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn points_are_not_lost_to_whoever_moves_the_budget_first() {
+    for direction in [BudgetMove::Out, BudgetMove::In] {
+        let memory = Arc::new(MemoryStore::new(Arc::new(SystemClock)));
+        let pause = Arc::new(Pause::default());
+        let store: Arc<dyn Store> = Arc::new(GatedStore::pausing(memory, pause.clone()));
+        let mut set = Set::on(store, limits(), settings()).await;
+        shop::program(&set.engine, set.merchant.id).await;
+        let (rewards, issuer) = (set.engine.rewards(), set.engine.issuer());
+        let sale = shop::sale(&set.engine, &set.merchant, "own", shop::sat(200)).await;
+        set.customer.pay(&sale.bolt11).await.unwrap();
+        shop::settled(&set.engine, &sale).await;
+        // All that the merchant has is in one place, and then in the other.
+        let all_msat = set.payable().await;
+        assert!(all_msat >= 200 * SAT, "{all_msat}");
+        let merchant = set.merchant.id;
+        let order = |name: &str, direction| MoveRewardBudget {
+            key: key(name),
+            merchant,
+            amount_msat: all_msat,
+            direction,
+        };
+        if direction == BudgetMove::Out {
+            let aside = order("in", BudgetMove::In);
+            rewards.move_budget(&issuer, aside).await.unwrap();
+        }
+        let bill = set.bill(10_000).await;
+        let payment = set.pay("p", &bill).await.unwrap();
+        pause.arm("card_payment");
+        set.take(&bill).await;
+        pause.reached().await;
+        let moved = order("moved", direction);
+        rewards.move_budget(&issuer, moved).await.unwrap();
+        pause.release();
+        let paid = set
+            .until_state(payment.id, CardPaymentState::Succeeded)
+            .await;
+        assert_eq!((paid.points, paid.points_not_given), (200, 0));
+        let left = match direction {
+            BudgetMove::Out => all_msat - 200 * SAT,
+            BudgetMove::In => 0,
+        };
+        assert_eq!(set.payable().await, left);
+        set.stop("moved").await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

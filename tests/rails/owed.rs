@@ -12,6 +12,7 @@ use flashkit::invoices::{
 };
 use flashkit::ledger::{Account, TransferKind};
 use flashkit::money::{Asset, Currency};
+use flashkit::rewards::{BudgetMove, MoveRewardBudget};
 use flashkit::settlement::{CreateMerchant, PayoutState, PayoutTerms, RequestPayout};
 use flashkit::store::Store;
 use sha2::{Digest, Sha256};
@@ -77,6 +78,30 @@ async fn the_fee_of_a_sale_to_an_own_wallet_is_owed_and_taken_first_out_of_later
     let recovered = |kind| kind == TransferKind::Recovered;
     let recovered = rows.iter().filter(|row| recovered(row.kind));
     assert_eq!(recovered.count(), 2);
+}
+
+/// What was put aside for points and comes back pays first what is owed meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_budget_that_comes_back_pays_first_what_is_owed() {
+    let set = set().await;
+    let sale = shop::sale(&set.engine, &set.merchant, "sale", sat(800)).await;
+    set.over_lightning(&sale, 800 * SAT).await;
+    let order = |name: &str, sats, direction| MoveRewardBudget {
+        key: key(name),
+        merchant: set.merchant.id,
+        amount_msat: sats * SAT,
+        direction,
+    };
+    let (rewards, issuer) = (set.engine.rewards(), set.engine.issuer());
+    let aside = order("aside", 800, BudgetMove::In);
+    rewards.move_budget(&issuer, aside).await.unwrap();
+    set.to_own_wallet("own", 1, 50_000).await;
+    assert_eq!(set.owed().await, (500, 0));
+    for (name, sats, then) in [("part", 300, (200, 0)), ("rest", 500, (0, 300))] {
+        let back = order(name, sats, BudgetMove::Out);
+        rewards.move_budget(&issuer, back).await.unwrap();
+        assert_eq!(set.owed().await, then, "{name}");
+    }
 }
 
 /// Points are the merchant's to give of what comes in, and its debt has what they leave: over the

@@ -21,7 +21,26 @@ fn bitcoin(sats: i64) -> RefundAmount {
     }
 }
 
+fn at_an_address() -> RefundTo {
+    RefundTo::LightningAddress {
+        address: "ann@x.com".to_owned(),
+    }
+}
+
 impl Set {
+    /// A sale of 10,000 sats that was paid twice on chain, beside 1,000 sats that the merchant has.
+    async fn paid_twice(&self) -> Invoice {
+        let fees = self.sale("fees", sat(1_000), PaymentRules::NONE).await;
+        self.over_lightning(&fees, 1_000 * SAT).await;
+        let options = on_chain("sale", Custody::Operator);
+        let sale = self.make(self.command("sale", sat(10_000), options)).await;
+        let sale = sale.unwrap();
+        self.chain(&sale, 1, 10_000, block(1)).await;
+        self.chain(&sale, 2, 10_000, block(1)).await;
+        assert_eq!(self.where_it_is().await, (11_000, 10_000));
+        sale
+    }
+
     /// A sale that 2,000 sats come for when its time is over: they wait in suspense.
     async fn late(&self) -> Invoice {
         let late = self.sale("late", sat(2_000), PaymentRules::NONE).await;
@@ -227,21 +246,8 @@ async fn what_went_back_does_not_count_towards_the_price() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn surplus_that_waits_for_a_lightning_address_does_not_count_when_the_price_vanishes() {
     let set = set().await;
-    set.over_lightning(
-        &set.sale("fees", sat(1_000), PaymentRules::NONE).await,
-        1_000 * SAT,
-    )
-    .await;
-    let options = on_chain("sale", Custody::Operator);
-    let sale = set.make(set.command("sale", sat(10_000), options)).await;
-    let sale = sale.unwrap();
-    set.chain(&sale, 1, 10_000, block(1)).await;
-    set.chain(&sale, 2, 10_000, block(1)).await;
-    assert_eq!(set.where_it_is().await, (11_000, 10_000));
-    let to = RefundTo::LightningAddress {
-        address: "ann@x.com".to_owned(),
-    };
-    let command = order("back", &sale, to, RefundAmount::Surplus);
+    let sale = set.paid_twice().await;
+    let command = order("back", &sale, at_an_address(), RefundAmount::Surplus);
     let back = set.refund(command).await.unwrap();
     assert_eq!(back.state, RefundState::Resolving);
     let unpaid = set.chain(&sale, 1, 10_000, GONE).await;
@@ -264,4 +270,37 @@ async fn surplus_that_waits_for_a_lightning_address_does_not_count_when_the_pric
     let paid = set.chain(&sale, 1, 10_000, block(1)).await;
     assert_eq!(paid.state, InvoiceState::Settled);
     assert_eq!(set.where_it_is().await, (11_000, 0));
+}
+
+/// A refund that took nothing out of suspense leaves what waits there alone, and so does one that was
+/// cancelled: it counts in the place of a price that vanishes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn surplus_that_no_refund_takes_counts_when_the_price_vanishes() {
+    for is_cancelled in [false, true] {
+        let set = set().await;
+        let sale = set.paid_twice().await;
+        let payable = if is_cancelled {
+            let command = order("back", &sale, at_an_address(), RefundAmount::Surplus);
+            let back = set.refund(command).await.unwrap();
+            assert_eq!(set.get(&sale).await.flags.refund_to_take_msat, 10_000 * SAT);
+            let command = CancelRefund {
+                key: key("cancel"),
+                refund: back.id,
+            };
+            let refunds = set.engine.refunds();
+            refunds.cancel(&set.engine.issuer(), command).await.unwrap();
+            11_000
+        } else {
+            let to = set.elsewhere(100).await;
+            let back = set.refund(order("back", &sale, to, bitcoin(100))).await;
+            set.until_refund(&back.unwrap(), RefundState::Succeeded)
+                .await;
+            10_900
+        };
+        assert_eq!(set.where_it_is().await, (payable, 10_000));
+        let paid = set.chain(&sale, 1, 10_000, GONE).await;
+        assert_eq!(paid.flags.refund_to_take_msat, 0);
+        assert_eq!(paid.state, InvoiceState::Settled, "{paid:?}");
+        assert_eq!(set.where_it_is().await, (payable, 0));
+    }
 }

@@ -1,16 +1,19 @@
 //! What a card's program and its holder's privacy mean for the invoices that it pays.
 
+use flashkit::access::Credential;
 use flashkit::cards::lnurl::LnurlRequest;
 use flashkit::cards::{
     ActivateCard, CardLimits, CardPaymentState, CardProgramTerms, CreateCardProgram, FeeBearer,
-    IssueCard, PayWithCard, WithdrawFromCard,
+    IssueCard, IssueVirtualCard, PayWithCard, VirtualTap, WithdrawFromCard,
 };
+use flashkit::ids::CardId;
 use flashkit::lightning::{InvoiceRequest, LightningNode, Preimage};
 use flashkit::testkit::virtual_card::VirtualCard;
 use serde_json::json;
 
 use crate::lnurl::withdraw;
 use crate::set::{ON_CARD, Set, settings};
+use crate::support::books::expect_sound;
 use crate::support::key;
 use crate::support::scene::told;
 use crate::support::shop::{self, HeldCard, SAT};
@@ -55,6 +58,80 @@ async fn card_of(set: &Set, terms: CardProgramTerms) -> HeldCard {
     )
     .await;
     card
+}
+
+/// A card that is a number and a code, of a program, with 20,000 sats: the text that stands for its tap.
+async fn virtual_card_of(set: &Set, terms: CardProgramTerms) -> (CardId, Credential, String) {
+    let (cards, issuer) = (set.engine.cards(), set.engine.issuer());
+    let command = CreateCardProgram {
+        key: key("virtual"),
+        name: "Numbers".to_owned(),
+        terms,
+    };
+    let program = cards.programs().create(&issuer, command).await.unwrap().id;
+    let command = IssueVirtualCard {
+        key: key("virtual"),
+        limits: CardLimits::default(),
+        expires_at_ms: None,
+        program: Some(program),
+    };
+    let card = cards.issue_virtual(&issuer, command).await.unwrap().id;
+    let command = ActivateCard {
+        key: key("virtual"),
+        card,
+    };
+    let held = cards.activate(&issuer, command).await.unwrap();
+    shop::fund(&*set.store, 1, card, 20_000 * SAT).await;
+    let shown = cards.virtual_details(&held.holder, card).await.unwrap();
+    let tap = VirtualTap::new(&shown.number, &shown.code).unwrap();
+    (card, held.holder.clone(), tap.to_string())
+}
+
+/// Who bears the route says the program of a virtual card as of any other, and where it pays.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_virtual_card_pays_elsewhere_as_its_program_says() {
+    for (bearer, of_card, of_merchant) in [
+        (FeeBearer::Card, 10_007, 0),
+        (FeeBearer::Merchant, 10_000, 7),
+        (FeeBearer::Operator, 10_000, 0),
+    ] {
+        let set = Set::new(CardLimits::default()).await;
+        let sale = shop::sale(&set.engine, &set.merchant, "sale", shop::sat(1_000)).await;
+        set.customer.pay(&sale.bolt11).await.unwrap();
+        shop::settled(&set.engine, &sale).await;
+        set.network.set_route_fee_msat(7 * SAT);
+        let terms = CardProgramTerms {
+            fee_bearer: bearer,
+            merchants: vec![set.merchant.id],
+            ..CardProgramTerms::default()
+        };
+        let (card, holder, tap) = virtual_card_of(&set, terms).await;
+        let bill = set.bill(10_000).await;
+        let cards = set.engine.cards();
+        let elsewhere = shop::merchant(&set.engine, "Elsewhere").await.till;
+        let refused = cards.pay(&elsewhere, pay("else", tap.clone(), &bill)).await;
+        assert_eq!(told(refused).map(drop), Err("card.merchant_not_allowed"));
+        let payment = cards.pay(&set.merchant.till, pay("pay", tap, &bill)).await;
+        let payment = payment.unwrap().value;
+        assert_eq!(payment.fee_bearer, bearer);
+        set.take(&bill).await;
+        set.until_state(payment.id, CardPaymentState::Succeeded)
+            .await;
+        let left = cards.get(&holder, card).await.unwrap().balance_msat / SAT;
+        let here = set.payable().await / SAT;
+        assert_eq!(
+            (20_000 - left, 1_000 - here),
+            (of_card, of_merchant),
+            "{bearer:?}"
+        );
+        engine_is_sound(set).await;
+    }
+}
+
+/// Cards that were funded without a payment: the node has less than the books.
+async fn engine_is_sound(set: Set) {
+    expect_sound(&set.engine, "virtual").await;
+    set.engine.stop().await.unwrap();
 }
 
 fn pay(name: &str, tap: String, bolt11: &str) -> PayWithCard {

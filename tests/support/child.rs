@@ -132,6 +132,10 @@ pub async fn run_if_told() {
             println!("@ armed");
             continue;
         }
+        if words == ["times-on-its-way"] {
+            println!("@ {}", gate.times_on_its_way());
+            continue;
+        }
         println!("@ {}", carry_out(&engine, &node, &words).await);
         if words == ["stop"] {
             return;

@@ -1,12 +1,13 @@
 //! Boundaries at which a process can be stopped for ever, to be killed there.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use flashkit::lightning::{
     Bolt11Details, Dispatch, InvoiceRequest, LightningError, LightningEvent, LightningNode,
-    NodeBalances, PaymentHash, PaymentRecord, PaymentRequest, Preimage,
+    NodeBalances, PaymentHash, PaymentRecord, PaymentRequest, PaymentState, Preimage,
 };
 use flashkit::ports::BoxFuture;
 use flashkit::store::{KeyPath, KeyValue, KeyValueWrite, NodeHolder, StoreError};
@@ -27,6 +28,8 @@ pub struct Gate {
     writes: Mutex<Writes>,
     /// The quiet boundary that was reached.
     reached: Mutex<Option<String>>,
+    /// How often the engine was told that a payment is on its way.
+    on_its_way: AtomicUsize,
 }
 
 impl Default for Gate {
@@ -36,6 +39,7 @@ impl Default for Gate {
             paying: Mutex::default(),
             writes: Mutex::default(),
             reached: Mutex::default(),
+            on_its_way: AtomicUsize::new(0),
         }
     }
 }
@@ -78,6 +82,10 @@ impl Gate {
 
     pub fn arm(&self, boundary: &str) {
         *self.armed.lock().unwrap() = Some(boundary.to_owned());
+    }
+
+    pub fn times_on_its_way(&self) -> usize {
+        self.on_its_way.load(Ordering::SeqCst)
     }
 
     fn is_armed(&self, boundary: &str) -> bool {
@@ -173,7 +181,13 @@ impl LightningNode for GatedNode {
         &self,
         payment_hash: PaymentHash,
     ) -> Result<Option<PaymentRecord>, LightningError> {
-        self.node.payment(payment_hash).await
+        let record = self.node.payment(payment_hash).await?;
+        let state = record.as_ref().map(|record| record.state);
+        if state == Some(PaymentState::Pending) {
+            self.gate.on_its_way.fetch_add(1, Ordering::SeqCst);
+            self.gate.reach_quietly("on-its-way").await;
+        }
+        Ok(record)
     }
 
     async fn balances(&self) -> Result<NodeBalances, LightningError> {

@@ -20,7 +20,8 @@ pub struct GatedStore {
     pause: Arc<Pause>,
 }
 
-/// Holds up the first commit of an operation, or of a kind of job, until it is let go; or a read.
+/// Holds up the first commit of an operation, of a kind of job, or that writes to a collection, until it
+/// is let go; or a read.
 #[derive(Default)]
 pub struct Pause {
     operation: Mutex<Option<String>>,
@@ -73,6 +74,7 @@ impl Pause {
             let scope = batch.command.as_ref().map(|command| command.scope.clone());
             let jobs = batch.steps.iter().filter_map(|step| match step {
                 Step::Done { kind, .. } => Some(format!("/{kind}/")),
+                Step::Put(document) => Some(format!("/{}/", document.collection)),
                 _ => None,
             });
             let mut names = scope.into_iter().chain(jobs);

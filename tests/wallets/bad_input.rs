@@ -102,16 +102,24 @@ async fn private_foreign_and_senseless_keys_are_refused() {
     let wallet = scene
         .wallet(WalletOwner::Operator, signer.xpub(XpubKind::SegwitV0))
         .await;
-    let twice = AddWallet {
-        key: key("twice"),
-        owner: WalletOwner::Operator,
-        name: "twice".to_owned(),
-        source: descriptor(format!("wpkh({bare}/<0;1>/*)")),
-        used_addresses: 0,
-        birthday_height: None,
-    };
-    let refused = wallets.add(&scene.issuer, twice).await.unwrap_err();
-    assert_eq!(refused.code(), "wallet.exists");
+    // So are those of its change, alone or the other way round.
+    let merchant = scene.merchant().await;
+    for (number, path) in ["<0;1>", "<1;0>", "0", "1", "<2;0>", "<1;2>"]
+        .into_iter()
+        .enumerate()
+    {
+        let twice = AddWallet {
+            key: key(&format!("twice-{number}")),
+            owner: WalletOwner::Merchant { merchant },
+            name: "twice".to_owned(),
+            source: descriptor(format!("wpkh({bare}/{path}/*)")),
+            used_addresses: 0,
+            birthday_height: None,
+        };
+        let refused = wallets.add(&scene.issuer, twice).await;
+        let refused = refused.map_err(|error| error.code()).map(drop);
+        assert_eq!(refused, Err("wallet.exists"), "{path}");
+    }
     for (number, (address, amount_sat, code)) in [
         (script(9).1, 100, "chain.dust"),
         (

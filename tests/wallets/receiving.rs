@@ -198,6 +198,19 @@ async fn no_gap_hides_a_payment_and_the_gap_limit_is_said() {
             .iter()
             .any(|record| record.label == "rent" && record.kind == "output")
     );
+    // Whoever says something else of a coin leaves its label alone; and what comes out goes in.
+    let frozen = format!("{{\"type\":\"output\",\"ref\":\"{coin}\",\"spendable\":false}}\n");
+    for (name, lines, counts) in [("frozen", &frozen, 0), ("again", &written, 46)] {
+        let command = ImportLabels {
+            key: key(name),
+            wallet,
+            lines: lines.clone(),
+        };
+        let taken = wallets.import_labels(&scene.issuer, command).await.unwrap();
+        assert_eq!((taken.taken, taken.ignored), (counts, 0), "{name}");
+        let out = wallets.export_labels(&scene.issuer, wallet).await.unwrap();
+        assert_eq!(out.value, written, "{name}");
+    }
     let command = ImportLabels {
         key: key("bad"),
         wallet,

@@ -2,18 +2,23 @@
 
 use std::sync::Arc;
 
-use flashkit::Error;
 use flashkit::ids::WalletId;
 use flashkit::ledger::{Account, Side};
+use flashkit::lightning::LightningNode;
+use flashkit::lightning::simulated::SimulatedNetwork;
+use flashkit::ports::SystemClock;
+use flashkit::store::MemoryStore;
 use flashkit::wallets::{
-    SpendState, WalletOwner, WalletSource, WithdrawEverything, Withdrawal, XpubKind,
+    NodeFunds, SpendState, WalletOwner, WalletSource, WithdrawEverything, Withdrawal, XpubKind,
 };
 
 use crate::racing::Slow;
 use crate::scene::{Scene, Signer};
 use crate::sources::{script, servers};
 use crate::spending::fill;
-use crate::support::key;
+use crate::support::gated_store::{GatedStore, Pause};
+use crate::support::{key, shop};
+use flashkit::{Engine, Error};
 
 impl Scene {
     async fn withdraw(
@@ -132,4 +137,87 @@ async fn what_would_cost_too_much_is_left_and_what_was_sent_is_told() {
     // Of nothing but that it is one, and nothing is sent.
     let refused = scene.withdraw("rest", wallet.id, dear).await;
     assert_eq!(refused.unwrap_err().code(), "wallet.fee_too_high");
+}
+
+/// What the node has in channels and in its own wallet is in none of these: it is said how much.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_node_has_elsewhere_is_told_and_not_sent() {
+    let servers = servers().await;
+    let chain = &servers.chain;
+    chain.mine(110).unwrap();
+    let clock = Arc::new(SystemClock);
+    let store = Arc::new(MemoryStore::new(clock.clone()));
+    let node = SimulatedNetwork::new(clock).node(5_000_000);
+    let engine = Engine::builder(store.clone(), shop::master())
+        .network("regtest")
+        .chain(servers.sources[0].1.clone())
+        .lightning(Arc::new(node.clone()))
+        .open()
+        .await
+        .unwrap();
+    let issuer = engine.issuer();
+    let scene = Scene {
+        store,
+        engine,
+        issuer,
+    };
+    let wallet = scene
+        .wallet(WalletOwner::Operator, WalletSource::Node)
+        .await
+        .id;
+    let fee = Some(2_000);
+    fill(&scene, chain, wallet, &[40_000]).await;
+    // It does not run: nobody knows what it has, and what there is goes all the same.
+    let sent = scene.withdraw("stopped", wallet, fee).await.unwrap();
+    assert_eq!((sent.spends.len(), sent.node), (1, None));
+    scene.engine.start().await.unwrap();
+    let address = scene.address(wallet, "more").await.address;
+    chain.fund(&address, 40_000).unwrap();
+    chain.mine(1).unwrap();
+    scene.look().await;
+    let sent = scene.withdraw("running", wallet, fee).await.unwrap();
+    let has = NodeFunds {
+        channels_msat: 5_000_000,
+        closing_msat: 0,
+        onchain_msat: 0,
+    };
+    assert_eq!((sent.spends.len(), sent.node), (1, Some(has)));
+    assert_eq!(node.balances().await.unwrap().channels_msat, 5_000_000);
+    scene.engine.stop().await.unwrap();
+}
+
+/// A caller that heard nothing asks again while the first call is still at it: the one that finds
+/// nothing left to send is answered what the other has sent.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_same_command_at_the_same_time_sends_everything_once() {
+    let servers = servers().await;
+    let chain = &servers.chain;
+    chain.mine(110).unwrap();
+    let pause = Arc::new(Pause::default());
+    let store = Arc::new(MemoryStore::new(Arc::new(SystemClock)));
+    let store = Arc::new(GatedStore::pausing(store, pause.clone()));
+    let scene = Arc::new(Scene::on(store, servers.sources[0].1.clone()).await);
+    let wallet = scene
+        .wallet(WalletOwner::Operator, WalletSource::Node)
+        .await
+        .id;
+    let coins = [40_000, 50_000, 60_000, 70_000, 80_000];
+    fill(&scene, chain, wallet, &coins).await;
+    // Who may, whose it is, and then what to send first: there it is held up.
+    pause.arm_read("wallet", &wallet.to_string(), 2);
+    let late = {
+        let scene = scene.clone();
+        tokio::spawn(async move { scene.withdraw("all", wallet, Some(2_000)).await })
+    };
+    pause.reached().await;
+    let sent = scene.withdraw("all", wallet, Some(2_000)).await.unwrap();
+    assert_eq!((sent.spends.len(), sent.left_sat), (3, 0));
+    assert_eq!(sent.amount_sat + sent.fee_sat, 300_000);
+    pause.release();
+    assert_eq!(late.await.unwrap().unwrap(), sent);
+    let balance = scene.store.balance(&Account::node_onchain()).await.unwrap();
+    assert_eq!(balance.credits_pending, 300_000_000);
+    chain.mine(1).unwrap();
+    scene.look().await;
+    assert_eq!(scene.coins(wallet).await, []);
 }

@@ -8,7 +8,7 @@ use crate::access::{Credential, Role};
 use crate::cards::charging::VerifiedTap;
 use crate::cards::{
     Activation, Card, CardError, CardState, Cards, guard, load, load_active, low_balance, pin,
-    programs, rules,
+    programs, rules, taps,
 };
 use crate::core::{Answer, Caller, CommandError, Decision, Executed, Loaded, emit};
 use crate::ids::{CardId, CredentialId, TransferId};
@@ -149,6 +149,7 @@ impl Cards {
             rules::claim_tap(&tap.card.value, tap.counter, new.id.to_string()),
             core.new_credential(holder, Role::Holder { card: new.id }, "holder")?,
         ];
+        steps.extend(taps::guard(core, &tap).await?);
         steps.extend(program.as_ref().map(programs::guard));
         steps.extend(pin::carry(core, old.value.id, new.id).await?);
         steps.extend(super::expiry::look_then(&new));
@@ -177,7 +178,7 @@ impl Cards {
     pub(super) async fn blank(&self, caller: &Caller, tap: &str) -> Result<VerifiedTap, Error> {
         let who = caller.id.to_string();
         let source = self.source.as_deref().unwrap_or(&who);
-        let _turn = self.turn_to_look(tap).await?;
+        let _turn = self.turn_to_look(Some(source), tap).await?;
         let tap = match self.verify_from(Some(source), tap).await {
             Ok(found) => found,
             // A virtual card's code is guessed here as well as by a look.

@@ -5,7 +5,7 @@ use super::model::AddFamilyCard;
 use crate::Error;
 use crate::access::{Credential, Role};
 use crate::cards::{
-    Activation, CARDS, Card, Cards, load, load_active, low_balance, programs, rules,
+    Activation, CARDS, Card, Cards, load, load_active, low_balance, programs, rules, taps,
 };
 use crate::core::{Answer, Caller, Core, Decision, Executed, emit};
 use crate::ids::{CardId, CredentialId};
@@ -118,6 +118,7 @@ impl Cards {
             rules::claim_tap(&tap.card.value, tap.counter, after.id.to_string()),
             core.new_credential(holder, Role::Holder { card: after.id }, "holder")?,
         ];
+        steps.extend(taps::guard(core, &tap).await?);
         steps.extend(program.as_ref().map(programs::guard));
         steps.extend(super::expiry::look_then(&after));
         steps.extend(low_balance::begin(core, &after).await?);

@@ -7,6 +7,7 @@ mod ending;
 mod error;
 mod expiry;
 mod family;
+mod looks;
 mod model;
 mod note;
 mod onward;
@@ -45,6 +46,7 @@ pub use virtual_card::VirtualCardDetails;
 
 pub(super) use auto_top_up::look as look_for_top_up;
 pub(in crate::cards) use family::members;
+pub(in crate::cards) use looks::LookLanes;
 pub(super) use presented::bearer;
 pub(in crate::cards) use virtual_card::code_was_right;
 

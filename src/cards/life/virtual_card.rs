@@ -13,11 +13,11 @@ use crate::cards::{
     CARDS, Card, CardError, CardLimits, CardState, Cards, FIRST_VERSION, guard, load, programs,
     rules,
 };
-use crate::core::{Answer, CommandError, Core, Decision, Executed, Loaded, Turn, emit, put};
+use crate::core::{Answer, CommandError, Core, Decision, Executed, Loaded, emit, put};
 use crate::ids::CardId;
 use crate::ledger::Step;
 
-const CODES: &str = "card_code";
+pub(super) const CODES: &str = "card_code";
 /// How many wrong codes lock it.
 const MAX_WRONG: usize = 5;
 /// How many wrong codes of those that only look at it are taken in an hour, from everywhere.
@@ -49,7 +49,7 @@ impl std::fmt::Debug for VirtualCardDetails {
 
 /// The wrong codes since it was last unlocked or right.
 #[derive(Default, Serialize, Deserialize)]
-struct CodeRecord {
+pub(super) struct CodeRecord {
     /// Of whoever wanted to be paid with it. Blinded: a command that is sent again is one attempt.
     wrong: Vec<String>,
     /// Of whoever only looked at it, and needs nothing for that but its number: they are slowed down,
@@ -58,7 +58,7 @@ struct CodeRecord {
     looks: Vec<String>,
     /// When the first of those was.
     #[serde(default)]
-    looks_since_ms: i64,
+    pub(super) looks_since_ms: i64,
 }
 
 impl CodeRecord {
@@ -66,19 +66,19 @@ impl CodeRecord {
         u32::try_from(MAX_WRONG.saturating_sub(self.wrong.len())).unwrap_or(0)
     }
 
-    fn looks_left(&self) -> u32 {
+    pub(super) fn looks_left(&self) -> u32 {
         u32::try_from(MAX_WRONG_LOOKS.saturating_sub(self.looks.len())).unwrap_or(0)
     }
 
     /// How long those count that were wrong when they looked. A clock that was set back makes it no
     /// longer.
-    fn looks_last_ms(&self, now_ms: i64) -> i64 {
+    pub(super) fn looks_last_ms(&self, now_ms: i64) -> i64 {
         let until_ms = self.looks_since_ms.saturating_add(HOUR_MS);
         until_ms.saturating_sub(now_ms).clamp(0, HOUR_MS)
     }
 
     /// Counts a wrong code of a look; false where it was counted before.
-    fn count_look(&mut self, attempt: &str, now_ms: i64) -> bool {
+    pub(super) fn count_look(&mut self, attempt: &str, now_ms: i64) -> bool {
         if self.looks.is_empty() || self.looks_last_ms(now_ms) == 0 {
             self.looks.clear();
             self.looks_since_ms = now_ms;
@@ -91,7 +91,7 @@ impl CodeRecord {
     }
 }
 
-async fn load_code(core: &Core, card: CardId) -> Result<Loaded<CodeRecord>, Error> {
+pub(super) async fn load_code(core: &Core, card: CardId) -> Result<Loaded<CodeRecord>, Error> {
     let found = core.load(CODES, &card.to_string()).await?;
     Ok(found.unwrap_or(Loaded {
         version: 0,
@@ -104,7 +104,7 @@ fn number_of(core: &Core, card: CardId) -> CardNumber {
 }
 
 /// What a card is found by that is no chip: the keyed hash of its number, or of its public key.
-fn found_by(core: &Core, what: &str) -> String {
+pub(super) fn found_by(core: &Core, what: &str) -> String {
     core.secrets.blind(what)
 }
 
@@ -335,69 +335,6 @@ impl Cards {
             Ok(None) => CardError::NotFound.into(),
             Err(error) => error,
         }
-    }
-
-    /// Has those who look at one virtual card do so one after the other, and none of them after
-    /// too many wrong codes.
-    pub(in crate::cards) async fn turn_to_look(&self, tap: &str) -> Result<Option<Turn>, Error> {
-        let Some(Ok(virtual_tap)) = VirtualTap::parse(tap) else {
-            return Ok(None);
-        };
-        let turn = self.pin_turn(tap, None).await;
-        let core = &self.core;
-        let chip = found_by(core, &virtual_tap.number.to_string());
-        if let Some(card) = core.find::<Card>(CARDS, "chip", &chip).await? {
-            let record = load_code(core, card.value.id).await?.value;
-            let retry_after_ms = record.looks_last_ms(core.clock.now_ms());
-            if record.looks_left() == 0 && retry_after_ms > 0 {
-                return Err(LifeError::TooManyWrongCodes { retry_after_ms }.into());
-            }
-        }
-        Ok(turn)
-    }
-
-    /// Counts a wrong code of a look, and answers what is then told.
-    pub(in crate::cards) async fn count_if_wrong_look(
-        &self,
-        attempt: &str,
-        error: Error,
-    ) -> Result<Error, Error> {
-        match error {
-            Error::Card(CardError::Life(LifeError::WrongCode { card, .. })) => {
-                self.count_wrong_look(card, attempt).await
-            }
-            other => Ok(other),
-        }
-    }
-
-    /// Counts a wrong code of whoever only looked, or whose tap was taken offline and is too old by
-    /// now, in a commit of its own, before anybody learns that it was wrong.
-    pub(in crate::cards) async fn count_wrong_look(
-        &self,
-        card: CardId,
-        attempt: &str,
-    ) -> Result<Error, Error> {
-        let core = &self.core;
-        let attempt = &core.secrets.blind(attempt);
-        core.settle(|| async move {
-            let Loaded { version, mut value } = load_code(core, card).await?;
-            if !value.count_look(attempt, core.clock.now_ms()) {
-                return Ok(None);
-            }
-            let (id, left) = (card.to_string(), value.looks_left());
-            let mut steps = vec![put(CODES, id.clone(), version, &value, Vec::new())?];
-            if left == 0 {
-                steps.push(emit("card.looks_refused", id, &value.looks_since_ms)?);
-            }
-            Ok(Some(steps))
-        })
-        .await?;
-        let attempts_left = load_code(core, card).await?.value.looks_left();
-        Ok(LifeError::WrongCode {
-            card,
-            attempts_left,
-        }
-        .into())
     }
 
     /// Counts a wrong code, in a commit of its own, before anybody learns that it was wrong.

@@ -4,9 +4,11 @@ use super::model::{LossBearer, OfflineEnvelope, OfflineOutcome, OfflineState, Of
 use super::rules::{self as offline, CounterRead, Learnt, TapRecord};
 use super::{OfflineError, TAPS, TILLS, Terms, TillKey, TillKeys, envelope, load_terms};
 use crate::access::{AccessError, Credential, Role};
+use crate::cards::boltcard::TapError;
 use crate::cards::charge_model::{Charge, ChargePosting, ChargeState};
 use crate::cards::charging::VerifiedTap;
 use crate::cards::currency::{self, Due};
+use crate::cards::life::VirtualTap;
 use crate::cards::{CardError, Cards, charge_rules, guard, life, low_balance, programs, rules};
 use crate::core::{Answer, Caller, Loaded};
 use crate::exchange::{self, Moves};
@@ -190,21 +192,13 @@ impl Cards {
         if let Some(error) = was_verified {
             return Ok(breach(waiting, error.code(), Vec::new()));
         }
-        let till = replay.till.to_string();
-        let tapped = match self.verify_from(Some(&till), &tap.tap).await {
+        let tapped = match self.tapped_offline(replay, tap).await? {
             Ok(tapped) => tapped,
-            // A virtual card's code is too old by now, whoever took it.
-            Err(Error::Card(
-                error @ (CardError::Tap(_) | CardError::NotFound | CardError::Life(_)),
-            )) => {
-                if let CardError::Life(life::LifeError::WrongCode { card, .. }) = &error {
-                    self.count_wrong_look(*card, &tap.tap).await?;
-                }
+            Err(error) => {
                 let decided = breach(waiting, error.code(), Vec::new());
                 *was_verified = Some(error);
                 return Ok(decided);
             }
-            Err(error) => return Err(error),
         };
         let waiting = OfflineOutcome {
             card: Some(tapped.card.value.id),
@@ -232,6 +226,28 @@ impl Cards {
         };
         self.decide_genuine(waiting, tap, tapped, &terms, learnt, claimed)
             .await
+    }
+
+    /// The card of a tap and its counter, or what is wrong with it for good. A virtual card's code can
+    /// be checked by nobody who is offline and is too old afterwards: no till takes one, and whoever
+    /// puts one into an envelope all the same does not learn whether it is right.
+    async fn tapped_offline(
+        &self,
+        replay: &Replay,
+        tap: &OfflineTap,
+    ) -> Result<Result<VerifiedTap, CardError>, Error> {
+        if VirtualTap::parse(&tap.tap).is_some() {
+            let reason = "a virtual card is charged online alone";
+            return Ok(Err(TapError::Malformed { reason }.into()));
+        }
+        let till = replay.till.to_string();
+        match self.verify_from(Some(&till), &tap.tap).await {
+            Ok(tapped) => Ok(Ok(tapped)),
+            Err(Error::Card(
+                error @ (CardError::Tap(_) | CardError::NotFound | CardError::Life(_)),
+            )) => Ok(Err(error)),
+            Err(error) => Err(error),
+        }
     }
 
     /// The card that has the money of a replaced one.

@@ -7,13 +7,18 @@
 use std::str::FromStr;
 
 use ldk_node::UserChannelId;
+use ldk_node::bitcoin::address::NetworkUnchecked;
 use ldk_node::bitcoin::secp256k1::PublicKey;
+use ldk_node::bitcoin::{Address, FeeRate};
 use ldk_node::lightning::ln::msgs::SocketAddress;
 
 use super::LdkNode;
 use super::balances::ours_msat;
 use super::records::{node_error, payment_record, refused, signed, unsigned};
 use crate::lightning::{LightningError, PaymentRecord};
+
+/// Fees that somebody may mean: nothing asks back before they are paid.
+const FEES: std::ops::RangeInclusive<u64> = 1_000..=1_000_000;
 
 /// A channel of the node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,6 +67,37 @@ impl LdkNode {
             .await?
             .map(|address| address.to_string())
             .map_err(node_error)
+    }
+
+    /// Sends all that the node's own on-chain wallet has to an address, but for what it keeps there
+    /// to get its part out of the channels that are open; of one without channels nothing is kept.
+    /// The fee is in satoshis for 1,000 virtual bytes, 1,000 to 1,000,000, or what the node thinks
+    /// right. Returns the transaction's id: it is broadcast, and in a block when the chain says so.
+    ///
+    /// The books are told by whoever asked, as of all that enters and leaves this wallet
+    /// ([`book_capital`](crate::treasury::Treasury::book_capital)). Asked again where it is not
+    /// known what came of it, it sends what is there then.
+    pub async fn send_all_onchain(
+        &self,
+        address: &str,
+        fee_sat_per_kvb: Option<u64>,
+    ) -> Result<String, LightningError> {
+        let found: Address<NetworkUnchecked> = address
+            .parse()
+            .map_err(|_| refused(format!("{address} is no address")))?;
+        if fee_sat_per_kvb.is_some_and(|fee| !FEES.contains(&fee)) {
+            return Err(refused("a fee is 1,000 to 1,000,000 sat per kvB"));
+        }
+        let fee = fee_sat_per_kvb.map(|fee| FeeRate::from_sat_per_kwu(fee.div_ceil(4)));
+        // That it is of the node's network is looked at there.
+        let address = found.assume_checked();
+        self.call(move |node| {
+            let wallet = node.onchain_payment();
+            wallet.send_all_to_address(&address, true, fee)
+        })
+        .await?
+        .map(|txid| txid.to_string())
+        .map_err(node_error)
     }
 
     /// Connects to a peer and remembers it: the node reconnects by itself, also after a restart.

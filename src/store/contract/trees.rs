@@ -79,10 +79,35 @@ const KEYS: &[&[u8]] = &[
     b"\xff\xff",
 ];
 
+/// Two keys that differ at their very ends are two, or too long for the engine.
+fn check_long_keys(tree: &impl Tree) -> Kept {
+    let long = |last: u8| [vec![0x61; 4_000], vec![last]].concat();
+    let keys = [long(1), long(2)];
+    let put = |keys: &[Vec<u8>]| -> TreeChanges {
+        let value = |key: &Vec<u8>| Some(vec![key[key.len() - 1]]);
+        keys.iter().map(|key| (key.clone(), value(key))).collect()
+    };
+    match tree.write(&put(&keys)) {
+        Err(WriteError::Undone(StoreError::Misconfigured { .. })) => return Ok(()),
+        Err(WriteError::Undone(error) | WriteError::Unknown(error)) => return Err(failed(error)),
+        Ok(()) => {}
+    }
+    let view = tree.view().map_err(failed)?;
+    for key in &keys {
+        let found = view.get(key).map_err(failed)?;
+        same("a long key", found, Some(vec![key[key.len() - 1]]))?;
+    }
+    let taken: TreeChanges = keys.iter().map(|key| (key.clone(), None)).collect();
+    tree.write(&taken)
+        .map_err(|(WriteError::Undone(error) | WriteError::Unknown(error))| failed(error))
+}
+
 /// Checks what an engine promises below [`OrderedStore`](crate::store::ordered::OrderedStore):
-/// the order of keys, where ranges begin and end, that writes are whole and seen, that a view is
-/// of one moment, and that all of it is there when the place is opened again. `open` opens **the
-/// same place** each time, which is empty at first; the tree that it gave before was dropped.
+/// the order of keys, where ranges begin and end, that no key is cut, that writes are whole and
+/// seen, that a view is of one moment, that nobody else can open the place meanwhile, and that all of
+/// it is there when it is opened again. `open` opens **the same place** each time, which is empty at
+/// first. What it cannot see is what a machine that dies leaves, and whether a view shows what is not
+/// durable yet.
 ///
 /// The store upon it is checked by [`check_all`](super::check_all) all the same: this one finds a
 /// fault of the engine where it is.
@@ -133,6 +158,9 @@ pub fn check_tree<T: Tree>(
     let begun = taken.map_err(failed)?.next();
     same("the first row alone", begun.is_some(), true)?;
     drop((empty, before, after));
+    check_long_keys(&tree)?;
+    let second_one = open().map(drop).err().map(|error| error.code());
+    same("opened by two", second_one, Some("store.in_use"))?;
     drop(tree);
 
     let tree = open().map_err(failed)?;

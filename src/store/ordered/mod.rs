@@ -74,6 +74,7 @@ mod tree;
 mod writer;
 mod writing;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use event_listener::Event;
@@ -145,6 +146,7 @@ impl<T: Tree> OrderedStore<T> {
             times: store.times.clone(),
             committed: store.committed.clone(),
             lease: NodeLease::default(),
+            is_unsettled: false,
             readers: store.readers.clone(),
             threads,
             _stopped: StopsWhenDropped {
@@ -163,7 +165,11 @@ impl<T: Tree> OrderedStore<T> {
     ) -> BoxFuture<'static, Result<A, StoreError>> {
         let readers = self.readers.clone();
         Box::pin(async move {
-            let read = readers.read(move |tree: &T| look(&mut Books(&tree.view()?)));
+            // A damaged page makes some engines panic: that is whose read it is, and nobody else's.
+            let read = readers.read(move |tree: &T| {
+                unless_it_panics(|| look(&mut Books(&tree.view()?)))
+                    .unwrap_or_else(|panicked| Err(panicked))
+            });
             read.await
         })
     }
@@ -178,6 +184,12 @@ impl<T: Tree> OrderedStore<T> {
         self.queue.push(lane, Task::Other(Box::new(change)));
         Box::pin(async move { answered.await.unwrap_or(Err(StoreError::OutcomeUnknown)) })
     }
+}
+
+/// What an engine answers, or that it panicked.
+fn unless_it_panics<A>(call: impl FnOnce() -> A) -> Result<A, StoreError> {
+    // Nothing is shared with what is called but the engine, which says what it does then.
+    catch_unwind(AssertUnwindSafe(call)).map_err(|_| tables::corrupt("the engine panicked"))
 }
 
 /// What was taken in is still done, on the writer's thread.

@@ -42,13 +42,13 @@ impl Books<'_> {
 
     pub(super) fn last_positions(&self) -> Result<LastPositions> {
         Ok(LastPositions {
-            transfer: last(self.0, &TRANSFERS)?.0,
-            hold_change: last(self.0, &HOLD_CHANGES)?.0,
+            transfer: last_position(self.0, &TRANSFERS)?,
+            hold_change: last_position(self.0, &HOLD_CHANGES)?,
         })
     }
 
     pub(super) fn last_commit(&self) -> Result<Option<CommitRow>> {
-        Ok(last(self.0, &COMMITS)?.1)
+        last(self.0, &COMMITS)
     }
 
     pub(super) fn document(&self, collection: &str, id: &str) -> Result<Option<Document>> {

@@ -153,18 +153,20 @@ pub(super) fn rows(
     view.range(&keys.start..&keys.end, order)
 }
 
-/// The last row of a table whose keys are positions, and its position; 0 where there is none.
+/// The last row of a table.
 pub(super) fn last<V: DeserializeOwned>(
     view: &dyn View,
     table: &Table<V>,
-) -> Result<(i64, Option<V>), StoreError> {
-    match rows(view, table.under(()), Order::Backwards)?.next() {
-        None => Ok((0, None)),
-        Some(row) => {
-            let (key, row) = row?;
-            Ok((table.parts(&key)?, Some(decode(&row)?)))
-        }
-    }
+) -> Result<Option<V>, StoreError> {
+    let row = rows(view, table.under(()), Order::Backwards)?.next();
+    row.map(|row| decode(&row?.1)).transpose()
+}
+
+/// The last position in a table whose keys are positions; 0 where there is none. The row itself is
+/// not read: one that is damaged stops nobody who comes after it.
+pub(super) fn last_position<V>(view: &dyn View, table: &Table<V>) -> Result<i64, StoreError> {
+    let row = rows(view, table.under(()), Order::Backwards)?.next();
+    row.map_or(Ok(0), |row| table.parts(&row?.0))
 }
 
 const KNOWN_SCHEMA: i64 = 1;
@@ -180,14 +182,18 @@ pub(super) fn prepare(tree: &impl Tree) -> Result<(), StoreError> {
             _ => Err(corrupt(format!("there is no schema {found}"))),
         };
     }
-    if rows(&view, vec![0]..vec![0xff], Order::Forwards)?
-        .next()
-        .is_some()
-    {
+    // No key of anybody's is likely to be after so many.
+    let all = vec![0]..vec![0xff; 64];
+    if rows(&view, all, Order::Forwards)?.next().is_some() {
         return Err(corrupt("somebody else's keys are in it"));
     }
     let mut begun = Draft::new(&view);
-    begun.put(&SETTINGS, "schema", &KNOWN_SCHEMA)?;
+    settle(&mut begun)?;
     tree.write(&begun.finish())
         .map_err(|(WriteError::Undone(error) | WriteError::Unknown(error))| error)
+}
+
+/// Writes what every store has: there is then something to be flushed.
+pub(super) fn settle(to: &mut Draft<'_>) -> Result<(), StoreError> {
+    to.put(&SETTINGS, "schema", &KNOWN_SCHEMA)
 }

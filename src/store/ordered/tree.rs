@@ -27,11 +27,17 @@ pub enum Order {
 /// A write was not made, or is not known to have been.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum WriteError {
-    /// Nothing of it was changed, nor will be after the next open.
+    /// Nothing of it was changed, nor ever will be. Where that is not certain it is
+    /// [`Unknown`](Self::Unknown): whoever is told that nothing was changed may not ask again.
     #[error("nothing was written: {0}")]
     Undone(#[source] StoreError),
     /// It may have been made, or may be found made after the next open: a flush failed half-way.
     /// Whoever waits for it is told `store.outcome_unknown`, and finds out by asking again.
+    ///
+    /// **It is settled before any later write is answered**: from the next view on it is in or out,
+    /// for ever, also after the next open. What is decided upon a view without it would otherwise be
+    /// overwritten in part when it is found made. An engine that cannot settle it answers every write
+    /// with an error until it is opened again.
     #[error("it is not known whether it was written: {0}")]
     Unknown(#[source] StoreError),
 }
@@ -41,17 +47,23 @@ pub enum WriteError {
 /// # Contract
 /// - **Bytes.** Keys are ordered by their bytes, as `[u8]` is. A key has at least one byte. Most have
 ///   fewer than 200, but texts that a host chooses are among them (keys of commands, ids), so that
-///   there is no most: one that an engine cannot take is `store.misconfigured`, and never cut.
-///   Values have any length, none included. Neither is changed in any way.
+///   there is no most: one that an engine cannot take is `store.misconfigured`, and never cut. So is
+///   a write that is too large for it. Values have any length, none included. Neither is changed in
+///   any way.
 /// - **Whole.** [`write`](Self::write) makes all of its changes or none, whatever happens.
 /// - **Durable.** What it has answered survives the end of the process and of the machine.
+/// - **Durable before seen.** No view shows a change that is not durable, neither while `write` is
+///   still flushing it nor after a flush that failed: commands are answered out of views. An engine
+///   that shows a batch before it is flushed (`apply`, then `flush`) needs views of before meanwhile.
 /// - **Seen.** A view that is taken after a write was answered shows that write.
 /// - **Of one moment.** A [`View`] shows what stood when it was taken, whatever is written
 ///   meanwhile, and a write does not wait until it is dropped.
 /// - **Alone.** Nobody else writes to the place while this one is open, in this process or another:
 ///   a second one is refused with `store.in_use` by whatever opens it.
-/// - **Threads.** It is used from several threads at once: one writes, others read. Any call may
-///   block. When it is dropped the place is closed, and can be opened again.
+/// - **Threads.** It is used from several threads at once: one writes, others read. A thread may have
+///   several views at a time, and write while it has them. Any call may block. When it is dropped the
+///   place is closed, and can be opened again.
+/// - **Panics.** One is taken for `store.corrupt` in a read, and for an unknown outcome in a write.
 ///
 /// # Errors
 /// What stands there and cannot be read is `store.corrupt`, and is never answered as a missing row;

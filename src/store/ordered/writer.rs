@@ -9,8 +9,8 @@ use futures_channel::oneshot;
 use super::draft::Draft;
 use super::reading::Books;
 use super::tree::{Tree, WriteError};
-use super::writing;
-use crate::ledger::Group;
+use super::{tables, unless_it_panics, writing};
+use crate::ledger::{Changes, Group};
 use crate::store::group_commit::{self, CommitTask, Waiting};
 use crate::store::threads::{Readers, StopsWhenDropped};
 use crate::store::{CommitClock, NodeLease, StoreError, WriteHealth};
@@ -101,6 +101,8 @@ pub(super) struct Writer<T: Tree> {
     pub(super) times: Arc<CommitClock>,
     pub(super) committed: Arc<Event>,
     pub(super) lease: NodeLease,
+    /// It is not known whether the last write was made.
+    pub(super) is_unsettled: bool,
     pub(super) readers: Arc<Readers<T>>,
     /// They end before the tree is closed.
     pub(super) threads: Vec<JoinHandle<()>>,
@@ -118,12 +120,26 @@ impl<T: Tree> Writer<T> {
     fn write(&mut self, mut group: group_commit::Group<Task>) {
         let at_ms = self.times.next_ms();
         let outcome = self.commit(&mut group, at_ms);
-        if let Err(WriteError::Undone(StoreError::Corrupt { .. })) = outcome
-            && group.tasks.len() > 1
-        {
-            // One that meets a damaged row does not take the others with it.
+        let undone = match &outcome {
+            Err(WriteError::Undone(error)) => Some(error),
+            _ => None,
+        };
+        let is_of_one = |error: &StoreError| {
+            matches!(
+                error,
+                StoreError::Corrupt { .. } | StoreError::Misconfigured { .. }
+            )
+        };
+        if undone.is_some_and(is_of_one) && group.tasks.len() > 1 {
+            // One that meets a damaged row, or has a key that the engine cannot take, does not take
+            // the others with it.
             return group.one_by_one().for_each(|alone| self.write(alone));
         }
+        self.is_unsettled = match &outcome {
+            Ok(written) => self.is_unsettled && !written.anything,
+            Err(WriteError::Undone(_)) => self.is_unsettled,
+            Err(WriteError::Unknown(_)) => true,
+        };
         let outcome = match outcome {
             Ok(written) => {
                 self.lease = written.lease;
@@ -139,7 +155,10 @@ impl<T: Tree> Writer<T> {
                     WriteError::Unknown(cause) => (StoreError::OutcomeUnknown, cause),
                 };
                 self.times.failed(at_ms, &answer);
-                self.health.failed(cause, self.times.wall_ms());
+                // What an engine cannot take is no trouble of the engine's.
+                if !matches!(cause, StoreError::Misconfigured { .. }) {
+                    self.health.failed(cause, self.times.wall_ms());
+                }
                 Err(answer)
             }
         };
@@ -152,9 +171,13 @@ impl<T: Tree> Writer<T> {
         group: &mut group_commit::Group<Task>,
         at_ms: i64,
     ) -> Result<Written, WriteError> {
-        let (written, changes) = self.draft(group, at_ms).map_err(WriteError::Undone)?;
+        let drafted = unless_it_panics(|| self.draft(group, at_ms));
+        let (written, changes) = drafted
+            .and_then(|drafted| drafted)
+            .map_err(WriteError::Undone)?;
         if written.anything {
-            self.tree.write(&changes)?;
+            let outcome = unless_it_panics(|| self.tree.write(&changes));
+            outcome.unwrap_or_else(|panicked| Err(WriteError::Unknown(panicked)))?;
         }
         Ok(written)
     }
@@ -166,15 +189,7 @@ impl<T: Tree> Writer<T> {
         at_ms: i64,
     ) -> Result<(Written, super::TreeChanges), StoreError> {
         let view = self.tree.view()?;
-        let books = Books(&view);
-        let last = books.last_positions()?;
-        let mut books = Group::new(books, last);
-        for task in &mut group.tasks {
-            if let Task::Batch(batch) = task {
-                batch.decide(&mut books, at_ms)?;
-            }
-        }
-        let (changes, _) = books.finish();
+        let changes = decided(group, Books(&view), at_ms)?;
         let mut open = Open {
             to: Draft::new(&view),
             at_ms,
@@ -188,6 +203,10 @@ impl<T: Tree> Writer<T> {
                 change.make(&mut open)?;
             }
         }
+        if self.is_unsettled {
+            // What is asked for again was perhaps made, and is answered when a write was flushed.
+            tables::settle(&mut open.to)?;
+        }
         let Open { to, lease, .. } = open;
         let drafted = to.finish();
         let written = Written {
@@ -197,6 +216,29 @@ impl<T: Tree> Writer<T> {
         };
         Ok((written, drafted))
     }
+}
+
+/// What the batches of a group come to. Without one nothing of the books is looked at: the node's
+/// writes go on whatever stands there.
+fn decided(
+    group: &mut group_commit::Group<Task>,
+    books: Books<'_>,
+    at_ms: i64,
+) -> Result<Changes, StoreError> {
+    let mut batches = group.tasks.iter_mut().filter_map(|task| match task {
+        Task::Batch(batch) => Some(batch),
+        Task::Other(_) => None,
+    });
+    let Some(first) = batches.next() else {
+        return Ok(Changes::default());
+    };
+    let last = books.last_positions()?;
+    let mut books = Group::new(books, last);
+    first.decide(&mut books, at_ms)?;
+    for batch in batches {
+        batch.decide(&mut books, at_ms)?;
+    }
+    Ok(books.finish().0)
 }
 
 /// However the thread ends: nobody is left to write, and whoever waits is told so when the place

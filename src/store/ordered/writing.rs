@@ -118,7 +118,7 @@ fn write_documents(to: &mut Draft<'_>, changes: &Changes) -> Result<()> {
 }
 
 fn write_events(to: &mut Draft<'_>, changes: &Changes) -> Result<()> {
-    let (last, _) = last(to, &EVENTS)?;
+    let last = last_position(to, &EVENTS)?;
     for (position, (event, at_ms)) in (last + 1..).zip(&changes.events) {
         let record = EventRecord {
             position,

@@ -1,5 +1,7 @@
 //! Payments of invoices on chain, what the chain takes back of them, and what is owed for it.
 
+use std::collections::BTreeMap;
+
 use super::invoices::{KnownInvoice, Standing};
 use super::payments::share_of;
 use super::{Model, Truth, Wrong, not_lawful, wrong};
@@ -33,6 +35,7 @@ impl Model {
                 format!("{to:?}, {written:?}"),
             );
         }
+        let before = self.standing_of(invoice);
         let payment = &mut invoice.payments[at];
         payment.suspended = suspended;
         payment.written = written;
@@ -53,12 +56,27 @@ impl Model {
         for (owner, credit, came_msat) in std::mem::take(&mut self.debts) {
             self.net(owner, credit, came_msat);
         }
+        if from == Standing::Settled && to != Standing::Settled {
+            invoice.counts_what_is_there(&self.suspense)?;
+            only_what_vanished_is_gone(before, self.standing_of(invoice))?;
+        }
         self.fired.extend(match (from, to) {
             (Standing::Void, Standing::Pending) => Some(Transition::OnChainSeen),
             (Standing::Pending, Standing::Void) => Some(Transition::OnChainGone),
             _ => None,
         });
         Ok(())
+    }
+
+    /// How whoever an invoice is of stands; nobody in these books where it is paid elsewhere.
+    fn standing_of(&self, invoice: &KnownInvoice) -> Option<OwnersStanding> {
+        let owner = self.account_now(invoice.owner);
+        let owes = owed_by(owner).filter(|_| invoice.is_operators)?;
+        Some(OwnersStanding {
+            has_msat: self.books.to_give(&owner).max(0),
+            owes_msat: i64::try_from(self.books.sum(&owes).net).unwrap_or(0),
+            came_msat: invoice.owners_msat(),
+        })
     }
 
     fn book(&mut self, invoice: &mut KnownInvoice, at: usize) {
@@ -193,10 +211,117 @@ impl Model {
     }
 }
 
+/// How the owner of an invoice stands.
+#[derive(Clone, Copy)]
+struct OwnersStanding {
+    has_msat: i64,
+    owes_msat: i64,
+    /// What came to it by the invoice.
+    came_msat: i64,
+}
+
+/// Whatever was undone and booked for it, and in whichever order: the owner has as much less as it
+/// was credited with less, and owes no more than what it has not. What was spent is not there to be
+/// spent a second time, with a debt beside it.
+fn only_what_vanished_is_gone(
+    before: Option<OwnersStanding>,
+    after: Option<OwnersStanding>,
+) -> Result<(), Wrong> {
+    let (Some(before), Some(after)) = (before, after) else {
+        return Ok(());
+    };
+    let worth_msat = |it: OwnersStanding| it.has_msat - it.owes_msat;
+    let lost_msat = before.came_msat - after.came_msat;
+    if worth_msat(before) - worth_msat(after) != lost_msat {
+        let detail = format!("{lost_msat} msat vanished");
+        return wrong("only what vanished is gone", detail);
+    }
+    let both_msat = |it: OwnersStanding| it.has_msat.min(it.owes_msat);
+    if both_msat(after) > both_msat(before) {
+        let (has_msat, owes_msat) = (after.has_msat, after.owes_msat);
+        let detail = format!("{has_msat} msat to spend, {owes_msat} msat owed");
+        return wrong("nothing is given twice", detail);
+    }
+    Ok(())
+}
+
+impl KnownInvoice {
+    /// What came by it to whoever it is of.
+    fn owners_msat(&self) -> i64 {
+        let here = self.payments.iter();
+        let here = here.filter(|it| it.standing == Standing::Settled && !it.suspended);
+        here.map(|it| match self.tips && it.is_on_chain {
+            true => it.amount_msat,
+            false => it.counted_msat,
+        })
+        .sum()
+    }
+
+    /// As much counts as is there for it, and no more than the price: but for what of it somebody
+    /// was given.
+    fn counts_what_is_there(&self, waiting: &BTreeMap<String, i64>) -> Result<(), Wrong> {
+        let (mut there_msat, mut counts_msat) = (0, self.fixed_msat(usize::MAX));
+        for payment in &self.payments {
+            let is_settled = payment.standing == Standing::Settled;
+            let is_here =
+                self.tips || !self.is_operators || waiting.contains_key(&payment.reference);
+            if payment.is_on_chain && is_settled && !payment.suspended && is_here {
+                there_msat += payment.amount_msat;
+                counts_msat -= payment.counted_msat;
+            }
+        }
+        // What else counts is decided.
+        let left_msat = (self.amount_msat - counts_msat).max(0);
+        let counts_msat = self.fixed_msat(usize::MAX) - counts_msat;
+        if counts_msat != there_msat.min(left_msat) {
+            let detail = format!("{counts_msat} of {there_msat} msat, {left_msat} to pay");
+            return wrong("what is there counts", detail);
+        }
+        Ok(())
+    }
+}
+
 fn owed_by(owner: Account) -> Option<Account> {
     match owner.owner() {
         Owner::Card(card) => Some(Account::card_receivable(card)),
         Owner::Merchant(merchant) => Some(Account::merchant_receivable(merchant)),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn standing(has_msat: i64, owes_msat: i64, came_msat: i64) -> Option<OwnersStanding> {
+        Some(OwnersStanding {
+            has_msat,
+            owes_msat,
+            came_msat,
+        })
+    }
+
+    #[test]
+    fn what_was_spent_is_not_given_again_with_a_debt_beside_it() {
+        let check = |before, after| only_what_vanished_is_gone(before, after);
+        // 1,000 vanish beside a surplus of 50,000, when all of it was spent.
+        let spent = standing(0, 0, 51_000);
+        assert_eq!(check(spent, standing(0, 1_000, 50_000)), Ok(()));
+        let twice = check(spent, standing(49_000, 50_000, 50_000)).unwrap_err();
+        assert_eq!(twice.check, "nothing is given twice");
+        // Nothing of it was spent, and some of it.
+        let has = standing(51_000, 0, 51_000);
+        assert_eq!(check(has, standing(50_000, 0, 50_000)), Ok(()));
+        let some = standing(400, 0, 51_000);
+        assert_eq!(check(some, standing(0, 600, 50_000)), Ok(()));
+        for (has_msat, owes_msat) in [(50_001, 0), (49_999, 0), (51_000, 0), (50_000, 1_000)] {
+            let other = check(has, standing(has_msat, owes_msat, 50_000)).unwrap_err();
+            assert_eq!(other.check, "only what vanished is gone");
+        }
+        // What was owed before beside what was on hold then may stand there still.
+        let held = standing(5_000, 3_000, 2_000);
+        assert_eq!(check(held, standing(3_000, 3_000, 0)), Ok(()));
+        assert_eq!(check(held, standing(1_000, 1_000, 0)), Ok(()));
+        assert!(check(held, standing(4_000, 4_000, 0)).is_err());
     }
 }
