@@ -7,12 +7,14 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 
 use flashkit::ledger::{Batch, Step};
-use flashkit::store::contract::{ContractViolation, FreshStore, check_all, check_tree};
-use flashkit::store::ordered::{Order, OrderedStore, Rows, Tree, TreeChanges, View, WriteError};
+use flashkit::store::contract::{ContractViolation, check_all, check_tree};
+use flashkit::store::ordered::{
+    CopiesAreNotNoticed, Order, OrderedStore, Rows, Tree, TreeChanges, View, WriteError,
+};
 use flashkit::store::{CommitError, KeyPath, KeyValue, KeyValueWrite, Store, StoreError};
 use flashkit::testkit::clock::ManualClock;
 
-use super::{FIRST_MS, has_all, numbered};
+use super::{FIRST_MS, fresh, has_all, numbered};
 
 /// The longest key that this engine takes.
 const LONGEST: usize = 5_000;
@@ -232,8 +234,7 @@ impl View for Seen {
 async fn contract_of(wrong: Wrong) -> Result<usize, ContractViolation> {
     let kept = check_all(|clock| async move {
         let store = OrderedStore::open(InMemory::new(wrong), clock.clone())?;
-        let store = Arc::new(store);
-        Ok(FreshStore::new(store.clone(), store, clock))
+        Ok(fresh(Arc::new(store), clock))
     });
     Ok(kept.await?.len())
 }
@@ -394,14 +395,15 @@ async fn what_an_engine_cannot_do_stops_nobody_else() {
 async fn the_node_writes_although_the_books_are_damaged() {
     let tree = InMemory::new(Wrong::Nothing);
     let clock = Arc::new(ManualClock::at(FIRST_MS));
-    let store = OrderedStore::open(tree.clone(), clock).unwrap();
+    let store = Arc::new(OrderedStore::open(tree.clone(), clock).unwrap());
+    let node = store.node_state(CopiesAreNotNoticed);
     store.commit(numbered(0)).await.unwrap();
     let rows = tree.rows.read().unwrap().clone();
     for key in rows.keys().filter(|key| !key.starts_with(&[1])) {
         tree.make([(key.clone(), Some(b"{".to_vec()))]);
     }
     assert!(store.commit(numbered(1)).await.is_err());
-    let epoch = store.begin_epoch().await.unwrap();
+    let epoch = node.begin_epoch().await.unwrap();
     let path = KeyPath {
         primary: "monitors".to_owned(),
         secondary: String::new(),
@@ -411,7 +413,7 @@ async fn the_node_writes_although_the_books_are_damaged() {
         path: path.clone(),
         value: vec![7],
     };
-    store.write(epoch, change).await.unwrap();
-    assert_eq!(store.read(path).await.unwrap(), Some(vec![7]));
+    node.write(epoch, change).await.unwrap();
+    assert_eq!(node.read(path).await.unwrap(), Some(vec![7]));
     store.close().await.unwrap();
 }
