@@ -21,12 +21,19 @@ use flashkit::ledger::{
 };
 use flashkit::ports::SystemClock;
 use flashkit::store::contract::{FIRST_MS, FreshStore, check_all, check_reopening, check_tree};
+use flashkit::store::ordered::{CopiesAreNotNoticed, OrderedStore, Tree};
 use flashkit::store::{KeyPath, KeyValue, KeyValueWrite, NodeHolder, Store, StoreError};
 use flashkit::testkit::clock::ManualClock;
 use redb_store::{RedbStore, RedbTree};
 use support::books::expect;
 use support::key;
 use support::shop::{self, SAT, sat};
+
+/// Nobody copies these.
+fn fresh<T: Tree>(store: Arc<OrderedStore<T>>, clock: Arc<ManualClock>) -> FreshStore {
+    let node = Arc::new(store.node_state(CopiesAreNotNoticed));
+    FreshStore::new(store, node, clock)
+}
 
 #[tokio::test]
 async fn it_keeps_the_contract() {
@@ -37,7 +44,7 @@ async fn it_keeps_the_contract() {
         let file = folder.path().join(format!("{number}.redb"));
         async move {
             let store = Arc::new(redb_store::open(&file, clock.clone())?);
-            Ok(FreshStore::new(store.clone(), store, clock))
+            Ok(fresh(store, clock))
         }
     })
     .await;
@@ -52,7 +59,7 @@ async fn it_keeps_the_contract() {
         let file = file.clone();
         async move {
             let store = Arc::new(redb_store::open(&file, clock.clone())?);
-            Ok(FreshStore::new(store.clone(), store, clock))
+            Ok(fresh(store, clock))
         }
     })
     .await;
@@ -160,8 +167,9 @@ async fn what_was_acknowledged_outlives_the_process() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("books.redb");
     let clock = Arc::new(ManualClock::at(FIRST_MS));
-    let store = redb_store::open(&file, clock.clone()).unwrap();
-    let epoch = store.begin_epoch().await.unwrap();
+    let store = Arc::new(redb_store::open(&file, clock.clone()).unwrap());
+    let node = store.node_state(CopiesAreNotNoticed);
+    let epoch = node.begin_epoch().await.unwrap();
     let path = |key: &str| KeyPath {
         primary: "monitors".to_owned(),
         secondary: String::new(),
@@ -172,15 +180,16 @@ async fn what_was_acknowledged_outlives_the_process() {
         store.commit(numbered(number)).await.unwrap();
         let (at, value) = (path("last"), number.to_be_bytes().to_vec());
         let change = KeyValueWrite::Put { path: at, value };
-        store.write(epoch, change).await.unwrap();
+        node.write(epoch, change).await.unwrap();
         store.acknowledge("reader", number).await.unwrap();
         if number % 8 == 7 {
             let copy = folder.path().join(format!("killed-{number}.redb"));
             std::fs::copy(&file, &copy).unwrap();
-            let killed = redb_store::open(&copy, clock.clone()).unwrap();
-            has_all(&killed, number + 1).await;
+            let killed = Arc::new(redb_store::open(&copy, clock.clone()).unwrap());
+            has_all(&*killed, number + 1).await;
             assert_eq!(killed.cursor("reader").await.unwrap(), number);
-            let value = KeyValue::read(&killed, path("last")).await.unwrap();
+            let state = killed.node_state(CopiesAreNotNoticed);
+            let value = state.read(path("last")).await.unwrap();
             assert_eq!(value, Some(number.to_be_bytes().to_vec()));
             killed.close().await.unwrap();
         }
@@ -189,22 +198,22 @@ async fn what_was_acknowledged_outlives_the_process() {
     assert_eq!(refused.unwrap_err().code(), "store.in_use");
 
     // A lease does not outlive its holder; the time of the commits, the chain and the fence do.
-    store
-        .take_lease(NodeHolder(1), Duration::from_secs(3_600))
+    node.take_lease(NodeHolder(1), Duration::from_secs(3_600))
         .await
         .unwrap();
     let head = store.chain_heads().await.unwrap();
-    drop(store);
+    drop((store, node));
     clock.set(0);
-    let store = open_again(&file, &clock).await;
-    has_all(&store, 40).await;
+    let store = Arc::new(open_again(&file, &clock).await);
+    let node = store.node_state(CopiesAreNotNoticed);
+    has_all(&*store, 40).await;
     assert_eq!(store.chain_heads().await.unwrap(), head);
     let next = store.commit(numbered(40)).await.unwrap();
     assert_eq!(next.at_ms, FIRST_MS + 39);
     let stale = KeyValueWrite::Remove { path: path("last") };
-    let stale = store.write(epoch, stale).await.unwrap_err();
+    let stale = node.write(epoch, stale).await.unwrap_err();
     assert_eq!(stale.code(), "store.fenced");
-    let taken = store.take_lease(NodeHolder(2), Duration::ZERO).await;
+    let taken = node.take_lease(NodeHolder(2), Duration::ZERO).await;
     assert!(taken.unwrap() > epoch + 1);
     store.close().await.unwrap();
 }
@@ -215,8 +224,9 @@ async fn what_was_submitted_is_done_although_the_store_is_dropped() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("books.redb");
     let clock = Arc::new(ManualClock::at(FIRST_MS));
-    let store = redb_store::open(&file, clock.clone()).unwrap();
-    let epoch = store.begin_epoch().await.unwrap();
+    let store = Arc::new(redb_store::open(&file, clock.clone()).unwrap());
+    let node = store.node_state(CopiesAreNotNoticed);
+    let epoch = node.begin_epoch().await.unwrap();
     let writes: Vec<_> = (0_u8..100)
         .map(|number| {
             let path = KeyPath {
@@ -225,15 +235,16 @@ async fn what_was_submitted_is_done_although_the_store_is_dropped() {
                 key: number.to_string(),
             };
             let value = vec![number];
-            store.write(epoch, KeyValueWrite::Put { path, value })
+            node.write(epoch, KeyValueWrite::Put { path, value })
         })
         .collect();
-    drop(store);
+    drop((store, node));
     for write in writes {
         write.await.unwrap();
     }
-    let store = open_again(&file, &clock).await;
-    let keys = store.list(String::new(), String::new()).await.unwrap();
+    let store = Arc::new(open_again(&file, &clock).await);
+    let node = store.node_state(CopiesAreNotNoticed);
+    let keys = node.list(String::new(), String::new()).await.unwrap();
     assert_eq!(keys.len(), 100);
 }
 

@@ -3,8 +3,8 @@
 //!
 //! It was written from the documentation of `flashkit::store::ordered`, and keeps
 //! `flashkit::store::contract`. After an I/O error redb answers nothing but errors until its file is
-//! opened again, so that an engine on it is stopped and opened anew. What it has not: `StoreAdmin`, and a lock of the node on a file
-//! that was copied. **A Lightning node must not run on a copy of the file.**
+//! opened again, so that an engine on it is stopped and opened anew. What it has not: `StoreAdmin`,
+//! and a lock of the node on a file that was copied. **A Lightning node must not run on a copy.**
 
 use std::io::ErrorKind;
 use std::ops::Range;

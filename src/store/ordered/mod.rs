@@ -86,6 +86,7 @@ use super::threads::{Readers, Stopped, StopsWhenDropped, spawn};
 use super::{CommitClock, NodeLease, StoreError, WriteHealth};
 use crate::ports::{BoxFuture, Clock};
 
+pub use node::{CopiesAreNotNoticed, NodeState};
 pub use tree::{Order, Row, Rows, Tree, TreeChanges, View, WriteError};
 
 const READER_THREADS: usize = 2;
@@ -95,7 +96,8 @@ const READER_THREADS: usize = 2;
 ///
 /// It cannot notice that the place was copied or put back, has no
 /// [`StoreAdmin`](super::StoreAdmin), and seals nothing: whoever reads the place reads the books
-/// and the node's keys. **A Lightning node must not run on a copy of the place.**
+/// and the node's keys. It is the books alone: for a node's state beside them see
+/// [`node_state`](Self::node_state).
 pub struct OrderedStore<T: Tree> {
     queue: Arc<Queue>,
     readers: Arc<Readers<T>>,

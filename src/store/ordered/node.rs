@@ -1,5 +1,6 @@
 //! The port of the node's state.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::tree::Tree;
@@ -10,16 +11,32 @@ use crate::store::{KeyPath, KeyValue, KeyValueWrite, NodeHolder, NodeLease, Stor
 
 type Answer<A> = BoxFuture<'static, Result<A, StoreError>>;
 
-impl<T: Tree> KeyValue for OrderedStore<T> {
+/// Said by whoever runs a node on a place that does not notice that it was copied, or put back to what
+/// it was before: a node that runs on an older state of its channels loses them. The host sees to it
+/// that no copy of the place is ever opened with a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CopiesAreNotNoticed;
+
+/// The node's state beside the books of an [`OrderedStore`].
+pub struct NodeState<T: Tree>(Arc<OrderedStore<T>>);
+
+impl<T: Tree> OrderedStore<T> {
+    /// The node's state in the same place.
+    pub fn node_state(self: &Arc<Self>, _: CopiesAreNotNoticed) -> NodeState<T> {
+        NodeState(self.clone())
+    }
+}
+
+impl<T: Tree> KeyValue for NodeState<T> {
     fn begin_epoch(&self) -> Answer<u64> {
-        self.change(Lane::Node, |open| {
+        self.0.change(Lane::Node, |open| {
             open.lease = NodeLease::default();
             writing::next_epoch(&mut open.to)
         })
     }
 
     fn take_lease(&self, holder: NodeHolder, lasts: Duration) -> Answer<u64> {
-        self.change(Lane::Node, move |open| {
+        self.0.change(Lane::Node, move |open| {
             open.lease.check(holder, open.at_ms)?;
             open.lease = NodeLease::new(holder.0, open.at_ms, lasts);
             writing::next_epoch(&mut open.to)
@@ -27,7 +44,7 @@ impl<T: Tree> KeyValue for OrderedStore<T> {
     }
 
     fn renew_lease(&self, epoch: u64, lasts: Duration) -> Answer<()> {
-        self.change(Lane::Node, move |open| {
+        self.0.change(Lane::Node, move |open| {
             writing::check_epoch(&open.to, epoch)?;
             open.lease = NodeLease::new(open.lease.holder, open.at_ms, lasts);
             Ok(())
@@ -35,7 +52,7 @@ impl<T: Tree> KeyValue for OrderedStore<T> {
     }
 
     fn release_lease(&self, epoch: u64) -> Answer<()> {
-        self.change(Lane::Node, move |open| {
+        self.0.change(Lane::Node, move |open| {
             writing::check_epoch(&open.to, epoch)?;
             open.lease = NodeLease::default();
             Ok(())
@@ -43,7 +60,7 @@ impl<T: Tree> KeyValue for OrderedStore<T> {
     }
 
     fn write(&self, epoch: u64, change: KeyValueWrite) -> Answer<()> {
-        self.change(Lane::Node, move |open| {
+        self.0.change(Lane::Node, move |open| {
             writing::check_epoch(&open.to, epoch)?;
             writing::write_node(&mut open.to, &change);
             Ok(())
@@ -51,10 +68,11 @@ impl<T: Tree> KeyValue for OrderedStore<T> {
     }
 
     fn read(&self, path: KeyPath) -> Answer<Option<Vec<u8>>> {
-        self.ask(move |books| books.node_value(&path))
+        self.0.ask(move |books| books.node_value(&path))
     }
 
     fn list(&self, primary: String, secondary: String) -> Answer<Vec<String>> {
-        self.ask(move |books| books.node_keys(&primary, &secondary))
+        self.0
+            .ask(move |books| books.node_keys(&primary, &secondary))
     }
 }
