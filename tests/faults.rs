@@ -377,7 +377,7 @@ async fn a_full_disk_only_delays() {
         if let Err(error) = try_merchant(&scene.engine, &merchant).await {
             break error;
         }
-        assert!(begun.elapsed() < Duration::from_secs(20), "never full");
+        assert!(begun.elapsed() < Duration::from_secs(120), "never full");
     };
     assert_eq!(refused.code(), "store.full");
     let code = "store.full";

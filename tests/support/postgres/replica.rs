@@ -47,7 +47,7 @@ impl Cluster {
 
     async fn until(&self, counted: &str) {
         let raw = self.raw().await;
-        for _ in 0..1_000 {
+        for _ in 0..6_000 {
             if raw.query_one(counted, &[]).await.unwrap().get::<_, i64>(0) > 0 {
                 return;
             }
