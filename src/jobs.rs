@@ -16,6 +16,7 @@ use crate::receipts::{self, Receipts};
 use crate::refunds::{self, Refunds};
 use crate::settlement::{self, Settlement};
 use crate::store::StoreError;
+use crate::store::commit_time::MOST_AHEAD_MS;
 
 /// The most jobs taken at once.
 const MAX_JOBS: usize = 100;
@@ -62,8 +63,8 @@ const KINDS: &[(&str, Time, Needs)] = &[
     (refunds::FOLLOW_JOB, Time::Clock, Needs::Chain),
 ];
 
-/// How far the clock and the books are apart before that is looked at.
-const APART_MS: i64 = 1_000;
+/// How far the clock is behind the books before that is looked at.
+const BEHIND_MS: i64 = 1_000;
 
 /// The most pages of jobs that are looked at once the clock was set back.
 const MOST_PAGES: usize = 100;
@@ -108,10 +109,11 @@ async fn lease(core: &Core) -> Result<Vec<DueJob>, StoreError> {
         leased.await
     };
     let all = kinds(|_, needs| away(needs));
-    // A clock that is not believed makes nothing due.
-    let is_ahead = now_ms.saturating_sub(books_ms) > APART_MS;
+    // A clock that is not believed makes nothing due. One that is not the store's own may differ from
+    // it by less.
+    let is_ahead = now_ms.saturating_sub(books_ms) > MOST_AHEAD_MS;
     let mut leased = take(if is_ahead { books_ms } else { now_ms }, &all).await?;
-    let is_behind = books_ms.saturating_sub(now_ms) > APART_MS;
+    let is_behind = books_ms.saturating_sub(now_ms) > BEHIND_MS;
     if is_behind {
         // The clock was set back: what ends by the time of the books has ended all the same.
         let books = kinds(|time, needs| away(needs) || time == Time::Clock);
