@@ -2,13 +2,12 @@
 
 use std::str::FromStr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::Error;
 use crate::cards::{self, Cards};
 use crate::chain;
-use crate::core::Core;
+use crate::core::{Core, Sweep};
 use crate::invoices::{self, Invoices};
 use crate::ledger::{DueJob, Step};
 use crate::lightning::LightningError;
@@ -66,7 +65,11 @@ const KINDS: &[(&str, Time, Needs)] = &[
 /// How far the clock is behind the books before that is looked at.
 const BEHIND_MS: i64 = 1_000;
 
-/// The most pages of jobs that are looked at once the clock was set back.
+/// How far the clock is behind the books before what it has put off is looked at: what two machines
+/// differ by, or a clock is set by now and then, puts nothing off.
+const PUT_OFF_MS: i64 = 60_000;
+
+/// The most pages of jobs that are looked at then.
 const MOST_PAGES: usize = 100;
 
 /// What was done.
@@ -113,15 +116,23 @@ async fn lease(core: &Core) -> Result<Vec<DueJob>, StoreError> {
     // it by less.
     let is_ahead = now_ms.saturating_sub(books_ms) > MOST_AHEAD_MS;
     let mut leased = take(if is_ahead { books_ms } else { now_ms }, &all).await?;
-    let is_behind = books_ms.saturating_sub(now_ms) > BEHIND_MS;
-    if is_behind {
+    let behind_ms = books_ms.saturating_sub(now_ms);
+    if behind_ms > BEHIND_MS {
         // The clock was set back: what ends by the time of the books has ended all the same.
         let books = kinds(|time, needs| away(needs) || time == Time::Clock);
         leased.extend(take(books_ms, &books).await?);
     }
-    if is_behind && !core.clock_was_behind.swap(true, Ordering::SeqCst) {
-        // While it was ahead it has put off whatever goes by it until then. All of that asks, or
-        // looks, and sets itself anew.
+    if behind_ms <= PUT_OFF_MS {
+        core.sweeps.ended();
+        return Ok(leased);
+    }
+    // While it was ahead it has put off whatever goes by it until then. All of that asks, or looks,
+    // and sets itself anew.
+    let sweep = Sweep {
+        at_ms: core.clock.steady_ms(),
+        without_node: core.node_is_away(),
+    };
+    if core.sweeps.is_due(sweep) {
         let clock = kinds(|time, needs| away(needs) || time == Time::Books);
         for _ in 0..MOST_PAGES {
             let page = take(i64::MAX, &clock).await?;
@@ -130,8 +141,7 @@ async fn lease(core: &Core) -> Result<Vec<DueJob>, StoreError> {
             }
             leased.extend(page);
         }
-    } else if !is_behind {
-        core.clock_was_behind.store(false, Ordering::SeqCst);
+        core.sweeps.made(sweep);
     }
     Ok(leased)
 }

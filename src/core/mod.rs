@@ -3,9 +3,10 @@
 mod command;
 mod documents;
 mod secrets;
+mod sweep;
 mod turns;
 
-use std::sync::atomic::{AtomicBool, AtomicI64};
+use std::sync::atomic::AtomicI64;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
@@ -16,6 +17,7 @@ pub use secrets::MasterSecret;
 pub(crate) use command::{Caller, Decision, Executed, check_text, unreadable};
 pub(crate) use documents::{Loaded, emit, put};
 pub(crate) use secrets::Secrets;
+pub(crate) use sweep::{Sweep, Sweeps};
 pub(crate) use turns::{Turn, Turns};
 
 use crate::Error;
@@ -25,6 +27,7 @@ use crate::ledger::{Account, Balance, Batch, Commit, Step, UsageWindow};
 use crate::lightning::{LightningError, LightningNode};
 use crate::ports::{Clock, Entropy, Executor};
 use crate::rates::{RatePolicy, RateSource};
+use crate::store::commit_time::MOST_AHEAD_MS;
 use crate::store::{CommitError, Store, StoreError};
 
 /// What the host can set; the defaults are for a shop.
@@ -215,8 +218,8 @@ pub(crate) struct Core {
     pub(crate) settings: Settings,
     /// Since when the clock and the time of commits are apart; 0 while they are not.
     pub(crate) apart_since_ms: AtomicI64,
-    /// Whether the clock was behind the books when jobs were last looked for.
-    pub(crate) clock_was_behind: AtomicBool,
+    /// Looks at what a clock that was far ahead has put off.
+    pub(crate) sweeps: Sweeps,
     /// Receipts are issued one after the other: each takes the number after the last.
     pub(crate) receipt_turns: Turns,
 }
@@ -225,8 +228,8 @@ pub(crate) struct Core {
 const MAX_DECISIONS: usize = 32;
 /// However long nothing is known of a payment: after this time the node is asked again.
 const RAREST_RETRY_MS: i64 = 600_000;
-/// How far the clock may be ahead of the books before it is one that is not believed.
-const MOST_UNBELIEVED_MS: i64 = 1_000;
+/// How long ago a batch was decided at the most that is submitted now.
+const DECIDED_WITHIN_MS: i64 = 60_000;
 /// How often the same batch is submitted again when its outcome is not known.
 const MAX_SUBMISSIONS: usize = 5;
 
@@ -305,12 +308,15 @@ impl Core {
         }
         let (now_ms, books_ms) = (self.clock.now_ms(), self.commit_time_ms());
         let ahead_ms = now_ms.saturating_sub(books_ms);
-        if ahead_ms <= MOST_UNBELIEVED_MS {
+        // An engine's clock that is not its store's may differ from it by less.
+        if ahead_ms <= MOST_AHEAD_MS {
             return;
         }
+        // What is due at once was decided some time before this.
+        let decided_ms = now_ms.saturating_sub(DECIDED_WITHIN_MS);
         for step in Arc::make_mut(&mut batch.steps) {
             if let Step::Due(job) = step
-                && job.due_at_ms >= now_ms
+                && job.due_at_ms >= decided_ms
             {
                 job.due_at_ms = job.due_at_ms.saturating_sub(ahead_ms);
             }

@@ -1,6 +1,6 @@
 //! Putting an engine together.
 
-use std::sync::atomic::{AtomicBool, AtomicI64};
+use std::sync::atomic::AtomicI64;
 use std::sync::{Arc, Mutex};
 
 use super::Engine;
@@ -9,7 +9,7 @@ use crate::access::HostKeys;
 use crate::cards::boltcard::IssuerKey;
 use crate::cards::{Cards, IssuerKeys};
 use crate::chain::ChainSource;
-use crate::core::{CommandError, Core, HashCost, MasterSecret, Secrets, Settings, Turns};
+use crate::core::{CommandError, Core, HashCost, MasterSecret, Secrets, Settings, Sweeps, Turns};
 use crate::invoices::Invoices;
 use crate::lightning::LightningNode;
 use crate::payments::Payments;
@@ -167,7 +167,7 @@ impl EngineBuilder {
             hash_cost: self.hash_cost,
             settings: self.settings,
             apart_since_ms: AtomicI64::new(0),
-            clock_was_behind: AtomicBool::new(false),
+            sweeps: Sweeps::default(),
             receipt_turns: Turns::default(),
         });
         core.check_identity().await?;
