@@ -224,7 +224,7 @@ impl Engine {
         Ok(self.core.store.close().await?)
     }
 
-    /// Does the jobs that are due now, up to a hundred: for a host that did not
+    /// Does the jobs that are due now, a hundred or so of them: for a host that did not
     /// [`start`](Self::start) the engine. What the engine, or another call, is at has its turn
     /// first: once this has answered, none of that is under way any more. It is done to its end
     /// although the caller goes away. Not to be called by a port that a job waits for.
