@@ -15,8 +15,8 @@ use flashkit::ports::Clock;
 use flashkit::store::StoreError;
 use flashkit::store::ordered::{Order, OrderedStore, Rows, Tree, TreeChanges, View, WriteError};
 use redb::{
-    Database, DatabaseError, Durability, ReadOnlyTable, ReadableDatabase, TableDefinition,
-    WriteTransaction,
+    AccessGuard, Database, DatabaseError, Durability, ReadOnlyTable, ReadableDatabase,
+    TableDefinition, WriteTransaction,
 };
 
 /// The books in one redb file.
@@ -24,6 +24,12 @@ pub type RedbStore = OrderedStore<RedbTree>;
 
 /// The one table of the file.
 const BOOKS: TableDefinition<'static, &[u8], &[u8]> = TableDefinition::new("flashkit");
+
+/// A row as redb shows it.
+type Found<'a> = (
+    AccessGuard<'a, &'static [u8]>,
+    AccessGuard<'a, &'static [u8]>,
+);
 
 /// A redb file.
 pub struct RedbTree(Database);
@@ -110,7 +116,7 @@ impl View for RedbView {
 
     fn range(&self, keys: Range<&[u8]>, order: Order) -> Result<Rows<'_>, StoreError> {
         let found = self.0.range::<&[u8]>(keys).map_err(fault)?;
-        let row = |row: Result<(redb::AccessGuard<'_, &[u8]>, redb::AccessGuard<'_, &[u8]>), _>| {
+        let row = |row: Result<Found<'_>, _>| {
             let (key, value) = row.map_err(fault)?;
             Ok((key.value().to_vec(), value.value().to_vec()))
         };
