@@ -10,6 +10,7 @@
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::io_error;
 use crate::store::StoreError;
@@ -71,6 +72,22 @@ pub(super) fn flush(database: &Path) {
     drop(file.and_then(|file| file.sync_all()));
 }
 
+/// How often a seat that is taken is asked for again, and how long after: a second in all. A process
+/// that is started anywhere in the host has its parent's files, and so the seat of a store that was
+/// closed since, until it has become another program.
+const TRIES: u32 = 200;
+const PAUSE: Duration = Duration::from_millis(5);
+
+fn lock(file: &File) -> Result<(), TryLockError> {
+    for _ in 1..TRIES {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => std::thread::sleep(PAUSE),
+            locked => return locked,
+        }
+    }
+    file.try_lock()
+}
+
 impl Seat {
     /// Takes the seat, which is the operating system's lock, so that it ends with the process.
     pub(super) fn take(database: &Path) -> Result<Self, StoreError> {
@@ -81,7 +98,7 @@ impl Seat {
             .write(true)
             .open(lock_of(database))
             .map_err(io_error)?;
-        match file.try_lock() {
+        match lock(&file) {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 return Err(StoreError::InUse {
@@ -125,5 +142,27 @@ impl Seat {
     fn write(&mut self, writes: i64) -> std::io::Result<()> {
         self.file.seek(SeekFrom::Start(0))?;
         writeln!(self.file, "{writes:020} {}", self.identity)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seat_that_is_given_back_within_a_moment_is_waited_for() -> Result<(), StoreError> {
+        let folder = tempfile::tempdir().map_err(io_error)?;
+        let database = folder.path().join("books.db");
+        let held = Seat::take(&database)?;
+        let gives_back = std::thread::spawn(move || {
+            std::thread::sleep(10 * PAUSE);
+            drop(held);
+        });
+        Seat::take(&database)?;
+        drop(gives_back.join());
+        let _held = Seat::take(&database)?;
+        let refused = Seat::take(&database).map(drop);
+        assert!(matches!(refused, Err(StoreError::InUse { .. })));
+        Ok(())
     }
 }
