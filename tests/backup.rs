@@ -173,3 +173,38 @@ async fn the_past_is_as_it_was() {
     let refused = reports.balance_at(&card.holder, account, before_ms).await;
     assert_eq!(refused.unwrap_err().code(), "access.not_allowed");
 }
+
+/// A reader of events that was further than the books are, which came back from a backup: it does not
+/// stand beyond their end, where it would miss what happens next.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_does_not_go_on_beyond_the_end_of_restored_books() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name);
+    let store = SqliteStore::open(file("books.db"), Arc::new(SystemClock)).unwrap();
+    let engine = shop::engine_on(Arc::new(store.clone()), None).await;
+    shop::merchant(&engine, "Cookshop").await;
+    store.backup(file("morning.db")).await.unwrap();
+    shop::merchant(&engine, "Barber").await;
+    let all = engine.events().next(&engine.issuer(), "printer", 100).await;
+    let last = all.unwrap().last().unwrap().position;
+    engine.stop().await.unwrap();
+
+    let store = SqliteStore::open(file("morning.db"), Arc::new(SystemClock)).unwrap();
+    let engine = shop::engine_on(Arc::new(store), None).await;
+    let (events, issuer) = (engine.events(), engine.issuer());
+    let refused = events.acknowledge(&issuer, "printer", last).await;
+    assert_eq!(refused.unwrap_err().code(), "command.out_of_bounds");
+    let page = events.next(&issuer, "printer", 100).await.unwrap();
+    let here = page.last().unwrap().position;
+    assert!(here < last);
+    for position in [here, 0] {
+        events
+            .acknowledge(&issuer, "printer", position)
+            .await
+            .unwrap();
+    }
+    shop::merchant(&engine, "Hardware").await;
+    let page = events.next(&issuer, "printer", 100).await.unwrap();
+    assert!(page.iter().any(|event| event.kind == "merchant.created"));
+    engine.stop().await.unwrap();
+}

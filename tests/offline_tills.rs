@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use flashkit::access::Credential;
 use flashkit::cards::{
-    ActivateCard, CardLimits, EnrollOfflineKey, FreezeCard, IssueCard, IssueVirtualCard,
-    LossBearer, OfflineBook, OfflineEnvelope, OfflineKey, OfflineOutcome, OfflineState,
-    OfflineTerms, ReplaceCard, ReportLost, SetOfflineTerms, StoppedCard, VirtualTap,
+    CardLimits, EnrollOfflineKey, FreezeCard, IssueCard, LossBearer, OfflineBook, OfflineEnvelope,
+    OfflineKey, OfflineOutcome, OfflineState, OfflineTerms, ReplaceCard, ReportLost,
+    SetOfflineTerms, StoppedCard, VirtualTap,
 };
 use flashkit::ids::{CardId, CredentialId, MerchantId};
 use flashkit::ledger::Account;

@@ -6,9 +6,7 @@ use std::time::Duration;
 
 use flashkit::Engine;
 use flashkit::access::Credential;
-use flashkit::cards::{
-    ActivateCard, AutoTopUp, CardLimits, IssueVirtualCard, SetAutoTopUp, TopUpSource, VirtualTap,
-};
+use flashkit::cards::{AutoTopUp, CardLimits, SetAutoTopUp, TopUpSource, VirtualTap};
 use flashkit::ids::CardId;
 use flashkit::ports::SystemClock;
 use flashkit::store::{MemoryStore, Store};
