@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use flashkit::access::Credential;
 use flashkit::cards::{
-    ActivateCard, CardLimits, EnrollOfflineKey, FreezeCard, IssueCard, IssueVirtualCard,
-    LossBearer, OfflineBook, OfflineEnvelope, OfflineKey, OfflineOutcome, OfflineState,
-    OfflineTerms, ReplaceCard, ReportLost, SetOfflineTerms, StoppedCard, VirtualTap,
+    CardLimits, EnrollOfflineKey, FreezeCard, IssueCard, LossBearer, OfflineBook, OfflineEnvelope,
+    OfflineKey, OfflineOutcome, OfflineState, OfflineTerms, ReplaceCard, ReportLost,
+    SetOfflineTerms, StoppedCard, VirtualTap,
 };
 use flashkit::ids::{CardId, CredentialId, MerchantId};
 use flashkit::ledger::Account;
@@ -1002,32 +1002,13 @@ proptest! {
     }
 }
 
-/// A card that is a number and a code, with 1,000 sats, and its holder.
-async fn virtual_card(scene: &Scene) -> (CardId, Credential) {
-    let (cards, issuer) = (scene.engine().cards(), scene.engine().issuer());
-    let command = IssueVirtualCard {
-        key: key("virtual"),
-        limits: CardLimits::default(),
-        expires_at_ms: None,
-        program: None,
-    };
-    let card = cards.issue_virtual(&issuer, command).await.unwrap().id;
-    let command = ActivateCard {
-        key: key("hand over"),
-        card,
-    };
-    let held = cards.activate(&issuer, command).await.unwrap();
-    shop::fund(&*scene.store, 9, card, 1_000 * SAT).await;
-    (card, held.holder.clone())
-}
-
 /// A virtual card's code cannot be checked offline, and is too old later: a till's book takes none, and
 /// one in an envelope that was made by hand is not looked at, be it right. Nobody guesses that way.
 async fn a_virtual_cards_code_is_not_guessed_in_envelopes(is_sqlite: bool) {
     let mut scene = Scene::new(is_sqlite, CardLimits::default()).await;
     let engine = scene.engine().clone();
     let mut till = till(&engine, &scene.merchant, 1, TERMS).await;
-    let (card, holder) = virtual_card(&scene).await;
+    let (card, holder) = shop::virtual_card(scene.engine(), &*scene.store).await;
     let cards = engine.cards();
     let shown = cards.virtual_details(&holder, card).await.unwrap();
     let right = VirtualTap::new(&shown.number, &shown.code).unwrap();

@@ -424,13 +424,15 @@ async fn what_was_written_lately_is_known_by_its_name() {
     assert_eq!(ended.remaining, 0);
 
     // Another instance takes a hold that is known here.
+    let taken_by_another = async || {
+        let (open, step) = hold_of(1, None);
+        commit(step).await.unwrap();
+        let takes = batch(vec![capture(open, 10, false).1]);
+        other.commit(takes).await.unwrap();
+        open
+    };
     commit(fund(card(1), 100)).await.unwrap();
-    let (open, step) = hold_of(1, None);
-    commit(step).await.unwrap();
-    other
-        .commit(batch(vec![capture(open, 10, false).1]))
-        .await
-        .unwrap();
+    let open = taken_by_another().await;
     proxy.take_round_trips();
     let refused = commit(capture(open, 10, false).1).await.unwrap_err();
     assert!(matches!(
@@ -443,12 +445,7 @@ async fn what_was_written_lately_is_known_by_its_name() {
     // And what is loaded in between, for a batch that names what nobody knows, is not taken for
     // all that has changed.
     commit(fund(card(1), 1)).await.unwrap();
-    let (open, step) = hold_of(1, None);
-    commit(step).await.unwrap();
-    other
-        .commit(batch(vec![capture(open, 10, false).1]))
-        .await
-        .unwrap();
+    let open = taken_by_another().await;
     let nobodys = TransferId::from_parts(1, random_part(number()));
     commit(Step::Release { hold: nobodys }).await.unwrap_err();
     // Both accounts of the hold are known again, with as much on hold, and the instance is alone.

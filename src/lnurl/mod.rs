@@ -7,6 +7,7 @@ mod query;
 
 use std::fmt;
 
+use bitcoin::bech32::primitives::decode::CheckedHrpstring;
 use bitcoin::bech32::{self, Bech32, Hrp};
 use serde::{Deserialize, Serialize};
 
@@ -108,10 +109,53 @@ pub(crate) fn base(url: &str) -> String {
     format!("{}://{url}", scheme(host))
 }
 
+/// What a URL in bech32 begins with, by LUD-01.
+const PREFIX: &str = "lnurl";
+
 /// A URL as LUD-01 has it: bech32, in lower case. Empty for one that is too long to be shown.
 pub fn encode(url: &str) -> String {
-    let lnurl = Hrp::parse("lnurl").ok();
-    lnurl
+    Hrp::parse(PREFIX)
+        .ok()
         .and_then(|hrp| bech32::encode_lower::<Bech32>(hrp, url.as_bytes()).ok())
         .unwrap_or_default()
+}
+
+/// Whether a text says of itself that it is a URL as LUD-01 has it, in either case.
+pub(crate) fn is_encoded(text: &str) -> bool {
+    let begin = text.split_once('1').map(|(prefix, _)| prefix);
+    begin.is_some_and(|prefix| prefix.eq_ignore_ascii_case(PREFIX))
+}
+
+/// The URL that a text has as LUD-01 has it, in either case.
+pub(crate) fn decode(text: &str) -> Option<String> {
+    let checked = CheckedHrpstring::new::<Bech32>(text).ok()?;
+    if checked.hrp().to_lowercase() != PREFIX {
+        return None;
+    }
+    String::from_utf8(checked.byte_iter().collect()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use bitcoin::bech32::Bech32m;
+
+    use super::*;
+
+    #[test]
+    fn a_url_in_bech32_is_read_back_and_nothing_else_is() {
+        let url = "https://pay.example/boltcards?p=AB&c=CD";
+        let encoded = encode(url);
+        for spelled in [encoded.clone(), encoded.to_uppercase()] {
+            assert!(is_encoded(&spelled));
+            assert_eq!(decode(&spelled).as_deref(), Some(url));
+        }
+        let with = |prefix| Hrp::parse(prefix).unwrap();
+        let other = bech32::encode::<Bech32>(with("lnurlx"), url.as_bytes()).unwrap();
+        let newer = bech32::encode::<Bech32m>(with(PREFIX), url.as_bytes()).unwrap();
+        let damaged = encoded.replace(&encoded[10..12], "qq");
+        for text in [&other, &newer, &damaged, url] {
+            assert_eq!(decode(text), None, "{text}");
+        }
+        assert!(!is_encoded(&other) && !is_encoded(url));
+    }
 }

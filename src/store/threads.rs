@@ -112,7 +112,7 @@ impl<C> Readers<C> {
     }
 }
 
-/// Whether the writer has ended; any number may wait for it.
+/// Whether a writer has ended; any number may wait for it.
 #[derive(Default)]
 pub(super) struct Stopped {
     has_stopped: AtomicBool,
@@ -129,6 +129,12 @@ impl Stopped {
             changed.await;
         }
     }
+
+    /// It has.
+    pub(super) fn say(&self) {
+        self.has_stopped.store(true, Ordering::SeqCst);
+        self.changed.notify(usize::MAX);
+    }
 }
 
 /// Says that the writer has ended, however it did, and that nothing waits for it any more.
@@ -140,7 +146,6 @@ pub(super) struct StopsWhenDropped<T: Waiting> {
 impl<T: Waiting> Drop for StopsWhenDropped<T> {
     fn drop(&mut self) {
         self.queue.abandon();
-        self.stopped.has_stopped.store(true, Ordering::SeqCst);
-        self.stopped.changed.notify(usize::MAX);
+        self.stopped.say();
     }
 }

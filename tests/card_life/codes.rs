@@ -6,9 +6,7 @@ use std::time::Duration;
 
 use flashkit::Engine;
 use flashkit::access::Credential;
-use flashkit::cards::{
-    ActivateCard, AutoTopUp, CardLimits, IssueVirtualCard, SetAutoTopUp, TopUpSource, VirtualTap,
-};
+use flashkit::cards::{AutoTopUp, CardLimits, SetAutoTopUp, TopUpSource, VirtualTap};
 use flashkit::ids::CardId;
 use flashkit::ports::SystemClock;
 use flashkit::store::{MemoryStore, Store};
@@ -24,25 +22,6 @@ on_both_stores! {
     a_right_code_ends_the_wrong_ones;
     whoever_knows_the_number_alone_locks_nothing;
     a_card_in_anothers_place_is_filled_up_no_more_often;
-}
-
-/// A virtual card with 1,000 sats, and its holder.
-async fn virtual_card(engine: &Engine, store: &dyn Store) -> (CardId, Credential) {
-    let (cards, issuer) = (engine.cards(), engine.issuer());
-    let command = IssueVirtualCard {
-        key: key("virtual"),
-        limits: CardLimits::default(),
-        expires_at_ms: None,
-        program: None,
-    };
-    let card = cards.issue_virtual(&issuer, command).await.unwrap().id;
-    let command = ActivateCard {
-        key: key("hand over"),
-        card,
-    };
-    let held = cards.activate(&issuer, command).await.unwrap();
-    fund(store, 1, card, 1_000).await;
-    (card, held.holder.clone())
 }
 
 async fn right(engine: &Engine, card: CardId, holder: &Credential) -> String {
@@ -62,7 +41,7 @@ fn wrong(right: &str, number: u32) -> String {
 async fn a_right_code_ends_the_wrong_ones(is_sqlite: bool) {
     let scene = Scene::new(is_sqlite, CardLimits::default()).await;
     let (engine, till) = (scene.engine().clone(), scene.merchant.till.clone());
-    let (card, holder) = virtual_card(&engine, &*scene.store).await;
+    let (card, holder) = shop::virtual_card(&engine, &*scene.store).await;
     // Years of mistyping, four at a time: the code that pays ends them.
     for round in 0..3 {
         scene.clock.advance(Duration::from_secs(120));
@@ -94,7 +73,7 @@ async fn a_right_code_ends_the_wrong_ones(is_sqlite: bool) {
 async fn whoever_knows_the_number_alone_locks_nothing(is_sqlite: bool) {
     let scene = Scene::new(is_sqlite, CardLimits::default()).await;
     let (engine, till) = (scene.engine().clone(), scene.merchant.till.clone());
-    let (card, holder) = virtual_card(&engine, &*scene.store).await;
+    let (card, holder) = shop::virtual_card(&engine, &*scene.store).await;
     let cards = engine.cards();
     let look = async |tap: &str| told(cards.peek(tap).await).map(|seen| seen.balance_msat);
     let good = right(&engine, card, &holder).await;
@@ -142,7 +121,7 @@ async fn whoever_pays_waits_behind_no_look() {
     let builder = Engine::builder(store.clone(), shop::master());
     let engine = builder.network("regtest").open().await.unwrap();
     let till = shop::merchant(&engine, "Cookshop").await.till;
-    let (card, holder) = virtual_card(&engine, &*store).await;
+    let (card, holder) = shop::virtual_card(&engine, &*store).await;
     let good = right(&engine, card, &holder).await;
     pause.arm("card_code");
     let looking = {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use flashkit::access::Credential;
-use flashkit::cards::{ActivateCard, CardLimits, IssueCard, TopUpCard};
+use flashkit::cards::{ActivateCard, CardLimits, IssueCard, IssueVirtualCard, TopUpCard};
 use flashkit::ids::{BatchId, CardId, CredentialId, MerchantId, ProgramId, TransferId};
 use flashkit::invoices::{CreateInvoice, Invoice, InvoiceOptions, InvoicePurpose, InvoiceState};
 use flashkit::ledger::{Account, Batch, NewTransfer, Step, TransferKind};
@@ -293,4 +293,23 @@ pub async fn fund(store: &dyn Store, number: u16, card: CardId, amount_msat: i64
         steps: vec![Step::Transfer(transfer)].into(),
     };
     store.commit(batch).await.unwrap();
+}
+
+/// A card that is a number and a code, with 1,000 sats, and its holder.
+pub async fn virtual_card(engine: &Engine, store: &dyn Store) -> (CardId, Credential) {
+    let (cards, issuer) = (engine.cards(), engine.issuer());
+    let command = IssueVirtualCard {
+        key: key("virtual"),
+        limits: CardLimits::default(),
+        expires_at_ms: None,
+        program: None,
+    };
+    let card = cards.issue_virtual(&issuer, command).await.unwrap().id;
+    let command = ActivateCard {
+        key: key("hand over"),
+        card,
+    };
+    let held = cards.activate(&issuer, command).await.unwrap();
+    fund(store, 9, card, 1_000 * SAT).await;
+    (card, held.holder.clone())
 }

@@ -2,36 +2,26 @@
 
 use std::borrow::Cow;
 
-use bitcoin::bech32;
-
 use super::TapError;
+use crate::lnurl;
 
-/// What a URL begins with that stands there as LUD-01 has it, and what may stand before that.
-const LNURL: &str = "lnurl1";
+/// What may stand before a URL that is passed on.
 const LIGHTNING: &str = "lightning:";
-
-fn begins(text: &str, with: &str) -> bool {
-    text.get(..with.len())
-        .is_some_and(|begin| begin.eq_ignore_ascii_case(with))
-}
 
 /// The URL of a text that may have it in bech32 (LUD-01), in either case.
 pub(super) fn plain(text: &str) -> Result<Cow<'_, str>, TapError> {
     let text = text.trim();
-    let text = match begins(text, LIGHTNING) {
-        true => text.get(LIGHTNING.len()..).unwrap_or_default(),
-        false => text,
+    let text = match text.get(..LIGHTNING.len()) {
+        Some(begin) if begin.eq_ignore_ascii_case(LIGHTNING) => &text[LIGHTNING.len()..],
+        _ => text,
     };
-    if !begins(text, LNURL) {
+    if !lnurl::is_encoded(text) {
         return Ok(Cow::Borrowed(text));
     }
-    let malformed = TapError::Malformed {
+    let url = lnurl::decode(text).ok_or(TapError::Malformed {
         reason: "no LNURL of LUD-01",
-    };
-    let (_, bytes) = bech32::decode(text).map_err(|_| malformed)?;
-    String::from_utf8(bytes)
-        .map(Cow::Owned)
-        .map_err(|_| malformed)
+    })?;
+    Ok(Cow::Owned(url))
 }
 
 /// Letters, digits and the hyphen are the same whether or not they are percent-encoded (RFC 3986,

@@ -41,9 +41,10 @@ use self::connection::{Failed, Param, connect, not_done};
 use self::group::{CommitTask, GroupWriter};
 use self::known::Known;
 use self::node_state::{NodeTask, NodeWriter};
-use self::queue::{Queue, Stopped, Taker};
+use self::queue::{Queue, Taker};
 use self::watch::Watch;
 use self::write::CONFIRM;
+use super::threads::Stopped;
 use super::{
     CommitClock, CommitError, DocumentPosition, DocumentQuery, MAX_PAGE, Store, StoreError,
     StoreTrouble, WriteHealth,

@@ -1,12 +1,12 @@
 //! Work that waits for a writer.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use event_listener::Event;
 
 use crate::store::StoreError;
+use crate::store::threads::Stopped;
 
 /// How often the others are let run first, while more and more arrive.
 const MOST_PAUSES: usize = 16;
@@ -108,25 +108,6 @@ impl<T> Queue<T> {
     }
 }
 
-/// Whether a writer has ended; any number may wait for it.
-#[derive(Default)]
-pub(super) struct Stopped {
-    has_stopped: AtomicBool,
-    changed: Event,
-}
-
-impl Stopped {
-    pub(super) async fn wait(&self) {
-        loop {
-            let changed = self.changed.listen();
-            if self.has_stopped.load(Ordering::SeqCst) {
-                return;
-            }
-            changed.await;
-        }
-    }
-}
-
 /// The taker of a queue. When it goes away, however it does, nothing waits for it any longer.
 pub(super) struct Taker<T> {
     pub(super) queue: Arc<Queue<T>>,
@@ -136,7 +117,6 @@ pub(super) struct Taker<T> {
 impl<T> Drop for Taker<T> {
     fn drop(&mut self) {
         self.queue.abandon();
-        self.stopped.has_stopped.store(true, Ordering::SeqCst);
-        self.stopped.changed.notify(usize::MAX);
+        self.stopped.say();
     }
 }

@@ -95,8 +95,9 @@ impl SqliteStore {
     /// that may block.
     ///
     /// # Errors
-    /// `store.in_use` when another engine has the file and keeps it for a second, `store.newer_schema`, `store.corrupt`,
-    /// `store.read_only`, `store.locked`, `store.io`. The file is not changed by a refusal.
+    /// `store.in_use` when another engine has the file and keeps it for a second,
+    /// `store.newer_schema`, `store.corrupt`, `store.read_only`, `store.locked`, `store.io`. The file
+    /// is not changed by a refusal.
     pub fn open(file: impl AsRef<Path>, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
         let file = real_path(file.as_ref())?;
         let file = file.as_path();
