@@ -57,6 +57,7 @@ const KINDS: &[(&str, Time, Needs)] = &[
     (settlement::CHECK_JOB, Time::Clock, Needs::Node),
     (cards::CHECK_JOB, Time::Clock, Needs::Node),
     (refunds::CHECK_JOB, Time::Clock, Needs::Node),
+    (chain::DRAIN_JOB, Time::Clock, Needs::Node),
     (chain::WATCH_JOB, Time::Clock, Needs::Chain),
     (chain::BROADCAST_JOB, Time::Clock, Needs::Chain),
     (refunds::FOLLOW_JOB, Time::Clock, Needs::Chain),
@@ -232,6 +233,11 @@ async fn do_job(core: &Arc<Core>, job: &DueJob, handles: Handles<'_>) -> Result<
         chain::WATCH_JOB => wallets_of(core, invoices).watch().await,
         #[cfg(feature = "chain")]
         refunds::FOLLOW_JOB => wallets_of(core, invoices).check_refund(object(job)?).await,
+        #[cfg(feature = "chain")]
+        chain::DRAIN_JOB => {
+            let wallets = wallets_of(core, invoices);
+            wallets.go_on_draining(object(job)?).await
+        }
         #[cfg(feature = "chain")]
         chain::BROADCAST_JOB => wallets_of(core, invoices).broadcast(object(job)?).await,
         _ => Err(unreadable(job)),
