@@ -2,6 +2,7 @@
 
 mod command;
 mod documents;
+mod draining;
 mod secrets;
 mod sweep;
 mod turns;
@@ -16,6 +17,8 @@ pub use secrets::MasterSecret;
 
 pub(crate) use command::{Caller, Decision, Executed, check_text, unreadable};
 pub(crate) use documents::{Loaded, emit, put};
+#[cfg(feature = "chain")]
+pub(crate) use draining::draining;
 pub(crate) use secrets::Secrets;
 pub(crate) use sweep::{Sweep, Sweeps};
 pub(crate) use turns::{Turn, Turns};
