@@ -8,12 +8,17 @@ use std::fmt::Debug;
 use std::path::Path;
 use std::sync::Arc;
 
+use flashkit::access::{Credential, HostKey, HostKeys};
 use flashkit::cards::boltcard::{IssuerKey, KeyDerivation};
+use flashkit::cards::lnurl::LnurlRequest;
 use flashkit::cards::{
-    ActivateCard, AuthorizeCard, CaptureCharge, CardLimits, ChargeCard, FreezeCard, IssueCard,
-    LossBearer, OfflineBook, OfflineKey, OfflineTerms, RefundCharge, RenewHolder, SetCardLimits,
-    SetCardPin, SetOfflineTerms, StoppedCard, TopUpCard,
+    ActivateCard, AuthorizeCard, CaptureCharge, CardLimits, ChargeCard, CreateCardImport, CutOver,
+    FreezeCard, ImportIssuerKey, ImportedCard, IssueCard, IssueVirtualCard, LossBearer,
+    MakeRecoveryCode, OfflineBook, OfflineKey, OfflineTerms, ProgrammingKeys, RecoverHolder,
+    RefundCharge, RenewHolder, ReplaceCard, RotateIssuerKey, SetCardLimits, SetCardPin,
+    SetOfflineTerms, StoppedCard, TopUpCard, VirtualTap, WipeCard,
 };
+use flashkit::ids::CardId;
 use flashkit::invoices::Invoice;
 use flashkit::lightning::{LightningNode, Preimage};
 use flashkit::ports::{Clock, SystemClock};
@@ -32,6 +37,9 @@ const PIN: &str = "83915264";
 const NEW_PIN: &str = "60718293";
 const MASTER: [u8; 32] = *b"\x91\xa7master-secret-of-the-test\xfe\xee\x01\x88\x17";
 const OFFLINE: [u8; 32] = [0xb3; 32];
+const HOST: [u8; 32] = *b"\x83\xc1the-key-of-the-host-itself\xfd\xed\x02\x99";
+const IMPORTED: [u8; 16] = *b"\xd7former-issuer\xe1\x9a";
+const IMPORTED_UIDS: [&str; 2] = ["04c9d8e7f6a5b4", "04d9d8e7f6a5b4"];
 
 /// What somebody may read.
 #[derive(Default)]
@@ -191,6 +199,11 @@ async fn nothing_secret_is_told_or_kept() {
     secrets.bytes("the key of offline taps", &OFFLINE);
     secrets.text("the PIN", PIN);
     secrets.text("the new PIN", NEW_PIN);
+    secrets.bytes("the host's key", &HOST);
+    secrets.bytes("an imported issuer key", &IMPORTED);
+    for uid in IMPORTED_UIDS {
+        secrets.text("an imported chip's number", uid);
+    }
     let uid = hex::decode(UID).unwrap().try_into().unwrap();
     let keys = issuer_key.card_keys(&uid, 1, &KeyDerivation::Standard);
     for (name, key) in [
@@ -211,6 +224,7 @@ async fn nothing_secret_is_told_or_kept() {
         .push(("the chip's number as bytes".to_owned(), uid.to_vec()));
     let builder = Engine::builder(store.clone(), master).network("regtest");
     let builder = builder.lightning(node).rates(shop::rates());
+    let builder = builder.host_keys(HostKeys::new(HostKey::new(HOST)));
     let engine = builder.open().await.unwrap();
     engine.start().await.unwrap();
     let mut seen = Seen::default();
@@ -234,7 +248,7 @@ async fn nothing_secret_is_told_or_kept() {
     world.engine.stop().await.unwrap();
     world.seen.files(folder.path());
     assert!(
-        world.seen.texts.len() > 60,
+        world.seen.texts.len() > 120,
         "{} texts",
         world.seen.texts.len()
     );
@@ -353,6 +367,9 @@ impl World {
         self.seen.answer("limits", &limited);
         self.taps(&merchant, &holder, card.id, &mut chip).await;
         self.offline(&merchant, &mut chip).await;
+        self.lnurl(customer, card.id, &mut chip).await;
+        self.virtual_card(&merchant).await;
+        let holder = self.recovery(&holder, card.id).await;
         let freeze = FreezeCard {
             key: key("freeze"),
             card: card.id,
@@ -370,6 +387,8 @@ impl World {
             .answer("get", &cards.get(&holder, card.id).await.unwrap());
         let history = cards.history(&holder, card.id, None, 100).await.unwrap();
         self.seen.answer("history", &history);
+        self.in_its_place(&holder, card.id).await;
+        self.imported().await;
         let bolt11 = customer.invoice(500 * SAT, "takings").await.unwrap();
         let payout = RequestPayout {
             key: key("payout"),
@@ -520,6 +539,231 @@ impl World {
             .await
             .unwrap();
         self.seen.answer("offline taps", &outcomes);
+    }
+
+    /// What a card's web addresses answer.
+    async fn lnurl(&mut self, customer: &Wallet, card: CardId, chip: &mut VirtualCard) {
+        let (cards, issuer) = (self.engine.cards(), self.engine.issuer());
+        let tap = chip.tap();
+        let url = tap.replace("lnurlw://", "https://");
+        let (host, parameters) = url.split_once('?').unwrap();
+        let p = parameters.split('&').next().unwrap();
+        let address = cards.top_up_address(&issuer, card).await.unwrap();
+        self.seen.answer("an address", &address);
+        let bolt11 = customer.invoice(100 * SAT, "elsewhere").await.unwrap();
+        for (what, url, status) in [
+            ("an offer", url.clone(), 200),
+            ("the page", format!("{host}s/balance?{parameters}"), 200),
+            ("an address by tap", format!("{host}/pay?{p}"), 200),
+            (
+                "a top-up by tap",
+                format!("{host}/pay?{p}&amount=1000000"),
+                200,
+            ),
+            ("a card's address", address.url.clone(), 200),
+            ("a top-up", format!("{}?amount=1000000", address.url), 200),
+            ("a payment", format!("{url}&pr={bolt11}"), 200),
+            ("a PIN", format!("{url}&pr={bolt11}&pin={NEW_PIN}"), 200),
+            ("a used tap", url.clone(), 400),
+            ("a forged tap", format!("{}0", &url[..url.len() - 1]), 400),
+            ("nothing", format!("{host}/nothing"), 404),
+        ] {
+            let request = LnurlRequest {
+                url,
+                till: None,
+                source: None,
+            };
+            self.seen.debug(what, &request);
+            let reply = cards.answer(&request).await;
+            // One last digit in sixteen is the right one.
+            let is_it = reply.status == status || what == "a forged tap";
+            assert!(is_it, "{what}: {} {}", reply.status, reply.body);
+            self.seen.debug(what, &reply);
+            let body = reply.body.clone().into_bytes();
+            self.seen.texts.push((format!("reply to {what}"), body));
+        }
+        let paid = cards.list_payments(&issuer, card, None, 10).await.unwrap();
+        assert_eq!(paid.len(), 1);
+        self.seen.answer("payments", &paid);
+    }
+
+    async fn virtual_card(&mut self, merchant: &shop::Merchant) {
+        let (cards, issuer) = (self.engine.cards(), self.engine.issuer());
+        let command = IssueVirtualCard {
+            key: key("virtual"),
+            limits: CardLimits::default(),
+            expires_at_ms: None,
+            program: None,
+        };
+        let issued = cards.issue_virtual(&issuer, command).await.unwrap();
+        self.seen.answer("a virtual card", &issued);
+        let command = ActivateCard {
+            key: key("virtual"),
+            card: issued.id,
+        };
+        let held = cards.activate(&issuer, command).await.unwrap();
+        self.seen.debug("a virtual card's activation", &held);
+        self.credential("a virtual card's holder", &held.holder);
+        // The one reply that has them, to its holder alone.
+        let shown = cards.virtual_details(&held.holder, issued.id).await;
+        let shown = shown.unwrap().value;
+        self.seen.debug("what its holder sees", &shown);
+        let tap = VirtualTap::new(&shown.number, &shown.code).unwrap();
+        self.seen.debug("a virtual tap", &tap);
+        let tap = tap.to_string();
+        self.secrets.text("a virtual card's number", &shown.number);
+        self.secrets.text("a virtual card's code", &tap);
+        self.seen.answer("a look", &cards.peek(&tap).await.unwrap());
+        let command = self.sale("virtual", tap.clone(), 10, None);
+        let poor = cards.charge(&merchant.till, command).await;
+        self.seen.error("a poor one", poor);
+        let (before, code) = tap.rsplit_once(':').unwrap();
+        let other = (code.parse::<u32>().unwrap() + 7) % 100_000_000;
+        let command = self.sale("guess", format!("{before}:{other:08}"), 10, None);
+        let wrong = cards.charge(&merchant.till, command).await;
+        self.seen.error("a guess", wrong);
+    }
+
+    /// Whoever has lost the phone: the holder's new credential.
+    async fn recovery(&mut self, holder: &Credential, card: CardId) -> Credential {
+        let cards = self.engine.cards();
+        let command = MakeRecoveryCode {
+            key: key("recovery"),
+            card,
+        };
+        let made = cards.make_recovery_code(holder, command).await.unwrap();
+        self.seen.debug("a recovery code", &made);
+        self.code("the recovery code", made.code.reveal());
+        let command = RecoverHolder {
+            key: key("recover"),
+            code: made.code.clone(),
+        };
+        self.seen.debug("a recovery", &command);
+        let recovered = cards.recover(command.clone()).await.unwrap();
+        self.seen.debug("what is recovered", &recovered);
+        self.code("the next recovery code", recovered.code.reveal());
+        self.credential("the recovered credential", &recovered.holder);
+        let again = RecoverHolder {
+            key: key("again"),
+            ..command
+        };
+        self.seen.error("a used code", cards.recover(again).await);
+        recovered.holder.clone()
+    }
+
+    fn code(&mut self, what: &str, code: &str) {
+        self.secrets.text(what, code);
+        self.secrets.text(what, &code.replace('-', ""));
+    }
+
+    /// Another card comes in its place, and its chip is wiped and written again.
+    async fn in_its_place(&mut self, holder: &Credential, card: CardId) {
+        let (cards, issuer) = (self.engine.cards(), self.engine.issuer());
+        let keys = cards.programming_keys(&issuer, OTHER_UID).await.unwrap();
+        self.keys("the other chip", &keys);
+        let mut chip = VirtualCard::program(OTHER_UID, &keys).unwrap();
+        let command = ReplaceCard {
+            key: key("replace"),
+            card,
+            tap: chip.tap(),
+        };
+        self.seen.debug("a replacement", &command);
+        let replaced = cards.replace(holder, command).await.unwrap();
+        self.seen.debug("what is replaced", &replaced);
+        self.credential("the credential after it", &replaced.holder);
+        let looked = cards.peek(&chip.tap()).await.unwrap();
+        self.seen.answer("the card in its place", &looked);
+        let wiped = cards.wipe_keys(&issuer, UID, None).await.unwrap();
+        self.seen.debug("keys to wipe it with", &wiped);
+        let command = WipeCard {
+            key: key("wipe"),
+            card,
+        };
+        let wiped = cards.wipe(&issuer, command).await.unwrap();
+        self.seen.answer("a wipe", &wiped);
+        let command = IssueCard {
+            key: key("once more"),
+            uid: UID.to_owned(),
+            existing_chip: None,
+            limits: CardLimits::default(),
+            program: None,
+        };
+        self.digest("the digest of a second issue", &command);
+        let issued = cards.issue(&issuer, command).await.unwrap();
+        self.seen.answer("a second issue", &issued);
+        let keys = cards.programming_keys(&issuer, UID).await.unwrap();
+        assert_eq!(keys.version, 2);
+        self.keys("the chip's second version", &keys);
+    }
+
+    /// Cards of another issuer, with its key; and a new key of one's own.
+    async fn imported(&mut self) {
+        let (cards, issuer) = (self.engine.cards(), self.engine.issuer());
+        let former = IssuerKey::new(IMPORTED);
+        let command = ImportIssuerKey {
+            key: key("import"),
+            issuer_key: former.clone(),
+        };
+        self.seen.debug("an issuer key to import", &command);
+        let imported = cards.import_issuer_key(&issuer, command).await.unwrap();
+        self.seen.answer("an imported issuer key", &imported);
+        let command = CreateCardImport {
+            key: key("import"),
+            name: "base".to_owned(),
+            issuer_key: former.id(),
+            limits: CardLimits::default(),
+            program: None,
+        };
+        let import = cards.imports().create(&issuer, command).await.unwrap();
+        self.seen.answer("an import", &import);
+        let mut rows = Vec::new();
+        for (number, text) in IMPORTED_UIDS.iter().enumerate() {
+            let uid = hex::decode(text).unwrap().try_into().unwrap();
+            let keys = former.card_keys(&uid, 3, &KeyDerivation::Standard);
+            for key in [&keys.k0, &keys.k2, &keys.k3, &keys.k4] {
+                let key = hex::decode(key.to_hex()).unwrap();
+                self.secrets.bytes("a key of an imported card", &key);
+            }
+            let hash = hex::encode(former.card_id_hash(&uid));
+            rows.push(ImportedCard {
+                // By its hash, and by its number.
+                id: (number == 0).then_some(hash),
+                uid: (number == 1).then(|| (*text).to_owned()),
+                version: 3,
+                counter: 5,
+                pull_payment_id: None,
+                balance_msat: 1_000 * SAT,
+            });
+        }
+        let checked = cards.imports().check(&issuer, import.id, &rows).await;
+        self.seen.answer("a dry run", &checked.unwrap());
+        let command = CutOver {
+            key: key("cut-over"),
+            import: import.id,
+            old_issuer_is_frozen: true,
+            cards: rows,
+        };
+        let report = cards.imports().cut_over(&issuer, command).await.unwrap();
+        assert!(report.is_clean(), "{:?}", report.refused);
+        self.seen.answer("a cut-over", &report);
+        let here = cards.imports().export(&issuer, import.id, None, 10).await;
+        let here = here.unwrap();
+        assert_eq!(here.len(), 2);
+        self.seen.answer("an export", &here);
+        let command = RotateIssuerKey { key: key("rotate") };
+        let rotated = cards.rotate_issuer_key(&issuer, command).await.unwrap();
+        self.seen.answer("a new issuer key", &rotated);
+        let known = cards.issuer_keys(&issuer).await.unwrap();
+        self.seen.answer("issuer keys", &known);
+    }
+
+    /// What is told to write a chip with: its debug print has none of it, and nothing else has.
+    fn keys(&mut self, what: &str, keys: &ProgrammingKeys) {
+        self.seen.debug(what, keys);
+        // K1 is that of all its issuer's chips, and among the others already.
+        for key in [&keys.k0, &keys.k2, &keys.k3, &keys.k4] {
+            self.secrets.bytes(what, &hex::decode(key).unwrap());
+        }
     }
 
     /// The bare digest of a request, of both forms that limits have had.
