@@ -15,6 +15,15 @@ test:
 quickstart *options:
     cargo run --example quickstart -- {{options}}
 
+# A million taps that are replayed, forged or garbled, at every door.
+taps:
+    FLASHKIT_TAPS=1000000 cargo test --release --no-default-features --features sqlite --test fuzzed_taps -- --nocapture
+
+# Brings each of the old failures back, one after the other: each is found. More than an hour; with a
+# name only those that have it.
+old-failures name='':
+    FLASHKIT_OLD_FAILURE={{name}} cargo test --no-default-features --features sqlite --test old_failures -- --ignored --nocapture every_change_is_found
+
 bindings:
     .ci/run tools bindings
 

@@ -28,7 +28,7 @@ use flashkit::invoices::{
     Outpoint, PaymentRules, SetInvoicePolicy, SurplusTo,
 };
 use flashkit::ledger::JournalProblem;
-use flashkit::money::Currency;
+use flashkit::money::{Asset, Currency};
 use flashkit::ports::{Clock, SystemClock};
 use flashkit::refunds::{
     AnswerRefund, CancelRefund, CreateRefund, RefundAmount, RefundFeeBearer, RefundOutcome,
@@ -192,8 +192,8 @@ async fn every_command_of_a_cards_life() {
         key: key("auto"),
         card,
         rule: Some(AutoTopUp {
-            below_msat: 1,
-            to_msat: 2,
+            below: 1,
+            to: 2,
             times_per_day: 1,
             from: TopUpSource::Outside,
         }),
@@ -203,8 +203,9 @@ async fn every_command_of_a_cards_life() {
     check_answer(&cards.set_auto_top_up(&holder, command).await.unwrap());
     check(&TopUpWanted {
         card,
-        amount_msat: 2,
-        balance_msat: 0,
+        unit: Asset::Btc,
+        amount: 2,
+        balance: 0,
     });
     let command = ReportLost {
         key: key("lost"),
@@ -670,6 +671,7 @@ async fn every_command_and_every_answer() {
     let request = LnurlRequest {
         url: chip.tap(),
         till: Some(credential.clone()),
+        source: None,
     };
     check(&request);
     check(&cards.answer(&request).await);

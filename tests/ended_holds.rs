@@ -178,6 +178,7 @@ async fn whoever_looks_sees_its_usage_given_back() {
         let request = LnurlRequest {
             url: tap,
             till: None,
+            source: None,
         };
         let offer = cards.answer(&request).await;
         assert_eq!(offer.status, 200, "{}", offer.body);

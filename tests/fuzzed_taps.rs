@@ -1,19 +1,23 @@
 //! Taps that are replayed, forged, truncated, in another case, reordered or doubled, among valid
-//! ones: no charge, no counter and no panic comes of any but a valid new one. `FLASHKIT_TAPS=1000000
-//! cargo test --release --test fuzzed_taps` for longer.
+//! ones: no charge, no counter and no panic comes of any but a valid new one, whether it is charged,
+//! authorised, looked at or asked about by LNURL. `just taps` tries a million.
 
 mod support;
 
 use std::sync::Arc;
 use std::time::Instant;
 
-use flashkit::cards::{CardLimits, ChargeCard};
+use flashkit::cards::lnurl::LnurlRequest;
+use flashkit::cards::{AuthorizeCard, CardLimits, Cards, ChargeCard};
+use flashkit::ids::CardId;
+use flashkit::invoices::Invoice;
 use flashkit::ledger::Account;
-use flashkit::ports::SystemClock;
 use flashkit::store::{MemoryStore, Store};
+use flashkit::testkit::clock::ManualClock;
 use support::books::expect_sound;
 use support::key;
-use support::shop::{self, HeldCard, SAT, sat};
+use support::scene::NOON;
+use support::shop::{self, HeldCard, Merchant, SAT, Simulated, sat};
 
 const CARDS: usize = 4;
 
@@ -53,6 +57,8 @@ struct Fuzz {
     /// Taps that were made, by card, with their counters; and the last that was charged.
     made: Vec<Vec<(u32, String)>>,
     last: Vec<u32>,
+    /// The last that was looked at.
+    looked: Vec<u32>,
     tried: [usize; KINDS.len()],
     refused: std::collections::BTreeMap<&'static str, usize>,
 }
@@ -177,10 +183,7 @@ impl Fuzz {
                 // The host and the path say nothing; of the rest, only another case is the same.
                 let query =
                     |text: &str| text.split_once('?').map(|(_, query)| query.to_lowercase());
-                let is_same = query(&changed) == query(&tap)
-                    && ["lnurlw", "https", "http"]
-                        .iter()
-                        .any(|it| changed.to_lowercase().starts_with(&format!("{it}://")));
+                let is_same = query(&changed) == query(&tap);
                 (kind, changed, is_same.then_some((at, counter)))
             }
             _ => {
@@ -194,6 +197,17 @@ impl Fuzz {
     }
 }
 
+fn has_scheme(tap: &str) -> bool {
+    let tap = tap.to_lowercase();
+    let schemes = ["lnurlw://", "https://", "http://"];
+    schemes.iter().any(|scheme| tap.starts_with(scheme))
+}
+
+fn is_bech32(tap: &str) -> bool {
+    let tap = tap.to_lowercase();
+    tap.starts_with("lnurl1") || tap.starts_with("lightning:lnurl1")
+}
+
 fn taps() -> usize {
     let wanted = std::env::var("FLASHKIT_TAPS").map(|text| text.parse().unwrap());
     wanted.unwrap_or(if cfg!(debug_assertions) {
@@ -203,10 +217,110 @@ fn taps() -> usize {
     })
 }
 
+/// Where a tap is brought.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Door {
+    Charge,
+    Authorize,
+    Peek,
+    Lnurl,
+}
+
+const DOORS: [Door; 4] = [Door::Charge, Door::Authorize, Door::Peek, Door::Lnurl];
+
+/// What came of it.
+#[derive(Debug)]
+enum Outcome {
+    /// A card paid a sat.
+    Paid(Option<CardId>),
+    Looked(Option<CardId>),
+    Refused(&'static str, String),
+}
+
+/// Those who bring taps.
+struct Doors {
+    shop: Simulated,
+    merchant: Merchant,
+    /// An invoice of this engine that nobody has paid.
+    unpaid: Option<Invoice>,
+    made: u32,
+}
+
+impl Doors {
+    async fn bring(&mut self, door: Door, from: &Cards, name: &str, tap: &str) -> Outcome {
+        let (key, tap, till) = (key(name), tap.to_owned(), &self.merchant.till);
+        let (price, reference, pin) = (sat(1), String::new(), None);
+        let outcome = match door {
+            Door::Charge => {
+                let command = ChargeCard {
+                    key,
+                    tap,
+                    price,
+                    reference,
+                    pin,
+                };
+                let charged = from.charge(till, command).await;
+                charged.map(|charge| Outcome::Paid(Some(charge.card)))
+            }
+            Door::Authorize => {
+                let command = AuthorizeCard {
+                    key,
+                    tap,
+                    price,
+                    reference,
+                    pin,
+                };
+                let held = from.authorize(till, command).await;
+                held.map(|charge| Outcome::Paid(Some(charge.card)))
+            }
+            Door::Peek => {
+                let seen = from.peek(&tap).await;
+                seen.map(|seen| Outcome::Looked(Some(seen.card)))
+            }
+            Door::Lnurl => return self.ask(from, &tap).await,
+        };
+        outcome.unwrap_or_else(|error| Outcome::Refused(error.code(), error.to_string()))
+    }
+
+    /// A wallet that asks has an invoice of this engine paid: in the books, at once.
+    async fn ask(&mut self, from: &Cards, tap: &str) -> Outcome {
+        let unpaid = match self.unpaid.take() {
+            Some(unpaid) => unpaid,
+            None => {
+                self.made += 1;
+                let name = format!("sale/{}", self.made);
+                shop::sale(&self.shop.engine, &self.merchant, &name, sat(1)).await
+            }
+        };
+        let request = LnurlRequest {
+            url: tap.replacen('?', &format!("?pr={}&", unpaid.bolt11), 1),
+            till: None,
+            source: None,
+        };
+        let reply = from.answer(&request).await;
+        match reply.body.as_str() {
+            r#"{"status":"OK"}"# => return Outcome::Paid(None),
+            body => {
+                self.unpaid = Some(unpaid);
+                match body.contains("withdrawRequest") {
+                    true => Outcome::Looked(None),
+                    false => {
+                        // Nothing is in doubt: it is no tap, or one that pays nothing.
+                        assert!(!body.contains(r#""OK""#), "{body}: {tap}");
+                        Outcome::Refused("lnurl", body.to_owned())
+                    }
+                }
+            }
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_fuzzed_taps_only_new_valid_ones_pay() {
-    let store = MemoryStore::new(Arc::new(SystemClock));
-    let shop = shop::simulated(Arc::new(store.clone())).await;
+    // No tap grows old.
+    let clock = Arc::new(ManualClock::at(NOON));
+    let store = MemoryStore::new(clock.clone());
+    let shop = shop::simulated_at(Arc::new(store.clone()), clock).await;
     let merchant = shop::merchant(&shop.engine, "Cookshop").await;
     let mut cards = Vec::new();
     for number in 0..CARDS {
@@ -219,42 +333,59 @@ async fn of_fuzzed_taps_only_new_valid_ones_pay() {
         chance: Chance(0x5eed),
         made: vec![Vec::new(); CARDS],
         last: vec![0; CARDS],
+        looked: vec![0; CARDS],
         cards,
         tried: [0; KINDS.len()],
         refused: Default::default(),
     };
-    let (mut charged, mut spent) = (0, [0_i64; CARDS]);
+    let (mut charged, mut spent, mut done) = (0, [0_i64; CARDS], [(0, 0); DOORS.len()]);
+    let mut doors = Doors {
+        shop,
+        merchant,
+        unpaid: None,
+        made: 0,
+    };
     let (begun, all) = (Instant::now(), taps());
     for number in 0..all {
         let (kind, tap, right) = fuzz.next();
         // A source each: forged taps from one are not looked at after the tenth.
-        let from = shop.engine.cards().from_source(&format!("{number}"));
+        let from = doors.shop.engine.cards().from_source(&format!("{number}"));
+        let which = fuzz.chance.below(DOORS.len());
+        let door = DOORS[which];
+        // Of what a host was asked for, the path and the query count, and of a text its scheme.
+        let right = right.filter(|_| door == Door::Lnurl || has_scheme(&tap) || is_bech32(&tap));
         let times = if KINDS[kind] == "doubled" { 2 } else { 1 };
         for time in 0..times {
-            let is_new = right.filter(|(at, counter)| *counter > fuzz.last[*at]);
-            let command = ChargeCard {
-                key: key(&format!("{number}/{time}")),
-                tap: tap.clone(),
-                price: sat(1),
-                reference: String::new(),
-                pin: None,
-            };
-            match (from.charge(&merchant.till, command).await, is_new) {
-                (Ok(charge), Some((at, counter))) => {
-                    assert_eq!(charge.card, fuzz.cards[at].id);
+            let is_new = right
+                .filter(|(at, counter)| *counter > fuzz.last[*at] && *counter >= fuzz.looked[*at]);
+            let name = format!("{number}/{time}");
+            match (doors.bring(door, &from, &name, &tap).await, is_new) {
+                (Outcome::Paid(card), Some((at, counter))) => {
+                    assert!(card.is_none_or(|card| card == fuzz.cards[at].id));
                     fuzz.last[at] = counter;
                     spent[at] += SAT;
                     charged += 1;
+                    done[which].0 += 1;
                 }
-                (Err(error), None) => {
-                    *fuzz.refused.entry(error.code()).or_default() += 1;
+                (Outcome::Looked(card), Some((at, counter))) => {
+                    assert!(card.is_none_or(|card| card == fuzz.cards[at].id));
+                    fuzz.looked[at] = counter;
+                    done[which].0 += 1;
+                }
+                (Outcome::Refused(code, error), None) => {
+                    *fuzz.refused.entry(code).or_default() += 1;
+                    done[which].1 += 1;
                     // One in 256 garbled numbers looks like that of a card.
-                    let is_known = error.code().starts_with("card.tap_");
-                    let is_lawful = is_known || error.code() == "card.not_found";
+                    let is_known = code.starts_with("card.tap_") || door == Door::Lnurl;
+                    let is_lawful = is_known || code == "card.not_found";
                     assert!(is_lawful, "{error}: {tap}");
                 }
-                (Ok(_), None) => panic!("{} was charged: {tap}", KINDS[kind]),
-                (Err(error), Some(_)) => panic!("{} is refused: {error}: {tap}", KINDS[kind]),
+                // A host asks for a URL as it was sent: not every spelling of a tap is one.
+                (Outcome::Refused(..), Some(_))
+                    if door == Door::Lnurl && KINDS[kind] != "valid" => {}
+                (outcome, right) => {
+                    panic!("{} at {door:?}: {outcome:?}, {right:?}: {tap}", KINDS[kind])
+                }
             }
         }
         if number % 250 == 0 || number + 1 == all {
@@ -265,11 +396,16 @@ async fn of_fuzzed_taps_only_new_valid_ones_pay() {
                 assert_eq!(left, i128::from(2_000_000 * SAT - spent[at]));
                 let counter = store.counter(&format!("{}/v1", card.id)).await.unwrap();
                 assert_eq!(counter.unwrap_or(0), i64::from(fuzz.last[at]));
+                let id = format!("{}/v1", card.id);
+                let seen = store.document("tap_seen", &id).await.unwrap();
+                let seen: Option<serde_json::Value> = seen.map(|seen| seen.body.read().unwrap());
+                let looked = seen.map_or(0, |seen| seen["counter"].as_i64().unwrap());
+                assert_eq!(looked, i64::from(fuzz.looked[at]));
             }
         }
     }
     println!(
-        "{all} taps in {:?}: {charged} charged, {:?}",
+        "{all} taps in {:?}: {charged} charged, {:?}, {done:?}",
         begun.elapsed(),
         fuzz.refused
     );
@@ -280,6 +416,7 @@ async fn of_fuzzed_taps_only_new_valid_ones_pay() {
         "card.tap_malformed",
         "card.tap_not_ours",
         "card.tap_replayed",
+        "card.tap_superseded",
         "card.tap_wrong_mac",
     ];
     for code in wanted {
@@ -288,6 +425,9 @@ async fn of_fuzzed_taps_only_new_valid_ones_pay() {
             "{code} was never the answer"
         );
     }
-    expect_sound(&shop.engine, "fuzzed").await;
-    shop.engine.stop().await.unwrap();
+    for (door, (taken, refused)) in DOORS.iter().zip(done) {
+        assert!(taken > 0 && refused > 0, "{door:?}: {taken}, {refused}");
+    }
+    expect_sound(&doors.shop.engine, "fuzzed").await;
+    doors.shop.engine.stop().await.unwrap();
 }

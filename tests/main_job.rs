@@ -336,6 +336,7 @@ impl LnurlTill {
         let request = LnurlRequest {
             url: format!("https://pay.example.com/boltcard?{parameters}&k1=0&pr={bolt11}"),
             till: Some(self.till.clone()),
+            source: None,
         };
         let reply = self.engine.cards().answer(&request).await;
         let told: serde_json::Value = serde_json::from_str(&reply.body).unwrap();

@@ -23,7 +23,9 @@ const MAX_REFUND_DECISIONS: usize = 8;
 impl Cards {
     /// Takes what was authorised, or less of it: the rest is given back to the card and to its
     /// limits. The points are given for what is taken. A card that was frozen since is charged
-    /// all the same: the merchant has delivered. A till of the merchant, or the issuer.
+    /// all the same: the merchant has delivered. So is one in a currency whose drift is not the
+    /// operator's while there is no fresh rate: at the rate at which it was set aside. A till of the
+    /// merchant, or the issuer.
     ///
     /// # Errors
     /// `card.charge_not_found`, `card.charge_not_open`, `card.authorization_expired`,
@@ -63,7 +65,13 @@ impl Cards {
         let program = programs::of(core, &tapped).await?;
         let rules = programs::conversion(program.as_ref());
         let rate = match currency::needs_rate(&before.value.charge) {
-            Some(unit) => Some(exchange::quote(core, unit, rules.charge_side).await?),
+            // What was set aside was agreed to at a rate: where there is none by now, the merchant has
+            // delivered all the same, and that one holds.
+            Some(unit) => match exchange::quote(core, unit, rules.charge_side).await {
+                Ok(now) => Some(now),
+                Err(Error::Rate(_)) => None,
+                Err(error) => return Err(error),
+            },
             None => None,
         };
         let (amount_msat, conversion) = currency::captured(&before.value.charge, part, rate)?;

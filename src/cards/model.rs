@@ -290,7 +290,7 @@ pub struct Card {
     pub recovery: Option<RecoveryNumber>,
 }
 
-fn bitcoin() -> Asset {
+pub(super) fn bitcoin() -> Asset {
     Asset::Btc
 }
 
@@ -298,7 +298,7 @@ fn bitcoin() -> Asset {
     clippy::trivially_copy_pass_by_ref,
     reason = "serde gives it a reference"
 )]
-fn is_bitcoin(unit: &Asset) -> bool {
+pub(super) fn is_bitcoin(unit: &Asset) -> bool {
     *unit == Asset::Btc
 }
 

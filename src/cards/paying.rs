@@ -56,7 +56,8 @@ struct Paid {
 
 impl Cards {
     /// Pays a BOLT11 with a tapped card. One of this engine is paid in the books at once and at
-    /// no fee; any other is sent by the node, under a hold. The answer says how the payment stands
+    /// no fee (by a card in a currency where it is a plain sale or a top-up in bitcoin, otherwise
+    /// `card.other_unit`); any other is sent by the node, under a hold. The answer says how the payment stands
     /// once the node was asked; the outcome follows as an event and in
     /// [`get_payment`](Self::get_payment). The merchant's points are given when it succeeds, out
     /// of what the merchant has put aside for them

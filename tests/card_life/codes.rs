@@ -192,8 +192,8 @@ async fn a_card_in_anothers_place_is_filled_up_no_more_often(is_sqlite: bool) {
         key: key("rule"),
         card: scene.card.id,
         rule: Some(AutoTopUp {
-            below_msat: 50_000 * SAT,
-            to_msat: 50_000 * SAT,
+            below: 50_000 * SAT,
+            to: 50_000 * SAT,
             times_per_day: 1,
             from: TopUpSource::Card { card: purse.id },
         }),

@@ -68,8 +68,8 @@ async fn act(operation: &str, done: Done) -> Option<&'static str> {
                 key,
                 card,
                 rule: Some(AutoTopUp {
-                    below_msat: SAT,
-                    to_msat: SAT,
+                    below: SAT,
+                    to: SAT,
                     from: TopUpSource::Outside,
                     times_per_day: 1,
                 }),
@@ -415,8 +415,8 @@ async fn a_sale_while_a_card_is_looked_at_is_not_overlooked() {
         key: key("rule"),
         card: card.id,
         rule: Some(AutoTopUp {
-            below_msat: 10_000 * SAT,
-            to_msat: 20_000 * SAT,
+            below: 10_000 * SAT,
+            to: 20_000 * SAT,
             from: TopUpSource::Card { card: source.id },
             times_per_day: 5,
         }),

@@ -639,8 +639,8 @@ async fn a_card_is_filled_up_by_rule(is_sqlite: bool) {
     let purse = shop::card(&engine, &uid(1), CardLimits::default()).await;
     fund(&*scene.store, 1, purse.id, 30_000).await;
     let rule = |from| AutoTopUp {
-        below_msat: 40_000 * SAT,
-        to_msat: 60_000 * SAT,
+        below: 40_000 * SAT,
+        to: 60_000 * SAT,
         times_per_day: 2,
         from,
     };
@@ -721,7 +721,7 @@ async fn a_card_is_filled_up_by_rule(is_sqlite: bool) {
         .filter(|event| event.kind == "card.top_up_wanted")
         .collect();
     assert_eq!(wanted.len(), 1);
-    assert_eq!(wanted[0].body["amount_msat"], 30_000 * SAT);
+    assert_eq!(wanted[0].body["amount"], 30_000 * SAT);
     // Whoever agreed has the purse no more: the agreement went with the credential.
     scene.clock.advance(DAY);
     let agreed = set("agreed again", from, Some(purse.holder.clone()));

@@ -113,8 +113,8 @@ impl World {
             key: key(name),
             card,
             rule: Some(AutoTopUp {
-                below_msat: 1_000 * SAT,
-                to_msat: 2_000 * SAT,
+                below: 1_000 * SAT,
+                to: 2_000 * SAT,
                 times_per_day: 10,
                 from,
             }),

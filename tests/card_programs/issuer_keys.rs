@@ -207,6 +207,7 @@ async fn a_card_keeps_its_key_and_a_new_one_gets_the_current() {
     let request = LnurlRequest {
         url: format!("https://localhost/boltcard/pay?p={}", &p[..32]),
         till: None,
+        source: None,
     };
     let reply = elsewhere.cards().answer(&request).await;
     assert!(reply.body.contains("not in use"), "{}", reply.body);

@@ -35,7 +35,11 @@ fn pays(tap: &str, bolt11: &str) -> String {
 async fn ask(engine: &Engine, url: String) -> LnurlReply {
     engine
         .cards()
-        .answer(&LnurlRequest { url, till: None })
+        .answer(&LnurlRequest {
+            url,
+            till: None,
+            source: None,
+        })
         .await
 }
 

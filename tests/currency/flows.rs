@@ -2,17 +2,20 @@
 
 use std::time::Duration;
 
-use flashkit::cards::{CardLimits, ChargeState};
+use flashkit::cards::{AutoTopUp, CardLimits, ChargeState, SetAutoTopUp, TopUpSource};
 use flashkit::exchange::{ConversionRules, DriftBearer, PositionRate, RefundRate};
 use flashkit::ledger::Account;
 use flashkit::money::{Asset, QuoteSide, Spread, SpreadSide};
 
-use crate::support::scene::on_both_stores;
+use crate::support::key;
+use crate::support::scene::{on_both_stores, told};
 use crate::support::shop;
-use crate::world::{Terms, World, currency, fiat, msat};
+use crate::world::{Terms, World, currency, fiat, issue, msat};
 
 on_both_stores! {
     a_stale_rate_refuses_and_uses_nothing_up;
+    a_capture_without_a_rate_is_at_that_of_the_hold;
+    a_card_is_filled_up_from_one_in_its_currency;
     the_operator_bears_the_drift;
     the_merchant_bears_the_drift;
     the_card_bears_the_drift;
@@ -49,8 +52,6 @@ async fn a_stale_rate_refuses_and_uses_nothing_up(is_sqlite: bool) {
     let price = fiat("JMD", 50_000);
     let refused = world.charge_tap("sale", tap.clone(), price).await;
     assert_eq!(refused.map(drop), Err("rate.stale"));
-    let refused = world.capture("capture", tab.id, fiat("JMD", 100_000)).await;
-    assert_eq!(refused.map(drop), Err("rate.stale"));
     assert_eq!(world.books().await, before);
     let cards = world.engine.cards();
     let snapshot = cards.get(&world.card.holder, world.card.id).await;
@@ -63,6 +64,76 @@ async fn a_stale_rate_refuses_and_uses_nothing_up(is_sqlite: bool) {
     assert_eq!(captured.unwrap().state, ChargeState::Captured);
     assert_eq!(world.on_card().await, 850_000);
     world.stop("stale").await;
+}
+
+/// The merchant has delivered, and the source of rates is down: what was agreed to when it was set aside
+/// holds, whoever bears the drift.
+async fn a_capture_without_a_rate_is_at_that_of_the_hold(is_sqlite: bool) {
+    for bearer in [DriftBearer::Merchant, DriftBearer::Card] {
+        let mut world = world(is_sqlite, drift(bearer)).await;
+        let [own, other] = tabs(&mut world).await;
+        world.clock.advance(Duration::from_millis(120_001));
+        let own = world.capture("own", own, fiat("JMD", 100_000)).await;
+        let own = own.unwrap().value;
+        assert_eq!((own.on_card(), own.amount_msat), (100_000, 6_666_667));
+        assert_eq!(own.conversion.unwrap().settled_quote, None);
+        let other = world.capture("other", other, msat(10_000_000)).await;
+        let other = other.unwrap().value;
+        assert_eq!((other.on_card(), other.amount_msat), (150_000, 10_000_000));
+        assert_eq!(world.on_card().await, 750_000);
+        world.stop("no rate").await;
+    }
+}
+
+/// A card in a currency is filled up from another one in the same, and from no other.
+async fn a_card_is_filled_up_from_one_in_its_currency(is_sqlite: bool) {
+    let world = world(is_sqlite, Terms::default()).await;
+    let other = issue(
+        &world.engine,
+        world.unit,
+        &Terms::default(),
+        "04a39493cc8699",
+    )
+    .await;
+    let dollars = currency("USD");
+    let dollars = issue(&world.engine, dollars, &Terms::default(), "04a39493cc8700").await;
+    let rule = |card| SetAutoTopUp {
+        key: key("rule"),
+        card,
+        rule: Some(AutoTopUp {
+            below: 20_000,
+            to: 50_000,
+            times_per_day: 1,
+            from: TopUpSource::Card {
+                card: world.card.id,
+            },
+        }),
+        source: Some(world.card.holder.clone()),
+    };
+    let cards = world.engine.cards();
+    let set = cards
+        .set_auto_top_up(&dollars.holder, rule(dollars.id))
+        .await;
+    assert_eq!(told(set).map(drop), Err("command.out_of_bounds"));
+    let position = world.position().await;
+    cards
+        .set_auto_top_up(&other.holder, rule(other.id))
+        .await
+        .unwrap();
+    world.engine.run_due_jobs().await.unwrap();
+    let unit = Asset::Fiat(world.unit);
+    let filled = world.has(Account::card_balance_in(other.id, unit)).await;
+    assert_eq!((world.on_card().await, filled), (950_000, 50_000));
+    assert_eq!(world.position().await, position, "nothing is exchanged");
+    let events = world.store.events(0, 1_000).await.unwrap();
+    let event = events.iter().find(|event| event.kind == "card.topped_up");
+    let body = &event.unwrap().body;
+    assert_eq!(
+        (body["amount"].as_i64(), body["balance"].as_i64()),
+        (Some(50_000), Some(0))
+    );
+    assert_eq!(body["unit"], serde_json::to_value(unit).unwrap());
+    world.stop("filled up").await;
 }
 
 /// A tab of J$1,000.00 and one of 10,000,000 msat; then a bitcoin costs a quarter more.

@@ -370,7 +370,11 @@ async fn a_wallet_is_told_what_the_tap_can_spend_and_it_can(is_sqlite: bool) {
     };
     let mut rail = Rail::new(is_sqlite, terms).await;
     let ask = async |rail: &Rail, url: String| {
-        let request = LnurlRequest { url, till: None };
+        let request = LnurlRequest {
+            url,
+            till: None,
+            source: None,
+        };
         let reply = rail.world.engine.cards().answer(&request).await;
         let body: serde_json::Value = serde_json::from_str(&reply.body).unwrap();
         body
@@ -421,6 +425,7 @@ async fn what_a_card_has_is_told_in_no_other_unit(is_sqlite: bool) {
     let request = LnurlRequest {
         url: format!("{}&k1=0&pr={bolt11}", tap.replace("lnurlw://", "https://")),
         till: None,
+        source: None,
     };
     let reply = rail.world.engine.cards().answer(&request).await;
     assert_eq!(reply.status, 400);

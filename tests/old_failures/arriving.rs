@@ -306,7 +306,11 @@ async fn p18_metadata_is_serialised_twice() {
         .top_up_address(&stage.card.holder, stage.card.id)
         .await;
     let ask = |url: String| {
-        let request = flashkit::cards::lnurl::LnurlRequest { url, till: None };
+        let request = flashkit::cards::lnurl::LnurlRequest {
+            url,
+            till: None,
+            source: None,
+        };
         let cards = cards.clone();
         async move {
             let reply = cards.answer(&request).await;

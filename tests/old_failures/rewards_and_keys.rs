@@ -317,6 +317,7 @@ async fn r06_the_automatic_path_knows_no_campaign() {
                 let request = LnurlRequest {
                     url: format!("https://localhost/boltcard?{parameters}&pr={}", bill.bolt11),
                     till: None,
+                    source: None,
                 };
                 assert_eq!(cards.answer(&request).await.status, 200);
             }

@@ -60,7 +60,11 @@ async fn knock(door: &str, asked: Asked<'_>) -> &'static str {
     } = asked;
     let (key, price, reference, pin) = (key(&name), sat(1), String::new(), None);
     let (holder, card) = (&set.card.holder, set.card.id);
-    let ask = |url: String, till| LnurlRequest { url, till };
+    let ask = |url: String, till| LnurlRequest {
+        url,
+        till,
+        source: None,
+    };
     match door {
         "peek" => code(cards.peek(&tap).await),
         "charge" => {
@@ -198,6 +202,7 @@ async fn a_top_up_by_any_taps_p_counts_what_is_no_cards() {
     let url = |p: &str| LnurlRequest {
         url: format!("https://pay.example.com/boltcard/pay?p={p}"),
         till: None,
+        source: None,
     };
     let good = url(&p[..32]);
     assert!(here.answer(&good).await.body.contains("payRequest"));
@@ -221,6 +226,7 @@ async fn asking_about_a_payment_is_no_way_to_try_signatures() {
     let ask = |tap: &str| LnurlRequest {
         url: withdraw(tap, &bill),
         till: None,
+        source: None,
     };
     assert_eq!(meant(&cards.answer(&ask(&tap)).await), "pending");
     for number in 0..10 {
@@ -233,6 +239,7 @@ async fn asking_about_a_payment_is_no_way_to_try_signatures() {
     let request = LnurlRequest {
         url: withdraw(&fresh, &other),
         till: None,
+        source: None,
     };
     assert_eq!(meant(&cards.answer(&request).await), WAIT);
     assert_eq!(meant(&cards.answer(&ask(&tap)).await), "pending");
@@ -264,6 +271,7 @@ async fn what_has_arrived_is_no_error_whatever_became_of_the_chip() {
         let ask = |tap: &str| LnurlRequest {
             url: withdraw(tap, &bill),
             till: None,
+            source: None,
         };
         for number in 0..10 {
             here.answer(&ask(&forge(&tap, number))).await;
@@ -315,4 +323,32 @@ async fn a_till_that_hands_in_forged_taps_waits() {
     };
     assert_eq!(code(cards.charge(&till, command).await), WAIT);
     set.engine.stop().await.unwrap();
+}
+
+/// A host that answers for many says with each request where it came from.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_says_where_it_came_from() {
+    let mut set = Set::new(CardLimits::default()).await;
+    let (cards, tap) = (set.engine.cards(), set.card.chip.tap());
+    let ask = |url: String, source: &str| LnurlRequest {
+        url,
+        till: None,
+        source: Some(source.to_owned()),
+    };
+    let left_out: LnurlRequest =
+        serde_json::from_value(serde_json::json!({"url": "x", "till": null})).unwrap();
+    assert_eq!(left_out.source, None);
+    for number in 0..10 {
+        let reply = cards.answer(&ask(forge(&tap, number), "203.0.113.9")).await;
+        assert_eq!(reply.status, 400, "{number}");
+    }
+    let waits = cards.answer(&ask(tap.clone(), "203.0.113.9")).await;
+    assert_eq!(meant(&waits), WAIT);
+    let elsewhere = cards.answer(&ask(tap, "203.0.113.10")).await;
+    assert!(
+        elsewhere.body.contains("withdrawRequest"),
+        "{}",
+        elsewhere.body
+    );
+    set.stop("from where").await;
 }

@@ -276,6 +276,7 @@ async fn a_till_with_a_credential_gives_its_merchants_points() {
     let request = |till| LnurlRequest {
         url: withdraw(&tap, &bill),
         till,
+        source: None,
     };
     let cards = set.engine.cards();
     // A card's holder is no till.

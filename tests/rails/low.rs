@@ -93,8 +93,8 @@ async fn drawn_on(set: &Set) {
         key: key("rule"),
         card: other.id,
         rule: Some(AutoTopUp {
-            below_msat: SAT,
-            to_msat: 45_000 * SAT,
+            below: SAT,
+            to: 45_000 * SAT,
             from: TopUpSource::Card { card: set.card.id },
             times_per_day: 1,
         }),

@@ -406,7 +406,11 @@ async fn what_the_store_cannot_tell_is_pending() {
     let url = withdraw(&set.card.chip.tap(), &bolt11);
     let engine = set.engine.clone();
     set.stop("before").await;
-    let request = LnurlRequest { url, till: None };
+    let request = LnurlRequest {
+        url,
+        till: None,
+        source: None,
+    };
     let reply = engine.cards().answer(&request).await;
     let told: serde_json::Value = serde_json::from_str(&reply.body).unwrap();
     assert_eq!(told, json!({"status": "OK", "state": "pending"}));

@@ -208,6 +208,7 @@ impl Set {
         let request = LnurlRequest {
             url: url.to_owned(),
             till: None,
+            source: None,
         };
         self.engine.cards().answer(&request).await
     }

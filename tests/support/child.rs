@@ -218,6 +218,7 @@ async fn carry_out(engine: &Engine, node: &Arc<LdkNode>, words: &[&str]) -> Stri
             let request = LnurlRequest {
                 url: url.to_owned(),
                 till: Some(the_merchant(engine).await.till),
+                source: None,
             };
             engine.cards().answer(&request).await.body
         }

@@ -12,7 +12,7 @@ use super::{AUTO_TOP_UP_JOB, ending::due, owns};
 use crate::Error;
 use crate::access::Credential;
 use crate::cards::programs::GivenTo;
-use crate::cards::{Card, Cards, guard, load, low_balance, programs, require_bitcoin, rules};
+use crate::cards::{Card, Cards, guard, load, low_balance, programs, rules};
 use crate::core::{Answer, Caller, CommandError, Core, Decision, Executed, Loaded, emit, put};
 use crate::ids::{CardId, TransferId};
 use crate::ledger::{
@@ -34,9 +34,9 @@ struct TopUps {
 struct Wanted {
     card: Loaded<Card>,
     rule: AutoTopUp,
-    balance_msat: i64,
-    amount_msat: i64,
-    ceiling_msat: i64,
+    balance: i64,
+    amount: i64,
+    ceiling: i64,
 }
 
 /// The job that looks whether a card runs low: its own, and the main card's of its family.
@@ -51,12 +51,12 @@ pub(in crate::cards) fn look(card: &Card, at_ms: i64) -> Vec<Step> {
 
 fn check(rule: &AutoTopUp) -> Result<(), CommandError> {
     let amounts = 1..=MAX_MSAT;
-    if !amounts.contains(&rule.below_msat) || !amounts.contains(&rule.to_msat) {
-        let (field, bounds) = ("below_msat", "1 msat to 21 million bitcoin");
+    if !amounts.contains(&rule.below) || !amounts.contains(&rule.to) {
+        let (field, bounds) = ("below", "1 to 2,100,000,000,000,000,000");
         return Err(CommandError::OutOfBounds { field, bounds });
     }
-    if rule.to_msat < rule.below_msat {
-        let (field, bounds) = ("to_msat", "not less than below_msat");
+    if rule.to < rule.below {
+        let (field, bounds) = ("to", "not less than below");
         return Err(CommandError::OutOfBounds { field, bounds });
     }
     if !(1..=100).contains(&rule.times_per_day) {
@@ -67,10 +67,10 @@ fn check(rule: &AutoTopUp) -> Result<(), CommandError> {
 }
 
 /// Holds in the commit: the card is not low once it was looked at.
-fn at_least(account: Account, below_msat: i64) -> Step {
+fn at_least(account: Account, below: i64) -> Step {
     Step::Within {
         account,
-        lowest: Some(below_msat),
+        lowest: Some(below),
         highest: None,
     }
 }
@@ -116,9 +116,6 @@ impl Cards {
                     let card = load(core, command.card).await?;
                     owns(caller, &card.value)?;
                     rules::require_active(&card.value, core.commit_time_ms())?;
-                    if command.rule.is_some() {
-                        require_bitcoin(&card.value)?;
-                    }
                     let mut steps = Vec::new();
                     if let Some((source, by)) = agreed {
                         steps.extend(cards.agree(&card.value, *source, by).await?);
@@ -210,8 +207,9 @@ impl Cards {
         });
         let told = TopUpWanted {
             card: id,
-            amount_msat: wanted.amount_msat,
-            balance_msat: wanted.balance_msat,
+            unit: wanted.card.value.unit,
+            amount: wanted.amount,
+            balance: wanted.balance,
         };
         match wanted.rule.from {
             TopUpSource::Outside => {
@@ -241,21 +239,21 @@ impl Cards {
         let account = card.value.balance_account();
         let balance = core.balance(&account).await?;
         let available = balance.available(account.kind().side());
-        let balance_msat = i64::try_from(available).unwrap_or(i64::MAX);
-        if balance_msat >= rule.below_msat {
-            steps.push(at_least(account, rule.below_msat));
+        let balance = i64::try_from(available).unwrap_or(i64::MAX);
+        if balance >= rule.below {
+            steps.push(at_least(account, rule.below));
             return Ok(None);
         }
         let (most, held) = programs::ceiling(core, &card.value).await?;
         steps.extend(held);
-        let ceiling_msat = most.map_or(rule.to_msat, |most| most.min(rule.to_msat));
-        let amount_msat = ceiling_msat.saturating_sub(balance_msat);
-        Ok((amount_msat > 0).then_some(Wanted {
+        let ceiling = most.map_or(rule.to, |most| most.min(rule.to));
+        let amount = ceiling.saturating_sub(balance);
+        Ok((amount > 0).then_some(Wanted {
             card,
             rule,
-            balance_msat,
-            amount_msat,
-            ceiling_msat,
+            balance,
+            amount,
+            ceiling,
         }))
     }
 
@@ -289,7 +287,7 @@ impl Cards {
         let to = wanted.card.value.balance_account();
         let balance = core.balance(&from).await?;
         let has = balance.available(from.kind().side());
-        if from == to || has < i128::from(wanted.amount_msat) {
+        if from == to || has < i128::from(wanted.amount) {
             return Ok(None);
         }
         // Should the source be spent at the same moment, what is left of it; should the card be
@@ -299,15 +297,15 @@ impl Cards {
             id,
             debit: from,
             credit: to,
-            amount: wanted.amount_msat,
+            amount: wanted.amount,
             kind: TransferKind::AutoTopUp,
             reference: wanted.card.value.id.to_string(),
-            credit_ceiling: Some(wanted.ceiling_msat),
+            credit_ceiling: Some(wanted.ceiling),
         });
         let mut steps = vec![by.guard, guard(&owner), guard(&source), transfer];
         steps.extend(may_give);
-        if wanted.ceiling_msat >= wanted.rule.below_msat {
-            steps.push(at_least(to, wanted.rule.below_msat));
+        if wanted.ceiling >= wanted.rule.below {
+            steps.push(at_least(to, wanted.rule.below));
         }
         // It may run low itself now.
         steps.extend(low_balance::look(&source.value, id, core.clock.now_ms()));

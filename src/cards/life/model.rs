@@ -6,6 +6,7 @@ use crate::access::Credential;
 use crate::cards::{Card, CardLimits};
 use crate::core::IdempotencyKey;
 use crate::ids::{CardId, CardProgramId, MerchantId};
+use crate::money::Asset;
 
 /// What a card is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -181,10 +182,13 @@ pub enum TopUpSource {
 /// Fills a card up when it runs low.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AutoTopUp {
-    /// It runs low below this, what is set aside not counted.
-    pub below_msat: i64,
-    /// It is filled up to this, and never above the most that may be on it.
-    pub to_msat: i64,
+    /// It runs low below this, what is set aside not counted, in the minor unit of the card: msat for
+    /// bitcoin.
+    #[serde(alias = "below_msat")]
+    pub below: i64,
+    /// It is filled up to this, in the same unit, and never above the most that may be on it.
+    #[serde(alias = "to_msat")]
+    pub to: i64,
     /// How often within a day of the card's time zone: 1 to 100.
     pub times_per_day: i64,
     /// Where the money comes from.
@@ -211,10 +215,18 @@ pub struct SetAutoTopUp {
 pub struct TopUpWanted {
     /// The card.
     pub card: CardId,
-    /// What would fill it up.
-    pub amount_msat: i64,
+    /// What the amounts are in.
+    #[serde(
+        default = "crate::cards::model::bitcoin",
+        skip_serializing_if = "crate::cards::model::is_bitcoin"
+    )]
+    pub unit: Asset,
+    /// What would fill it up, in the minor unit.
+    #[serde(alias = "amount_msat")]
+    pub amount: i64,
     /// What it has to spend.
-    pub balance_msat: i64,
+    #[serde(alias = "balance_msat")]
+    pub balance: i64,
 }
 
 /// Sets the note of a card, or erases it.

@@ -38,6 +38,12 @@ pub struct LnurlRequest {
     /// The credential of the till that asks, where it gave one: its merchant's rules then count
     /// for the payment.
     pub till: Option<Credential>,
+    /// Where it was asked from, as the host tells that apart: an address, or a device. Taps whose
+    /// signature is wrong are counted by it, and from one of too many of them none is looked at for a
+    /// while. `None` for what [`Cards::from_source`] was told, or else the till; without any of these
+    /// nothing is counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
 }
 
 impl std::fmt::Debug for LnurlRequest {
@@ -87,10 +93,18 @@ impl Cards {
     /// `{tap_url}/pay` and `{tap_url}/top-up` for LNURL-pay, unless
     /// [`Settings::top_up_by_tap`](crate::Settings::top_up_by_tap) ends those; with
     /// [`Settings::tap_url`](crate::Settings::tap_url). Looking moves no counter. Asked again for
-    /// the same tap and invoice it answers how the one payment stands.
+    /// the same tap and invoice it answers how the one payment stands. Forged taps are counted by
+    /// [`LnurlRequest::source`].
     ///
     /// Never an error: whatever is wrong is in the reply.
     pub async fn answer(&self, request: &LnurlRequest) -> LnurlReply {
+        match &request.source {
+            Some(source) => self.from_source(source).answered(request).await,
+            None => self.answered(request).await,
+        }
+    }
+
+    async fn answered(&self, request: &LnurlRequest) -> LnurlReply {
         let query = match LnurlQuery::parse(&request.url) {
             Ok(query) => query,
             Err(malformed) => return LnurlReply::error(&malformed.to_string()),

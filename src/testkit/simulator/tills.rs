@@ -309,8 +309,8 @@ impl World {
             _ => TopUpSource::Card { card: source },
         };
         let rule = AutoTopUp {
-            below_msat,
-            to_msat,
+            below: below_msat,
+            to: to_msat,
             times_per_day: self.random.between(1, 3),
             from,
         };
