@@ -14,6 +14,7 @@ mod drain_rules;
 mod draining;
 mod error;
 mod following;
+mod label_lines;
 mod labels;
 mod looking;
 mod model;
@@ -52,7 +53,7 @@ pub use model::{
 };
 
 pub use descriptor::WalletPreview;
-pub use labels::LabelRecord;
+pub use label_lines::{LabelFault, LabelRecord};
 pub use psbt::signed_transaction;
 pub(crate) use refunding::RefundSpend;
 

@@ -8,6 +8,7 @@ mod corpus;
 mod draining;
 mod facts;
 mod invoices;
+mod labels;
 mod racing;
 mod receipts;
 mod receiving;
