@@ -9,6 +9,7 @@ mod draining;
 mod facts;
 mod invoices;
 mod labels;
+mod old_wallets;
 mod racing;
 mod receipts;
 mod receiving;
