@@ -275,6 +275,7 @@ const CODES: &[(&str, Kind)] = &[
     ("store.outcome_unknown", Kind::Unavailable),
     ("store.read_only", Kind::Storage),
     ("store.node_handed_over", Kind::Storage),
+    ("store.handed_over", Kind::Storage),
     ("store.stale_node_state", Kind::Storage),
     ("treasury.suspense_assigned", Kind::Conflict),
     ("treasury.suspense_not_found", Kind::NotFound),
