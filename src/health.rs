@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use crate::core::Core;
 
 /// What is wrong now. Everything here mends itself once its cause has gone, except where
-/// [`since_ms`](Trouble::since_ms) is `None`.
+/// [`since_ms`](Trouble::since_ms) is `None`, and but for `store.handed_over`: the books live in
+/// another store, for ever.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Health {
     /// The books are not written: commands are refused with this error.

@@ -448,12 +448,7 @@ where
         object: "one".to_owned(),
         due_at_ms: 0,
     };
-    first.steps = first
-        .steps
-        .iter()
-        .cloned()
-        .chain([Step::Due(job)])
-        .collect();
+    Arc::make_mut(&mut first.steps).push(Step::Due(job));
     from.commit(first).await.unwrap();
     let tills = (1..=4).map(|till: u32| {
         let store = from.clone();
@@ -461,7 +456,10 @@ where
             let mut acknowledged = 0;
             loop {
                 match store.commit(income(till << 24 | acknowledged)).await {
-                    Ok(_) => acknowledged += 1,
+                    Ok(_) => {
+                        acknowledged += 1;
+                        tokio::task::yield_now().await;
+                    }
                     Err(CommitError::Store(StoreError::HandedOver)) => return acknowledged,
                     Err(other) => panic!("{other}"),
                 }
