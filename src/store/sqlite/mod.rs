@@ -6,6 +6,7 @@
 mod answers;
 mod backup;
 mod cache;
+mod errors;
 mod key;
 mod known;
 mod moving;
@@ -27,9 +28,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use event_listener::Event;
-use rusqlite::{Connection, ErrorCode, MAIN_DB, OpenFlags, params};
+use rusqlite::{Connection, MAIN_DB, OpenFlags, params};
 
 use self::cache::Cache;
+use self::errors::{io_error, sql_error};
 use self::known::Known;
 use self::place::Place;
 use self::seat::{Seat, real_path};
@@ -249,38 +251,6 @@ fn harden(connection: &Connection) -> Result<(), StoreError> {
             .map_err(sql_error)?;
     }
     Ok(())
-}
-
-fn io_error(error: std::io::Error) -> StoreError {
-    match error.kind() {
-        std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
-            StoreError::ReadOnly {
-                reason: error.to_string(),
-            }
-        }
-        std::io::ErrorKind::StorageFull => StoreError::Full,
-        _ => StoreError::Io {
-            reason: error.to_string(),
-        },
-    }
-}
-
-/// What an SQLite failure means to a caller.
-fn sql_error(error: rusqlite::Error) -> StoreError {
-    let reason = error.to_string();
-    match error {
-        rusqlite::Error::SqliteFailure(failure, _) => match failure.code {
-            ErrorCode::DiskFull => StoreError::Full,
-            ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => StoreError::Locked { reason },
-            ErrorCode::ReadOnly | ErrorCode::PermissionDenied => StoreError::ReadOnly { reason },
-            ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => StoreError::Corrupt { reason },
-            _ => StoreError::Io { reason },
-        },
-        rusqlite::Error::FromSqlConversionFailure(..) | rusqlite::Error::InvalidColumnType(..) => {
-            StoreError::Corrupt { reason }
-        }
-        _ => StoreError::Io { reason },
-    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
