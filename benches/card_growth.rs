@@ -7,7 +7,8 @@
 //! printed and judged by nobody.
 //!
 //! `cargo bench --bench card_growth` compares a hundred thousand cards with a thousand;
-//! `-- --cards 1000000` takes a while and about 4 GB.
+//! `-- --cards 1000000` takes a while and about 4 GB. With `--by-statement` it is printed as well
+//! how many pages each statement was the first to need.
 
 #[path = "support/transfers.rs"]
 mod transfers;
@@ -15,6 +16,7 @@ mod transfers;
 #[allow(dead_code, reason = "the other bench of growth reads the statements")]
 mod watch;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -222,17 +224,40 @@ fn median(mut times: Vec<Duration>) -> Duration {
     times[times.len() / 2]
 }
 
+/// The pages that each statement was the first to need, of a charge where there are few cards and
+/// where there are many.
+fn print_statements(of: &[BTreeMap<String, Work>; 2]) {
+    let all: BTreeSet<&String> = of.iter().flat_map(BTreeMap::keys).collect();
+    for sql in all {
+        let [few, many] = of.each_ref().map(|works| {
+            let work = works.get(sql).copied().unwrap_or_default();
+            work.pages as f64 / TIMES as f64
+        });
+        let words: Vec<&str> = sql.split_whitespace().collect();
+        let words: String = words.join(" ").chars().take(120).collect();
+        println!("{few:6.2} {many:6.2}  {words}");
+    }
+}
+
 async fn run(folder: &Path, cards: usize) -> Done<bool> {
     watch::watch_new_connections();
     let mut few = Books::with(&folder.join("few.db"), FEW).await?;
     let mut many = Books::with(&folder.join("many.db"), cards).await?;
     let (mut works, mut times) = ([Work::default(); 2], [Vec::new(), Vec::new()]);
+    let mut statements = [BTreeMap::new(), BTreeMap::new()];
+    watch::by_statement();
     for _ in 0..TIMES {
         for (place, books) in [&mut few, &mut many].into_iter().enumerate() {
             let (time, work) = books.charge().await?;
             works[place] += work;
             times[place].push(time);
+            for (sql, work) in watch::by_statement() {
+                *statements[place].entry(sql).or_default() += work;
+            }
         }
+    }
+    if std::env::args().any(|argument| argument == "--by-statement") {
+        print_statements(&statements);
     }
     let [young, old] = works;
     let [few_time, many_time] = times.map(median);

@@ -19,6 +19,7 @@ mod shop;
 #[path = "support/transfers.rs"]
 mod transfers;
 #[path = "support/watch.rs"]
+#[allow(dead_code, reason = "the growth of cards is told by the statement")]
 mod watch;
 
 use std::path::{Path, PathBuf};

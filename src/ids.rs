@@ -107,6 +107,8 @@ entity_ids! {
     WalletId = "wal";
     /// A spend of a wallet.
     SpendId = "spd";
+    /// All that the node has on its way to somebody's own wallet.
+    DrainId = "drain";
     /// Capital that the operator moved.
     CapitalId = "cap";
 }

@@ -57,6 +57,7 @@ const KINDS: &[(&str, Time, Needs)] = &[
     (settlement::CHECK_JOB, Time::Clock, Needs::Node),
     (cards::CHECK_JOB, Time::Clock, Needs::Node),
     (refunds::CHECK_JOB, Time::Clock, Needs::Node),
+    (chain::DRAIN_JOB, Time::Clock, Needs::Node),
     (chain::WATCH_JOB, Time::Clock, Needs::Chain),
     (chain::BROADCAST_JOB, Time::Clock, Needs::Chain),
     (refunds::FOLLOW_JOB, Time::Clock, Needs::Chain),
@@ -69,8 +70,9 @@ const BEHIND_MS: i64 = 1_000;
 /// differ by, or a clock is set by now and then, puts nothing off.
 const PUT_OFF_MS: i64 = 60_000;
 
-/// The most pages of jobs that are looked at then.
-const MOST_PAGES: usize = 100;
+/// The most pages of jobs of one kind that are looked at then: those of another kind do not wait for
+/// however many there are of it.
+const MOST_PAGES: usize = 20;
 
 /// What was done.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -96,52 +98,61 @@ fn kinds(is_so: impl Fn(Time, Needs) -> bool) -> Vec<&'static str> {
     kinds.map(|(kind, ..)| *kind).collect()
 }
 
+/// Whether what a job needs is not here.
+fn is_away(core: &Core, needs: Needs) -> bool {
+    match needs {
+        Needs::Nothing => false,
+        Needs::Node => core.node_is_away(),
+        Needs::Chain => core.chain.is_none() || !cfg!(feature = "chain"),
+    }
+}
+
+/// Takes a page of what is due.
+async fn take(core: &Core, due_by_ms: i64, except: &[&str]) -> Result<Vec<DueJob>, StoreError> {
+    let lasts_ms = core.settings.job_lease_ms.max(0).unsigned_abs();
+    let lasts = Duration::from_millis(lasts_ms);
+    let leased = core.store.lease_due(due_by_ms, lasts, except, MAX_JOBS);
+    leased.await
+}
+
+/// How far the clock is behind the books.
+fn behind_ms(core: &Core) -> i64 {
+    let now_ms = core.clock.now_ms();
+    core.commit_time_ms().saturating_sub(now_ms)
+}
+
 /// Takes what is due now.
 async fn lease(core: &Core) -> Result<Vec<DueJob>, StoreError> {
     let (now_ms, books_ms) = (core.clock.now_ms(), core.commit_time_ms());
-    let has_chain = core.chain.is_some() && cfg!(feature = "chain");
-    let away = |needs| match needs {
-        Needs::Nothing => false,
-        Needs::Node => core.node_is_away(),
-        Needs::Chain => !has_chain,
-    };
-    let lasts_ms = core.settings.job_lease_ms.max(0).unsigned_abs();
-    let lasts = Duration::from_millis(lasts_ms);
-    let take = async |due_by_ms, except: &[&str]| {
-        let leased = core.store.lease_due(due_by_ms, lasts, except, MAX_JOBS);
-        leased.await
-    };
+    let away = |needs| is_away(core, needs);
     let all = kinds(|_, needs| away(needs));
     // A clock that is not believed makes nothing due. One that is not the store's own may differ from
     // it by less.
     let is_ahead = now_ms.saturating_sub(books_ms) > MOST_AHEAD_MS;
-    let mut leased = take(if is_ahead { books_ms } else { now_ms }, &all).await?;
-    let behind_ms = books_ms.saturating_sub(now_ms);
-    if behind_ms > BEHIND_MS {
+    let mut leased = take(core, if is_ahead { books_ms } else { now_ms }, &all).await?;
+    if behind_ms(core) > BEHIND_MS {
         // The clock was set back: what ends by the time of the books has ended all the same.
         let books = kinds(|time, needs| away(needs) || time == Time::Clock);
-        leased.extend(take(books_ms, &books).await?);
+        leased.extend(take(core, books_ms, &books).await?);
     }
-    if behind_ms <= PUT_OFF_MS {
-        core.sweeps.ended();
-        return Ok(leased);
-    }
-    // While it was ahead it has put off whatever goes by it until then. All of that asks, or looks,
-    // and sets itself anew.
-    let sweep = Sweep {
-        at_ms: core.clock.steady_ms(),
-        without_node: core.node_is_away(),
-    };
-    if core.sweeps.is_due(sweep) {
-        let clock = kinds(|time, needs| away(needs) || time == Time::Books);
-        for _ in 0..MOST_PAGES {
-            let page = take(i64::MAX, &clock).await?;
-            if page.is_empty() {
-                break;
-            }
-            leased.extend(page);
+    Ok(leased)
+}
+
+/// Takes what a clock that was ahead may have put off, of one kind: all that goes by it. Each of them
+/// asks, or looks, and sets itself anew.
+async fn put_off(core: &Core, kind: &str) -> Result<Vec<DueJob>, StoreError> {
+    let others: Vec<&str> = KINDS
+        .iter()
+        .map(|(other, ..)| *other)
+        .filter(|other| *other != kind)
+        .collect();
+    let mut leased = Vec::new();
+    for _ in 0..MOST_PAGES {
+        let page = take(core, i64::MAX, &others).await?;
+        if page.is_empty() {
+            break;
         }
-        core.sweeps.made(sweep);
+        leased.extend(page);
     }
     Ok(leased)
 }
@@ -152,9 +163,32 @@ pub(crate) async fn run_due(core: &Arc<Core>, handles: Handles<'_>) -> Result<Jo
         let before_ms = core.commit_time_ms().saturating_sub(keep_ms);
         core.store.forget_answers(before_ms, MAX_FORGOTTEN).await?;
     }
-    let leased = lease(core).await?;
     let mut run = JobsRun::default();
-    for job in leased {
+    do_all(core, lease(core).await?, handles, &mut run).await?;
+    if behind_ms(core) <= PUT_OFF_MS {
+        core.sweeps.ended();
+        return Ok(run);
+    }
+    let sweep = Sweep {
+        at_ms: core.clock.steady_ms(),
+        without_node: core.node_is_away(),
+    };
+    if core.sweeps.is_due(sweep) {
+        for kind in kinds(|time, needs| time == Time::Clock && !is_away(core, needs)) {
+            do_all(core, put_off(core, kind).await?, handles, &mut run).await?;
+        }
+        core.sweeps.made(sweep);
+    }
+    Ok(run)
+}
+
+async fn do_all(
+    core: &Arc<Core>,
+    jobs: Vec<DueJob>,
+    handles: Handles<'_>,
+    run: &mut JobsRun,
+) -> Result<(), Error> {
+    for job in jobs {
         match do_job(core, &job, handles).await {
             Ok(()) => run.done += 1,
             // The node was lost in between: whoever has it now gets the job at once.
@@ -166,7 +200,7 @@ pub(crate) async fn run_due(core: &Arc<Core>, handles: Handles<'_>) -> Result<Jo
                 .push((format!("{} {}", job.kind, job.object), error)),
         }
     }
-    Ok(run)
+    Ok(())
 }
 
 async fn do_job(core: &Arc<Core>, job: &DueJob, handles: Handles<'_>) -> Result<(), Error> {
@@ -199,6 +233,11 @@ async fn do_job(core: &Arc<Core>, job: &DueJob, handles: Handles<'_>) -> Result<
         chain::WATCH_JOB => wallets_of(core, invoices).watch().await,
         #[cfg(feature = "chain")]
         refunds::FOLLOW_JOB => wallets_of(core, invoices).check_refund(object(job)?).await,
+        #[cfg(feature = "chain")]
+        chain::DRAIN_JOB => {
+            let wallets = wallets_of(core, invoices);
+            wallets.go_on_draining(object(job)?).await
+        }
         #[cfg(feature = "chain")]
         chain::BROADCAST_JOB => wallets_of(core, invoices).broadcast(object(job)?).await,
         _ => Err(unreadable(job)),

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use flashkit::Settings;
 use flashkit::cards::{CardLimits, ChargeCard};
-use flashkit::ledger::Account;
+use flashkit::ledger::{Account, Side};
 use flashkit::ports::{Clock, SystemClock};
 use flashkit::reports::{HeadKey, SignedHeads};
 use flashkit::settlement::CreateMerchant;
@@ -152,7 +152,7 @@ async fn an_old_answer_is_forgotten_and_the_command_is_still_done_once() {
         keep_answers_ms: Some(86_400_000),
         ..Settings::default()
     };
-    let engine = flashkit::Engine::builder(store, shop::master())
+    let engine = flashkit::Engine::builder(store.clone(), shop::master())
         .clock(clock.clone())
         .settings(settings)
         .open()
@@ -167,10 +167,23 @@ async fn an_old_answer_is_forgotten_and_the_command_is_still_done_once() {
     let issuer = engine.issuer();
     let settlement = engine.settlement();
     let first = settlement.create(&issuer, command.clone()).await.unwrap();
+    let till = shop::merchant(&engine, "Barber").await.till;
+    let mut card = shop::card(&engine, shop::UID, CardLimits::default()).await;
+    shop::fund(&*store, 1, card.id, 1_000 * SAT).await;
+    let charge = ChargeCard {
+        key: key("charge"),
+        tap: card.chip.tap(),
+        price: sat(100),
+        reference: "lunch".to_owned(),
+        pin: None,
+    };
+    let charged = engine.cards().charge(&till, charge.clone()).await.unwrap();
     clock.advance(Duration::from_secs(86_400 - 1));
     engine.run_due_jobs().await.unwrap();
     let again = settlement.create(&issuer, command.clone()).await.unwrap();
     assert_eq!(again, first);
+    let again = engine.cards().charge(&till, charge.clone()).await.unwrap();
+    assert_eq!(again, charged);
     clock.advance(Duration::from_secs(2));
     engine.run_due_jobs().await.unwrap();
     let late = settlement.create(&issuer, command.clone()).await;
@@ -181,6 +194,17 @@ async fn an_old_answer_is_forgotten_and_the_command_is_still_done_once() {
     };
     let reused = settlement.create(&issuer, other).await;
     assert_eq!(reused.unwrap_err().code(), "command.key_reused");
+    // And money moves once, by its key and, under any other one, by what it claimed.
+    let late = engine.cards().charge(&till, charge.clone()).await;
+    assert_eq!(late.unwrap_err().code(), "command.answer_forgotten");
+    let other = ChargeCard {
+        key: key("another"),
+        ..charge
+    };
+    let late = engine.cards().charge(&till, other).await;
+    assert_eq!(late.unwrap_err().code(), "card.tap_replayed");
+    let held = store.balance(&Account::card_balance(card.id)).await;
+    assert_eq!(held.unwrap().posted(Side::Credit), i128::from(900 * SAT));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -204,4 +228,39 @@ async fn the_past_is_as_it_was() {
     assert_eq!(at(SystemClock.now_ms()).await, 500 * SAT);
     let refused = reports.balance_at(&card.holder, account, before_ms).await;
     assert_eq!(refused.unwrap_err().code(), "access.not_allowed");
+}
+
+/// A reader of events that was further than the books are, which came back from a backup: it does not
+/// stand beyond their end, where it would miss what happens next.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_does_not_go_on_beyond_the_end_of_restored_books() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name);
+    let store = SqliteStore::open(file("books.db"), Arc::new(SystemClock)).unwrap();
+    let engine = shop::engine_on(Arc::new(store.clone()), None).await;
+    shop::merchant(&engine, "Cookshop").await;
+    store.backup(file("morning.db")).await.unwrap();
+    shop::merchant(&engine, "Barber").await;
+    let all = engine.events().next(&engine.issuer(), "printer", 100).await;
+    let last = all.unwrap().last().unwrap().position;
+    engine.stop().await.unwrap();
+
+    let store = SqliteStore::open(file("morning.db"), Arc::new(SystemClock)).unwrap();
+    let engine = shop::engine_on(Arc::new(store), None).await;
+    let (events, issuer) = (engine.events(), engine.issuer());
+    let refused = events.acknowledge(&issuer, "printer", last).await;
+    assert_eq!(refused.unwrap_err().code(), "command.out_of_bounds");
+    let page = events.next(&issuer, "printer", 100).await.unwrap();
+    let here = page.last().unwrap().position;
+    assert!(here < last);
+    for position in [here, 0] {
+        events
+            .acknowledge(&issuer, "printer", position)
+            .await
+            .unwrap();
+    }
+    shop::merchant(&engine, "Hardware").await;
+    let page = events.next(&issuer, "printer", 100).await.unwrap();
+    assert!(page.iter().any(|event| event.kind == "merchant.created"));
+    engine.stop().await.unwrap();
 }

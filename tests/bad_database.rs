@@ -285,10 +285,10 @@ fn another_programs_file_is_left_alone() {
 async fn a_newer_schema_is_refused() {
     let books = Books::closed().await;
     let newer = rusqlite::Connection::open(&books.file).unwrap();
-    newer.pragma_update(None, "user_version", 4).unwrap();
+    newer.pragma_update(None, "user_version", 5).unwrap();
     newer.close().unwrap();
     let error = books.refused("a newer schema", &["store.newer_schema"]);
-    assert_eq!(error, StoreError::NewerSchema { found: 4, known: 3 });
+    assert_eq!(error, StoreError::NewerSchema { found: 5, known: 4 });
     // Also one that a crash left with a log beside it: it belongs to whoever wrote it.
     let newer = rusqlite::Connection::open(&books.file).unwrap();
     newer.pragma_update(None, "journal_mode", "WAL").unwrap();

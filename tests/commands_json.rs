@@ -1205,6 +1205,55 @@ async fn checkout_records() {
 }
 
 #[cfg(feature = "chain")]
+fn draining() {
+    use flashkit::ids::{DrainId, SpendId};
+    use flashkit::wallets::{
+        ChannelEnd, DrainNode, DrainSend, DrainState, DrainWait, DrainedChannel, NodeDrain,
+    };
+
+    let value = check(&DrainNode {
+        key: key("drain"),
+        address: "bcrt1".to_owned(),
+        fee_sat_per_kvb: None,
+        force: false,
+        even_if_owed: false,
+    });
+    assert_eq!(value.as_object().map(|fields| fields.len()), Some(2));
+    check(&NodeDrain {
+        id: DrainId::from_parts(1, [1; 10]),
+        state: DrainState::Sweeping,
+        waits_for: vec![DrainWait::Confirmations],
+        address: "bcrt1".to_owned(),
+        fee_sat_per_kvb: Some(2_000),
+        force: true,
+        channels_msat: 1,
+        closing_msat: 2,
+        onchain_msat: 3,
+        channels: vec![DrainedChannel {
+            channel: "1".to_owned(),
+            peer_node_id: "02".to_owned(),
+            ours_msat: 1,
+            end: ChannelEnd::Asked,
+            asked_at_ms: Some(1),
+            refusal: Some("away".to_owned()),
+        }],
+        sends: vec![DrainSend {
+            txid: "00".to_owned(),
+            of_msat: 1,
+            amount_msat: Some(1),
+            fee_msat: None,
+            is_confirmed: false,
+            sent_at_ms: 1,
+        }],
+        spends: vec![SpendId::from_parts(1, [1; 10])],
+        refusal: None,
+        closing_fees_msat: Some(1),
+        started_at_ms: 1,
+        done_at_ms: None,
+    });
+}
+
+#[cfg(feature = "chain")]
 #[test]
 fn wallet_commands() {
     use flashkit::ids::{SpendId, WalletId};
@@ -1295,6 +1344,7 @@ fn wallet_commands() {
             onchain_msat: 1,
         }),
     });
+    draining();
     check(&ImportLabels {
         key: key("labels"),
         wallet,

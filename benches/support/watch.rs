@@ -1,7 +1,7 @@
 //! What SQLite does for us, seen through its own counters: every connection of this process tells
 //! of each statement when it ends (<https://sqlite.org/c3ref/trace_v2.html>).
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::ops::AddAssign;
 use std::path::Path;
@@ -45,6 +45,8 @@ impl AddAssign for Work {
 struct Seen {
     work: Work,
     statements: BTreeSet<String>,
+    /// What each statement needed since the last call of [`by_statement`].
+    works: BTreeMap<String, Work>,
     /// Connections that have forgotten their pages since the last call of [`take`].
     cold: HashSet<usize>,
 }
@@ -70,6 +72,11 @@ pub fn take() -> Work {
     let seen = seen.get_or_insert_default();
     seen.cold.clear();
     std::mem::take(&mut seen.work)
+}
+
+/// What each statement needed since the last call.
+pub fn by_statement() -> BTreeMap<String, Work> {
+    std::mem::take(&mut seen().get_or_insert_default().works)
 }
 
 /// Forgets the statements that have run.
@@ -144,13 +151,15 @@ unsafe extern "C" fn traced(
         }
         let counted = |what| i64::from(ffi::sqlite3_stmt_status(statement, what, 1));
         let (hits, misses) = page_counts(connection);
-        seen.work += Work {
+        let work = Work {
             steps: counted(ffi::SQLITE_STMTSTATUS_VM_STEP),
             pages: misses,
             visits: hits + misses,
             scanned: counted(ffi::SQLITE_STMTSTATUS_FULLSCAN_STEP),
         };
+        seen.work += work;
         let sql = CStr::from_ptr(ffi::sqlite3_sql(statement)).to_string_lossy();
+        *seen.works.entry(sql.clone().into_owned()).or_default() += work;
         if !seen.statements.contains(sql.as_ref()) {
             seen.statements.insert(sql.into_owned());
         }

@@ -38,6 +38,7 @@ pub use types::{BlockId, FeeRates, KnownTransaction, MerkleBranch, SeenTransacti
 /// The job that looks at the chain, and the one that broadcasts a spend.
 pub(crate) const WATCH_JOB: &str = "chain.watch";
 pub(crate) const BROADCAST_JOB: &str = "chain.broadcast";
+pub(crate) const DRAIN_JOB: &str = "chain.drain_node";
 
 /// Where the engine reads the chain and hands transactions in.
 ///

@@ -2,6 +2,7 @@
 
 mod command;
 mod documents;
+mod draining;
 mod secrets;
 mod sweep;
 mod turns;
@@ -16,6 +17,8 @@ pub use secrets::MasterSecret;
 
 pub(crate) use command::{Caller, Decision, Executed, check_text, unreadable};
 pub(crate) use documents::{Loaded, emit, put};
+#[cfg(feature = "chain")]
+pub(crate) use draining::draining;
 pub(crate) use secrets::Secrets;
 pub(crate) use sweep::{Sweep, Sweeps};
 pub(crate) use turns::{Turn, Turns};
@@ -87,7 +90,8 @@ pub struct CardPaymentSettings {
     /// The proportional part, in hundredths of a percent of what is paid; 0 to 10,000.
     pub route_bps: u32,
     /// True when the card bears what the route costs: it is set aside beside the amount, and what
-    /// the route does not cost comes back. False when the operator does.
+    /// the route does not cost comes back. False when the operator does, of what a till asked for;
+    /// where no till took a tap it is always the card. A card's program can say otherwise of tills.
     pub card_bears_route: bool,
     /// How many payments of a card may be on their way at once.
     pub max_in_flight: u32,

@@ -56,17 +56,25 @@ impl Events {
         Ok(self.core.store.events(cursor, limit).await?)
     }
 
-    /// The reader has dealt with everything up to this position. Never moves back. Issuer only.
+    /// The reader has dealt with everything up to this position. Never moves back, nor beyond the
+    /// last event: a reader that was further than the books are now, which came back from a backup,
+    /// would miss what happens next. Issuer only.
     ///
     /// # Errors
-    /// As for [`next`](Self::next).
+    /// `command.out_of_bounds` as well for a position that no event has reached; else as for
+    /// [`next`](Self::next).
     pub async fn acknowledge(
         &self,
         credential: &Credential,
         reader: &str,
         position: i64,
     ) -> Result<(), Error> {
-        self.cursor(credential, reader).await?;
+        let cursor = self.cursor(credential, reader).await?;
+        let before = position.saturating_sub(1);
+        if position > cursor && self.core.store.events(before, 1).await?.is_empty() {
+            let (field, bounds) = ("position", "0 to the last event's");
+            return Err(CommandError::OutOfBounds { field, bounds }.into());
+        }
         Ok(self.core.store.acknowledge(reader, position).await?)
     }
 

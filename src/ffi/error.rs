@@ -194,6 +194,8 @@ const CODES: &[(&str, Kind)] = &[
     ("lightning.stale_state", Kind::Storage),
     ("lightning.start_failed", Kind::Unavailable),
     ("lightning.unknown", Kind::Unavailable),
+    ("lightning.unsupported", Kind::Declined),
+    ("lightning.draining", Kind::Unavailable),
     ("lightning.wrong_network", Kind::InvalidInput),
     ("money.above_cap", Kind::InvalidInput),
     ("money.bad_number", Kind::InvalidInput),
@@ -302,6 +304,11 @@ const CODES: &[(&str, Kind)] = &[
     ("wallet.foreign_psbt", Kind::InvalidInput),
     ("wallet.not_signed", Kind::InvalidInput),
     ("wallet.bad_label", Kind::InvalidInput),
+    ("wallet.own_address", Kind::InvalidInput),
+    ("wallet.owed", Kind::Declined),
+    ("wallet.books_differ", Kind::Declined),
+    ("wallet.draining", Kind::Conflict),
+    ("wallet.drain_not_found", Kind::NotFound),
 ];
 
 fn listed(code: &str) -> Option<Kind> {

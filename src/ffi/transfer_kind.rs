@@ -19,6 +19,8 @@ macro_rules! transfer_kinds {
 transfer_kinds! {
     /// The operator put money in or took it out.
     Capital,
+    /// The node's money that came out of its channels into its wallet on chain.
+    ChannelClosed,
     /// A sale that was paid over Lightning.
     Sale,
     /// A card that was topped up.
@@ -73,7 +75,7 @@ transfer_kinds! {
     Refund,
     /// What somebody owed, out of what came in.
     Recovered,
-    /// What a transaction cost that paid somebody back.
+    /// What a transaction on chain cost.
     ChainFee,
     /// What the operator keeps of a sale that was paid to the merchant's own wallet.
     OwnWalletFee,

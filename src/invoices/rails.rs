@@ -12,9 +12,7 @@ use crate::chain::ChainError;
 use crate::core::Loaded;
 use crate::ids::InvoiceId;
 use crate::ledger::Step;
-use crate::lightning::{
-    InvoiceRequest, LightningError, LightningNode, OfferRequest, PaymentHash, Preimage,
-};
+use crate::lightning::{InvoiceRequest, LightningError, OfferRequest, PaymentHash, Preimage};
 
 /// An output of less than this is not relayed (Bitcoin Core, P2PKH at 3 sat a byte).
 const DUST_SAT: i64 = 546;
@@ -96,7 +94,7 @@ impl Invoices {
     ) -> Result<LightningRail, Error> {
         let node = self.core.node()?;
         let amount_msat = (!invoice.is_open_amount()).then(|| invoice.due_msat());
-        let opened_for_at_most_msat = match require_inbound(node.as_ref(), amount_msat).await {
+        let opened_for_at_most_msat = match self.require_inbound(amount_msat).await {
             Ok(()) => None,
             Err(Error::Lightning(LightningError::NoInboundCapacity { .. }))
                 if invoice.options.just_in_time_max_fee_msat.is_some() =>
@@ -135,7 +133,7 @@ impl Invoices {
     async fn make_offer(&self, invoice: &mut Invoice, expiry_seconds: u32) -> Result<(), Error> {
         let node = self.core.node()?;
         let amount_msat = (!invoice.is_open_amount()).then(|| invoice.due_msat());
-        require_inbound(node.as_ref(), amount_msat).await?;
+        self.require_inbound(amount_msat).await?;
         let request = OfferRequest {
             amount_msat,
             description: invoice.description.clone(),
@@ -225,7 +223,9 @@ impl Invoices {
                 Ok(rail) => renewed = rail,
                 // The other rails go on, and this one when there is room: at the latest the end of
                 // the invoice's time is the end of it.
-                Err(Error::Lightning(LightningError::NoInboundCapacity { .. })) => {
+                Err(Error::Lightning(
+                    LightningError::NoInboundCapacity { .. } | LightningError::Draining,
+                )) => {
                     let at_ms = self.core.clock.now_ms().saturating_add(ROOM_AGAIN_MS);
                     done = steps::later(RAIL_JOB, &invoice.value, at_ms);
                 }
@@ -281,18 +281,22 @@ impl Invoices {
         let found = self.core.find(INVOICES, "payment_hash", &key).await?;
         Ok(found.map(super::upgraded))
     }
-}
 
-/// The channels can take the amount in, or where whoever pays chooses it, anything at all.
-async fn require_inbound(node: &dyn LightningNode, amount_msat: Option<i64>) -> Result<(), Error> {
-    let asked_msat = amount_msat.unwrap_or(1);
-    let available_msat = node.inbound_capacity_msat().await?;
-    if asked_msat <= available_msat {
-        return Ok(());
+    /// The channels can take the amount in, or where whoever pays chooses it, anything at all.
+    async fn require_inbound(&self, amount_msat: Option<i64>) -> Result<(), Error> {
+        let asked_msat = amount_msat.unwrap_or(1);
+        let available_msat = self.core.node()?.inbound_capacity_msat().await?;
+        if asked_msat <= available_msat {
+            return Ok(());
+        }
+        // Nor is a channel opened just in time for it.
+        if self.core.draining().await?.value.is_some() {
+            return Err(LightningError::Draining.into());
+        }
+        Err(LightningError::NoInboundCapacity {
+            asked_msat,
+            available_msat,
+        }
+        .into())
     }
-    Err(LightningError::NoInboundCapacity {
-        asked_msat,
-        available_msat,
-    }
-    .into())
 }

@@ -28,6 +28,8 @@ stored_by_name! {
     TransferKind {
         /// The operator put money in or took it out.
         Capital = "capital",
+        /// The node's money that came out of its channels into its wallet on chain.
+        ChannelClosed = "channel_closed",
         /// A sale that was paid over Lightning.
         Sale = "sale",
         /// A card that was topped up.
@@ -66,7 +68,7 @@ stored_by_name! {
         RoutingFee = "routing_fee",
         /// What a liquidity provider kept of a payment for the channel it opened for it.
         LiquidityFee = "liquidity_fee",
-        /// What a transaction cost that paid somebody back.
+        /// What a transaction on chain cost.
         ChainFee = "chain_fee",
         /// What the operator keeps of a sale that was paid to the merchant's own wallet.
         OwnWalletFee = "own_wallet_fee",

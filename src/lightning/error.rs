@@ -71,6 +71,16 @@ pub enum LightningError {
         /// What the store said.
         reason: String,
     },
+    /// This kind of node cannot be asked that. `lightning.unsupported`.
+    #[error("this kind of node cannot be asked {what}")]
+    Unsupported {
+        /// What.
+        what: String,
+    },
+    /// The node gives up its channels and all it has: nothing is made any more that would be paid
+    /// through them. `lightning.draining`.
+    #[error("the node gives up its channels")]
+    Draining,
     /// It is not known whether the call had its effect. Ask again. `lightning.unknown`, retryable.
     #[error("it is not known whether the node did this: {reason}")]
     Unknown {
@@ -94,6 +104,8 @@ impl LightningError {
             Self::Displaced { .. } => "lightning.displaced",
             Self::StaleState { .. } => "lightning.stale_state",
             Self::StartFailed { .. } => "lightning.start_failed",
+            Self::Unsupported { .. } => "lightning.unsupported",
+            Self::Draining => "lightning.draining",
             Self::Unknown { .. } => "lightning.unknown",
         }
     }

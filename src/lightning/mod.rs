@@ -6,6 +6,7 @@
 //!
 //! Adapters: [`ldk`] (a real node in this process) and `testkit`'s simulated network.
 
+mod closing;
 mod error;
 #[cfg(feature = "ldk")]
 pub mod ldk;
@@ -16,6 +17,7 @@ mod types;
 
 use async_trait::async_trait;
 
+pub use closing::{OnchainSend, OnchainWallet, OpenChannel};
 pub use error::LightningError;
 pub use recovery::LostChannel;
 pub use types::{
@@ -145,7 +147,59 @@ pub trait LightningNode: Send + Sync {
         })
     }
 
+    /// The channels that are open.
+    ///
+    /// # Errors
+    /// [`LightningError::Unsupported`] of a node whose channels others look after.
+    async fn open_channels(&self) -> Result<Vec<OpenChannel>, LightningError> {
+        unsupported("to tell its channels")
+    }
+
+    /// Closes one of [`open_channels`](Self::open_channels): together with the peer, or where it is
+    /// forced by broadcasting the own last state, after which our part is locked for a day or more.
+    /// What is ours comes to the node's own wallet by itself.
+    ///
+    /// # Errors
+    /// [`LightningError::Refused`] of what cannot be closed now, because its peer is away for
+    /// example; [`LightningError::Unsupported`].
+    async fn close_open_channel(&self, channel: &str, force: bool) -> Result<(), LightningError> {
+        let _ = (channel, force);
+        unsupported("to close channels")
+    }
+
+    /// The node's own wallet on chain, after a look at the chain that began with this call.
+    ///
+    /// # Errors
+    /// [`LightningError::Unsupported`] of a node that has none.
+    async fn onchain_wallet(&self) -> Result<OnchainWallet, LightningError> {
+        unsupported("to tell its wallet on chain")
+    }
+
+    /// Sends all that the node's own wallet has to an address, but for what it keeps there to get
+    /// its part out of channels that are open; of one without channels nothing is kept. The fee is
+    /// in satoshis for 1,000 virtual bytes, 1,000 to 1,000,000, or what the node thinks right.
+    /// Answers the transaction's id: it is broadcast, and in a block when the chain says so.
+    ///
+    /// The books are told by whoever asked, as of all that enters and leaves this wallet. Asked
+    /// again where it is not known what came of it, it sends what is there then.
+    ///
+    /// # Errors
+    /// [`LightningError::Refused`] where nothing was sent; [`LightningError::Unsupported`].
+    async fn send_all_onchain(
+        &self,
+        address: &str,
+        fee_sat_per_kvb: Option<u64>,
+    ) -> Result<String, LightningError> {
+        let _ = (address, fee_sat_per_kvb);
+        unsupported("to send on chain")
+    }
+
     /// Drops the event that `next_event` returned; called after the engine's commit, once an
     /// event.
     async fn acknowledge(&self) -> Result<(), LightningError>;
+}
+
+fn unsupported<T>(what: &str) -> Result<T, LightningError> {
+    let what = what.to_owned();
+    Err(LightningError::Unsupported { what })
 }

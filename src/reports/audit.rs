@@ -1,5 +1,8 @@
 //! The books beside themselves and beside the world.
 
+#[cfg(feature = "chain")]
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::{JournalVerdict, Reports};
@@ -144,31 +147,23 @@ impl Reports {
         let core = &self.core;
         let (mut controls, mut untied) = (Vec::new(), Vec::new());
         let moment = self.at_one_moment().await?;
-        let (in_blocks_msat, waiting_msat) = moment.in_wallets;
-        let wallets_msat = in_blocks_msat.saturating_add(waiting_msat);
-        let known = [(0, 0), (wallets_msat, waiting_msat)];
-        for ((account, balance), (known_msat, waiting_msat)) in
-            moment.accounts.into_iter().zip(known)
-        {
-            let node = match &moment.node {
-                Ok(node) => node,
-                Err(code) => {
+        match moment.node {
+            Ok(node) => {
+                for mut control in tied(node, moment.in_wallets, moment.accounts) {
+                    let (account, differs) = (control.account, !control.is_explained());
+                    control.since_ms = core.remember("world", account, differs, now_ms).await?;
+                    controls.push(control);
+                }
+            }
+            Err(code) => {
+                let (in_blocks_msat, waiting_msat) = moment.in_wallets;
+                let known = [0, in_blocks_msat.saturating_add(waiting_msat)];
+                for ((account, balance), known_msat) in moment.accounts.into_iter().zip(known) {
                     let since_ms = core.differs_since("world", account).await?;
                     let control = control(account, balance, known_msat);
                     untied.push(not_tied(control, code, since_ms));
-                    continue;
                 }
-            };
-            let of_node_msat = match account == Account::node_channels() {
-                true => node.channels_msat,
-                false => node.onchain_msat.saturating_add(node.closing_msat),
-            };
-            let mut control = control(account, balance, of_node_msat.saturating_add(known_msat));
-            // What waits for a block is on hold at most.
-            control.incoming_msat = control.incoming_msat.max(waiting_msat);
-            let differs = !control.is_explained();
-            control.since_ms = core.remember("world", account, differs, now_ms).await?;
-            controls.push(control);
+            }
         }
         Ok((controls, untied))
     }
@@ -277,6 +272,20 @@ impl Core {
         }
     }
 
+    /// The control accounts beside what they mirror now; whatever keeps that from being known is
+    /// an error.
+    #[cfg(feature = "chain")]
+    pub(crate) async fn controls_now(self: &Arc<Self>) -> Result<Vec<Control>, Error> {
+        let moment = Reports::new(self.clone()).at_one_moment().await?;
+        let (in_blocks_msat, waiting_msat) = moment.in_wallets;
+        let Ok(node) = moment.node else {
+            // It says itself why.
+            self.node_balances().await?;
+            return Err(crate::core::CommandError::Contended.into());
+        };
+        Ok(tied(node, (in_blocks_msat, waiting_msat), moment.accounts).to_vec())
+    }
+
     /// Since when a difference is there, as the audits before have seen it.
     async fn differs_since(
         &self,
@@ -346,6 +355,23 @@ impl Core {
             }
         }
     }
+}
+
+/// The control accounts beside a node, and what the operator's wallets have in blocks and waiting.
+fn tied(
+    node: NodeBalances,
+    (in_blocks_msat, waiting_msat): (i64, i64),
+    [(channels, in_channels), (onchain, on_chain)]: [(Account, Balance); 2],
+) -> [Control; 2] {
+    let actual_msat = node
+        .onchain_msat
+        .saturating_add(node.closing_msat)
+        .saturating_add(in_blocks_msat)
+        .saturating_add(waiting_msat);
+    let mut onchain = control(onchain, on_chain, actual_msat);
+    // What waits for a block is on hold at most.
+    onchain.incoming_msat = onchain.incoming_msat.max(waiting_msat);
+    [control(channels, in_channels, node.channels_msat), onchain]
 }
 
 fn control(account: Account, balance: Balance, actual_msat: i64) -> Control {

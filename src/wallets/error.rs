@@ -1,7 +1,9 @@
 //! What can be wrong with a wallet or a spend.
 
 use super::model::SpendState;
-use crate::ids::{SpendId, WalletId};
+use crate::ids::{DrainId, SpendId, WalletId};
+use crate::ledger::Account;
+use crate::money::Asset;
 
 /// A wallet could not be added or used. Nothing was changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -85,6 +87,37 @@ pub enum WalletError {
         /// What is missing.
         reason: String,
     },
+    /// The address is one of the node's own keys, which are to be emptied. `wallet.own_address`.
+    #[error("that address is of the node's own keys")]
+    OwnAddress,
+    /// The node has what backs the balances of cards, merchants and rewards, and nobody said that it
+    /// may go all the same. `wallet.owed`.
+    #[error("{} are owed, and the node has what backs that", owed_text(.owed))]
+    Owed {
+        /// What is owed of each asset, in its unit.
+        owed: Vec<(Asset, i64)>,
+    },
+    /// The books and the node do not say the same: what is missing or too much has to be booked
+    /// first, or it would be lost among the fees. `wallet.books_differ`.
+    #[error("the node has {difference_msat} msat more than the books say in {account}")]
+    BooksDiffer {
+        /// Where.
+        account: Account,
+        /// What the node has more; below zero less.
+        difference_msat: i64,
+    },
+    /// The node is being emptied already, to another address. `wallet.draining`.
+    #[error("the node is being emptied to another address by {drain}")]
+    Draining {
+        /// By which.
+        drain: DrainId,
+    },
+    /// No such drain. `wallet.drain_not_found`.
+    #[error("there is no drain {drain}")]
+    DrainNotFound {
+        /// Which.
+        drain: DrainId,
+    },
     /// A line is no label record (BIP 329). `wallet.bad_label`.
     #[error("line {line} is no label record")]
     BadLabel {
@@ -112,7 +145,20 @@ impl WalletError {
             Self::BadPsbt => "wallet.bad_psbt",
             Self::ForeignPsbt => "wallet.foreign_psbt",
             Self::NotSigned { .. } => "wallet.not_signed",
+            Self::OwnAddress => "wallet.own_address",
+            Self::Owed { .. } => "wallet.owed",
+            Self::BooksDiffer { .. } => "wallet.books_differ",
+            Self::Draining { .. } => "wallet.draining",
+            Self::DrainNotFound { .. } => "wallet.drain_not_found",
             Self::BadLabel { .. } => "wallet.bad_label",
         }
     }
+}
+
+fn owed_text(owed: &[(Asset, i64)]) -> String {
+    let owed = owed.iter().map(|(asset, amount)| match asset {
+        Asset::Btc => format!("{amount} msat"),
+        asset => format!("{amount} of {asset}'s smallest unit"),
+    });
+    owed.collect::<Vec<_>>().join(", ")
 }

@@ -8,6 +8,10 @@
 
 mod addresses;
 mod descriptor;
+mod drain_model;
+mod drain_rounds;
+mod drain_rules;
+mod draining;
 mod error;
 mod following;
 mod labels;
@@ -36,6 +40,9 @@ use crate::ledger::{Refusal, Step};
 use crate::settlement;
 
 use descriptor::Descriptors;
+pub use drain_model::{
+    ChannelEnd, DrainNode, DrainSend, DrainState, DrainWait, DrainedChannel, NodeDrain,
+};
 pub use error::WalletError;
 pub use model::{
     AddWallet, BumpSpend, CancelSpend, Coin, ImportLabels, Keychain, LabelsImported, NewAddress,

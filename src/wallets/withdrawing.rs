@@ -23,7 +23,7 @@ impl Wallets {
     /// aside for other spends, and those that cost more than they bring: see
     /// [`Withdrawal::left_sat`]. What the node has in channels, and in the wallet that it opens
     /// them from, is not in any of these wallets: of the node's, [`Withdrawal::node`] says how much
-    /// that is.
+    /// that is, and [`drain_node`](Self::drain_node) takes all of it.
     ///
     /// # Errors
     /// `wallet.not_found`, `wallet.bad_address`, `wallet.wrong_network`,
@@ -159,7 +159,10 @@ impl Wallets {
         Ok(spend)
     }
 
-    async fn decide_part(&self, command: &WithdrawEverything) -> Result<Decision<Spend>, Error> {
+    pub(super) async fn decide_part(
+        &self,
+        command: &WithdrawEverything,
+    ) -> Result<Decision<Spend>, Error> {
         let wallet = self.load(command.wallet).await?;
         let descriptors = self.descriptors(&wallet.value)?;
         let fee_sat_per_kvb = self.fee_or_usual(command.fee_sat_per_kvb).await?;
@@ -203,7 +206,7 @@ fn part_key(key: &IdempotencyKey, number: usize) -> Result<IdempotencyKey, Error
 }
 
 /// Nothing is left that is worth sending, or not for the fee that it would take now.
-fn is_nothing(error: &Error) -> bool {
+pub(super) fn is_nothing(error: &Error) -> bool {
     matches!(
         error,
         Error::Wallet(WalletError::InsufficientFunds { .. } | WalletError::FeeTooHigh { .. })

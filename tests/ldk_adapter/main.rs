@@ -1,6 +1,7 @@
 //! Two real nodes on a chain in this process, behind the Lightning port.
 #![cfg(feature = "ldk")]
 
+mod draining;
 mod records;
 
 use std::net::TcpListener;

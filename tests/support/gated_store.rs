@@ -1,5 +1,6 @@
 //! A store with gates before the commits that deal with a node's event, and before a read.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -18,6 +19,8 @@ pub struct GatedStore {
     store: Arc<dyn Store>,
     gate: Option<Arc<Gate>>,
     pause: Arc<Pause>,
+    /// How many commits it makes before it makes none any more.
+    commits_left: Option<AtomicUsize>,
 }
 
 /// Holds up the first commit of an operation, of a kind of job, or that writes to a collection, until it
@@ -90,26 +93,53 @@ impl Pause {
 
 impl GatedStore {
     pub fn new(store: Arc<dyn Store>, gate: Arc<Gate>) -> Self {
-        let (gate, pause) = (Some(gate), Arc::default());
-        Self { store, gate, pause }
+        Self {
+            gate: Some(gate),
+            ..Self::outliving(store)
+        }
     }
 
     /// With nothing but a pause.
     pub fn pausing(store: Arc<dyn Store>, pause: Arc<Pause>) -> Self {
-        let gate = Some(Arc::default());
-        Self { store, gate, pause }
+        Self {
+            gate: Some(Arc::default()),
+            pause,
+            ..Self::outliving(store)
+        }
     }
 
     /// Without gates, and not closed by an engine that stops: the next one finds it as it was.
     pub fn outliving(store: Arc<dyn Store>) -> Self {
-        let (gate, pause) = (None, Arc::default());
-        Self { store, gate, pause }
+        Self {
+            store,
+            gate: None,
+            pause: Arc::default(),
+            commits_left: None,
+        }
+    }
+
+    /// As of a process that dies: after so many commits nothing is written any more.
+    pub fn dying(store: Arc<dyn Store>, commits: usize) -> Self {
+        Self {
+            commits_left: Some(AtomicUsize::new(commits)),
+            ..Self::outliving(store)
+        }
+    }
+
+    pub fn is_dead(&self) -> bool {
+        let left = self.commits_left.as_ref();
+        left.is_some_and(|left| left.load(Ordering::SeqCst) == 0)
     }
 }
 
 #[async_trait]
 impl Store for GatedStore {
     async fn commit(&self, batch: Batch) -> Result<Commit, CommitError> {
+        if let Some(left) = &self.commits_left {
+            let one_less = |left: usize| left.checked_sub(1);
+            let lives = left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less);
+            lives.map_err(|_| StoreError::Closed)?;
+        }
         self.pause.hold_up(&batch).await;
         // No caller is behind it: an incoming payment is being accepted, or booked.
         if let (Some(gate), None) = (&self.gate, &batch.command) {

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use flashkit::ids::{InvoiceId, MerchantId};
+use flashkit::ids::{BatchId, InvoiceId, MerchantId};
 use flashkit::invoices::{
     ConfirmationTier, CreateInvoice, Custody, Invoice, InvoiceOptions, InvoicePurpose,
     InvoiceState, PaymentRules, Rail,
 };
-use flashkit::ledger::{Account, Side};
+use flashkit::ledger::{Account, Batch, DueJob, Side, Step};
 use flashkit::ports::{Clock, SystemClock};
 use flashkit::store::{MemoryStore, Store};
 use flashkit::testkit::chain::RegtestChain;
@@ -279,6 +279,25 @@ async fn what_a_block_had_in_time_is_in_time_however_late_it_is_seen() {
     }
 }
 
+/// So many invoices that are monitored for a month.
+async fn wait_in_a_month(store: &dyn Store, now_ms: i64, invoices: u64) {
+    let due = |number: u64| {
+        let mut random = [0x77; 10];
+        random[..8].copy_from_slice(&number.to_be_bytes());
+        Step::Due(DueJob {
+            kind: "invoice.monitor".to_owned(),
+            object: InvoiceId::from_parts(2, random).to_string(),
+            due_at_ms: now_ms + 30 * 86_400_000,
+        })
+    };
+    let batch = Batch {
+        id: BatchId::from_parts(2, [0x77; 10]),
+        command: None,
+        steps: (0..invoices).map(due).collect::<Vec<_>>().into(),
+    };
+    store.commit(batch).await.unwrap();
+}
+
 /// A clock that was years ahead for a while puts nothing off until then: not while it is not
 /// believed, and once it was, all is looked at when it is set back, or after a start.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -310,6 +329,8 @@ async fn what_is_watched_is_looked_at_whatever_the_clock_was() {
         assert_eq!(is_ahead, believed);
         clock.jump(right_ms + 800_000);
         if starts {
+            // However many jobs of another kind are due before.
+            wait_in_a_month(&*store, clock.now_ms(), 2_001).await;
             scene = Scene::at(store.clone(), source.clone(), clock.clone()).await;
         }
         let key = format!("sale {number}");

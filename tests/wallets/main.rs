@@ -5,6 +5,7 @@ mod support;
 
 mod bad_input;
 mod corpus;
+mod draining;
 mod facts;
 mod invoices;
 mod racing;

@@ -38,18 +38,32 @@ pub(super) fn node_balances(node: &Node, mempool_has_records: bool) -> NodeBalan
             balances.outbound_capacity_msat += signed(channel.outbound_capacity_msat);
         }
     }
-    let closing_sats: u64 = details
-        .lightning_balances
-        .iter()
-        .filter_map(|balance| closing_sats(balance, &open))
-        .sum::<u64>()
-        + details
-            .pending_balances_from_channel_closures
-            .iter()
-            .filter_map(|sweep| sweep_sats(sweep, node, mempool_has_records))
-            .sum::<u64>();
+    let closings = details.lightning_balances.iter();
+    let sweeps = &details.pending_balances_from_channel_closures;
+    let swept = |in_wallet: bool| {
+        let sweeps = sweeps.iter();
+        let sats = sweeps.filter_map(|sweep| sweep_sats(sweep, node, mempool_has_records));
+        sats.filter(|(_, is_in_wallet)| *is_in_wallet == in_wallet)
+            .map(|(sats, _)| sats)
+            .sum::<u64>()
+    };
+    let closed: u64 = closings.clone().filter_map(|b| closed_sats(b, &open)).sum();
+    let waiting = waiting_sats(&details).saturating_sub(swept(true));
+    let closing_sats = closings.filter_map(closing_sats).sum::<u64>()
+        + closed.saturating_sub(waiting)
+        + swept(false);
     balances.closing_msat = signed(closing_sats.saturating_mul(1_000));
     balances
+}
+
+/// What has come to the wallet and is in no block. The output of a cooperative close is among it as
+/// soon as its transaction is seen, and is told by the channel's monitor until it is in a block: of
+/// that it is counted once. Whatever else comes in that while is not, until its block.
+fn waiting_sats(details: &BalanceDetails) -> u64 {
+    let sure = details
+        .spendable_onchain_balance_sats
+        .saturating_add(details.total_anchor_channels_reserve_sats);
+    details.total_onchain_balance_sats.saturating_sub(sure)
 }
 
 /// What the channels can take in now, without what else the node has: its wallet is counted anew
@@ -161,16 +175,24 @@ fn monitor_balance(channel_id: ChannelId, details: &BalanceDetails) -> Option<Mo
     })
 }
 
-/// What a channel that is no longer open still owes us, in whole satoshis and before the fees of
-/// getting it. HTLCs whose outcome is open (`Maybe…`) are not ours: the engine has them in
-/// flight.
-fn closing_sats(balance: &LightningBalance, open: &HashSet<ChannelId>) -> Option<u64> {
+/// What is ours of a channel whose closing transaction is in no block yet, in whole satoshis.
+fn closed_sats(balance: &LightningBalance, open: &HashSet<ChannelId>) -> Option<u64> {
     match balance {
         LightningBalance::ClaimableOnChannelClose {
             channel_id,
             amount_satoshis,
             ..
         } => (!open.contains(channel_id)).then_some(*amount_satoshis),
+        _ => None,
+    }
+}
+
+/// What a channel that was closed in a block still owes us, in whole satoshis and before the fees
+/// of getting it. HTLCs whose outcome is open (`Maybe…`) are not ours: the engine has them in
+/// flight.
+fn closing_sats(balance: &LightningBalance) -> Option<u64> {
+    match balance {
+        LightningBalance::ClaimableOnChannelClose { .. } => None,
         // The output of a cooperative close is the wallet's own, and counted there from its
         // first confirmation on.
         LightningBalance::ClaimableAwaitingConfirmations {
@@ -191,12 +213,17 @@ fn closing_sats(balance: &LightningBalance, open: &HashSet<ChannelId>) -> Option
     }
 }
 
-/// What is on its way from a closed channel into the wallet and not yet in the wallet's sum.
-fn sweep_sats(sweep: &PendingSweepBalance, node: &Node, mempool_has_records: bool) -> Option<u64> {
+/// What is on its way from a closed channel into the wallet, and whether it is in the wallet's sum
+/// already.
+fn sweep_sats(
+    sweep: &PendingSweepBalance,
+    node: &Node,
+    mempool_has_records: bool,
+) -> Option<(u64, bool)> {
     match sweep {
         PendingSweepBalance::PendingBroadcast {
             amount_satoshis, ..
-        } => Some(*amount_satoshis),
+        } => Some((*amount_satoshis, false)),
         PendingSweepBalance::BroadcastAwaitingConfirmation {
             amount_satoshis,
             latest_spending_txid,
@@ -204,7 +231,7 @@ fn sweep_sats(sweep: &PendingSweepBalance, node: &Node, mempool_has_records: boo
         } => {
             let id = PaymentId(latest_spending_txid.to_byte_array());
             let in_wallet = !mempool_has_records || node.payment(&id).is_some();
-            (!in_wallet).then_some(*amount_satoshis)
+            Some((*amount_satoshis, in_wallet))
         }
         // In the wallet; LDK keeps the entry for 4,032 blocks more.
         PendingSweepBalance::AwaitingThresholdConfirmations { .. } => None,

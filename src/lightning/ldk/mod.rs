@@ -23,6 +23,7 @@
 
 mod ahead;
 mod balances;
+mod closing;
 mod config;
 mod health;
 mod kv;

@@ -6,19 +6,15 @@
 
 use std::str::FromStr;
 
-use ldk_node::UserChannelId;
-use ldk_node::bitcoin::address::NetworkUnchecked;
+use ldk_node::ChannelDetails;
 use ldk_node::bitcoin::secp256k1::PublicKey;
-use ldk_node::bitcoin::{Address, FeeRate};
 use ldk_node::lightning::ln::msgs::SocketAddress;
 
 use super::LdkNode;
 use super::balances::ours_msat;
+use super::closing::{close, user_channel_id};
 use super::records::{node_error, payment_record, refused, signed, unsigned};
 use crate::lightning::{LightningError, PaymentRecord};
-
-/// Fees that somebody may mean: nothing asks back before they are paid.
-const FEES: std::ops::RangeInclusive<u64> = 1_000..=1_000_000;
 
 /// A channel of the node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,37 +65,6 @@ impl LdkNode {
             .map_err(node_error)
     }
 
-    /// Sends all that the node's own on-chain wallet has to an address, but for what it keeps there
-    /// to get its part out of the channels that are open; of one without channels nothing is kept.
-    /// The fee is in satoshis for 1,000 virtual bytes, 1,000 to 1,000,000, or what the node thinks
-    /// right. Returns the transaction's id: it is broadcast, and in a block when the chain says so.
-    ///
-    /// The books are told by whoever asked, as of all that enters and leaves this wallet
-    /// ([`book_capital`](crate::treasury::Treasury::book_capital)). Asked again where it is not
-    /// known what came of it, it sends what is there then.
-    pub async fn send_all_onchain(
-        &self,
-        address: &str,
-        fee_sat_per_kvb: Option<u64>,
-    ) -> Result<String, LightningError> {
-        let found: Address<NetworkUnchecked> = address
-            .parse()
-            .map_err(|_| refused(format!("{address} is no address")))?;
-        if fee_sat_per_kvb.is_some_and(|fee| !FEES.contains(&fee)) {
-            return Err(refused("a fee is 1,000 to 1,000,000 sat per kvB"));
-        }
-        let fee = fee_sat_per_kvb.map(|fee| FeeRate::from_sat_per_kwu(fee.div_ceil(4)));
-        // That it is of the node's network is looked at there.
-        let address = found.assume_checked();
-        self.call(move |node| {
-            let wallet = node.onchain_payment();
-            wallet.send_all_to_address(&address, true, fee)
-        })
-        .await?
-        .map(|txid| txid.to_string())
-        .map_err(node_error)
-    }
-
     /// Connects to a peer and remembers it: the node reconnects by itself, also after a restart.
     pub async fn connect(&self, node_id: &str, address: &str) -> Result<(), LightningError> {
         let (key, address) = (node_key(node_id)?, peer_address(address)?);
@@ -131,32 +96,26 @@ impl LdkNode {
     /// after which our part is locked for a day or more.
     pub async fn close_channel(
         &self,
-        user_channel_id: &str,
+        user_channel_id_text: &str,
         peer_node_id: &str,
         force: bool,
     ) -> Result<(), LightningError> {
-        let peer = node_key(peer_node_id)?;
-        let id: u128 = user_channel_id
-            .parse()
-            .map_err(|_| refused(format!("{user_channel_id} is no channel of ours")))?;
-        let id = UserChannelId(id);
-        let closed = self
-            .call(move |node| {
-                // ldk-node answers Ok for a channel that does not exist.
-                if !node.list_channels().iter().any(|c| c.user_channel_id == id) {
-                    return None;
-                }
-                Some(if force {
-                    node.force_close_channel(&id, peer, None)
-                } else {
-                    node.close_channel(&id, peer)
-                })
-            })
-            .await?;
-        match closed {
-            None => Err(refused(format!("no channel {user_channel_id}"))),
-            Some(result) => result.map_err(node_error),
-        }
+        let (peer, id) = (
+            node_key(peer_node_id)?,
+            user_channel_id(user_channel_id_text)?,
+        );
+        self.call(move |node| {
+            let channels = node.list_channels();
+            let is_it = |c: &ChannelDetails| c.user_channel_id == id;
+            if channels
+                .iter()
+                .any(|c| is_it(c) && c.counterparty_node_id != peer)
+            {
+                return Err(refused(format!("{peer} is not the peer of {}", id.0)));
+            }
+            close(node, id, force)
+        })
+        .await?
     }
 
     /// All channels, those being opened included.

@@ -8,6 +8,7 @@ use ldk_node::lightning::ln::channelmanager::PaymentId;
 use ldk_node::lightning_invoice::Bolt11Invoice;
 
 use super::balances::{inbound_capacity_msat, node_balances};
+use super::closing;
 use super::node::{LdkNode, lock, start_failed};
 use super::payments::{
     claim, create_invoice, create_just_in_time_invoice, create_offer, fail, ldk_hash, pay,
@@ -19,8 +20,8 @@ use super::records::{
 use super::recovery;
 use crate::lightning::{
     Bolt11Details, Dispatch, InvoiceRequest, LightningError, LightningEvent, LightningNode,
-    LostChannel, NodeBalances, NodeTrouble, Offer, OfferRequest, PaymentHash, PaymentRecord,
-    PaymentRequest, Preimage,
+    LostChannel, NodeBalances, NodeTrouble, Offer, OfferRequest, OnchainWallet, OpenChannel,
+    PaymentHash, PaymentRecord, PaymentRequest, Preimage,
 };
 
 #[async_trait]
@@ -145,6 +146,35 @@ impl LightningNode for LdkNode {
     async fn best_block_height(&self) -> Result<Option<u32>, LightningError> {
         self.call(|node| Some(node.status().current_best_block.height))
             .await
+    }
+
+    async fn open_channels(&self) -> Result<Vec<OpenChannel>, LightningError> {
+        self.call(closing::open_channels).await
+    }
+
+    async fn close_open_channel(&self, channel: &str, force: bool) -> Result<(), LightningError> {
+        let id = closing::user_channel_id(channel)?;
+        self.call(move |node| closing::close(node, id, force))
+            .await?
+    }
+
+    async fn onchain_wallet(&self) -> Result<OnchainWallet, LightningError> {
+        self.call(closing::onchain_wallet).await?
+    }
+
+    async fn send_all_onchain(
+        &self,
+        address: &str,
+        fee_sat_per_kvb: Option<u64>,
+    ) -> Result<String, LightningError> {
+        let (address, fee) = closing::checked(address, fee_sat_per_kvb)?;
+        self.call(move |node| {
+            let wallet = node.onchain_payment();
+            wallet.send_all_to_address(&address, true, fee)
+        })
+        .await?
+        .map(|txid| txid.to_string())
+        .map_err(node_error)
     }
 
     async fn next_event(&self) -> Result<LightningEvent, LightningError> {

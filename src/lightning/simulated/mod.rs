@@ -5,6 +5,7 @@
 //! paying is idempotent by payment hash. Money, invoices and events live as long as the network
 //! does, so an engine can be stopped and opened again on its node.
 
+mod closing;
 mod state;
 
 use std::collections::HashMap;
@@ -22,8 +23,8 @@ use sha2::{Digest, Sha256};
 
 use super::{
     Bolt11Details, Dispatch, InvoiceRequest, LightningError, LightningEvent, LightningNode,
-    NodeBalances, Offer, OfferId, OfferRequest, PaymentDirection, PaymentHash, PaymentRecord,
-    PaymentRequest, PaymentState, Preimage,
+    NodeBalances, Offer, OfferId, OfferRequest, OnchainWallet, OpenChannel, PaymentDirection,
+    PaymentHash, PaymentRecord, PaymentRequest, PaymentState, Preimage,
 };
 use crate::ports::Clock;
 use state::{Invoice, Node, Payment, SimulatedOffer, State, refused};
@@ -341,14 +342,39 @@ impl LightningNode for SimulatedNode {
 
     async fn balances(&self) -> Result<NodeBalances, LightningError> {
         self.running()?;
-        let balance_msat = self.balance_msat();
+        let state = self.network.lock();
+        let node = &state.nodes[self.index];
         Ok(NodeBalances {
-            channels_msat: balance_msat,
-            onchain_msat: 0,
-            closing_msat: 0,
-            inbound_capacity_msat: i64::MAX,
-            outbound_capacity_msat: balance_msat,
+            channels_msat: node.balance_msat,
+            onchain_msat: node.onchain_msat,
+            closing_msat: node.closing_msat,
+            inbound_capacity_msat: if node.is_closed { 0 } else { i64::MAX },
+            outbound_capacity_msat: node.balance_msat,
         })
+    }
+
+    async fn open_channels(&self) -> Result<Vec<OpenChannel>, LightningError> {
+        self.running()?;
+        Ok(self.channel().into_iter().collect())
+    }
+
+    async fn close_open_channel(&self, channel: &str, force: bool) -> Result<(), LightningError> {
+        self.running()?;
+        self.close(channel, force)
+    }
+
+    async fn onchain_wallet(&self) -> Result<OnchainWallet, LightningError> {
+        self.running()?;
+        Ok(self.wallet())
+    }
+
+    async fn send_all_onchain(
+        &self,
+        address: &str,
+        _fee_sat_per_kvb: Option<u64>,
+    ) -> Result<String, LightningError> {
+        self.running()?;
+        self.send_all(address)
     }
 
     async fn next_event(&self) -> Result<LightningEvent, LightningError> {

@@ -4,7 +4,9 @@ use std::collections::{HashMap, VecDeque};
 
 use sha2::{Digest, Sha256};
 
-use crate::lightning::{Dispatch, LightningEvent, OfferId, PaymentHash, PaymentState, Preimage};
+use crate::lightning::{
+    Dispatch, LightningEvent, OfferId, OnchainSend, PaymentHash, PaymentState, Preimage,
+};
 
 #[derive(Default)]
 pub(super) struct State {
@@ -38,6 +40,15 @@ pub(super) struct Node {
     pub(super) events: VecDeque<LightningEvent>,
     pub(super) outbound: HashMap<PaymentHash, Payment>,
     pub(super) inbound: HashMap<PaymentHash, Payment>,
+    /// It has no channel any more, and so no part in payments.
+    pub(super) is_closed: bool,
+    pub(super) peer_is_away: bool,
+    pub(super) closing_msat: i64,
+    pub(super) onchain_msat: i64,
+    pub(super) sends: Vec<OnchainSend>,
+    /// Where each of them went.
+    pub(super) sent_to: Vec<String>,
+    pub(super) doubts_send: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -121,6 +132,9 @@ impl State {
         let fee_msat = self.route_fee_msat;
         if payee == payer {
             return refused("a node cannot pay itself");
+        }
+        if self.nodes[payee].is_closed || self.nodes[payer].is_closed {
+            return refused("no route");
         }
         if fee_msat > max_fee_msat {
             return refused("the route costs too much");

@@ -17,6 +17,7 @@ mod schema;
 mod seat;
 mod state;
 mod tasks;
+mod trees;
 mod write;
 mod writer;
 mod writing;
@@ -55,7 +56,7 @@ use crate::ports::Clock;
 /// longer it is, the more often a page has changed in it that is then written once. Eight megabytes.
 const LOG_PAGES: &str = "4000";
 const READER_THREADS: usize = 2;
-const STATEMENT_CACHE: usize = 64;
+const STATEMENT_CACHE: usize = 96;
 
 /// A store in one SQLite file. Clones share it; it closes when the last one is dropped or
 /// [`close`](Store::close) is called.

@@ -12,7 +12,9 @@ use rusqlite::{Connection, OpenFlags, params, params_from_iter};
 use super::backup::{LOCK_NODE, wrong_in};
 use super::tasks::run_task;
 use super::writer::Lane;
-use super::{SqliteStore, connect, lock, node_state, reading, schema, seat, spawn, sql_error};
+use super::{
+    SqliteStore, connect, lock, node_state, reading, schema, seat, spawn, sql_error, trees,
+};
 use crate::ledger::ChainHead;
 use crate::store::moving::{
     Cell, Dialect, Sink, Snapshot, TABLES, Table, arrive, block_on, depart, does_not_follow,
@@ -125,7 +127,10 @@ impl Snapshot for Open {
         table: &'static Table,
         after: Option<&[Cell]>,
     ) -> Result<Vec<Vec<Cell>>, StoreError> {
-        let sql = select(table, Dialect::Sqlite, after.is_none());
+        let mut sql = select(table, Dialect::Sqlite, after.is_none());
+        if table.name == "documents" {
+            sql = sql.replacen("FROM documents", &format!("FROM {}", trees::DOCUMENTS), 1);
+        }
         let rows = self.rows(table, &sql, after.unwrap_or_default());
         rows.map_err(sql_error)
     }

@@ -2,10 +2,10 @@
 
 use rusqlite::{Connection, OptionalExtension, Result, Row, params};
 
-use super::sql_limit;
 use super::state::{
     self, HOLD_COLUMNS, balance_from_row, chain_head, from_json, hold_from_row, json, named, parsed,
 };
+use super::{sql_limit, trees};
 use crate::ids::TransferId;
 use crate::ledger::{
     Account, Balance, ChainHead, CommitRow, Document, EventRecord, HoldChangeRow, HoldState,
@@ -18,8 +18,10 @@ pub(super) fn document(
     collection: &str,
     id: String,
 ) -> Result<Option<Document>> {
-    let mut statement = connection
-        .prepare_cached("SELECT version, body FROM documents WHERE collection = ?1 AND id = ?2")?;
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT version, body FROM documents WHERE {}",
+        trees::document_is(collection)
+    ))?;
     let mut rows = statement.query([collection, &id])?;
     let Some(row) = rows.next()? else {
         return Ok(None);
@@ -38,10 +40,11 @@ pub(super) fn balances(
 ) -> Result<Vec<(Account, Balance)>> {
     let after = after.map(|account| account.to_string()).unwrap_or_default();
     connection
-        .prepare_cached(
+        .prepare_cached(&format!(
             "SELECT account, debits_posted, credits_posted, debits_pending, credits_pending
-             FROM accounts WHERE account > ?1 ORDER BY account LIMIT ?2",
-        )?
+             FROM {} WHERE account > ?1 ORDER BY account LIMIT ?2",
+            trees::ACCOUNTS
+        ))?
         .query_map(
             params![after, i64::try_from(limit.max(1)).unwrap_or(i64::MAX)],
             |row| Ok((parsed(row, 0)?, balance_from_row(row, 1)?)),
@@ -62,12 +65,6 @@ macro_rules! select_transfers {
         )
     };
 }
-
-const OF_ACCOUNT: &str = select_transfers!(
-    "JOIN account_transfers a ON a.position = t.position
-     WHERE a.account = (SELECT id FROM accounts WHERE account = ?1) AND a.position < ?2
-     ORDER BY a.position DESC LIMIT ?3"
-);
 
 fn transfer(row: &Row<'_>) -> Result<TransferRow> {
     let follows: Option<String> = row.get(11)?;
@@ -95,7 +92,14 @@ pub(super) fn transfers(
 ) -> Result<Vec<TransferRow>> {
     let before = before.unwrap_or(i64::MAX);
     connection
-        .prepare_cached(OF_ACCOUNT)?
+        .prepare_cached(&format!(
+            select_transfers!(
+                "JOIN account_transfers a ON a.position = t.position
+                 WHERE a.account = (SELECT id FROM accounts WHERE {}) AND a.position < ?2
+                 ORDER BY a.position DESC LIMIT ?3"
+            ),
+            trees::account_is(account)
+        ))?
         .query_map(
             params![account.to_string(), before, sql_limit(limit)],
             transfer,
@@ -302,28 +306,22 @@ pub(super) fn events(
 
 /// The end must be one of the index's: where it is only looked at row by row, whoever looks for
 /// fewer than there is room for is shown everything behind them.
-macro_rules! documents_sql {
-    ($end:literal) => {
-        concat!(
-            "SELECT k.key, k.id, d.version, d.body FROM document_keys k
-             JOIN documents d ON d.number = k.document
-             WHERE k.collection = ?1 AND k.name = ?2 AND (k.key, k.id) > (?3, ?4) ",
-            $end,
-            " ORDER BY k.key, k.id LIMIT ?6"
-        )
-    };
-}
-
 pub(super) fn documents(
     connection: &Connection,
     query: &DocumentQuery,
 ) -> Result<Vec<(DocumentPosition, Document)>> {
-    let sql = if query.to.is_some() {
-        documents_sql!("AND k.key < ?5")
+    let end = if query.to.is_some() {
+        "k.key < ?5"
     } else {
-        documents_sql!("AND ?5 IS NULL")
+        "?5 IS NULL"
     };
-    let mut statement = connection.prepare_cached(sql)?;
+    let keys = trees::keys(query.collection, query.index);
+    let mut statement = connection.prepare_cached(&format!(
+        "SELECT k.key, k.id, d.version, d.body FROM {keys} k
+         JOIN documents d ON d.number = k.document
+         WHERE k.collection = ?1 AND k.name = ?2 AND (k.key, k.id) > (?3, ?4) AND {end}
+         ORDER BY k.key, k.id LIMIT ?6"
+    ))?;
     // Ids are never empty, so `(from, "")` is before every document with that key.
     let first = DocumentPosition {
         key: query.from.clone(),

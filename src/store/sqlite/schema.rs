@@ -13,7 +13,7 @@ use crate::store::StoreError;
 const APPLICATION_ID: i64 = 0x464c_5348;
 
 /// The schema this version writes.
-pub(super) const SCHEMA_VERSION: i64 = 3;
+pub(super) const SCHEMA_VERSION: i64 = 4;
 
 /// The pages of a new file; SQLite's own are twice as large. A commit changes a row here and there on
 /// many pages and writes each of them whole, so that smaller ones are fewer bytes to sum up and to
@@ -45,13 +45,17 @@ CREATE UNIQUE INDEX commits_by_scope ON commits (scope) WHERE scope IS NOT NULL;
 -- Lifetime totals can outgrow 64 bits, so they are decimal text; `balance` is for people.
 CREATE TABLE accounts (
     id INTEGER PRIMARY KEY,
-    account TEXT NOT NULL UNIQUE,
+    account TEXT NOT NULL,
     debits_posted TEXT NOT NULL,
     credits_posted TEXT NOT NULL,
     debits_pending INTEGER NOT NULL,
     credits_pending INTEGER NOT NULL,
     balance INTEGER
 ) STRICT;
+CREATE UNIQUE INDEX accounts_of_points ON accounts (account)
+    WHERE substr(account, 1, 15) = 'points_balance/';
+CREATE UNIQUE INDEX accounts_of_others ON accounts (account)
+    WHERE substr(account, 1, 15) <> 'points_balance/';
 CREATE TABLE transfers (
     position INTEGER PRIMARY KEY,
     commit_position INTEGER NOT NULL,
@@ -105,19 +109,57 @@ CREATE TABLE documents (
     id TEXT NOT NULL,
     version INTEGER NOT NULL,
     body TEXT NOT NULL,
-    keys TEXT,
-    UNIQUE (collection, id)
+    keys TEXT
 ) STRICT;
-CREATE TABLE document_keys (
+CREATE UNIQUE INDEX documents_of_sales ON documents (collection, id)
+    WHERE +collection IN ('charge', 'tap_seen');
+CREATE UNIQUE INDEX documents_of_others ON documents (collection, id)
+    WHERE +collection NOT IN ('charge', 'tap_seen');
+CREATE TABLE chip_keys (
     collection TEXT NOT NULL,
     name TEXT NOT NULL,
     key TEXT NOT NULL,
     id TEXT NOT NULL,
     document INTEGER NOT NULL DEFAULT 0,
-    PRIMARY KEY (collection, name, key, id)
+    PRIMARY KEY (collection, name, key, id),
+    CHECK (collection = 'card' AND name = 'chip')
 ) STRICT, WITHOUT ROWID;
-CREATE TABLE claims (name TEXT PRIMARY KEY, claimed_by TEXT NOT NULL) STRICT, WITHOUT ROWID;
-CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE charge_keys (
+    collection TEXT NOT NULL,
+    name TEXT NOT NULL,
+    key TEXT NOT NULL,
+    id TEXT NOT NULL,
+    document INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (collection, name, key, id),
+    CHECK (collection = 'charge')
+) STRICT, WITHOUT ROWID;
+CREATE TABLE other_keys (
+    collection TEXT NOT NULL,
+    name TEXT NOT NULL,
+    key TEXT NOT NULL,
+    id TEXT NOT NULL,
+    document INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (collection, name, key, id),
+    CHECK (collection <> 'charge' AND (collection <> 'card' OR name <> 'chip'))
+) STRICT, WITHOUT ROWID;
+CREATE TABLE tap_claims (
+    name TEXT PRIMARY KEY CHECK (name >= 'tap/' AND name < 'tap0'),
+    claimed_by TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE other_claims (
+    name TEXT PRIMARY KEY CHECK (name < 'tap/' OR name >= 'tap0'),
+    claimed_by TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE claimed_from_counters (
+    name TEXT PRIMARY KEY,
+    value INTEGER NOT NULL,
+    CHECK (substr(CAST(name AS BLOB), -13) IS CAST('/claimed_from' AS BLOB))
+) STRICT, WITHOUT ROWID;
+CREATE TABLE other_counters (
+    name TEXT PRIMARY KEY,
+    value INTEGER NOT NULL,
+    CHECK (substr(CAST(name AS BLOB), -13) IS NOT CAST('/claimed_from' AS BLOB))
+) STRICT, WITHOUT ROWID;
 CREATE TABLE usage (
     subject TEXT NOT NULL,
     start_ms INTEGER NOT NULL,
@@ -164,10 +206,52 @@ CREATE TRIGGER commands_moved INSTEAD OF INSERT ON commands BEGIN
     UPDATE commits SET fingerprint = new.fingerprint, answer = new.answer
         WHERE scope = new.scope;
 END;
+CREATE VIEW document_keys (collection, name, key, id, document) AS
+    SELECT collection, name, key, id, document FROM chip_keys
+    UNION ALL SELECT collection, name, key, id, document FROM charge_keys
+    UNION ALL SELECT collection, name, key, id, document FROM other_keys;
+CREATE TRIGGER chip_keys_moved INSTEAD OF INSERT ON document_keys
+    WHEN new.collection = 'card' AND new.name = 'chip' BEGIN
+    INSERT INTO chip_keys (collection, name, key, id)
+        VALUES (new.collection, new.name, new.key, new.id);
+END;
+CREATE TRIGGER charge_keys_moved INSTEAD OF INSERT ON document_keys
+    WHEN new.collection = 'charge' BEGIN
+    INSERT INTO charge_keys (collection, name, key, id)
+        VALUES (new.collection, new.name, new.key, new.id);
+END;
+CREATE TRIGGER other_keys_moved INSTEAD OF INSERT ON document_keys
+    WHEN (new.collection = 'charge' OR (new.collection = 'card' AND new.name = 'chip'))
+        IS NOT TRUE BEGIN
+    INSERT INTO other_keys (collection, name, key, id)
+        VALUES (new.collection, new.name, new.key, new.id);
+END;
+CREATE VIEW claims (name, claimed_by) AS
+    SELECT name, claimed_by FROM tap_claims
+    UNION ALL SELECT name, claimed_by FROM other_claims;
+CREATE TRIGGER tap_claims_moved INSTEAD OF INSERT ON claims
+    WHEN new.name >= 'tap/' AND new.name < 'tap0' BEGIN
+    INSERT INTO tap_claims VALUES (new.name, new.claimed_by);
+END;
+CREATE TRIGGER other_claims_moved INSTEAD OF INSERT ON claims
+    WHEN (new.name >= 'tap/' AND new.name < 'tap0') IS NOT TRUE BEGIN
+    INSERT INTO other_claims VALUES (new.name, new.claimed_by);
+END;
+CREATE VIEW counters (name, value) AS
+    SELECT name, value FROM claimed_from_counters
+    UNION ALL SELECT name, value FROM other_counters;
+CREATE TRIGGER claimed_from_counters_moved INSTEAD OF INSERT ON counters
+    WHEN substr(CAST(new.name AS BLOB), -13) IS CAST('/claimed_from' AS BLOB) BEGIN
+    INSERT INTO claimed_from_counters VALUES (new.name, new.value);
+END;
+CREATE TRIGGER other_counters_moved INSTEAD OF INSERT ON counters
+    WHEN substr(CAST(new.name AS BLOB), -13) IS NOT CAST('/claimed_from' AS BLOB) BEGIN
+    INSERT INTO other_counters VALUES (new.name, new.value);
+END;
 ";
 
 /// What leads from each version of the schema to the next. They are never changed.
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: [&str; 3] = [
     // 2: what became of the store as a whole, for ever.
     "CREATE TABLE moves (
         position INTEGER PRIMARY KEY,
@@ -175,7 +259,9 @@ const MIGRATIONS: [&str; 2] = [
         detail TEXT NOT NULL
     ) STRICT;",
     // 3: fewer and flatter trees.
-    concat!(include_str!("schema_3.sql"), include_str!("derived.sql")),
+    concat!(include_str!("schema_3.sql"), include_str!("derived_3.sql")),
+    // 4: trees for sales alone.
+    include_str!("schema_4.sql"),
 ];
 
 /// Fills in what follows from other rows and is not moved with them: see the schema's third
@@ -291,6 +377,10 @@ fn migrate(connection: &mut Connection, file: &Path, found: i64) -> Result<(), S
         return Err(StoreError::Corrupt { reason });
     };
     copy_before(connection, file, found)?;
+    // A table that others refer to is made anew under its name. It is switched on by `harden`.
+    connection
+        .pragma_update(None, "foreign_keys", "OFF")
+        .map_err(sql_error)?;
     let transaction = connection.transaction().map_err(sql_error)?;
     for step in missing {
         transaction.execute_batch(step).map_err(sql_error)?;

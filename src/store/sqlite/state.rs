@@ -12,7 +12,7 @@ use crate::ledger::{
 use super::cache::Cache;
 use super::key::Parts;
 use super::known::Known;
-use super::reading;
+use super::{reading, trees};
 
 /// A file has one writer, so its commits are one chain.
 const WRITER: &str = "sqlite";
@@ -155,7 +155,10 @@ impl Rows for SqliteRows<'_> {
         }
         let version = self
             .connection
-            .prepare_cached("SELECT version FROM documents WHERE collection = ?1 AND id = ?2")?
+            .prepare_cached(&format!(
+                "SELECT version FROM documents WHERE {}",
+                trees::document_is(collection)
+            ))?
             .query_row([collection, id], |row| row.get(0))
             .optional()?;
         Ok(version.unwrap_or(0))
@@ -209,10 +212,11 @@ pub(super) fn command(connection: &Connection, scope: &str) -> Result<Option<(St
 
 pub(super) fn balance(connection: &Connection, account: &Account) -> Result<Balance> {
     let found = connection
-        .prepare_cached(
+        .prepare_cached(&format!(
             "SELECT debits_posted, credits_posted, debits_pending, credits_pending
-             FROM accounts WHERE account = ?1",
-        )?
+             FROM accounts WHERE {}",
+            trees::account_is(account)
+        ))?
         .query_row([account.to_string()], |row| balance_from_row(row, 0))
         .optional()?;
     Ok(found.unwrap_or_default())
@@ -272,14 +276,20 @@ pub(super) fn chain_head(row: &Row<'_>, first: usize) -> Result<ChainHead> {
 
 pub(super) fn claim(connection: &Connection, name: &str) -> Result<Option<String>> {
     connection
-        .prepare_cached("SELECT claimed_by FROM claims WHERE name = ?1")?
+        .prepare_cached(&format!(
+            "SELECT claimed_by FROM {} WHERE name = ?1",
+            trees::claims(name)
+        ))?
         .query_row([name], |row| row.get(0))
         .optional()
 }
 
 pub(super) fn counter(connection: &Connection, name: &str) -> Result<Option<i64>> {
     connection
-        .prepare_cached("SELECT value FROM counters WHERE name = ?1")?
+        .prepare_cached(&format!(
+            "SELECT value FROM {} WHERE name = ?1",
+            trees::counters(name)
+        ))?
         .query_row([name], |row| row.get(0))
         .optional()
 }

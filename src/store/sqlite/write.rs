@@ -7,6 +7,7 @@ use rusqlite::{CachedStatement, Connection, OptionalExtension, Result, params};
 
 use super::known::Known;
 use super::state::from_json;
+use super::trees;
 use crate::ledger::{Account, Changes, HoldState, Json, NewDocument};
 
 /// Writes all of it, within the writer's transaction. Answers where the accounts stand that
@@ -61,7 +62,10 @@ fn accounts(
         let row = match known.accounts.get(account).and_then(|known| known.row) {
             Some(row) => Some(row),
             None => connection
-                .prepare_cached("SELECT id FROM accounts WHERE account = ?1")?
+                .prepare_cached(&format!(
+                    "SELECT id FROM accounts WHERE {}",
+                    trees::account_is(account)
+                ))?
                 .query_row([account.to_string()], |row| row.get(0))
                 .optional()?,
         };
@@ -243,7 +247,10 @@ fn put_document(
     let before: Option<(i64, Option<String>)> = match version {
         ..=1 => None,
         _ => connection
-            .prepare_cached("SELECT number, keys FROM documents WHERE collection = ?1 AND id = ?2")?
+            .prepare_cached(&format!(
+                "SELECT number, keys FROM documents WHERE {}",
+                trees::document_is(collection)
+            ))?
             .query_row([collection, id.as_str()], |row| {
                 Ok((row.get(0)?, row.get(1)?))
             })
@@ -279,20 +286,21 @@ fn document_keys(
     for (name, key) in before {
         if !keys.contains(&(name.as_str(), key.as_str())) {
             connection
-                .prepare_cached(
-                    "DELETE FROM document_keys
-                     WHERE collection = ?1 AND name = ?2 AND key = ?3 AND id = ?4",
-                )?
+                .prepare_cached(&format!(
+                    "DELETE FROM {} WHERE collection = ?1 AND name = ?2 AND key = ?3 AND id = ?4",
+                    trees::keys(collection, name)
+                ))?
                 .execute(params![collection, name, key, id])?;
         }
     }
     for (name, key) in keys {
         if !before.contains(&((*name).to_owned(), (*key).to_owned())) {
             connection
-                .prepare_cached(
-                    "INSERT INTO document_keys (collection, name, key, id, document)
+                .prepare_cached(&format!(
+                    "INSERT INTO {} (collection, name, key, id, document)
                      VALUES (?1, ?2, ?3, ?4, ?5)",
-                )?
+                    trees::keys(collection, name)
+                ))?
                 .execute(params![collection, name, key, id, number])?;
         }
     }
@@ -301,19 +309,24 @@ fn document_keys(
 
 /// Claims and counters.
 fn names(connection: &Connection, changes: &Changes) -> Result<()> {
-    statement(
-        connection,
-        changes.claims.iter(),
-        "INSERT INTO claims (name, claimed_by) VALUES (?1, ?2)",
-        |statement, (name, by)| statement.execute([name, by]).map(drop),
-    )?;
-    statement(
-        connection,
-        changes.counters.iter(),
-        "INSERT INTO counters (name, value) VALUES (?1, ?2)
-         ON CONFLICT (name) DO UPDATE SET value = ?2",
-        |statement, (name, value)| statement.execute(params![name, value]).map(drop),
-    )
+    for (name, by) in &changes.claims {
+        connection
+            .prepare_cached(&format!(
+                "INSERT INTO {} (name, claimed_by) VALUES (?1, ?2)",
+                trees::claims(name)
+            ))?
+            .execute([name, by])?;
+    }
+    for (name, value) in &changes.counters {
+        connection
+            .prepare_cached(&format!(
+                "INSERT INTO {} (name, value) VALUES (?1, ?2)
+                 ON CONFLICT (name) DO UPDATE SET value = ?2",
+                trees::counters(name)
+            ))?
+            .execute(params![name, value])?;
+    }
+    Ok(())
 }
 
 fn usage(connection: &Connection, changes: &Changes) -> Result<()> {
