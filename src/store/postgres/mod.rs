@@ -145,7 +145,7 @@ impl PostgresStore {
         schema::prepare(&first, &config.schema).await?;
         let last = first.query_one(reads::LAST_COMMIT, &[]).await;
         let last_ms = reads::value(&last.map_err(not_done)?, 0)?;
-        let handed_over = first.query_one(moving::HANDED_OVER, &[]).await;
+        let handed_over = first.query_one(schema::IS_HANDED_OVER, &[]).await;
         let is_handed_over = reads::value(&handed_over.map_err(not_done)?, 0)?;
         drop(first);
 

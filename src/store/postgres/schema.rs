@@ -197,13 +197,17 @@ pub(super) async fn prepare(connection: &Object, schema: &str) -> Result<(), Fai
     }
 }
 
-/// What the head says once the books were handed over, less the version of its tables: more than any version,
-/// so that every group of every instance, also of an older program, finds under the head's lock that it may not commit.
+/// What the head says once the books were handed over, less the version of its tables. More than
+/// any version: so every group of every instance, also of an older program, finds under the head's
+/// lock that it may not commit.
 const HANDED_OVER: i64 = i64::MAX - 1_000_000;
 
 /// In the transaction that hands the books over.
 pub(super) const HAND_OVER: &str =
     "UPDATE head SET schema_version = 9223372036853775807 + schema_version";
+
+/// Whether that was done.
+pub(super) const IS_HANDED_OVER: &str = "SELECT schema_version > 9223372036853775807 FROM head";
 
 /// The version of the tables, and whether the books were handed over, by what the head says.
 pub(super) fn version(found: i64) -> (i64, bool) {
