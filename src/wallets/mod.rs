@@ -7,6 +7,7 @@
 //! wallet's signers sign, committed before it is broadcast.
 
 mod addresses;
+mod claims;
 mod descriptor;
 mod drain_model;
 mod drain_rounds;
@@ -14,6 +15,7 @@ mod drain_rules;
 mod draining;
 mod error;
 mod following;
+mod label_lines;
 mod labels;
 mod looking;
 mod model;
@@ -27,8 +29,6 @@ mod withdrawing;
 
 use std::sync::Arc;
 
-use bitcoin::ScriptBuf;
-
 use crate::Error;
 use crate::access::Credential;
 use crate::core::{
@@ -36,7 +36,7 @@ use crate::core::{
 };
 use crate::ids::WalletId;
 use crate::invoices::Invoices;
-use crate::ledger::{Refusal, Step};
+use crate::ledger::Refusal;
 use crate::settlement;
 
 use descriptor::Descriptors;
@@ -52,7 +52,7 @@ pub use model::{
 };
 
 pub use descriptor::WalletPreview;
-pub use labels::LabelRecord;
+pub use label_lines::{LabelFault, LabelRecord};
 pub use psbt::signed_transaction;
 pub(crate) use refunding::RefundSpend;
 
@@ -96,6 +96,7 @@ impl Wallets {
                     let (field, bounds) = ("used_addresses", "0 to 1,000");
                     return Err(CommandError::OutOfBounds { field, bounds }.into());
                 }
+                wallets.claim_chains().await?;
                 let added: Result<Executed<Wallet>, Error> = wallets
                     .core
                     .execute(&caller, "wallets.add", &command.key, &command, || {
@@ -145,16 +146,7 @@ impl Wallets {
             created_at_ms: core.clock.now_ms(),
         };
         let id = wallet.id.to_string();
-        // The first address says which wallet it is, however its keys are written. That of the
-        // change as well: to be paid on one's own change, or on somebody's, is two wallets in one.
-        let change = descriptors.script(Keychain::Change, 0)?;
-        let mut first = vec![descriptors.script(Keychain::External, 0)?, change];
-        first.dedup();
-        let claim = |script: ScriptBuf| Step::Claim {
-            name: format!("wallet/{}", script.to_hex_string()),
-            by: id.clone(),
-        };
-        let mut steps: Vec<Step> = first.into_iter().map(claim).collect();
+        let mut steps = claims::claims(&descriptors, &id)?;
         steps.extend(owner);
         steps.push(rules::write_wallet(&wallet, 0)?);
         for index in 0..command.used_addresses {

@@ -8,6 +8,8 @@ mod corpus;
 mod draining;
 mod facts;
 mod invoices;
+mod labels;
+mod old_wallets;
 mod racing;
 mod receipts;
 mod receiving;
