@@ -192,10 +192,8 @@ impl Reading<'_> {
                     Cell::Text(key),
                     ..,
                 ],
-            ) => {
-                if !self.has_node_state() && is_channel_state(primary, secondary, key) {
-                    return Err(self.bad("channels in a stream that has none"));
-                }
+            ) if !self.has_node_state() && is_channel_state(primary, secondary, key) => {
+                return Err(self.bad("channels in a stream that has none"));
             }
             _ => {}
         }
