@@ -130,6 +130,10 @@ impl Refunds {
         let invoice = invoices::load(core, command.invoice).await?;
         let purpose = invoice.value.purpose;
         admit(caller, purpose)?;
+        // Whoever sells does not say what the operator's money is spent on.
+        if command.fee_bearer == RefundFeeBearer::Operator {
+            caller.require_issuer()?;
+        }
         let payer = cards::account_now(core, purpose.account()).await?;
         let Reckoned {
             came,
@@ -170,7 +174,10 @@ impl Refunds {
         };
         let bearer = command.fee_bearer;
         posting.holds = Holds::new(core, 0, max_fee_msat)?;
-        let sent_msat = rules::sent_msat(due.amount_msat, withheld_msat, bearer, max_fee_msat)?;
+        let mut sent_msat = rules::sent_msat(due.amount_msat, withheld_msat, bearer, max_fee_msat)?;
+        if matches!(command.to, RefundTo::LightningAddress { .. }) {
+            sent_msat = rules::whole_sats(sent_msat)?;
+        }
         let asked = due.minor_units.zip(due.quote.clone());
         let refund = Refund {
             sent_msat,
