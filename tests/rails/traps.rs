@@ -553,6 +553,10 @@ async fn under_and_over_by_rule_and_rounding_is_neither() {
     set.expect("all is the merchant's", &lines).await;
 }
 
+fn parsed(text: &str) -> serde_json::Value {
+    serde_json::from_str(text).unwrap()
+}
+
 pub(crate) async fn held(set: &Set, name: &str) -> Invoice {
     let options = InvoiceOptions {
         hold: true,
@@ -853,6 +857,10 @@ async fn bad_orders_are_refused_with_a_code() {
         serde_json::json!("x".repeat(8_192)),
         nested,
         serde_json::json!({"a": ["\0"]}),
+        // They would not come back as they are.
+        parsed(r#"{"order": 123456789012345678901234}"#),
+        parsed("[0.1234567890123456]"),
+        parsed("-1e300"),
     ]
     .into_iter()
     .enumerate()
@@ -864,6 +872,12 @@ async fn bad_orders_are_refused_with_a_code() {
             .await;
         assert_eq!(refused.unwrap_err(), "command.out_of_bounds");
     }
+    let kept = r#"{"order":18446744073709551615,"price":1.5,"rate":-0.12345678901234}"#;
+    let mut options = InvoiceOptions::default();
+    options.metadata.insert("kept".to_owned(), parsed(kept));
+    let made = set.make(set.command("kept", jmd(1_000), options)).await;
+    let made = set.get(&made.unwrap()).await;
+    assert_eq!(made.options.metadata["kept"].to_string(), kept);
     let zero = set.command("zero", sat(0), InvoiceOptions::default());
     assert_eq!(set.make(zero).await.unwrap_err(), "money.not_positive");
     // A till may not choose its own rules.
