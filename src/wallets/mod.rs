@@ -84,7 +84,7 @@ impl Wallets {
     ///
     /// # Errors
     /// `wallet.private_key`, `wallet.wrong_network`, `wallet.bad_descriptor`, `wallet.exists`,
-    /// `settlement.merchant_not_found`, `command.*`, `access.*`.
+    /// `settlement.merchant_not_found`, `chain.*`, `command.*`, `access.*`.
     pub async fn add(
         &self,
         credential: &Credential,
