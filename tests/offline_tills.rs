@@ -9,7 +9,7 @@ use std::time::Duration;
 use flashkit::access::Credential;
 use flashkit::cards::{
     CardLimits, EnrollOfflineKey, FreezeCard, IssueCard, LossBearer, OfflineBook, OfflineEnvelope,
-    OfflineKey, OfflineOutcome, OfflineState, OfflineTerms, ReplaceCard, ReportLost,
+    OfflineKey, OfflineOutcome, OfflineState, OfflineTerms, ReplaceCard, ReportLost, SetCardExpiry,
     SetOfflineTerms, StoppedCard, VirtualTap,
 };
 use flashkit::ids::{CardId, CredentialId, MerchantId};
@@ -144,6 +144,7 @@ on_both_stores! {
     a_shortfall_is_a_loss_by_rule_and_never_the_cards;
     a_card_stopped_in_between_is_by_rule;
     a_card_replaced_in_between_pays_with_the_one_in_its_place;
+    an_expired_card_is_the_same_whether_or_not_a_job_told_it;
     a_cards_own_limits_hold_offline;
     limits_of_a_till_and_its_merchant_hold;
     what_comes_late_is_refused;
@@ -426,6 +427,59 @@ async fn a_card_replaced_in_between_pays_with_the_one_in_its_place(is_sqlite: bo
         assert_eq!(scene.balance().await, left);
         assert_eq!(scene.payable().await, 300);
         scene.stop("replaced").await;
+    }
+}
+
+/// Whether a card has expired is decided by the time: whoever hands in before a job has looked is
+/// paid no more and no less.
+async fn an_expired_card_is_the_same_whether_or_not_a_job_told_it(is_sqlite: bool) {
+    for (stopped_card, is_frozen) in [
+        (StoppedCard::Loss, false),
+        (StoppedCard::Pays, false),
+        (StoppedCard::Loss, true),
+        (StoppedCard::Pays, true),
+    ] {
+        let mut found = Vec::new();
+        for is_told in [false, true] {
+            let mut scene = Scene::new(is_sqlite, CardLimits::default()).await;
+            let engine = scene.engine().clone();
+            let terms = OfflineTerms {
+                stopped_card,
+                loss: LossBearer::Operator,
+                ..TERMS
+            };
+            let mut till = till(&engine, &scene.merchant, 1, terms).await;
+            let command = SetCardExpiry {
+                key: key("expiry"),
+                card: scene.card.id,
+                expires_at_ms: Some(NOON + 20),
+            };
+            let cards = engine.cards();
+            cards.set_expiry(&engine.issuer(), command).await.unwrap();
+            till.take(&scene.card.chip.tap(), 100, NOON + 10);
+            if is_frozen {
+                scene.clock.set(NOON + 15);
+                freeze(&scene, "freeze", scene.card.id).await;
+            }
+            till.take(&scene.card.chip.tap(), 200, NOON + 20);
+            if is_told {
+                scene.clock.set(NOON + 20);
+                engine.run_due_jobs().await.unwrap();
+                assert_eq!(scene.seen("card.expired").await, 1);
+            }
+            scene.clock.set(NOON + 30);
+            let outcomes = till.sync(&engine).await;
+            let first = match stopped_card {
+                StoppedCard::Pays => paid(100),
+                StoppedCard::Loss => lost(100, LossBearer::Operator, "card.expired"),
+            };
+            assert_eq!(short(&outcomes[0]), first, "{stopped_card:?} {is_told}");
+            let second = lost(200, LossBearer::Operator, "card.expired");
+            assert_eq!(short(&outcomes[1]), second, "{stopped_card:?} {is_told}");
+            found.push(scene.balance().await);
+            scene.stop("expired").await;
+        }
+        assert_eq!(found[0], found[1]);
     }
 }
 

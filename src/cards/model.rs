@@ -275,6 +275,10 @@ pub struct Card {
     /// Where its money went when it was retired, and where goes what still comes to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retired_to: Option<RetireTo>,
+    /// How it stood when it went back to the issuer that had it before, where it was not in use: so it
+    /// stands again if it comes over again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub went_back_as: Option<CardState>,
     /// How it is filled up when it runs low.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auto_top_up: Option<AutoTopUp>,
@@ -346,6 +350,7 @@ impl Card {
             family_of: None,
             has_family: false,
             retired_to: None,
+            went_back_as: None,
             auto_top_up: None,
             auto_top_up_by: None,
             recovery: None,

@@ -390,7 +390,7 @@ impl Cards {
             amount_msat: bill.amount_msat,
             max_route_fee_msat,
             route_fee_msat: None,
-            fee_bearer: self.fee_bearer(bill.program.as_ref()),
+            fee_bearer: self.fee_bearer(bill.program.as_ref(), bill.merchant.is_some()),
             payment_hash: bill.invoice.payment_hash,
             bolt11: bill.bolt11.clone(),
             state: CardPaymentState::Sending,
@@ -416,13 +416,10 @@ impl Cards {
         })
     }
 
-    /// Who bears the route: as the card's program says, or else the engine's settings.
-    fn fee_bearer(&self, program: Option<&Loaded<CardProgram>>) -> FeeBearer {
-        match program {
-            Some(program) => program.value.terms.fee_bearer,
-            None if self.core.settings.card_payments.card_bears_route => FeeBearer::Card,
-            None => FeeBearer::Operator,
-        }
+    fn fee_bearer(&self, program: Option<&Loaded<CardProgram>>, is_at_a_till: bool) -> FeeBearer {
+        let card_bears_route = self.core.settings.card_payments.card_bears_route;
+        let program = program.map(|program| &program.value);
+        rules::fee_bearer(program, is_at_a_till, card_bears_route)
     }
 
     /// What can be withdrawn from a card now: all of it, less what the route may cost. Its holder,
@@ -451,7 +448,7 @@ impl Cards {
         let program = programs::of(&self.core, card).await?;
         let terms = currency_payment::terms(&self.core, card, program.as_ref()).await?;
         let (amount_msat, max_route_fee_msat) =
-            self.largest_payment(program.as_ref(), terms.as_ref(), available)?;
+            self.largest_payment(program.as_ref(), false, terms.as_ref(), available)?;
         Ok(WithdrawalQuote {
             card: card.id,
             amount_msat,
@@ -464,6 +461,7 @@ impl Cards {
     pub(super) fn largest_payment(
         &self,
         program: Option<&Loaded<CardProgram>>,
+        is_at_a_till: bool,
         exchanged: Option<&PaymentTerms>,
         available: i64,
     ) -> Result<(i64, i64), Error> {
@@ -472,7 +470,7 @@ impl Cards {
             None => available,
         };
         let terms = self.core.settings.card_payments;
-        let (base_msat, bps) = match self.fee_bearer(program) {
+        let (base_msat, bps) = match self.fee_bearer(program, is_at_a_till) {
             FeeBearer::Card => (terms.route_base_msat, terms.route_bps),
             FeeBearer::Merchant | FeeBearer::Operator => (0, 0),
         };

@@ -318,6 +318,24 @@ pub(super) fn most_of_a_tap(card: &Card, available: i64, left: &[i64]) -> i64 {
     limits.fold(available, i64::min).max(0)
 }
 
+/// Who bears the route to somebody else's till: as the card's program says, or else the engine's
+/// settings. Without a till nobody but the card's holder says what the route may cost, and a hop of it
+/// may be the holder's own: then it is the card.
+pub(super) fn fee_bearer(
+    program: Option<&CardProgram>,
+    is_at_a_till: bool,
+    card_bears_route: bool,
+) -> FeeBearer {
+    if !is_at_a_till {
+        return FeeBearer::Card;
+    }
+    match program.and_then(|program| program.terms.fee_bearer) {
+        Some(bearer) => bearer,
+        None if card_bears_route => FeeBearer::Card,
+        None => FeeBearer::Operator,
+    }
+}
+
 /// What a refusal of the ledger means for a payment of a card.
 pub(super) fn refused(error: Error) -> Error {
     match error {

@@ -298,8 +298,9 @@ impl Cards {
         }
         pin?;
         let tap = TapUrl::parse(tap).ok()?;
-        let issuer_keys = self.issuer_keys.state();
-        let [.., last] = issuer_keys.ring.open(tap.p()).next()?.picc.uid;
+        // As where it is verified: a `p` may open with other keys than that of its card.
+        let (_, picc) = self.card_of(tap.p(), |_, _| Ok(())).await.ok()?;
+        let [.., last] = picc.uid;
         Some(self.pins.take(last).await)
     }
 

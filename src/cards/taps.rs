@@ -47,6 +47,12 @@ async fn load(core: &Core, card: &Card) -> Result<Option<Loaded<TapSeen>>, Error
     core.load(SEEN, &rules::counter_name(card)).await
 }
 
+/// The highest counter of a card that was looked at.
+pub(super) async fn last_seen(core: &Core, card: &Card) -> Result<Option<i64>, Error> {
+    let found = load(core, card).await?;
+    Ok(found.map(|found| found.value.counter))
+}
+
 /// How long a tap is good: as the card's program says, or the engine's settings.
 fn valid_ms(core: &Core, tap: &VerifiedTap) -> i64 {
     let own = tap.terms().and_then(|terms| terms.tap_valid_ms);

@@ -92,7 +92,8 @@ pub struct CardPaymentSettings {
     /// The proportional part, in hundredths of a percent of what is paid; 0 to 10,000.
     pub route_bps: u32,
     /// True when the card bears what the route costs: it is set aside beside the amount, and what
-    /// the route does not cost comes back. False when the operator does.
+    /// the route does not cost comes back. False when the operator does, of what a till asked for;
+    /// where no till took a tap it is always the card. A card's program can say otherwise of tills.
     pub card_bears_route: bool,
     /// How many payments of a card may be on their way at once.
     pub max_in_flight: u32,

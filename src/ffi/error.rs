@@ -304,6 +304,7 @@ const CODES: &[(&str, Kind)] = &[
     ("wallet.foreign_psbt", Kind::InvalidInput),
     ("wallet.not_signed", Kind::InvalidInput),
     ("wallet.bad_label", Kind::InvalidInput),
+    ("wallet.too_many_labels", Kind::Declined),
     ("wallet.own_address", Kind::InvalidInput),
     ("wallet.owed", Kind::Declined),
     ("wallet.books_differ", Kind::Declined),

@@ -66,9 +66,13 @@ impl Payments {
             reason,
             asks_the_node,
         } = said;
-        let decide = || self.resolve::<P>(&id, outcome, reason, asks_the_node);
-        self.by_word(credential, operation, command, reason, decide)
-            .await
+        let (id, command) = (&id, &command);
+        let said = |besides| {
+            let decide = move || self.resolve::<P>(id, outcome, reason, (asks_the_node, besides));
+            self.by_word(credential, operation, command, reason, decide)
+        };
+        // As where the node says so: what else belongs to it is posted where it can be.
+        super::sending::with_or_without(said).await
     }
 
     /// The same, decided in another way: of what the node has never known.

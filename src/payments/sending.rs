@@ -41,7 +41,7 @@ const POINTS_DECISIONS: usize = 4;
 
 /// Whether what else belongs to a success is posted with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Besides {
+pub(super) enum Besides {
     Posted,
     LeftOut,
 }
@@ -231,20 +231,7 @@ impl Payments {
         id: &str,
         route_fee_msat: Option<i64>,
     ) -> Result<(), Error> {
-        let record = |besides| self.record_success::<P>(id, route_fee_msat, besides);
-        let mut recorded = record(Besides::Posted).await;
-        // Where others moved the money of the points in between, it may be elsewhere.
-        for _ in 0..POINTS_DECISIONS {
-            if !recorded.as_ref().is_err_and(lacks_points) {
-                break;
-            }
-            recorded = record(Besides::Posted).await;
-        }
-        match recorded {
-            // What else belongs to it cannot be posted: that it arrived is true all the same.
-            Err(error) if is_refused(&error) => record(Besides::LeftOut).await,
-            recorded => recorded,
-        }
+        with_or_without(|besides| self.record_success::<P>(id, route_fee_msat, besides)).await
     }
 
     async fn record_success<P: Outgoing>(
@@ -293,13 +280,13 @@ impl Payments {
     }
 
     /// A person says what became of it. `asks_the_node` when that must not contradict the node's
-    /// record. Nothing may be sent meanwhile.
+    /// record; `besides` when what else belongs to it is posted. Nothing may be sent meanwhile.
     pub(super) async fn resolve<P: Outgoing>(
         &self,
         id: &str,
         outcome: Outcome,
         reason: &str,
-        asks_the_node: bool,
+        (asks_the_node, besides): (bool, Besides),
     ) -> Result<Decision<P>, Error> {
         let payment = self.load::<P>(id).await?;
         let hash = payment.value.leaving().payment_hash;
@@ -313,8 +300,7 @@ impl Payments {
         let reason = Some(reason.to_owned());
         let (answer, steps) = match outcome {
             Outcome::Succeeded { route_fee_msat } => {
-                // What else is posted might be refused, and what left has left.
-                self.arrived(&payment, route_fee_msat, reason, Besides::LeftOut)
+                self.arrived(&payment, route_fee_msat, reason, besides)
                     .await?
             }
             Outcome::Failed => {
@@ -466,6 +452,27 @@ impl Payments {
             Err(Error::Ledger(Refusal::AlreadyClaimed { .. })) => Ok(()),
             other => other.map(drop),
         }
+    }
+}
+
+/// Has a success recorded by `record` with what else is posted for it, or, where that is refused,
+/// without: that it arrived is true all the same.
+pub(super) async fn with_or_without<T, F, Fut>(record: F) -> Result<T, Error>
+where
+    F: Fn(Besides) -> Fut,
+    Fut: Future<Output = Result<T, Error>>,
+{
+    let mut recorded = record(Besides::Posted).await;
+    // Where others moved the money of the points in between, it may be elsewhere.
+    for _ in 0..POINTS_DECISIONS {
+        if !recorded.as_ref().is_err_and(lacks_points) {
+            break;
+        }
+        recorded = record(Besides::Posted).await;
+    }
+    match recorded {
+        Err(error) if is_refused(&error) => record(Besides::LeftOut).await,
+        recorded => recorded,
     }
 }
 

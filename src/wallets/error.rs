@@ -1,5 +1,6 @@
 //! What can be wrong with a wallet or a spend.
 
+use super::label_lines::LabelFault;
 use super::model::SpendState;
 use crate::ids::{DrainId, SpendId, WalletId};
 use crate::ledger::Account;
@@ -125,11 +126,21 @@ pub enum WalletError {
         /// Which.
         drain: DrainId,
     },
-    /// A line is no label record (BIP 329). `wallet.bad_label`.
-    #[error("line {line} is no label record")]
+    /// Lines are no label records (BIP 329). `wallet.bad_label`.
+    #[error("line {line} is no label record: {fault}; bad lines: {}", lines.len())]
     BadLabel {
-        /// Which, from 1.
+        /// The first, from 1.
         line: usize,
+        /// What is wrong with it.
+        fault: LabelFault,
+        /// All that are none.
+        lines: Vec<usize>,
+    },
+    /// No more labels are kept for a wallet. `wallet.too_many_labels`.
+    #[error("{most} labels are kept for a wallet at most")]
+    TooManyLabels {
+        /// How many.
+        most: usize,
     },
 }
 
@@ -159,6 +170,7 @@ impl WalletError {
             Self::Draining { .. } => "wallet.draining",
             Self::DrainNotFound { .. } => "wallet.drain_not_found",
             Self::BadLabel { .. } => "wallet.bad_label",
+            Self::TooManyLabels { .. } => "wallet.too_many_labels",
         }
     }
 }

@@ -7,6 +7,7 @@
 //! wallet's signers sign, committed before it is broadcast.
 
 mod addresses;
+mod claims;
 mod descriptor;
 mod drain_model;
 mod drain_rounds;
@@ -15,6 +16,7 @@ mod draining;
 mod error;
 mod following;
 mod fresh;
+mod label_lines;
 mod labels;
 mod looking;
 mod model;
@@ -29,8 +31,6 @@ mod withdrawing;
 
 use std::sync::Arc;
 
-use bitcoin::ScriptBuf;
-
 use crate::Error;
 use crate::access::Credential;
 use crate::core::{
@@ -38,7 +38,7 @@ use crate::core::{
 };
 use crate::ids::WalletId;
 use crate::invoices::Invoices;
-use crate::ledger::{Refusal, Step};
+use crate::ledger::Refusal;
 use crate::settlement;
 
 use descriptor::Descriptors;
@@ -54,7 +54,7 @@ pub use model::{
 };
 
 pub use descriptor::WalletPreview;
-pub use labels::LabelRecord;
+pub use label_lines::{LabelFault, LabelRecord};
 pub use psbt::signed_transaction;
 pub(crate) use refunding::RefundSpend;
 
@@ -100,6 +100,7 @@ impl Wallets {
                     let (field, bounds) = ("used_addresses", "0 to 1,000");
                     return Err(CommandError::OutOfBounds { field, bounds }.into());
                 }
+                wallets.claim_chains().await?;
                 let added: Result<Executed<Wallet>, Error> = wallets
                     .core
                     .execute(&caller, "wallets.add", &command.key, &command, || {
@@ -158,16 +159,7 @@ impl Wallets {
             },
         };
         let id = wallet.id.to_string();
-        // The first address says which wallet it is, however its keys are written. That of the
-        // change as well: to be paid on one's own change, or on somebody's, is two wallets in one.
-        let change = descriptors.script(Keychain::Change, 0)?;
-        let mut first = vec![descriptors.script(Keychain::External, 0)?, change];
-        first.dedup();
-        let claim = |script: ScriptBuf| Step::Claim {
-            name: format!("wallet/{}", script.to_hex_string()),
-            by: id.clone(),
-        };
-        let mut steps: Vec<Step> = first.into_iter().map(claim).collect();
+        let mut steps = claims::claims(&descriptors, &id)?;
         steps.extend(owner);
         steps.push(rules::write_wallet(&wallet, 0)?);
         for index in 0..command.used_addresses {

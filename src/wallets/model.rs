@@ -449,9 +449,10 @@ pub struct ImportLabels {
 /// Labels that were taken in.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LabelsImported {
-    /// How many were the wallet's.
+    /// Of how many addresses and coins of the wallet something was said.
     pub taken: usize,
-    /// How many are of addresses and coins that the wallet does not have, or of other kinds.
+    /// Of how many things that it does not have, or of other types: that is kept, and given out
+    /// again.
     pub ignored: usize,
 }
 

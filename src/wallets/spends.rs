@@ -123,12 +123,14 @@ impl Wallets {
         Ok(rates.normal_sat_per_kvb.clamp(*FEES.start(), *FEES.end()))
     }
 
-    /// Coins that a new spend may take: in a block, or our own change, and not set aside.
+    /// Coins that a new spend may take: in a block, or our own change, not set aside, and not kept
+    /// back by the wallet's user (BIP 329, `spendable`).
     pub(super) async fn free(&self, wallet: WalletId) -> Result<Vec<(i64, Coin)>, Error> {
         let mut coins = self.core.unspent(wallet).await?;
+        let frozen = self.frozen(wallet).await?;
         coins.retain(|(_, coin)| {
             let is_sure = coin.confirmations > 0 || coin.keychain == Keychain::Change;
-            is_sure && coin.reserved_by.is_none()
+            is_sure && coin.reserved_by.is_none() && !frozen.contains(&coin.outpoint)
         });
         Ok(coins)
     }

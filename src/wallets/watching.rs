@@ -102,6 +102,7 @@ impl Wallets {
     /// After a start: what is watched is looked at now. A clock that was ahead when the next round
     /// was set would have put it off until then.
     pub(crate) async fn go_on_watching(&self) -> Result<(), Error> {
+        self.claim_chains().await?;
         let is_watched = self.core.chain.is_some() && self.cursor().await?.version > 0;
         if is_watched {
             self.core.commit(vec![self.again(0)]).await?;

@@ -20,7 +20,7 @@ impl Wallets {
     /// where it stopped; once it was answered, nothing more is sent for the same key.
     ///
     /// Left alone are coins in no block that are not the wallet's own change, those that are set
-    /// aside for other spends, and those that cost more than they bring: see
+    /// aside for other spends or kept back by a label (BIP 329), and those that cost more than they bring: see
     /// [`Withdrawal::left_sat`]. What the node has in channels, and in the wallet that it opens
     /// them from, is not in any of these wallets: of the node's, [`Withdrawal::node`] says how much
     /// that is, and [`drain_node`](Self::drain_node) takes all of it.

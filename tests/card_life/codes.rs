@@ -21,6 +21,7 @@ use crate::support::shop::{self, SAT};
 on_both_stores! {
     a_right_code_ends_the_wrong_ones;
     whoever_knows_the_number_alone_locks_nothing;
+    a_code_that_was_looked_at_in_time_is_good_as_long_as_a_tap;
     a_card_in_anothers_place_is_filled_up_no_more_often;
 }
 
@@ -68,6 +69,51 @@ async fn a_right_code_ends_the_wrong_ones(is_sqlite: bool) {
     let locked = charge(&engine, &till, "locked", &good, 1).await;
     assert_eq!(locked, Err("card.code_locked"));
     scene.stop("right").await;
+}
+
+/// A cashier takes as long as for any other card; and whoever is too late with a right code has guessed
+/// nothing.
+async fn a_code_that_was_looked_at_in_time_is_good_as_long_as_a_tap(is_sqlite: bool) {
+    let scene = Scene::new(is_sqlite, CardLimits::default()).await;
+    let (engine, till) = (scene.engine().clone(), scene.merchant.till.clone());
+    let (card, holder) = shop::virtual_card(&engine, &*scene.store).await;
+    let cards = engine.cards();
+    // More of them than wrong ones lock it.
+    for number in 0..7 {
+        let good = right(&engine, card, &holder).await;
+        cards.peek(&good).await.unwrap();
+        scene.clock.advance(Duration::from_secs(119));
+        let (name, twice) = (format!("{number}"), format!("{number}/twice"));
+        assert_eq!(charge(&engine, &till, &name, &good, 10).await, Ok(10));
+        let used = charge(&engine, &till, &twice, &good, 10).await;
+        assert_eq!(used, Err("card.tap_replayed"), "{name}");
+        scene.clock.advance(Duration::from_secs(61));
+    }
+    for number in 0..12 {
+        let good = right(&engine, card, &holder).await;
+        if number % 2 == 0 {
+            cards.peek(&good).await.unwrap();
+        }
+        scene.clock.advance(Duration::from_secs(120));
+        let late = charge(&engine, &till, &format!("late/{number}"), &good, 10).await;
+        assert_eq!(late, Err("card.tap_stale"), "{number}");
+        let looked = told(cards.peek(&good).await).map(drop);
+        assert_eq!(looked, Err("card.tap_stale"), "{number}");
+    }
+    assert_eq!(scene.seen("card.code_wrong").await, 0);
+    // Of a later one that was looked at before it, it is behind.
+    let first = right(&engine, card, &holder).await;
+    scene.clock.advance(Duration::from_secs(30));
+    let second = right(&engine, card, &holder).await;
+    cards.peek(&second).await.unwrap();
+    let behind = charge(&engine, &till, "behind", &first, 10).await;
+    assert_eq!(behind, Err("card.tap_superseded"));
+    // What was shown more than ten minutes ago is as wrong as any other.
+    scene.clock.advance(Duration::from_secs(660));
+    let old = charge(&engine, &till, "old", &first, 10).await;
+    assert_eq!(old, Err("card.wrong_code"));
+    assert_eq!(scene.seen("card.code_wrong").await, 1);
+    scene.stop("in time").await;
 }
 
 async fn whoever_knows_the_number_alone_locks_nothing(is_sqlite: bool) {

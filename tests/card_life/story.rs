@@ -885,11 +885,12 @@ async fn a_virtual_card_pays_by_its_code(is_sqlite: bool) {
         charge(&engine, &till, "next", &tap(&next.number, &next.code), 100).await,
         Ok(100)
     );
-    // An old code is as wrong as any: five of them lock it, however often each is sent.
-    scene.clock.advance(Duration::from_secs(90));
+    // A code of hours ago is as wrong as any: five of them lock it, however often each is sent.
+    scene.clock.advance(Duration::from_secs(7_200));
     for number in 0..5 {
         for _ in 0..2 {
-            let told = charge(&engine, &till, &format!("old-{number}"), &good, 1).await;
+            let old = &tap(&next.number, &next.code);
+            let told = charge(&engine, &till, &format!("old-{number}"), old, 1).await;
             let locked = if number == 4 {
                 "card.code_locked"
             } else {

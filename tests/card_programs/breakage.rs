@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flashkit::cards::{
-    BreakageRule, CardLimits, CardProgramTerms, CardState, ChargeCard, SetCardExpiry,
+    AddFamilyCard, BreakageRule, CardLimits, CardProgramTerms, CardState, ChargeCard, IssueCard,
+    ReplaceCard, SetCardExpiry, UpdateCardProgram,
 };
+use flashkit::ids::CardId;
 use flashkit::ledger::Account;
 use flashkit::money::Asset;
 use flashkit::ports::{Clock, SystemClock};
@@ -117,6 +119,134 @@ async fn each_program_says_when_money_breaks() {
         };
         let refused = engine.cards().programs().create(&issuer, command).await;
         assert_eq!(told(refused).map(drop), Err("command.out_of_bounds"));
+    }
+}
+
+async fn at_noon() -> (Engine, Arc<dyn Store>, Arc<ManualClock>) {
+    let clock = Arc::new(ManualClock::at(NOON));
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::new(clock.clone()));
+    let builder = Engine::builder(store.clone(), shop::master()).network("regtest");
+    let engine = builder.clock(clock.clone()).open().await.unwrap();
+    (engine, store, clock)
+}
+
+async fn expires(engine: &Engine, name: &str, card: CardId, at_ms: i64) {
+    let command = SetCardExpiry {
+        key: key(name),
+        card,
+        expires_at_ms: Some(at_ms),
+    };
+    let cards = engine.cards();
+    cards.set_expiry(&engine.issuer(), command).await.unwrap();
+}
+
+/// Runs the jobs of so many days, day by day, and answers on which of them the card's money broke.
+async fn broke_on(
+    (engine, store, clock): &(Engine, Arc<dyn Store>, Arc<ManualClock>),
+    card: CardId,
+    days: std::ops::RangeInclusive<i64>,
+) -> Option<i64> {
+    for day in days {
+        clock.advance(Duration::from_millis(DAY_MS.unsigned_abs()));
+        let run = engine.run_due_jobs().await.unwrap();
+        assert!(run.failed.is_empty(), "{:?}", run.failed);
+        if available(&**store, Account::card_balance(card)).await == 0 {
+            return Some(day);
+        }
+    }
+    None
+}
+
+fn broken_after(days: i64) -> CardProgramTerms {
+    CardProgramTerms {
+        breakage: BreakageRule::After {
+            wait_ms: days * DAY_MS,
+        },
+        ..CardProgramTerms::default()
+    }
+}
+
+/// Others spend the balance of a card that expired: its money waits until none of them can, and no
+/// longer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_money_of_a_family_breaks_once_none_of_it_can_spend() {
+    for child_ends in [1, 50] {
+        let world = at_noon().await;
+        let (engine, store, clock) = &world;
+        let of = program(engine, "family", broken_after(30)).await;
+        let main = issue(engine, "04112233440001", CardLimits::default(), of).await;
+        shop::fund(&**store, 1, main.id, 1_000 * SAT).await;
+        let (cards, issuer) = (engine.cards(), engine.issuer());
+        let mut chips = Vec::new();
+        for uid in ["04112233440002", "04112233440003"] {
+            let command = IssueCard {
+                key: key(uid),
+                uid: uid.to_owned(),
+                existing_chip: None,
+                limits: CardLimits::default(),
+                program: Some(of),
+            };
+            cards.issue(&issuer, command).await.unwrap();
+            let keys = cards.programming_keys(&issuer, uid).await.unwrap();
+            chips.push(flashkit::testkit::virtual_card::VirtualCard::program(uid, &keys).unwrap());
+        }
+        let command = AddFamilyCard {
+            key: key("child"),
+            main: main.id,
+            tap: chips[0].tap(),
+            limits: CardLimits::default(),
+        };
+        let child = cards.add_to_family(&main.holder, command).await.unwrap();
+        let child = child.card.id;
+        expires(engine, "main", main.id, NOON + DAY_MS).await;
+        expires(engine, "child", child, NOON + child_ends * DAY_MS).await;
+        // Thirty days after the first, or when the last one ended, which is seen on the day after.
+        let broke = broke_on(&world, main.id, 1..=60).await.unwrap();
+        let expected = if child_ends == 1 { 31..=31 } else { 50..=51 };
+        assert!(expected.contains(&broke), "{broke}");
+        let breakage = available(&**store, Account::breakage(Asset::Btc)).await;
+        assert_eq!(breakage, 1_000 * SAT);
+        // Nothing comes to a card in the child's place any more: it would be the operator's.
+        let command = ReplaceCard {
+            key: key("replace"),
+            card: child,
+            tap: chips[1].tap(),
+        };
+        let refused = cards.replace(&main.holder, command).await;
+        assert_eq!(told(refused).map(drop), Err("card.not_active"));
+        assert!(clock.now_ms() > NOON);
+    }
+}
+
+/// A rule that changes after cards have expired holds for them, within thirty days.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rule_that_comes_after_the_cards_have_expired_holds_for_them() {
+    let never = CardProgramTerms {
+        breakage: BreakageRule::Never,
+        ..CardProgramTerms::default()
+    };
+    for before in [
+        never.clone(),
+        CardProgramTerms::default(),
+        broken_after(900),
+    ] {
+        let world = at_noon().await;
+        let (engine, store, _) = &world;
+        let of = program(engine, "late", before).await;
+        let card = issue(engine, "04112233440001", CardLimits::default(), of).await;
+        shop::fund(&**store, 1, card.id, 1_000 * SAT).await;
+        expires(engine, "expires", card.id, NOON + DAY_MS).await;
+        assert_eq!(broke_on(&world, card.id, 1..=70).await, None);
+        let command = UpdateCardProgram {
+            key: key("rule"),
+            program: of,
+            name: "late".to_owned(),
+            terms: broken_after(5),
+        };
+        let programs = engine.cards().programs();
+        programs.update(&engine.issuer(), command).await.unwrap();
+        let broke = broke_on(&world, card.id, 1..=30).await;
+        assert!(broke.is_some());
     }
 }
 

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use flashkit::access::{HostKey, HostKeys};
-use flashkit::cards::boltcard::{IssuerKey, IssuerKeyRing, KeyDerivation, TapError, TapUrl};
+use flashkit::cards::boltcard::{
+    IssuerKey, IssuerKeyRing, KeyDerivation, TapError, TapUrl, decrypt_picc,
+};
 use flashkit::cards::lnurl::LnurlRequest;
 use flashkit::cards::{
-    CardLimits, ExistingChip, ImportIssuerKey, IssueCard, IssueCards, IssuerKeyOrigin,
-    ProgrammingKeys, RotateIssuerKey,
+    ActivateCard, CardLimits, ChargeCard, ExistingChip, ImportIssuerKey, IssueCard, IssueCards,
+    IssuerKeyOrigin, Pin, ProgrammingKeys, RotateIssuerKey, SetCardPin,
 };
 use flashkit::ports::SystemClock;
 use flashkit::store::{MemoryStore, Store};
@@ -373,4 +375,72 @@ async fn a_batch_is_issued_whole_and_its_keys_are_told_until_activation() {
 
 fn told_keys<T>(answer: Result<T, flashkit::Error>) -> Result<(), &'static str> {
     answer.map(drop).map_err(|error| error.code())
+}
+
+/// One `p` in 256 looks right with another issuer key as well: whoever tries PINs with those waits in
+/// the lane of the card all the same, and three are tried.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn guesses_that_another_key_opens_as_well_are_three() {
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::new(Arc::new(SystemClock)));
+    let engine = engine(&store, Some(host_keys())).await;
+    let (cards, issuer) = (engine.cards(), engine.issuer());
+    // A number of no maker that is known: nothing puts the right one first.
+    let (old, uid) = (numbered(7), [9, 1, 2, 3, 4, 5, 6]);
+    let command = ImportIssuerKey {
+        key: key("import"),
+        issuer_key: old.clone(),
+    };
+    cards.import_issuer_key(&issuer, command).await.unwrap();
+    let keys = keys_of(&old, &uid, 3, &KeyDerivation::Standard);
+    let mut chip = VirtualCard::program(&hex::encode(uid), &keys).unwrap();
+    let issue = IssueCard {
+        key: key("old"),
+        uid: hex::encode(uid),
+        existing_chip: Some(ExistingChip {
+            pull_payment_id: None,
+            version: 3,
+            counter: 0,
+            issuer_key: Some(old.id()),
+        }),
+        limits: CardLimits {
+            pin_above: Some(0),
+            ..CardLimits::default()
+        },
+        program: None,
+    };
+    let card = cards.issue(&issuer, issue).await.unwrap().id;
+    let command = ActivateCard {
+        key: key("old"),
+        card,
+    };
+    let held = cards.activate(&issuer, command).await.unwrap();
+    let pin = |text: &str| text.parse::<Pin>().unwrap();
+    let command = SetCardPin {
+        key: key("pin"),
+        card,
+        pin: pin("73018426"),
+    };
+    cards.set_pin(&held.holder, command).await.unwrap();
+    let till = shop::merchant(&engine, "Cookshop").await.till;
+    let own = IssuerKey::new(*MasterSecret::new([7; 32]).card_issuer_key());
+    let mut guesses = tokio::task::JoinSet::new();
+    while guesses.len() < 24 {
+        let tap = chip.tap();
+        if decrypt_picc(&own, TapUrl::parse(&tap).unwrap().p()).is_err() {
+            continue;
+        }
+        let guess = format!("{:04}", guesses.len());
+        let command = ChargeCard {
+            key: key(&guess),
+            tap,
+            price: shop::sat(1),
+            reference: String::new(),
+            pin: Some(pin(&guess)),
+        };
+        let (engine, till) = (engine.clone(), till.clone());
+        guesses.spawn(async move { told(engine.cards().charge(&till, command).await).map(drop) });
+    }
+    let told = guesses.join_all().await;
+    let count = |code| told.iter().filter(|one| **one == Err(code)).count();
+    assert_eq!((count("card.wrong_pin"), count("card.pin_locked")), (3, 21));
 }

@@ -4,6 +4,7 @@
 mod support;
 
 mod breakage;
+mod giving;
 mod holders;
 mod imports;
 mod issuer_keys;

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use flashkit::Answer;
 use flashkit::cards::{
     AddFamilyCard, AuthorizeCard, CardLimits, CardState, ChargeAmount, ChargeCard, ExportedCard,
-    ImportedCard, IssueCard, KeptCard, KeptReason, RefundCharge, ReleaseCharge, RenewHolder,
-    RollBack, RollBackReport, WipeCard,
+    FreezeCard, ImportedCard, IssueCard, KeptCard, KeptReason, RefundCharge, ReleaseCharge,
+    RenewHolder, ReportLost, RollBack, RollBackReport, SetCardExpiry, SetCardLimits, SetCardPin,
+    UnlockCardPin, WipeCard,
 };
 use flashkit::ids::{CardId, ChargeId};
 use flashkit::ledger::Account;
@@ -22,6 +23,7 @@ on_both_stores! {
     what_is_on_hold_or_a_family_stays;
     what_is_paid_meanwhile_is_in_the_row_or_refused;
     what_comes_later_is_the_former_issuers;
+    what_was_stopped_comes_over_stopped;
 }
 
 impl World {
@@ -330,4 +332,124 @@ async fn what_comes_later_is_the_former_issuers(is_sqlite: bool) {
     let balance = world.store.balance(&payable).await.unwrap();
     assert_eq!(balance.posted(payable.kind().side()), 0);
     world.stop("later").await;
+}
+
+/// The server that has it meanwhile knows of none of it: a card that was lost or frozen is so again, and
+/// one with a PIN and limits of its holder's has them.
+async fn what_was_stopped_comes_over_stopped(is_sqlite: bool) {
+    let world = world(is_sqlite).await;
+    let mut base = old_base(4);
+    world.take_over("base", &rows(&base)).await;
+    let here = world.export().await;
+    let ids: Vec<CardId> = base.iter().map(|card| here[&chip(card)].card).collect();
+    let (cards, issuer) = (world.engine.cards(), world.engine.issuer());
+    let renew = |name: &str, card| RenewHolder {
+        key: key(name),
+        card,
+    };
+    let held = |name: &str, card| cards.renew_holder(&issuer, renew(name, card));
+    let lost = held("h0", ids[0]).await.unwrap().holder.clone();
+    let (lose, freeze) = (key("lost"), key("frozen"));
+    let command = ReportLost {
+        key: lose,
+        card: ids[0],
+    };
+    cards.report_lost(&lost, command).await.unwrap();
+    let command = FreezeCard {
+        key: freeze,
+        card: ids[1],
+    };
+    cards.freeze(&issuer, command).await.unwrap();
+    let pinned = held("h2", ids[2]).await.unwrap().holder.clone();
+    let pin = |text: &str| text.parse::<flashkit::cards::Pin>().unwrap();
+    let command = SetCardPin {
+        key: key("pin"),
+        card: ids[2],
+        pin: pin("4711"),
+    };
+    cards.set_pin(&pinned, command).await.unwrap();
+    let command = SetCardLimits {
+        key: key("limits"),
+        card: ids[2],
+        limits: CardLimits {
+            // More than the import gives, and less.
+            per_tap: Some(9_000 * SAT),
+            per_day: Some(5 * SAT),
+            pin_above: Some(2 * SAT),
+            time_zone: "America/Jamaica".to_owned(),
+            ..CardLimits::default()
+        },
+    };
+    cards.set_limits(&pinned, command).await.unwrap();
+    let far_ms = 4_000_000_000_000;
+    let command = SetCardExpiry {
+        key: key("until"),
+        card: ids[3],
+        expires_at_ms: Some(far_ms),
+    };
+    cards.set_expiry(&issuer, command).await.unwrap();
+
+    let mut now = ids.clone();
+    // As often as it takes.
+    for round in 0..2 {
+        let back = world.all_back(&format!("back {round}")).await;
+        assert_eq!(back.len(), 4);
+        let again: Vec<_> = back.values().map(again).collect();
+        world.take_over(&format!("over {round}"), &again).await;
+        let here = world.export().await;
+        now = base.iter().map(|card| here[&chip(card)].card).collect();
+        for (place, code, state) in [
+            (0, "card.lost", CardState::Lost),
+            (1, "card.frozen", CardState::Frozen),
+        ] {
+            let name = format!("{round}/{place}");
+            let refused = world.charge(&name, base[place].chip.tap(), 1).await;
+            assert_eq!(refused, Err(code), "{name}");
+            let seen = cards.get(&issuer, now[place]).await.unwrap();
+            assert_eq!(seen.state, state, "{name}");
+        }
+        let limits = cards.get(&issuer, now[2]).await.unwrap().limits.clone();
+        assert_eq!(
+            (limits.per_tap, limits.per_day, limits.pin_above),
+            (Some(5_000 * SAT), Some(5 * SAT), Some(2 * SAT))
+        );
+        assert_eq!(limits.time_zone, "America/Jamaica");
+        let tap = base[2].chip.tap();
+        let name = format!("{round}/asked");
+        assert_eq!(
+            world.charge(&name, tap.clone(), 3).await,
+            Err("card.pin_required")
+        );
+        let wrong = ChargeCard {
+            price: sat(3),
+            pin: Some(pin("0000")),
+            ..sale(&format!("{round}/wrong"), tap)
+        };
+        let refused = cards.charge(&world.merchant.till, wrong).await;
+        assert_eq!(told(refused).map(drop), Err("card.wrong_pin"));
+        let status = cards.pin_status(&issuer, now[2]).await.unwrap();
+        assert_eq!((status.is_set, status.attempts_left), (true, 2 - round));
+        let events = world.store.events(0, 1_000).await.unwrap();
+        let object = now[3].to_string();
+        let came = events
+            .iter()
+            .find(|event| event.kind == "card.imported" && event.object == object);
+        assert_eq!(came.unwrap().body["expires_at_ms"], far_ms);
+    }
+    // The right one still is, and the day's limit is the line's.
+    let unlock = UnlockCardPin {
+        key: key("unlock"),
+        card: now[2],
+    };
+    cards.unlock_pin(&issuer, unlock).await.unwrap();
+    for (name, code) in [("right", Ok(())), ("limit", Err("card.limit_exceeded"))] {
+        let paid = ChargeCard {
+            price: sat(3),
+            pin: Some(pin("4711")),
+            ..sale(name, base[2].chip.tap())
+        };
+        let paid = told(cards.charge(&world.merchant.till, paid).await).map(drop);
+        assert_eq!(paid, code, "{name}");
+    }
+    world.stop("stopped").await;
 }

@@ -69,7 +69,7 @@ fn drift(drift: DriftBearer, hold_margin_bps: u32) -> Terms {
             hold_margin_bps,
             ..ConversionRules::default()
         },
-        fee_bearer: FeeBearer::Card,
+        fee_bearer: Some(FeeBearer::Card),
         ..Terms::default()
     }
 }
@@ -623,10 +623,10 @@ async fn beside_the_model(
             bps,
             side: SpreadSide::CustomerPays,
         }),
-        fee_bearer: match bears_route {
+        fee_bearer: Some(match bears_route {
             true => FeeBearer::Card,
             false => FeeBearer::Operator,
-        },
+        }),
         ..drift(bearer, margin)
     };
     let mut rail = Rail::new(false, terms).await;

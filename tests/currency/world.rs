@@ -45,7 +45,7 @@ pub struct Terms {
     pub rules: ConversionRules,
     pub limits: CardLimits,
     pub spread: Option<Spread>,
-    pub fee_bearer: FeeBearer,
+    pub fee_bearer: Option<FeeBearer>,
     pub offline_window_ms: Option<i64>,
 }
 

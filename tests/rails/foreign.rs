@@ -157,6 +157,57 @@ async fn points_come_out_of_what_the_merchant_has_put_aside() {
     set.stop("put aside").await;
 }
 
+/// A person says that it arrived, where the node cannot: the points are given as if the node had, as
+/// far as the merchant has put aside for them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_says_that_it_arrived_gives_the_points_that_there_is_money_for() {
+    for (aside, points) in [(300, 200), (100, 0)] {
+        let mut set = Set::new(limits()).await;
+        shop::program(&set.engine, set.merchant.id).await;
+        let (rewards, issuer) = (set.engine.rewards(), set.engine.issuer());
+        let sale = shop::sale(&set.engine, &set.merchant, "own", shop::sat(aside)).await;
+        set.customer.pay(&sale.bolt11).await.unwrap();
+        shop::settled(&set.engine, &sale).await;
+        let order = MoveRewardBudget {
+            key: key("aside"),
+            merchant: set.merchant.id,
+            amount_msat: aside * SAT,
+            direction: BudgetMove::In,
+        };
+        rewards.move_budget(&issuer, order).await.unwrap();
+        set.node.script([Pay::SendAndDoubt]);
+        let bill = set.bill(10_000).await;
+        let payment = set.pay("p", &bill).await.unwrap();
+        until("it is on its way", || async {
+            set.payee.record(hash(&bill)).is_some()
+        })
+        .await;
+        let resolve = |name: &str| ResolveCardPayment {
+            key: key(name),
+            payment: payment.id,
+            outcome: CardPaymentOutcome::Succeeded {
+                route_fee_msat: Some(0),
+            },
+            reason: "the shop was asked".to_owned(),
+            despite_record: true,
+        };
+        let cards = set.engine.cards();
+        let said = cards.resolve_payment(&issuer, resolve("said")).await;
+        let said = said.unwrap().value;
+        assert_eq!(said.state, CardPaymentState::Succeeded);
+        assert_eq!((said.points, said.points_not_given), (points, 200 - points));
+        let again = cards.resolve_payment(&issuer, resolve("said")).await;
+        assert_eq!(again.unwrap().value, said, "once");
+        let budget = rewards.budget(&issuer, set.merchant.id).await.unwrap();
+        assert_eq!(budget.available_msat, (aside - points) * SAT);
+        let twice = cards.resolve_payment(&issuer, resolve("twice")).await;
+        assert_eq!(twice.unwrap_err().code(), "card.payment_final");
+        set.take(&bill).await;
+        until("it has arrived", || async { set.has_arrived(&bill) }).await;
+        set.stop("said").await;
+    }
+}
+
 /// The budget is emptied between the decision and its commit: what the merchant has here pays for the
 /// points, as it would have without one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

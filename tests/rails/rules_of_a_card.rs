@@ -91,9 +91,11 @@ async fn virtual_card_of(set: &Set, terms: CardProgramTerms) -> (CardId, Credent
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_virtual_card_pays_elsewhere_as_its_program_says() {
     for (bearer, of_card, of_merchant) in [
-        (FeeBearer::Card, 10_007, 0),
-        (FeeBearer::Merchant, 10_000, 7),
-        (FeeBearer::Operator, 10_000, 0),
+        // As a card without a program.
+        (None, 10_007, 0),
+        (Some(FeeBearer::Card), 10_007, 0),
+        (Some(FeeBearer::Merchant), 10_000, 7),
+        (Some(FeeBearer::Operator), 10_000, 0),
     ] {
         let set = Set::new(CardLimits::default()).await;
         let sale = shop::sale(&set.engine, &set.merchant, "sale", shop::sat(1_000)).await;
@@ -113,7 +115,7 @@ async fn a_virtual_card_pays_elsewhere_as_its_program_says() {
         assert_eq!(told(refused).map(drop), Err("card.merchant_not_allowed"));
         let payment = cards.pay(&set.merchant.till, pay("pay", tap, &bill)).await;
         let payment = payment.unwrap().value;
-        assert_eq!(payment.fee_bearer, bearer);
+        assert_eq!(payment.fee_bearer, bearer.unwrap_or(FeeBearer::Card));
         set.take(&bill).await;
         set.until_state(payment.id, CardPaymentState::Succeeded)
             .await;
@@ -140,6 +142,56 @@ fn pay(name: &str, tap: String, bolt11: &str) -> PayWithCard {
         tap,
         bolt11: bolt11.to_owned(),
         pin: None,
+    }
+}
+
+/// Where no till took a tap, whoever is paid may be the card's holder, and the route the holder's own:
+/// nobody else bears it, whatever the program says.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_till_the_card_bears_the_route() {
+    let terms: CardProgramTerms = serde_json::from_value(json!({})).unwrap();
+    assert_eq!(terms.fee_bearer, None, "left out is as without a program");
+    for bearer in [None, Some(FeeBearer::Merchant), Some(FeeBearer::Operator)] {
+        let set = Set::new(CardLimits::default()).await;
+        set.network.set_route_fee_msat(7 * SAT);
+        let terms = CardProgramTerms {
+            fee_bearer: bearer,
+            ..CardProgramTerms::default()
+        };
+        let mut card = card_of(&set, terms).await;
+        let cards = set.engine.cards();
+        let quote = cards.quote_withdrawal(&card.holder, card.id).await.unwrap();
+        assert!(quote.max_route_fee_msat > 10 * SAT, "{quote:?}");
+        let home = set.bill(1_000).await;
+        let command = WithdrawFromCard {
+            key: key("home"),
+            card: card.id,
+            bolt11: home.clone(),
+            amount_msat: None,
+        };
+        let payment = cards.withdraw(&card.holder, command).await.unwrap().value;
+        assert_eq!(payment.fee_bearer, FeeBearer::Card, "{bearer:?}");
+        set.take(&home).await;
+        set.until_state(payment.id, CardPaymentState::Succeeded)
+            .await;
+        let tap = card.chip.tap();
+        let (_, offer) = set.json(&tap).await;
+        let most = offer["maxWithdrawable"].as_i64().unwrap();
+        assert!(most < (20_000 - 1_007 - 90) * SAT, "{most}");
+        let alone = set.bill(1_000).await;
+        set.json(&withdraw(&tap, &alone)).await;
+        set.take(&alone).await;
+        let told = json!({"status": "OK"});
+        crate::support::until("it is paid", || async {
+            set.json(&withdraw(&tap, &alone)).await.1 == told
+        })
+        .await;
+        let left = cards.get(&card.holder, card.id).await.unwrap().balance_msat;
+        assert_eq!(left, (20_000 - 2 * 1_007) * SAT, "{bearer:?}");
+        let fees = flashkit::ledger::Account::routing_fees();
+        let fees = set.store.balance(&fees).await.unwrap();
+        assert_eq!(fees.debits_posted, 0, "{bearer:?}");
+        set.stop("the card bears it").await;
     }
 }
 
@@ -175,7 +227,7 @@ async fn a_card_of_certain_merchants_pays_nobody_who_is_not_known() {
 async fn where_the_merchant_bears_the_route_it_comes_off_what_it_has_here() {
     let set = Set::new(CardLimits::default()).await;
     let terms = CardProgramTerms {
-        fee_bearer: FeeBearer::Merchant,
+        fee_bearer: Some(FeeBearer::Merchant),
         ..CardProgramTerms::default()
     };
     let mut card = card_of(&set, terms).await;
@@ -211,7 +263,7 @@ async fn where_the_merchant_bears_the_route_it_comes_off_what_it_has_here() {
 async fn a_merchant_that_has_nothing_here_may_owe_the_route() {
     let set = Set::new(CardLimits::default()).await;
     let terms = CardProgramTerms {
-        fee_bearer: FeeBearer::Merchant,
+        fee_bearer: Some(FeeBearer::Merchant),
         // The most that two routes of 0.5 % and 10 sats of a 1,000 may cost.
         route_owed_up_to_msat: Some(30 * SAT),
         ..CardProgramTerms::default()

@@ -3,9 +3,12 @@
 use std::sync::atomic::Ordering;
 
 use flashkit::Settings;
-use flashkit::cards::{CardLimits, RenewTopUpAddress, TopUpAddress};
+use flashkit::cards::{
+    ActivateCard, CardLimits, IssueCard, RenewTopUpAddress, ReplaceCard, TopUpAddress, WipeCard,
+};
 use flashkit::invoices::InvoiceState;
 use flashkit::lightning::PaymentState;
+use flashkit::testkit::virtual_card::VirtualCard;
 use lightning_invoice::{Bolt11Invoice, Bolt11InvoiceDescriptionRef};
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -231,6 +234,83 @@ async fn the_older_apps_top_up_by_the_p_of_any_tap() {
         assert_eq!(set.json(url).await.0, 400, "{url}");
     }
     set.stop("topped up").await;
+}
+
+/// The app of somebody whose card was replaced keeps the page of a tap: when the chip is somebody else's
+/// card by then, nothing paid there is theirs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_chip_that_was_issued_twice_is_topped_up_at_its_own_address_alone() {
+    let mut set = Set::new(CardLimits::default()).await;
+    let (cards, issuer) = (set.engine.cards(), set.engine.issuer());
+    let by_tap = |tap: &str| {
+        let parameters = tap.split_once('?').unwrap().1;
+        let p = parameters.split('&').next().unwrap();
+        format!("https://pay.example.com/boltcard/pay?{p}")
+    };
+    let kept = by_tap(&set.card.chip.tap());
+    let own = address(&set).await.url;
+    assert_eq!(set.json(&kept).await.0, 200);
+    let issue = |name: &str, uid: &str| IssueCard {
+        key: key(name),
+        uid: uid.to_owned(),
+        existing_chip: None,
+        limits: CardLimits::default(),
+        program: None,
+    };
+    let other = "04a39493cc8699";
+    let new = cards.issue(&issuer, issue("new", other)).await.unwrap().id;
+    let keys = cards.programming_keys(&issuer, other).await.unwrap();
+    let mut chip = VirtualCard::program(other, &keys).unwrap();
+    let command = ReplaceCard {
+        key: key("replace"),
+        card: set.card.id,
+        tap: chip.tap(),
+    };
+    cards.replace(&set.card.holder, command).await.unwrap();
+    // The card in its place is topped up there, while the chip is nobody else's.
+    assert_eq!(set.json(&kept).await.0, 200);
+    let command = WipeCard {
+        key: key("wipe"),
+        card: set.card.id,
+    };
+    cards.wipe(&issuer, command).await.unwrap();
+    let again = issue("again", shop::UID);
+    let theirs = cards.issue(&issuer, again).await.unwrap().id;
+    let keys = cards.programming_keys(&issuer, shop::UID).await.unwrap();
+    let mut second = VirtualCard::program(shop::UID, &keys).unwrap();
+    let command = ActivateCard {
+        key: key("theirs"),
+        card: theirs,
+    };
+    cards.activate(&issuer, command).await.unwrap();
+    for url in [
+        kept.clone(),
+        format!("{kept}&amount=1000000"),
+        by_tap(&second.tap()),
+    ] {
+        let (status, told) = set.json(&url).await;
+        assert_eq!((status, &told["status"]), (400, &json!("ERROR")), "{url}");
+        let reason = told["reason"].as_str().unwrap();
+        assert_eq!(reason, "no card is topped up at this address");
+    }
+    // Each card's own address leads to it.
+    let theirs_at = cards
+        .top_up_address(&issuer, theirs)
+        .await
+        .unwrap()
+        .url
+        .clone();
+    for (url, card, before) in [(own, new, ON_CARD), (theirs_at, theirs, 0)] {
+        let (_, made) = set.json(&format!("{url}?amount=1000000")).await;
+        let bolt11 = made["pr"].as_str().unwrap();
+        set.customer.pay(bolt11).await.unwrap();
+        until("it is on the card", || async {
+            let seen = cards.get(&issuer, card).await.unwrap();
+            seen.balance_msat == (before + 1_000) * SAT
+        })
+        .await;
+    }
+    set.stop("issued twice").await;
 }
 
 /// Anybody who has the address can ask: whoever asks too often has nothing made, not at the node

@@ -10,6 +10,8 @@ mod facts;
 mod inherited;
 mod invoices;
 mod paid_before;
+mod labels;
+mod old_wallets;
 mod racing;
 mod receipts;
 mod receiving;

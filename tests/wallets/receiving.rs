@@ -5,11 +5,10 @@ use std::sync::Arc;
 use flashkit::chain::bitcoin::{ScriptBuf, Transaction};
 use flashkit::chain::{ChainSource, Standing};
 use flashkit::testkit::chain::RegtestChain;
-use flashkit::wallets::{ImportLabels, LabelRecord, WalletOwner, XpubKind};
+use flashkit::wallets::{WalletOwner, XpubKind};
 
 use crate::scene::{Scene, Signer};
 use crate::sources::{Servers, servers};
-use crate::support::key;
 
 /// The same on every source: its own chain for each.
 async fn on_every_source<F, Fut>(run: F)
@@ -165,62 +164,6 @@ async fn no_gap_hides_a_payment_and_the_gap_limit_is_said() {
         (balance.confirmed_sat, balance.gap_limit, balance.addresses),
         (30_000, 45, 45)
     );
-    // Labels out, and into another wallet's books.
-    let coin = scene.coins(wallet).await[0].outpoint.clone();
-    let lines = format!(
-        "{{\"type\":\"output\",\"ref\":\"{coin}\",\"label\":\"rent\",\"spendable\":true}}\n\
-         {{\"type\":\"addr\",\"ref\":\"{}\",\"label\":\"table 4\"}}\n\n\
-         {{\"type\":\"tx\",\"ref\":\"{}\",\"label\":\"other\"}}\n",
-        last.address,
-        "00".repeat(32)
-    );
-    let command = ImportLabels {
-        key: key("labels"),
-        wallet,
-        lines,
-    };
-    let taken = wallets.import_labels(&scene.issuer, command).await.unwrap();
-    assert_eq!((taken.taken, taken.ignored), (2, 1));
-    let written = wallets
-        .export_labels(&scene.issuer, wallet)
-        .await
-        .unwrap()
-        .value;
-    let records = LabelRecord::read(&written).unwrap();
-    assert_eq!(records.len(), 46);
-    assert!(
-        records
-            .iter()
-            .any(|record| record.label == "table 4" && record.reference == last.address)
-    );
-    assert!(
-        records
-            .iter()
-            .any(|record| record.label == "rent" && record.kind == "output")
-    );
-    // Whoever says something else of a coin leaves its label alone; and what comes out goes in.
-    let frozen = format!("{{\"type\":\"output\",\"ref\":\"{coin}\",\"spendable\":false}}\n");
-    for (name, lines, counts) in [("frozen", &frozen, 0), ("again", &written, 46)] {
-        let command = ImportLabels {
-            key: key(name),
-            wallet,
-            lines: lines.clone(),
-        };
-        let taken = wallets.import_labels(&scene.issuer, command).await.unwrap();
-        assert_eq!((taken.taken, taken.ignored), (counts, 0), "{name}");
-        let out = wallets.export_labels(&scene.issuer, wallet).await.unwrap();
-        assert_eq!(out.value, written, "{name}");
-    }
-    let command = ImportLabels {
-        key: key("bad"),
-        wallet,
-        lines: format!("{written}nothing\n"),
-    };
-    let refused = wallets
-        .import_labels(&scene.issuer, command)
-        .await
-        .unwrap_err();
-    assert_eq!(refused.code(), "wallet.bad_label");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -360,7 +360,7 @@ impl CardImports {
             if last.value.version == row.version {
                 used = used.max(Some(paid).filter(|paid| *paid > 0));
             }
-            (card, before) = roll_back::come_again(last, card)?;
+            (card, before) = roll_back::come_again(core, last, card).await?;
         }
         let mut steps = vec![
             Step::Claim {

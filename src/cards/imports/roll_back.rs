@@ -4,10 +4,10 @@ use super::model::{ExportedCard, KeptCard, KeptReason, RollBack, RollBackReport}
 use super::{CardImports, MAX_TRIES, PIECE, card_rules, load, write};
 use crate::Error;
 use crate::access::Credential;
-use crate::cards::life::{LifeError, RetireTo};
+use crate::cards::life::{BREAKAGE_JOB, LifeError, RetireTo, due, require_none};
 use crate::cards::model::{Card, CardState};
-use crate::cards::{CARDS, CardError, load as load_card};
-use crate::core::{Answer, CommandError, Decision, Executed, Loaded, emit};
+use crate::cards::{CARDS, CardError, load as load_card, pin, programs};
+use crate::core::{Answer, CommandError, Core, Decision, Executed, Loaded, emit};
 use crate::ids::{CardId, CardImportId, TransferId};
 use crate::ledger::{Account, NewTransfer, Refusal, Step, TransferKind};
 
@@ -19,8 +19,9 @@ impl CardImports {
     ///
     /// What cannot go back is named and stays in use: a card with money on hold, and one with a
     /// family. A card that went back can be taken over again by
-    /// [`cut_over`](Self::cut_over), and is then its own successor: history, limits used and points
-    /// go along.
+    /// [`cut_over`](Self::cut_over), and is then its own successor: history, limits with what is used
+    /// of them, PIN, recovery code and points go along, and so does that it was lost, frozen or
+    /// expired. What fills it up when it runs low does not.
     ///
     /// # Errors
     /// `card.import_not_found`, `command.out_of_bounds`, `command.*`, `access.*`.
@@ -134,13 +135,14 @@ impl CardImports {
         }
         let mut taken = Vec::new();
         let to = RetireTo::FormerIssuer;
-        match self.cards.retired(card, to, &mut taken).await {
-            Ok(_) => {}
+        match require_none(core, card.value.id).await {
+            Ok(()) => {}
             Err(Error::Card(CardError::Life(LifeError::HasFamily { .. }))) => {
                 return Ok(Err(KeptReason::HasFamily));
             }
             Err(error) => return Err(error),
         }
+        self.cards.retired(card, to, &mut taken)?;
         let own = card.value.balance_account();
         if row.balance_msat > 0 {
             taken.push(Step::Transfer(NewTransfer {
@@ -177,12 +179,27 @@ pub(super) fn used(card: &Card, stored: u32) -> u32 {
     stored
 }
 
-/// The card that comes over again in its own place, and the step that ends the one before.
-pub(super) fn come_again(last: &Loaded<Card>, card: Card) -> Result<(Card, Vec<Step>), Error> {
+/// The card that comes over again in its own place, and the steps that end the one before. The server
+/// that had it meanwhile knows neither that it was stopped nor what its holder has set.
+pub(super) async fn come_again(
+    core: &Core,
+    last: &Loaded<Card>,
+    card: Card,
+) -> Result<(Card, Vec<Step>), Error> {
+    let before = &last.value;
+    let state = before.went_back_as.unwrap_or(card.state);
+    let until_ms = before.expires_at_ms.into_iter().chain(card.expires_at_ms);
     let card = Card {
-        replaces: Some(last.value.id),
-        first: Some(last.value.line()),
-        replacements: last.value.replacements.saturating_add(1),
+        state,
+        stopped_at_ms: before.stopped_at_ms.filter(|_| state != card.state),
+        expires_at_ms: until_ms.min(),
+        // Neither what the issuer gives it now nor what it had before is exceeded.
+        limits: programs::within_bounds(before.limits.clone(), &card.limits),
+        zone_before: before.zone_before.clone(),
+        recovery: before.recovery,
+        replaces: Some(before.id),
+        first: Some(before.line()),
+        replacements: before.replacements.saturating_add(1),
         ..card
     };
     let ended = Card {
@@ -190,11 +207,14 @@ pub(super) fn come_again(last: &Loaded<Card>, card: Card) -> Result<(Card, Vec<S
         replaced_by: Some(card.id),
         ..last.value.clone()
     };
-    let id = ended.id.to_string();
-    let steps = vec![
+    let mut steps = vec![
         card_rules::write(&ended, last.version)?,
-        emit("card.replaced", id, &ended)?,
+        emit("card.replaced", ended.id.to_string(), &ended)?,
     ];
+    steps.extend(pin::carry(core, ended.id, card.id).await?);
+    // That it has expired was told before: its money waits on.
+    let waits = card.expires_at_ms.filter(|_| state == CardState::Expired);
+    steps.extend(waits.map(|at_ms| due(BREAKAGE_JOB, card.id, at_ms)));
     Ok((card, steps))
 }
 

@@ -11,6 +11,7 @@ use super::onward::current;
 use super::{AUTO_TOP_UP_JOB, ending::due, owns};
 use crate::Error;
 use crate::access::Credential;
+use crate::cards::programs::GivenTo;
 use crate::cards::{Card, Cards, guard, load, low_balance, programs, require_bitcoin, rules};
 use crate::core::{Answer, Caller, CommandError, Core, Decision, Executed, Loaded, emit, put};
 use crate::ids::{CardId, TransferId};
@@ -85,10 +86,12 @@ fn window(card: &Card, at_ms: i64) -> Result<UsageWindow, Error> {
 impl Cards {
     /// Sets how a card is filled up when it runs low, or that it is not. Its holder, of a family
     /// card the main card's; where the money comes from another card, with the credential of
-    /// whoever holds that one.
+    /// whoever holds that one, which is of the same program where its program names where its cards
+    /// pay.
     ///
     /// # Errors
-    /// `card.not_found`, `card.not_active`, `command.out_of_bounds`, `command.*`, `access.*`.
+    /// `card.not_found`, `card.not_active`, `card.payee_not_known` of a card of another program,
+    /// `command.out_of_bounds`, `command.*`, `access.*`.
     pub async fn set_auto_top_up(
         &self,
         credential: &Credential,
@@ -145,7 +148,7 @@ impl Cards {
 
     /// Another card with a balance of its own, of the same kind of money, and what holds in the
     /// commit: whoever agrees still decides about that card.
-    async fn agree(&self, card: &Card, source: CardId, by: &Caller) -> Result<[Step; 2], Error> {
+    async fn agree(&self, card: &Card, source: CardId, by: &Caller) -> Result<Vec<Step>, Error> {
         let source = load(&self.core, source).await?;
         owns(by, &source.value)?;
         rules::require_active(&source.value, self.core.commit_time_ms())?;
@@ -154,7 +157,10 @@ impl Cards {
             let (field, bounds) = ("from", "another card with the same kind of money");
             return Err(CommandError::OutOfBounds { field, bounds }.into());
         }
-        Ok([by.guard.clone(), guard(&source)])
+        let mut steps = vec![by.guard.clone(), guard(&source)];
+        let to = GivenTo::Card(card);
+        steps.extend(programs::may_give(&self.core, &source.value, to).await?);
+        Ok(steps)
     }
 
     /// The job that fills a card up.
@@ -272,6 +278,13 @@ impl Cards {
             Err(Error::Access(_)) => return Ok(None),
             Err(error) => return Err(error),
         };
+        // The programs may say otherwise by now.
+        let to = GivenTo::Card(&wanted.card.value);
+        let may_give = match programs::may_give(core, &source.value, to).await {
+            Ok(held) => held,
+            Err(Error::Card(_)) => return Ok(None),
+            Err(error) => return Err(error),
+        };
         let from = source.value.balance_account();
         let to = wanted.card.value.balance_account();
         let balance = core.balance(&from).await?;
@@ -292,6 +305,7 @@ impl Cards {
             credit_ceiling: Some(wanted.ceiling_msat),
         });
         let mut steps = vec![by.guard, guard(&owner), guard(&source), transfer];
+        steps.extend(may_give);
         if wanted.ceiling_msat >= wanted.rule.below_msat {
             steps.push(at_least(to, wanted.rule.below_msat));
         }

@@ -2,10 +2,11 @@
 
 use super::model::{ReplaceCard, ReportLost, RetireCard, RetireTo};
 use super::onward::{MAX_REPLACEMENTS, all_of, current};
-use super::{AUTO_TOP_UP_JOB, EXPIRE_CARD_JOB, LifeError, family, may_stop, owns};
+use super::{AUTO_TOP_UP_JOB, BREAKAGE_JOB, EXPIRE_CARD_JOB, LifeError, family, may_stop, owns};
 use crate::Error;
 use crate::access::{Credential, Role};
 use crate::cards::charging::VerifiedTap;
+use crate::cards::programs::GivenTo;
 use crate::cards::{
     Activation, Card, CardError, CardState, Cards, guard, load, load_active, low_balance, pin,
     programs, rules, taps,
@@ -32,8 +33,8 @@ fn require_endable(card: &Card) -> Result<(), CardError> {
 }
 
 /// The jobs of a card that is out of use.
-fn no_more_jobs(card: CardId) -> [Step; 2] {
-    [EXPIRE_CARD_JOB, AUTO_TOP_UP_JOB].map(|kind| Step::Done {
+fn no_more_jobs(card: CardId) -> [Step; 3] {
+    [EXPIRE_CARD_JOB, BREAKAGE_JOB, AUTO_TOP_UP_JOB].map(|kind| Step::Done {
         kind,
         object: card.to_string(),
     })
@@ -95,8 +96,8 @@ impl Cards {
     /// and family go along. Its holder, of a family card the main card's.
     ///
     /// # Errors
-    /// `card.not_found`, `card.not_active`, `card.not_blank` when the new one was handed over
-    /// before, `card.replaced_too_often`, `card.bearer`, `card.tap_*`, `command.*`, `access.*`.
+    /// `card.not_found`, `card.not_active` also of the main card, `card.not_blank` when the new one was
+    /// handed over before, `card.replaced_too_often`, `card.bearer`, `card.tap_*`, `command.*`, `access.*`.
     pub async fn replace(
         &self,
         credential: &Credential,
@@ -164,7 +165,15 @@ impl Cards {
             let [owed, owes] = [old.value.id, new.id].map(Account::card_receivable);
             steps.push(all_of(owes, owed, debt, kind, old.value.id));
             steps.extend(family::moved(core, old.value.id, new.id).await?);
-        } else {
+        }
+        if let Some(main) = old.value.family_of {
+            let main = load(core, main).await?;
+            // What came to the new one would go where the main card's money went.
+            if main.value.state == CardState::Retired {
+                let (card, state) = (main.value.id, main.value.state);
+                return Err(CardError::NotActive { card, state }.into());
+            }
+            steps.push(guard(&main));
             steps.extend(low_balance::begin(core, &new).await?);
         }
         // What was charged before is looked at again on the new card, should it run low there.
@@ -194,13 +203,15 @@ impl Cards {
     }
 
     /// Ends a card that is in use, frozen, lost or expired: all that it has to spend goes to
-    /// another card or to a merchant, and so does what still comes to it. Its holder, of a family
-    /// card the main card's.
+    /// another card or to a merchant, and so does what still comes to it. Of a program that names
+    /// where its cards pay, to such a merchant or to another card of that program. Its holder, of a
+    /// family card the main card's.
     ///
     /// # Errors
     /// `card.not_found`, `card.not_active` also of the other card, `card.has_family` while others
-    /// spend its balance, `card.breakage_by_rule`, `ledger.ceiling_reached` when the other card
-    /// cannot have as much, `settlement.merchant_not_found`, `command.*`, `access.*`.
+    /// spend its balance, `card.breakage_by_rule`, `card.payee_not_known` of a card of another
+    /// program, `card.merchant_not_allowed`, `card.category_not_allowed`, `ledger.ceiling_reached` when
+    /// the other card cannot have as much, `settlement.merchant_not_found`, `command.*`, `access.*`.
     pub async fn retire(
         &self,
         credential: &Credential,
@@ -241,25 +252,7 @@ impl Cards {
         require_endable(&card.value)?;
         let mut steps = Vec::new();
         let own = card.value.balance_account();
-        let (to, ceiling) = match command.to {
-            RetireTo::Card { card } => {
-                let other = current(core, card).await?;
-                let other = load_active(core, other.value.id).await?;
-                let (ceiling, held) = programs::ceiling(core, &other.value).await?;
-                steps.push(guard(&other));
-                steps.extend(held);
-                (other.value.balance_account(), ceiling)
-            }
-            RetireTo::Merchant { merchant } => {
-                steps.push(settlement::guard_merchant(core, merchant).await?);
-                (Account::merchant_payable(merchant), None)
-            }
-            RetireTo::Breakage => return Err(LifeError::BreakageByRule.into()),
-            RetireTo::FormerIssuer => {
-                let (field, bounds) = ("to", "a card or a merchant");
-                return Err(CommandError::OutOfBounds { field, bounds }.into());
-            }
-        };
+        let (to, ceiling) = self.given_to(&card.value, command.to, &mut steps).await?;
         if to == own && card.value.family_of.is_none() {
             let (field, bounds) = ("to", "another card");
             return Err(CommandError::OutOfBounds { field, bounds }.into());
@@ -268,7 +261,8 @@ impl Cards {
             let (card, unit) = (card.value.id, card.value.unit);
             return Err(CardError::UnitMismatch { card, unit }.into());
         }
-        let answer = self.retired(&card, command.to, &mut steps).await?;
+        family::require_none(core, card.value.id).await?;
+        let answer = self.retired(&card, command.to, &mut steps)?;
         if card.value.family_of.is_none() {
             let available = core.balance(&own).await?.available(own.kind().side());
             let amount = i64::try_from(available).unwrap_or(i64::MAX);
@@ -291,17 +285,57 @@ impl Cards {
         Ok(Decision { steps, answer })
     }
 
+    /// The account that the money of a card goes to, the most that may be there, and what holds in the
+    /// commit of that.
+    async fn given_to(
+        &self,
+        card: &Card,
+        to: RetireTo,
+        steps: &mut Vec<Step>,
+    ) -> Result<(Account, Option<i64>), Error> {
+        let core = &self.core;
+        // A family card has no money to give.
+        let gives = Some(card).filter(|card| card.family_of.is_none());
+        Ok(match to {
+            RetireTo::Card { card } => {
+                let other = current(core, card).await?;
+                let other = load_active(core, other.value.id).await?;
+                let (ceiling, held) = programs::ceiling(core, &other.value).await?;
+                if let Some(card) = gives {
+                    steps
+                        .extend(programs::may_give(core, card, GivenTo::Card(&other.value)).await?);
+                }
+                steps.push(guard(&other));
+                steps.extend(held);
+                (other.value.balance_account(), ceiling)
+            }
+            RetireTo::Merchant { merchant } => {
+                let found = settlement::load_merchant(core, merchant).await?;
+                if let Some(card) = gives {
+                    let to = GivenTo::Merchant(&found.value);
+                    steps.extend(programs::may_give(core, card, to).await?);
+                }
+                steps.push(settlement::guard(&found));
+                (Account::merchant_payable(merchant), None)
+            }
+            RetireTo::Breakage => return Err(LifeError::BreakageByRule.into()),
+            RetireTo::FormerIssuer => {
+                let (field, bounds) = ("to", "a card or a merchant");
+                return Err(CommandError::OutOfBounds { field, bounds }.into());
+            }
+        })
+    }
+
     /// The card after its retirement, and the steps but for the money's.
-    pub(in crate::cards) async fn retired(
+    pub(in crate::cards) fn retired(
         &self,
         card: &Loaded<Card>,
         to: RetireTo,
         steps: &mut Vec<Step>,
     ) -> Result<Card, Error> {
         let id = card.value.id;
-        if !family::members(&self.core, id).await?.is_empty() {
-            return Err(LifeError::HasFamily { card: id }.into());
-        }
+        let goes_back = to == RetireTo::FormerIssuer;
+        let stopped_as = Some(card.value.state).filter(|state| *state != CardState::Active);
         let after = Card {
             state: CardState::Retired,
             stopped_at_ms: card
@@ -309,16 +343,13 @@ impl Cards {
                 .stopped_at_ms
                 .or(Some(self.core.commit_time_ms())),
             retired_to: card.value.family_of.is_none().then_some(to),
+            went_back_as: stopped_as.filter(|_| goes_back),
             auto_top_up: None,
             auto_top_up_by: None,
             ..card.value.clone()
         };
         steps.push(rules::write(&after, card.version)?);
         steps.extend(no_more_jobs(id));
-        steps.push(Step::Done {
-            kind: super::BREAKAGE_JOB,
-            object: id.to_string(),
-        });
         steps.push(emit("card.retired", id.to_string(), &after)?);
         Ok(after)
     }
@@ -347,7 +378,7 @@ fn replacement(old: &Card, blank: &Card, holder: CredentialId) -> Card {
 }
 
 /// The job that looks at a card at a time.
-pub(super) fn due(kind: &str, card: CardId, due_at_ms: i64) -> Step {
+pub(in crate::cards) fn due(kind: &str, card: CardId, due_at_ms: i64) -> Step {
     Step::Due(DueJob {
         kind: kind.to_owned(),
         object: card.to_string(),

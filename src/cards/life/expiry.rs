@@ -14,6 +14,17 @@ use crate::core::{Answer, CommandError, Decision, Executed, Loaded, emit};
 use crate::ids::{CardId, TransferId};
 use crate::ledger::{Account, Step, TransferKind};
 
+const DAY_MS: i64 = 24 * 3_600_000;
+/// The rule for the money of a card that expired may change: so often it is looked at.
+const LOOK_EVERY_MS: i64 = 30 * DAY_MS;
+
+/// When an expired card is looked at next, whose money waits for `wait_ms`, or for ever.
+fn next_look_ms(wait_ms: Option<i64>, expired_at_ms: i64, now_ms: i64) -> i64 {
+    let at_ms = wait_ms.map(|wait_ms| expired_at_ms.saturating_add(wait_ms));
+    let latest_ms = now_ms.saturating_add(LOOK_EVERY_MS);
+    at_ms.map_or(latest_ms, |at_ms| at_ms.min(latest_ms))
+}
+
 /// The card, valid from now on for as long as its program says; a virtual one not beyond what it
 /// was made for.
 pub(in crate::cards) fn valid_from(
@@ -134,16 +145,15 @@ impl Cards {
                 stopped_at_ms: card.value.stopped_at_ms.or(Some(at_ms)),
                 ..card.value
             };
+            let (wait_ms, held) = programs::breakage_after_ms(core, &after).await?;
+            let look_ms = next_look_ms(wait_ms, at_ms, core.commit_time_ms());
             let mut steps = vec![
                 done,
                 rules::write(&after, card.version)?,
                 emit("card.expired", id.to_string(), &after)?,
+                due(BREAKAGE_JOB, id, look_ms),
             ];
-            let (wait_ms, held) = programs::breakage_after_ms(core, &after).await?;
-            if let Some(wait_ms) = wait_ms {
-                steps.extend(held);
-                steps.push(due(BREAKAGE_JOB, id, at_ms.saturating_add(wait_ms)));
-            }
+            steps.extend(held);
             Ok(Some(steps))
         })
         .await
@@ -151,32 +161,35 @@ impl Cards {
     }
 
     /// The money of a card that expired long ago and that nobody asked for becomes the
-    /// operator's, where its program or the engine's settings say so.
+    /// operator's, where its program or the engine's settings say so by now, and once none of its
+    /// family can spend it.
     async fn break_card(&self, id: CardId) -> Result<(), Error> {
         let core = &self.core;
         core.settle(|| async move {
             let card = load(core, id).await?;
-            let mut steps = vec![Step::Done {
-                kind: BREAKAGE_JOB,
-                object: id.to_string(),
-            }];
-            let (wait_ms, held) = programs::breakage_after_ms(core, &card.value).await?;
-            steps.extend(held);
-            let (Some(wait_ms), Some(expired_at_ms)) = (wait_ms, card.value.expires_at_ms) else {
-                return Ok(Some(steps));
-            };
-            let at_ms = expired_at_ms.saturating_add(wait_ms);
-            if core.commit_time_ms() < at_ms {
-                return Ok(Some(vec![due(BREAKAGE_JOB, id, at_ms)]));
-            }
             let out = matches!(card.value.state, CardState::Expired | CardState::Lost);
-            // Others still spend it, or it is not its own.
-            let shared =
-                card.value.family_of.is_some() || !family::members(core, id).await?.is_empty();
-            if !out || shared {
-                return Ok(Some(steps));
+            let expired_at_ms = card.value.expires_at_ms.filter(|_| out);
+            // Of a family card the money is not its own.
+            let Some(expired_at_ms) = expired_at_ms.filter(|_| card.value.family_of.is_none())
+            else {
+                return Ok(Some(vec![Step::Done {
+                    kind: BREAKAGE_JOB,
+                    object: id.to_string(),
+                }]));
+            };
+            let now_ms = core.commit_time_ms();
+            let (wait_ms, held) = programs::breakage_after_ms(core, &card.value).await?;
+            let at_ms = wait_ms.map(|wait_ms| expired_at_ms.saturating_add(wait_ms));
+            if at_ms.is_none_or(|at_ms| now_ms < at_ms) {
+                let look_ms = next_look_ms(wait_ms, expired_at_ms, now_ms);
+                return Ok(Some(vec![due(BREAKAGE_JOB, id, look_ms)]));
             }
-            self.retired(&card, RetireTo::Breakage, &mut steps).await?;
+            if family::can_spend(core, id).await? {
+                let look_ms = now_ms.saturating_add(DAY_MS);
+                return Ok(Some(vec![due(BREAKAGE_JOB, id, look_ms)]));
+            }
+            let mut steps: Vec<Step> = held.into_iter().collect();
+            self.retired(&card, RetireTo::Breakage, &mut steps)?;
             let transfer = core.new_id(TransferId::from_parts)?;
             let (from, kind) = (card.value.balance_account(), TransferKind::Breakage);
             steps.push(all_of(

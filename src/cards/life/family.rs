@@ -5,7 +5,8 @@ use super::model::AddFamilyCard;
 use crate::Error;
 use crate::access::{Credential, Role};
 use crate::cards::{
-    Activation, CARDS, Card, Cards, load, load_active, low_balance, programs, rules, taps,
+    Activation, CARDS, Card, CardState, Cards, load, load_active, low_balance, programs, rules,
+    taps,
 };
 use crate::core::{Answer, Caller, Core, Decision, Executed, emit};
 use crate::ids::{CardId, CredentialId};
@@ -19,6 +20,24 @@ pub(in crate::cards) async fn members(core: &Core, main: CardId) -> Result<Vec<C
     // Those out of use are in the index no more.
     core.list(CARDS, "family", &main.to_string(), None, MAX_FAMILY)
         .await
+}
+
+/// Refuses a card whose balance others spend.
+pub(in crate::cards) async fn require_none(core: &Core, main: CardId) -> Result<(), Error> {
+    if members(core, main).await?.is_empty() {
+        return Ok(());
+    }
+    Err(LifeError::HasFamily { card: main }.into())
+}
+
+/// Whether any of those that spend the balance of `main` still can, or will be able to.
+pub(super) async fn can_spend(core: &Core, main: CardId) -> Result<bool, Error> {
+    let at_ms = core.commit_time_ms();
+    let members = members(core, main).await?;
+    Ok(members.iter().any(|card| {
+        let is_held = matches!(card.state, CardState::Active | CardState::Frozen);
+        is_held && rules::require_not_expired(card, at_ms).is_ok()
+    }))
 }
 
 /// The steps that have the family of `old` spend the balance of `new`, which replaced it.
@@ -92,7 +111,7 @@ impl Cards {
         let holder = core.new_id(CredentialId::from_parts)?;
         let program = programs::of(core, &main.value).await?;
         let after = Card {
-            state: crate::cards::CardState::Active,
+            state: CardState::Active,
             limits: match &program {
                 Some(program) => program.value.limits_of_family(&command.limits),
                 None => command.limits.clone(),

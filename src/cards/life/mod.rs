@@ -45,7 +45,8 @@ pub use recovery::RecoveryCode;
 pub use virtual_card::VirtualCardDetails;
 
 pub(super) use auto_top_up::look as look_for_top_up;
-pub(in crate::cards) use family::members;
+pub(in crate::cards) use ending::due;
+pub(in crate::cards) use family::{members, require_none};
 pub(in crate::cards) use looks::LookLanes;
 pub(super) use presented::bearer;
 pub(in crate::cards) use virtual_card::code_was_right;

@@ -5,6 +5,7 @@
 //! before it cannot be used any more.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use hmac::{Hmac, Mac};
@@ -25,6 +26,8 @@ const DIGITS: usize = 16;
 pub(super) const STEP_MS: i64 = 30_000;
 /// How many steps a clock may be off, and a person late.
 const SKEW: i64 = 1;
+/// How many steps ago, at most, a code was good that is called too old and not wrong: ten minutes.
+const REMEMBERED: i64 = 20;
 const CODE_DIGITS: usize = 8;
 const CODES: u32 = 100_000_000;
 /// What a virtual card's text begins with, where a chip's is a URL.
@@ -139,9 +142,25 @@ impl VirtualTap {
     /// The step whose code it is, among those around `at_ms`.
     pub(in crate::cards) fn step(&self, secret: &[u8; 32], at_ms: i64) -> Option<i64> {
         let now = at_ms.max(0) / STEP_MS;
+        self.among(secret, now - SKEW..=now + SKEW)
+    }
+
+    /// Until when it was good, of a code that was shown not long before `at_ms`.
+    pub(super) fn was_good_until_ms(&self, secret: &[u8; 32], at_ms: i64) -> Option<i64> {
+        let now = at_ms.max(0) / STEP_MS;
+        let step = self.among(secret, now - REMEMBERED..=now - SKEW - 1)?;
+        Some((step + SKEW + 1).saturating_mul(STEP_MS))
+    }
+
+    /// True of the code of this step.
+    pub(super) fn is_of(&self, secret: &[u8; 32], step: i64) -> bool {
+        self.among(secret, step..=step).is_some()
+    }
+
+    /// The last of these steps whose code it is. All of them are looked at, in constant time.
+    fn among(&self, secret: &[u8; 32], steps: RangeInclusive<i64>) -> Option<i64> {
         let mut found = None;
-        // All of them are looked at, in constant time.
-        for step in now - SKEW..=now + SKEW {
+        for step in steps {
             let is_same: bool = code(secret, step)
                 .to_be_bytes()
                 .ct_eq(&self.code.to_be_bytes())

@@ -11,7 +11,7 @@ use crate::access::Credential;
 use crate::cards::charging::VerifiedTap;
 use crate::cards::{
     CARDS, Card, CardError, CardLimits, CardState, Cards, FIRST_VERSION, guard, load, programs,
-    rules,
+    rules, taps,
 };
 use crate::core::{Answer, CommandError, Core, Decision, Executed, Loaded, emit, put};
 use crate::ids::CardId;
@@ -305,13 +305,10 @@ impl Cards {
             return Err(LifeError::CodeLocked { card: id }.into());
         }
         let secret = core.secrets.virtual_code(id);
-        let Some(counter) = tap.step(&secret, core.clock.now_ms()) else {
-            let attempts_left = wrong.attempts_left();
-            return Err(LifeError::WrongCode {
-                card: id,
-                attempts_left,
-            }
-            .into());
+        let now_ms = core.clock.now_ms();
+        let counter = match tap.step(&secret, now_ms) {
+            Some(counter) => counter,
+            None => self.of_before(tap, &card.value, &secret, now_ms).await?,
         };
         let program = programs::of(core, &card.value).await?;
         Ok(VerifiedTap {
@@ -319,6 +316,31 @@ impl Cards {
             program,
             counter,
         })
+    }
+
+    /// The step of a code that was shown before: one that was looked at in time, which is good for as
+    /// long as any tap. Of another one that was right lately whoever typed it was too late, and guessed
+    /// nothing; any other is wrong.
+    async fn of_before(
+        &self,
+        tap: &VirtualTap,
+        card: &Card,
+        secret: &[u8; 32],
+        now_ms: i64,
+    ) -> Result<i64, Error> {
+        let seen = taps::last_seen(&self.core, card).await?;
+        if let Some(step) = seen.filter(|step| tap.is_of(secret, *step)) {
+            return Ok(step);
+        }
+        if let Some(until_ms) = tap.was_good_until_ms(secret, now_ms) {
+            return Err(CardError::TapStale { until_ms }.into());
+        }
+        let attempts_left = load_code(&self.core, card.id).await?.value.attempts_left();
+        Err(LifeError::WrongCode {
+            card: card.id,
+            attempts_left,
+        }
+        .into())
     }
 
     /// Refuses a card that carries its money itself.

@@ -67,7 +67,7 @@ impl Cards {
     }
 
     /// As [`all_of_chip`](Self::all_of_chip), of one issuer key, by the hash that it makes.
-    async fn all_of_hash(&self, chip: &str) -> Result<Vec<Card>, Error> {
+    pub(in crate::cards) async fn all_of_hash(&self, chip: &str) -> Result<Vec<Card>, Error> {
         let mut found: Vec<Card> = Vec::new();
         // Cards that were written by an earlier version are under the first alone.
         for index in ["chip", "any_chip"] {

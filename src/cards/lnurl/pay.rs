@@ -5,7 +5,7 @@ use crate::Error;
 use crate::cards::boltcard::TapError;
 use crate::cards::error::CardError;
 use crate::cards::payment_error::CardPaymentError;
-use crate::cards::{Cards, admit_top_up, current, load_active, programs, top_up_address};
+use crate::cards::{Card, Cards, admit_top_up, current, load_active, programs, top_up_address};
 use crate::ids::{CardId, InvoiceId};
 use crate::invoices::{AskedByLnurl, InvoicePurpose, Invoices};
 use crate::lnurl::{
@@ -57,7 +57,7 @@ impl Cards {
             self.bad_taps.admit(source, now_ms)?;
         }
         match self.card_of(p, |_, _| Ok(())).await {
-            Ok((card, _)) => Ok(card.value.id),
+            Ok((card, _)) => self.alone_on_its_chip(&card.value).await,
             // Both say the same to whoever has read nothing but a `p`.
             Err(Error::Card(CardError::Tap(TapError::NotOurs) | CardError::NotFound)) => {
                 if let Some(source) = source {
@@ -66,6 +66,18 @@ impl Cards {
                 Err(CardError::Tap(TapError::NotOurs).into())
             }
             Err(error) => Err(error),
+        }
+    }
+
+    /// A chip that was issued more than once has had more than one holder, and nobody can tell whose
+    /// `p` it is: an app may have kept the one of a card before. One that came over again is the same
+    /// holder's.
+    async fn alone_on_its_chip(&self, card: &Card) -> Result<CardId, Error> {
+        let all = self.all_of_hash(&card.chip).await?;
+        let before = all.iter().find(|other| other.line() != card.line());
+        match before {
+            Some(_) => Err(CardPaymentError::TopUpAddressUnknown.into()),
+            None => Ok(card.id),
         }
     }
 

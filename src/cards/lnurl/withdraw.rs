@@ -51,7 +51,7 @@ impl Cards {
             }
         };
         match pr {
-            None => match self.offer(query).await {
+            None => match self.offer(query, request.till.is_some()).await {
                 Ok(reply) => reply,
                 Err(error) => LnurlReply::refused(&error),
             },
@@ -60,7 +60,7 @@ impl Cards {
     }
 
     /// What the tap can spend. It is looked at, and not used up.
-    async fn offer(&self, query: &LnurlQuery) -> Result<LnurlReply, Error> {
+    async fn offer(&self, query: &LnurlQuery, is_at_a_till: bool) -> Result<LnurlReply, Error> {
         let tap = query.tap();
         let (p, c) = spelled(&tap)?;
         let snapshot = self.peek(&tap).await?.value;
@@ -73,7 +73,8 @@ impl Cards {
         let balance = snapshot.money.as_ref().map(|money| money.balance);
         let balance = balance.unwrap_or(snapshot.balance_msat);
         let most = payment_rules::most_of_a_tap(&card, balance, &left);
-        let (max_withdrawable, _) = self.largest_payment(program.as_ref(), terms.as_ref(), most)?;
+        let (max_withdrawable, _) =
+            self.largest_payment(program.as_ref(), is_at_a_till, terms.as_ref(), most)?;
         let current_balance = match &terms {
             Some(terms) => terms.affords(balance)?,
             None => balance,

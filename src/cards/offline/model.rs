@@ -22,7 +22,9 @@ pub enum LossBearer {
 pub enum StoppedCard {
     /// It is a loss: whoever stopped the card loses nothing any more, and trusts no till's clock.
     Loss,
-    /// The card, where the till dates the tap before it was stopped.
+    /// The card, where the till dates the tap before it was stopped; of one that was replaced since,
+    /// the card in its place. Of one that was retired since, whose money is no card's any more, it is
+    /// a loss.
     Pays,
 }
 

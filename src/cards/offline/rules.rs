@@ -157,7 +157,7 @@ pub(super) fn may_pay(
     terms: OfflineTerms,
     at_ms: i64,
 ) -> Result<(), NotPaid> {
-    let (card, program) = (&tapped.card.value, tapped.program.as_ref());
+    let (card, program) = (&as_of(&tapped.card.value, at_ms), tapped.program.as_ref());
     let by_rule = |error| NotPaid {
         error,
         borne_by: terms.loss,
@@ -220,6 +220,19 @@ pub(super) fn pays_in_its_place(card: &Card, tap: &OfflineTap, terms: OfflineTer
     let was_before = card.stopped_at_ms.is_some_and(|at_ms| tap.at_ms < at_ms);
     let is_replaced = card.state == CardState::Replaced;
     is_replaced && was_before && terms.stopped_card == StoppedCard::Pays
+}
+
+/// The card as it stands at `at_ms`, whether or not a job has told by then that it has expired.
+fn as_of(card: &Card, at_ms: i64) -> Card {
+    let is_held = matches!(card.state, CardState::Active | CardState::Frozen);
+    match card.expires_at_ms {
+        Some(expired_at_ms) if is_held && expired_at_ms <= at_ms => Card {
+            state: CardState::Expired,
+            stopped_at_ms: card.stopped_at_ms.or(Some(expired_at_ms)),
+            ..card.clone()
+        },
+        _ => card.clone(),
+    }
 }
 
 fn stopped(card: &Card, tap: &OfflineTap, terms: OfflineTerms) -> Option<CardError> {

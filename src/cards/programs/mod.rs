@@ -18,11 +18,13 @@ use crate::exchange::ConversionRules;
 use crate::ids::{CardProgramId, ProgramId};
 use crate::ledger::Step;
 use crate::money::Asset;
+use crate::settlement::Merchant;
 
 pub use model::{
     BreakageRule, CardProgram, CardProgramTerms, CreateCardProgram, FeeBearer, PinRules,
     UpdateCardProgram,
 };
+pub(super) use rules::within_bounds;
 
 const CARD_PROGRAMS: &str = "card_program";
 /// The index under which all of them stand.
@@ -208,6 +210,32 @@ pub(crate) fn guard(program: &Loaded<CardProgram>) -> Step {
         id: program.value.id.to_string(),
         version: program.version,
     }
+}
+
+/// Whom the money of a card goes to that is given away and not spent.
+#[derive(Clone, Copy)]
+pub(crate) enum GivenTo<'a> {
+    /// Another card.
+    Card(&'a Card),
+    /// A merchant.
+    Merchant(&'a Merchant),
+}
+
+/// What holds in the commit that gives the money of a card away: the rules for where it may be spent
+/// are no others for that.
+pub(crate) async fn may_give(
+    core: &Core,
+    from: &Card,
+    to: GivenTo<'_>,
+) -> Result<Option<Step>, Error> {
+    let Some(program) = of(core, from).await? else {
+        return Ok(None);
+    };
+    match to {
+        GivenTo::Card(card) => program.value.check_card(card)?,
+        GivenTo::Merchant(merchant) => program.value.check_merchant(merchant)?,
+    }
+    Ok(Some(guard(&program)))
 }
 
 /// The most that may be on a card, and what then holds in the commit: its program, if it is of

@@ -9,17 +9,17 @@ use crate::ids::{CardProgramId, MerchantId, ProgramId};
 use crate::money::Asset;
 use crate::settlement::MerchantCategory;
 
-/// Who pays for the route when a card pays an invoice of somebody else's node.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// Who pays for the route when a card pays an invoice of somebody else's node. Where no till took a
+/// tap (a withdrawal, a tap that came alone) it is always the card: whoever is paid there may be its
+/// holder, who chooses what the route costs and whom that goes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FeeBearer {
     /// The card: the fee comes off its balance, on top of the amount.
     Card,
-    /// The merchant whose till took the tap: the fee comes off its payable. Without a till, the
-    /// operator.
+    /// The merchant whose till took the tap: the fee comes off its payable.
     Merchant,
     /// The operator.
-    #[default]
     Operator,
 }
 
@@ -85,8 +85,13 @@ pub struct CardProgramTerms {
     /// The most that may be on a card, in the minor unit of `unit` (msat for bitcoin), whatever
     /// its holder has set; `None` leaves it to the card's own limits.
     pub max_balance_minor_units: Option<i64>,
-    /// Who pays for the route to somebody else's till.
-    pub fee_bearer: FeeBearer,
+    /// Who pays for the route to somebody else's till; `None` for what the engine's settings say of a
+    /// card without a program
+    /// ([`CardPaymentSettings::card_bears_route`](crate::CardPaymentSettings::card_bears_route)).
+    /// Terms that an earlier version kept name the operator where this was left out: set it again to
+    /// have it otherwise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fee_bearer: Option<FeeBearer>,
     /// How long a card can be used after it was activated, in milliseconds; `None` for ever.
     pub valid_for_ms: Option<i64>,
     /// Where the cards can pay; at most 1,000. Empty for everywhere.
@@ -132,7 +137,7 @@ impl Default for CardProgramTerms {
             unit: Asset::Btc,
             limits: CardLimits::default(),
             max_balance_minor_units: None,
-            fee_bearer: FeeBearer::default(),
+            fee_bearer: None,
             valid_for_ms: None,
             merchants: Vec::new(),
             categories: Vec::new(),

@@ -2,7 +2,7 @@
 
 use super::model::{BreakageRule, CardProgram, CardProgramTerms};
 use crate::Error;
-use crate::cards::{Card, CardError, CardLimits};
+use crate::cards::{Card, CardError, CardLimits, CardPaymentError};
 use crate::core::{CommandError, check_text};
 use crate::money::{Asset, MAX_MSAT};
 use crate::settlement::Merchant;
@@ -136,6 +136,21 @@ impl CardProgram {
         Ok(())
     }
 
+    /// Whether the money of its cards can be given to another card: to one of its own, or to any
+    /// where it can be spent anywhere.
+    pub(crate) fn check_card(&self, other: &Card) -> Result<(), CardError> {
+        let CardProgramTerms {
+            merchants,
+            categories,
+            ..
+        } = &self.terms;
+        let is_for_anywhere = merchants.is_empty() && categories.is_empty();
+        if is_for_anywhere || other.program == Some(self.id) {
+            return Ok(());
+        }
+        Err(CardPaymentError::PayeeNotKnown.into())
+    }
+
     /// What a family card may do whose holder asks for `asked`: no more than the program says.
     pub(crate) fn limits_of_family(&self, asked: &CardLimits) -> CardLimits {
         let own = &self.terms.limits;
@@ -193,7 +208,7 @@ pub(super) fn limits_for(own: &CardLimits, asked: &CardLimits) -> CardLimits {
 
 /// The lower of each two limits. When the balance is called low, and where the days begin, lets
 /// nobody spend more.
-fn within_bounds(asked: CardLimits, most: &CardLimits) -> CardLimits {
+pub(in crate::cards) fn within_bounds(asked: CardLimits, most: &CardLimits) -> CardLimits {
     CardLimits {
         per_tap: lower(asked.per_tap, most.per_tap),
         per_day: lower(asked.per_day, most.per_day),
