@@ -42,11 +42,16 @@ impl Outcome {
         self.go(at, to);
         self.look_at_waiting();
         if self.moves.iter().any(|it| matches!(it, Move::Undo(..))) {
-            for (at, booked) in self.after.share_again(gone_on) {
-                self.moves.extend([Move::Undo(at, booked), Move::Book(at)]);
-            }
+            self.share_again(gone_on);
         }
         self.after.share_pending();
+    }
+
+    /// What is surplus beside a payment that is no more counts in its place.
+    pub(super) fn share_again(&mut self, gone_on: &[usize]) {
+        for (at, booked) in self.after.share_again(gone_on) {
+            self.moves.extend([Move::Undo(at, booked), Move::Book(at)]);
+        }
     }
 
     /// Writes down where it is; answers how it stands there. What was settled stays that while it

@@ -56,7 +56,7 @@ pub use options::{
 };
 pub use payment::{InvoiceFlags, InvoiceMark, InvoicePayment, InvoicePaymentState, MarkedAs, Rail};
 pub use policy::{InvoicePolicy, SetInvoicePolicy};
-pub(crate) use refunded::{RefundEntry, Refundable, refundable, with_refund};
+pub(crate) use refunded::{RefundEntry, Refundable, refundable, with_refund, without_refund};
 pub use search::{InvoiceFilter, InvoiceOwner, InvoicePosition, InvoiceResults};
 
 pub(crate) const INVOICES: &str = "invoice";

@@ -10,7 +10,7 @@ use super::taking::{decide, moment};
 use super::{INVOICES, Invoices};
 use crate::Error;
 use crate::access::Credential;
-use crate::core::{Loaded, emit};
+use crate::core::{Core, Loaded, emit};
 use crate::ids::TransferId;
 use crate::ledger::{Refusal, Step};
 use crate::money::Price;
@@ -75,7 +75,7 @@ impl Invoices {
                     }
                     return self.unmatched_on_chain(fact).await;
                 }
-                let withdrawn = self.withdrawn(&invoice.value, &outcome).await?;
+                let withdrawn = withdrawn(core, &invoice.value, &outcome).await?;
                 if withdrawn.is_empty() {
                     break (outcome, withdrawn);
                 }
@@ -112,19 +112,6 @@ impl Invoices {
         Ok(found.map(super::upgraded))
     }
 
-    /// Suspense of what the chain took away is nobody's to assign any more.
-    async fn withdrawn(&self, before: &Invoice, outcome: &Outcome) -> Result<Vec<Step>, Error> {
-        let mut steps = Vec::new();
-        for moved in &outcome.moves {
-            if let Move::Undo(at, _) = moved
-                && let Some(item) = before.payments[*at].transfers.surplus
-            {
-                steps.extend(treasury::withdraw(&self.core, item).await?);
-            }
-        }
-        Ok(steps)
-    }
-
     /// Money that is no invoice's is in suspense as long as a block has it.
     async fn unmatched_on_chain(&self, fact: &OnChainFact) -> Result<Option<Vec<Step>>, Error> {
         let is_here = matches!(fact.place, OnChainPlace::Block { .. });
@@ -155,4 +142,21 @@ impl Invoices {
         batch.extend(suspended);
         Ok(Some(batch))
     }
+}
+
+/// Suspense of what the chain took away, or what counts by now, is nobody's to assign any more.
+pub(super) async fn withdrawn(
+    core: &Core,
+    before: &Invoice,
+    outcome: &Outcome,
+) -> Result<Vec<Step>, Error> {
+    let mut steps = Vec::new();
+    for moved in &outcome.moves {
+        if let Move::Undo(at, _) = moved
+            && let Some(item) = before.payments[*at].transfers.surplus
+        {
+            steps.extend(treasury::withdraw(core, item).await?);
+        }
+    }
+    Ok(steps)
 }

@@ -3,9 +3,12 @@
 use super::model::{Custody, Invoice, InvoicePurpose, InvoiceState};
 use super::options::SurplusTo;
 use super::payment::{InvoicePayment, InvoicePaymentState, Rail};
-use super::steps;
+use super::rules::{self, Fact};
+use super::taking::{decide, moment};
+use super::{on_chain, steps};
 use crate::Error;
 use crate::core::{Core, Loaded};
+use crate::ids::TransferId;
 use crate::ledger::Step;
 use crate::treasury::{self, SuspenseItem, SuspenseTarget};
 
@@ -137,13 +140,9 @@ pub(crate) struct RefundEntry {
     pub(crate) to_take_msat: i64,
 }
 
-/// The steps that write an invoice with what a refund changes of it.
-pub(crate) fn with_refund(
-    invoice: &Loaded<Invoice>,
-    entry: RefundEntry,
-    now_ms: i64,
-) -> Result<[Step; 2], Error> {
-    let mut after = invoice.value.clone();
+/// An invoice with what a refund changes of it; where it stands is its payments' to say.
+fn entered(invoice: &Invoice, entry: RefundEntry) -> Invoice {
+    let mut after = invoice.clone();
     let flags = &mut after.flags;
     let add = |to: &mut i64, more: i64| *to = to.saturating_add(more).max(0);
     add(&mut flags.refunding_msat, entry.refunding_msat);
@@ -151,8 +150,51 @@ pub(crate) fn with_refund(
     add(&mut flags.refund_covers_msat, entry.covers_msat);
     add(&mut flags.uncounted_msat, entry.uncounted_msat);
     add(&mut flags.refund_to_take_msat, entry.to_take_msat);
-    // Where it stands is its payments' to say, and tells of itself.
+    // It tells of itself.
     after.note_refund_due();
+    after
+}
+
+/// The steps that write an invoice of which a refund that waited was given up: what that was to take
+/// counts in the place of a price that vanished meanwhile, as it would have without the refund.
+pub(crate) async fn without_refund(
+    core: &Core,
+    invoice: &Loaded<Invoice>,
+    entry: RefundEntry,
+) -> Result<Vec<Step>, Error> {
+    let left = Loaded {
+        version: invoice.version,
+        value: entered(&invoice.value, entry),
+    };
+    let moment = moment(core, &left.value).await;
+    let mut gone_on = surplus_gone_on(core, &left.value).await?;
+    loop {
+        let fact = Fact::RefundCancelled(&gone_on);
+        let outcome = rules::transition(&left.value, &fact, moment);
+        if outcome.moves.is_empty() {
+            let now_ms = core.clock.now_ms();
+            return Ok(with_refund(invoice, entry, now_ms)?.to_vec());
+        }
+        let withdrawn = on_chain::withdrawn(core, &left.value, &outcome).await?;
+        // What was given to somebody between the two looks is not taken from there.
+        let now = surplus_gone_on(core, &left.value).await?;
+        if now == gone_on {
+            let new_id = || core.new_id(TransferId::from_parts);
+            let (_, mut steps) = decide(core, &left, outcome, &new_id).await?;
+            steps.extend(withdrawn);
+            return Ok(steps);
+        }
+        gone_on = now;
+    }
+}
+
+/// The steps that write an invoice with what a refund changes of it.
+pub(crate) fn with_refund(
+    invoice: &Loaded<Invoice>,
+    entry: RefundEntry,
+    now_ms: i64,
+) -> Result<[Step; 2], Error> {
+    let mut after = entered(&invoice.value, entry);
     if entry.uncounted_msat != 0 {
         after.stand(now_ms);
     }

@@ -34,6 +34,9 @@ pub(super) enum Fact<'a> {
     /// What is true of an output to the invoice's address, and by their places the payments whose
     /// surplus is not there to count any more.
     OnChain(&'a OnChainFact, &'a [usize]),
+    /// A refund that waited is given up, and takes nothing: by their places, the payments whose
+    /// surplus is not there to count all the same.
+    RefundCancelled(&'a [usize]),
     /// The invoice's time is over, or the time in which its payments are followed.
     TimeOver,
     /// A person says what it is.
@@ -133,6 +136,7 @@ pub(super) fn transition(invoice: &Invoice, fact: &Fact<'_>, moment: Moment) -> 
             amount_msat,
         } => next.paid_by_offer(reference, *amount_msat, moment),
         Fact::OnChain(fact, gone_on) => next.on_chain(fact, gone_on, moment),
+        Fact::RefundCancelled(gone_on) => next.share_again(gone_on),
         Fact::TimeOver => {}
         Fact::Marked { as_state, reason } => next.marked(*as_state, reason, moment),
         Fact::Captured { height } => next.captured(*height, moment),

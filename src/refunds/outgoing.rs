@@ -107,8 +107,11 @@ impl Refund {
         entry: RefundEntry,
     ) -> Result<Vec<Step>, Error> {
         let invoice = invoices::load(core, self.invoice).await?;
-        let now_ms = core.clock.now_ms();
-        let mut steps = invoices::with_refund(&invoice, entry, now_ms)?.to_vec();
+        let mut steps = match self.state {
+            // It has taken nothing, and others may.
+            RefundState::Cancelled => invoices::without_refund(core, &invoice, entry).await?,
+            _ => invoices::with_refund(&invoice, entry, core.clock.now_ms())?.to_vec(),
+        };
         if is_paid {
             steps.extend(self.points_go_back(core)?);
             steps.extend(receipts::owed_now(core, &invoice.value).await?);

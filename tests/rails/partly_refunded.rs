@@ -304,3 +304,39 @@ async fn surplus_that_no_refund_takes_counts_when_the_price_vanishes() {
         assert_eq!(set.where_it_is().await, (payable, 0));
     }
 }
+
+/// Who gives such a refund up after the price has vanished leaves what it was to take where it counts:
+/// in the same commit, as it would have counted if there had been no refund.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_cancelled_refund_does_not_take_counts_for_a_price_that_vanished() {
+    let set = set().await;
+    let sale = set.paid_twice().await;
+    let command = order("back", &sale, at_an_address(), RefundAmount::Surplus);
+    let back = set.refund(command).await.unwrap();
+    let unpaid = set.chain(&sale, 1, 10_000, GONE).await;
+    assert_eq!(unpaid.state, InvoiceState::New);
+    assert_eq!(set.where_it_is().await, (1_000, 10_000));
+    let command = CancelRefund {
+        key: key("cancel"),
+        refund: back.id,
+    };
+    let refunds = set.engine.refunds();
+    let issuer = set.engine.issuer();
+    for _ in 0..2 {
+        let cancelled = refunds.cancel(&issuer, command.clone()).await.unwrap();
+        assert_eq!(cancelled.state, RefundState::Cancelled);
+        let paid = set.get(&sale).await;
+        assert_eq!((paid.state, paid.due_msat()), (InvoiceState::Settled, 0));
+        assert_eq!(
+            (paid.flags.refunding_msat, paid.flags.refund_to_take_msat),
+            (0, 0)
+        );
+        assert_eq!(set.where_it_is().await, (11_000, 0));
+        assert_eq!(set.waits().await, []);
+    }
+    assert_eq!(set.events(&sale).await.last().unwrap(), "settled");
+    // The price comes again, beside it: that is surplus now.
+    let paid = set.chain(&sale, 1, 10_000, block(1)).await;
+    assert_eq!(paid.flags.overpaid_msat, 10_000 * SAT);
+    assert_eq!(set.where_it_is().await, (11_000, 10_000));
+}

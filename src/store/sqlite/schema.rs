@@ -27,6 +27,7 @@ const PAGE_BYTES: i64 = 2_048;
 const CHECKED_WHOLE_BYTES: u64 = 64 << 20;
 
 /// The schema as a new file has it. The [`MIGRATIONS`] make the same of every older one.
+/// What sales bring stands in trees of its own: which names those are is in [`super::trees`] as well.
 const TABLES: &str = "
 CREATE TABLE settings (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE commits (
