@@ -295,6 +295,7 @@ const CODES: &[(&str, Kind)] = &[
     ("wallet.bad_descriptor", Kind::InvalidInput),
     ("wallet.bad_address", Kind::InvalidInput),
     ("wallet.exhausted", Kind::Declined),
+    ("wallet.addresses_used", Kind::Declined),
     ("wallet.insufficient_funds", Kind::InsufficientFunds),
     ("wallet.fee_too_high", Kind::Declined),
     ("wallet.spend_not_found", Kind::NotFound),
