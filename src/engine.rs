@@ -172,7 +172,8 @@ impl Engine {
     }
 
     /// Recovers a node that [`start`](Self::start) refused with `lightning.stale_state`: the books
-    /// were restored from a backup or imported, or their file or database was copied or promoted.
+    /// were restored from a backup or imported, even before a node had begun with them, or their file
+    /// or database was copied or promoted.
     /// All that is known here of the node's channels is thrown away, for ever, and the engine is
     /// started. The node then waits for the peers of its old channels, who close them, and sweeps
     /// what is ours to its own wallet; connect to those that do not come by themselves. What

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use crate::core::Core;
 
 /// What is wrong now. Everything here mends itself once its cause has gone, except where
-/// [`since_ms`](Trouble::since_ms) is `None`.
+/// [`since_ms`](Trouble::since_ms) is `None`, and but for `store.handed_over`: the books live in
+/// another store, for ever.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Health {
     /// The books are not written: commands are refused with this error.
@@ -20,6 +21,11 @@ pub struct Health {
     /// books are written all the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clock: Option<Trouble>,
+    /// An address that the chain's source does not tell of, or what came to it that could not be put
+    /// to the invoices; or the mempool, which could not be read: `chain.bad_answer` for example. The
+    /// others are watched all the same. Of several the one that has been there for the longest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chain: Option<Trouble>,
 }
 
 /// How far the clock and the time of the books may be apart.
@@ -28,7 +34,7 @@ const APART_MS: i64 = 60_000;
 impl Health {
     /// True when nothing is wrong.
     pub fn is_good(&self) -> bool {
-        self.store.is_none() && self.node.is_none() && self.clock.is_none()
+        self.store.is_none() && self.node.is_none() && self.clock.is_none() && self.chain.is_none()
     }
 
     pub(crate) fn of(core: &Core) -> Self {
@@ -46,7 +52,21 @@ impl Health {
             writes_waiting: trouble.writes_waiting,
         });
         let clock = clock_trouble(core);
-        Self { store, node, clock }
+        let chain = core.chain_troubles.first().map(|(first, of)| Trouble {
+            code: first.code,
+            detail: match of {
+                1 => first.detail,
+                of => format!("{} (one of {of})", first.detail),
+            },
+            since_ms: Some(first.since_ms),
+            writes_waiting: 0,
+        });
+        Self {
+            store,
+            node,
+            clock,
+            chain,
+        }
     }
 }
 

@@ -112,6 +112,38 @@ async fn a_backup_is_whole_while_tills_sell_and_has_no_channels_in_it() {
     assert!(lengths.last() <= Some(&newest.commits));
 }
 
+/// The backup is of the day before the node was first started, and it has the seed of the node that
+/// has channels since.
+#[tokio::test]
+async fn a_backup_from_before_the_node_began_does_not_begin_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name);
+    let open = |name: &str| SqliteStore::open(file(name), Arc::new(SystemClock)).unwrap();
+    let store = open("books.db");
+    store.backup(file("copy.db")).await.unwrap();
+    let epoch = store.begin_epoch().await.unwrap();
+    let change = node_value("monitors", "channel");
+    store.write(epoch, change).await.unwrap();
+
+    for _ in 0..2 {
+        let copy = open("copy.db");
+        let refused = copy.begin_epoch().await.unwrap_err();
+        assert_eq!(refused.code(), "store.stale_node_state");
+        copy.trust_node_state();
+        let refused = copy.begin_epoch().await.unwrap_err();
+        assert_eq!(refused.code(), "store.stale_node_state", "nothing to trust");
+        // Without a node nobody learns of it.
+        let engine = shop::engine_on(Arc::new(copy), None).await;
+        shop::merchant(&engine, "Cookshop").await;
+        engine.stop().await.unwrap();
+    }
+    let copy = open("copy.db");
+    assert_eq!(copy.forget_channels(Vec::new()).await, Ok(true));
+    copy.begin_epoch().await.unwrap();
+    copy.close().await.unwrap();
+    open("copy.db").begin_epoch().await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_old_answer_is_forgotten_and_the_command_is_still_done_once() {
     let clock = Arc::new(ManualClock::at(SystemClock.now_ms()));

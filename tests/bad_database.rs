@@ -54,6 +54,17 @@ fn open(file: &Path) -> Result<SqliteStore, StoreError> {
     SqliteStore::open(file, Arc::new(SystemClock))
 }
 
+fn files_beside(file: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(file.parent().unwrap()).unwrap();
+    let name = file.file_name().unwrap().to_str().unwrap();
+    let all = entries.map(|entry| entry.unwrap().path());
+    let is_beside = |path: &PathBuf| {
+        let other = path.file_name().unwrap().to_str().unwrap();
+        other != name && other.starts_with(name)
+    };
+    all.filter(is_beside).collect()
+}
+
 impl Books {
     /// A folder without a file.
     fn none() -> Self {
@@ -82,6 +93,31 @@ impl Books {
         let mut name = self.file.clone().into_os_string();
         name.push(ending);
         name.into()
+    }
+
+    /// All that the engine keeps beside the file.
+    fn all_beside(&self) -> Vec<PathBuf> {
+        files_beside(&self.file)
+    }
+
+    fn copy_to(&self, folder: &Path) {
+        for path in self.all_beside().iter().chain([&self.file]) {
+            fs::copy(path, folder.join(path.file_name().unwrap())).unwrap();
+        }
+    }
+
+    /// Copies everything over what is there; what is not there in the copy stays or is removed.
+    fn copy_from(&self, folder: &Path, is_cleared: bool) {
+        let to = self.file.parent().unwrap();
+        for entry in fs::read_dir(folder).unwrap() {
+            let from = entry.unwrap();
+            fs::copy(from.path(), to.join(from.file_name())).unwrap();
+        }
+        for path in self.all_beside() {
+            if is_cleared && !folder.join(path.file_name().unwrap()).exists() {
+                fs::remove_file(path).unwrap();
+            }
+        }
     }
 
     /// The digest of the file and of the log beside it.
@@ -465,7 +501,9 @@ async fn a_node_never_runs_on_an_older_copy_of_its_state() {
 
     // Moved without what lies beside it: nobody knows whether it is the newest.
     fs::write(&books.file, &newest).unwrap();
-    fs::remove_file(books.beside(".lock")).unwrap();
+    for beside in books.all_beside() {
+        fs::remove_file(beside).unwrap();
+    }
     let store = open(&books.file).unwrap();
     let refused = store.begin_epoch().await.unwrap_err();
     assert_eq!(refused.code(), "store.stale_node_state");
@@ -485,10 +523,7 @@ async fn a_node_never_runs_on_a_copy_of_the_whole_folder() {
     node_writes(&store, 3).await;
     store.close().await.unwrap();
     let yesterday = tempfile::tempdir().unwrap();
-    for path in [books.file.clone(), books.beside(".lock")] {
-        let to = yesterday.path().join(path.file_name().unwrap());
-        fs::copy(path, to).unwrap();
-    }
+    books.copy_to(yesterday.path());
     let copy = yesterday.path().join(books.file.file_name().unwrap());
     for _ in 0..2 {
         let store = open(&copy).unwrap();
@@ -507,12 +542,96 @@ async fn a_node_never_runs_on_a_copy_of_the_whole_folder() {
     // What only has another name is what it was.
     let renamed = copy.with_file_name("renamed.db");
     fs::rename(&copy, &renamed).unwrap();
-    fs::rename(
-        copy.with_file_name("books.db.lock"),
-        renamed.with_file_name("renamed.db.lock"),
-    )
-    .unwrap();
+    for beside in files_beside(&copy) {
+        let name = beside.file_name().unwrap().to_str().unwrap();
+        let name = name.replace("books.db", "renamed.db");
+        fs::rename(&beside, renamed.with_file_name(name)).unwrap();
+    }
     open(&renamed).unwrap().begin_epoch().await.unwrap();
+}
+
+/// The whole folder is copied, and later copied back over the files that are there, which stay the
+/// files they were. What came newly since may stay too, or is removed, as `rsync --delete` does.
+#[tokio::test]
+async fn a_node_never_runs_on_a_copy_that_was_put_back_over_what_was_there() {
+    let books = Books::closed().await;
+    let store = open(&books.file).unwrap();
+    node_writes(&store, 3).await;
+    store.close().await.unwrap();
+    let (yesterday, today) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    books.copy_to(yesterday.path());
+    let store = open(&books.file).unwrap();
+    node_writes(&store, 2).await;
+    store.close().await.unwrap();
+    books.copy_to(today.path());
+
+    for is_cleared in [false, true] {
+        books.copy_from(yesterday.path(), is_cleared);
+        for _ in 0..2 {
+            let store = open(&books.file).unwrap();
+            let refused = store.begin_epoch().await.unwrap_err();
+            assert_eq!(refused.code(), "store.stale_node_state", "{is_cleared}");
+            assert_eq!(use_all(&store).await, [""; 0], "the books are usable");
+            store.close().await.unwrap();
+        }
+        if !is_cleared {
+            // The newest one is that beside its own number, whatever else was left there.
+            fs::copy(today.path().join("books.db"), &books.file).unwrap();
+            let store = open(&books.file).unwrap();
+            store.begin_epoch().await.unwrap();
+            store.close().await.unwrap();
+        }
+    }
+    // Given up, its channels are none any more, and the node starts; as often as it likes.
+    let store = open(&books.file).unwrap();
+    assert_eq!(store.forget_channels(Vec::new()).await, Ok(true));
+    store.close().await.unwrap();
+    for _ in 0..2 {
+        let store = open(&books.file).unwrap();
+        store.begin_epoch().await.unwrap();
+        store.close().await.unwrap();
+    }
+    // And what ran until then is an older one now, also without what lay beside it.
+    fs::copy(today.path().join("books.db"), &books.file).unwrap();
+    let store = open(&books.file).unwrap();
+    let refused = store.begin_epoch().await.unwrap_err();
+    assert_eq!(refused.code(), "store.stale_node_state");
+    store.close().await.unwrap();
+    books.copy_from(today.path(), true);
+    let store = open(&books.file).unwrap();
+    let refused = store.begin_epoch().await.unwrap_err();
+    assert_eq!(refused.code(), "store.stale_node_state");
+}
+
+/// Whoever asks for the node in vain makes no older file the newest.
+#[tokio::test]
+async fn a_refused_node_leaves_the_number_as_it_was() {
+    let books = Books::closed().await;
+    let store = open(&books.file).unwrap();
+    node_writes(&store, 3).await;
+    store.close().await.unwrap();
+    let copy = fs::read(&books.file).unwrap();
+    let store = open(&books.file).unwrap();
+    node_writes(&store, 2).await;
+    store.close().await.unwrap();
+    fs::write(&books.file, &copy).unwrap();
+    for _ in 0..3 {
+        let store = open(&books.file).unwrap();
+        let path = KeyPath {
+            primary: "monitors".to_owned(),
+            secondary: String::new(),
+            key: "0".to_owned(),
+        };
+        let refused = store.write(9, KeyValueWrite::Remove { path }).await;
+        assert_eq!(refused.unwrap_err().code(), "store.fenced");
+        let refused = store.begin_epoch().await.unwrap_err();
+        let stale = StoreError::StaleNodeState {
+            found: 3,
+            expected: Some(5),
+        };
+        assert_eq!(refused, stale);
+        store.close().await.unwrap();
+    }
 }
 
 /// One card's hold cannot be read any more: who debits that card learns of it, and everybody else,

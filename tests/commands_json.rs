@@ -1261,8 +1261,8 @@ fn wallet_commands() {
     use flashkit::ids::{SpendId, WalletId};
     use flashkit::wallets::{
         AddWallet, BumpSpend, CancelSpend, ImportLabels, NewAddress, NodeFunds, PrepareSpend,
-        SpendOutput, SpendTarget, SubmitSpend, WalletOwner, WalletSource, WithdrawEverything,
-        Withdrawal, XpubKind,
+        SpendOutput, SpendTarget, SubmitSpend, WalletOwner, WalletSource, WatchProblem, WatchRound,
+        WithdrawEverything, Withdrawal, XpubKind,
     };
 
     let wallet = WalletId::from_parts(1, [1; 10]);
@@ -1351,5 +1351,21 @@ fn wallet_commands() {
         key: key("labels"),
         wallet,
         lines: String::new(),
+    });
+    let round = WatchRound {
+        scripts: 1,
+        changed: 0,
+        is_complete: true,
+        ..WatchRound::default()
+    };
+    assert!(check(&round).get("problems").is_none());
+    check(&WatchRound {
+        problems: vec![WatchProblem {
+            address: Some("bcrt1".to_owned()),
+            code: "chain.bad_answer".to_owned(),
+            detail: "no".to_owned(),
+        }],
+        left_out: 1,
+        ..round
     });
 }

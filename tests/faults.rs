@@ -321,6 +321,77 @@ async fn a_file_that_is_taken_away_during_a_flush_leaves_it_unknown() {
     scene.engine.stop().await.unwrap();
 }
 
+/// The flush of a commit fails, and then the file system takes nothing any more: in the log it stands
+/// all the same, where the next start finds it. So nobody is told meanwhile that it was not done.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_next_start_may_find_is_not_called_undone() {
+    use flashkit::ids::BatchId;
+    use flashkit::ledger::{Batch, CommandRecord, Step};
+    use flashkit::store::{CommitError, Store, StoreError};
+
+    let batch = |number: u8, read_version: i64| Batch {
+        id: BatchId::from_parts(1, [number; 10]),
+        command: Some(CommandRecord {
+            scope: format!("till/charge/{number}"),
+            fingerprint: "f".to_owned(),
+            answer: serde_json::json!({}).into(),
+        }),
+        steps: vec![Step::Require {
+            collection: "card",
+            id: "one".to_owned(),
+            version: read_version,
+        }]
+        .into(),
+    };
+    let unknown = StoreError::OutcomeUnknown;
+    let folder = tempfile::tempdir().unwrap();
+    let disk = Disk::under(folder.path());
+    let file = folder.path().join("books.db");
+    let store = SqliteStore::open(&file, Arc::new(SystemClock)).unwrap();
+    store.commit(batch(1, 0)).await.unwrap();
+    for settled_by_a_refusal in [false, true] {
+        let number = if settled_by_a_refusal { 3 } else { 2 };
+        disk.fail(Fault::Flush);
+        let refused = store.commit(batch(number, 0)).await.unwrap_err();
+        assert_eq!(refused, CommitError::Store(unknown.clone()));
+        disk.fail(Fault::ReadOnly);
+        let scope = format!("till/charge/{number}");
+        assert_eq!(store.command(&scope).await, Err(unknown.clone()));
+        // Nor is it said of anything else that it is refused for good.
+        let refused = store.commit(batch(9, 5)).await.unwrap_err();
+        assert!(matches!(refused, CommitError::Store(_)), "{refused}");
+
+        // As a machine that is started again finds it.
+        let again = tempfile::tempdir().unwrap();
+        for name in ["books.db", "books.db-wal"] {
+            let from = folder.path().join(name);
+            std::fs::copy(from, again.path().join(name)).unwrap();
+        }
+        let found = again.path().join("books.db");
+        let found = SqliteStore::open(found, Arc::new(SystemClock)).unwrap();
+        assert!(
+            found.command(&scope).await.unwrap().is_some(),
+            "it was done"
+        );
+        found.close().await.unwrap();
+
+        disk.heal();
+        if settled_by_a_refusal {
+            let refused = store.commit(batch(9, 5)).await.unwrap_err();
+            assert!(matches!(refused, CommitError::Refused(_)), "{refused}");
+        }
+        // Something was written over it, so that now it is known.
+        assert_eq!(store.command(&scope).await, Ok(None));
+        assert_eq!(store.trouble(), None);
+    }
+    store.close().await.unwrap();
+    let store = SqliteStore::open(&file, Arc::new(SystemClock)).unwrap();
+    for number in [2, 3] {
+        let scope = format!("till/charge/{number}");
+        assert_eq!(store.command(&scope).await, Ok(None), "{number}");
+    }
+}
+
 /// Ends the mount.
 struct Mounted(tempfile::TempDir);
 

@@ -10,12 +10,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
+use std::time::Duration;
 
 use flashkit::Engine;
 use flashkit::cards::{CardLimits, ChargeAmount, ChargeCard};
 use flashkit::ids::{BatchId, CardId, MerchantId, TransferId};
 use flashkit::ledger::{
-    Account, Balance, Batch, ChainHead, NewTransfer, Refusal, Step, TransferKind,
+    Account, Balance, Batch, ChainHead, DueJob, NewTransfer, Refusal, Step, TransferKind,
 };
 use flashkit::ports::SystemClock;
 use flashkit::reports::{HeadKey, SignedHeads};
@@ -25,12 +26,14 @@ use flashkit::store::postgres::{PostgresConfig, PostgresStore};
 use flashkit::store::sqlite::SqliteStore;
 use flashkit::store::{
     ByteSource, CommitError, DocumentQuery, KeyPath, KeyValue, KeyValueWrite, MAX_PAGE,
-    MemoryStore, MoveError, NodeState, Store, StoreAdmin,
+    MemoryStore, MoveError, NodeHolder, NodeState, Store, StoreAdmin, StoreError,
 };
 use flashkit::testkit::clock::ManualClock;
 use postgres::Cluster;
 use support::key;
 use support::shop::{self, sat};
+
+const HOLDER: NodeHolder = NodeHolder(7);
 
 fn path(primary: &str, name: &str) -> KeyPath {
     KeyPath {
@@ -196,10 +199,13 @@ async fn postgres_store(cluster: &Cluster) -> PostgresStore {
 async fn postgres_in_a_schema(cluster: &Cluster) -> (PostgresStore, String) {
     static LAST: AtomicU64 = AtomicU64::new(0);
     let schema = format!("moving_{}", LAST.fetch_add(1, Ordering::SeqCst));
+    (postgres_at(cluster, &schema).await, schema)
+}
+
+async fn postgres_at(cluster: &Cluster, schema: &str) -> PostgresStore {
     let config = PostgresConfig::new(cluster.url(cluster.port, "sslmode=disable"));
-    let config = config.schema(&schema);
-    let store = PostgresStore::connect(config, Arc::new(SystemClock));
-    (store.await.unwrap(), schema)
+    let store = PostgresStore::connect(config.schema(schema), Arc::new(SystemClock));
+    store.await.unwrap()
 }
 
 async fn bytes_of(mut source: Box<dyn ByteSource>) -> Vec<u8> {
@@ -348,6 +354,162 @@ async fn books_that_arrive_for_nobody_have_their_time() {
     .into();
     let commit = to.commit(batch).await.unwrap();
     assert!(commit.at_ms >= last_ms, "{} < {last_ms}", commit.at_ms);
+
+    // Nor does a node begin that knows nothing of the channels that were left behind.
+    let locked = to.health().await.unwrap().node_locked;
+    assert_eq!(locked.unwrap().code(), "store.stale_node_state");
+    let lasts = Duration::from_secs(60);
+    for refused in [to.begin_epoch().await, to.take_lease(HOLDER, lasts).await] {
+        assert_eq!(refused.unwrap_err().code(), "store.stale_node_state");
+    }
+    assert_eq!(to.forget_channels(Vec::new()).await, Ok(true));
+    assert_eq!(to.health().await.unwrap().node_locked, None);
+    to.begin_epoch().await.unwrap();
+}
+
+/// The node may have begun since the stream was made, and then has channels that are not in it.
+async fn check_lock_without_a_node<S: KeyValue + StoreAdmin>(to: &S, stream: &[u8]) {
+    to.import(from_bytes(stream), &[]).await.unwrap();
+    let locked = to.health().await.unwrap().node_locked;
+    assert_eq!(locked.unwrap().code(), "store.stale_node_state");
+    let refused = to.begin_epoch().await.unwrap_err();
+    assert_eq!(refused.code(), "store.stale_node_state");
+    assert_eq!(to.forget_channels(Vec::new()).await, Ok(true));
+    to.begin_epoch().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_node_begins_by_itself_where_books_without_one_arrive() {
+    let Some(cluster) = Cluster::shared() else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let from = sqlite(folder.path(), "from.db");
+    from.commit(income(1)).await.unwrap();
+    let stream = bytes_of(from.export(NodeState::LeaveOut).await.unwrap()).await;
+    check_lock_without_a_node(&sqlite(folder.path(), "to.db"), &stream).await;
+    check_lock_without_a_node(&postgres_store(&cluster).await, &stream).await;
+    let memory = MemoryStore::new(Arc::new(SystemClock));
+    check_lock_without_a_node(&memory, &stream).await;
+}
+
+/// One millisatoshi, and the number tells it from others.
+fn income(number: u32) -> Batch {
+    let mut bytes = [0; 10];
+    bytes[..4].copy_from_slice(&number.to_be_bytes());
+    let transfer = NewTransfer {
+        id: TransferId::from_parts(1, bytes),
+        debit: Account::node_channels(),
+        credit: Account::fee_income(),
+        amount: 1,
+        kind: TransferKind::TopUp,
+        reference: "income".to_owned(),
+        credit_ceiling: None,
+    };
+    Batch {
+        id: BatchId::from_parts(1, bytes),
+        command: None,
+        steps: vec![Step::Transfer(transfer)].into(),
+    }
+}
+
+async fn check_is_closed<S: Store>(store: &S) {
+    let refused = store.commit(income(u32::MAX)).await.unwrap_err();
+    let CommitError::Store(refused) = refused else {
+        panic!("{refused}");
+    };
+    assert_eq!(refused.code(), "store.handed_over");
+    assert!(!refused.is_retryable());
+    let trouble = store.trouble().expect("health says it");
+    assert_eq!(trouble.error.code(), "store.handed_over");
+    let jobs = store.lease_due(i64::MAX, Duration::from_secs(1), &[], 10);
+    assert_eq!(jobs.await, Ok(Vec::new()));
+    // What is there can be read.
+    assert!(
+        store
+            .balance(&Account::fee_income())
+            .await
+            .unwrap()
+            .credits_posted
+            > 0
+    );
+}
+
+/// Tills go on while the books are handed over: what was acknowledged to them has arrived, and
+/// nothing is acknowledged any more.
+async fn check_books_close<S, T>(from: &S, to: &T)
+where
+    S: Store + StoreAdmin + Clone + 'static,
+    T: Store + StoreAdmin,
+{
+    let mut first = income(0);
+    let job = DueJob {
+        kind: "job".to_owned(),
+        object: "one".to_owned(),
+        due_at_ms: 0,
+    };
+    Arc::make_mut(&mut first.steps).push(Step::Due(job));
+    from.commit(first).await.unwrap();
+    let tills = (1..=4).map(|till: u32| {
+        let store = from.clone();
+        tokio::spawn(async move {
+            let mut acknowledged = 0;
+            loop {
+                match store.commit(income(till << 24 | acknowledged)).await {
+                    Ok(_) => {
+                        acknowledged += 1;
+                        tokio::task::yield_now().await;
+                    }
+                    Err(CommitError::Store(StoreError::HandedOver)) => return acknowledged,
+                    Err(other) => panic!("{other}"),
+                }
+            }
+        })
+    });
+    let tills: Vec<_> = tills.collect();
+    let stream = from.export(NodeState::HandOver).await.unwrap();
+    check_is_closed(from).await;
+    let mut acknowledged = 1;
+    for till in tills {
+        acknowledged += i128::from(till.await.unwrap());
+    }
+    to.import(stream, &[]).await.unwrap();
+    let arrived = to.balance(&Account::fee_income()).await.unwrap();
+    println!("{acknowledged} acknowledged before they were handed over");
+    assert_eq!(i128::try_from(arrived.credits_posted), Ok(acknowledged));
+    assert_eq!(from.balance(&Account::fee_income()).await, Ok(arrived));
+    // They go on where they are now.
+    to.commit(income(u32::MAX)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn books_that_were_handed_over_take_no_commit_where_they_were() {
+    let Some(cluster) = Cluster::shared() else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let file = sqlite(folder.path(), "file.db");
+    let (database, schema) = postgres_in_a_schema(&cluster).await;
+    let other = postgres_at(&cluster, &schema).await;
+    check_books_close(&file, &database).await;
+    file.close().await.unwrap();
+    check_is_closed(&sqlite(folder.path(), "file.db")).await;
+
+    let target = sqlite(folder.path(), "target.db");
+    // Its rows are known to it when another instance hands the books over.
+    other.commit(income(2 << 30)).await.unwrap();
+    let stream = database.export(NodeState::HandOver).await.unwrap();
+    check_is_closed(&other).await;
+    check_is_closed(&database).await;
+    target.import(stream, &[]).await.unwrap();
+    check_is_closed(&postgres_at(&cluster, &schema).await).await;
+    let health = StoreAdmin::health(&database).await.unwrap();
+    assert_eq!(health.schema_version, health.known_schema_version);
+
+    let from = MemoryStore::new(Arc::new(SystemClock));
+    check_books_close(&from, &MemoryStore::new(Arc::new(SystemClock))).await;
+    let from = postgres_store(&cluster).await;
+    check_books_close(&from, &sqlite(folder.path(), "second.db")).await;
 }
 
 async fn check_node_is_locked<S: KeyValue + StoreAdmin>(store: &S) {
@@ -361,21 +523,31 @@ async fn check_node_is_locked<S: KeyValue + StoreAdmin>(store: &S) {
     }
 }
 
-async fn check_hand_over<S, T>(from: &S, to: &T)
+/// `late` is what a write of the node that still runs is refused with.
+async fn check_hand_over<S, T>(from: &S, to: &T, late: &str)
 where
     S: KeyValue + StoreAdmin,
     T: KeyValue + StoreAdmin,
 {
-    let epoch = write_node_state(from).await;
+    write_node_state(from).await;
+    // Not while a node may act: it gives the lease back when it is stopped.
+    let lasts = Duration::from_secs(86_400);
+    let epoch = from.take_lease(HOLDER, lasts).await.unwrap();
+    let refused = from.export(NodeState::HandOver).await.err().unwrap();
+    assert_eq!(refused.code(), "store.lease_held");
+    assert_eq!(from.health().await.unwrap().node_locked, None);
+    from.renew_lease(epoch, lasts).await.unwrap();
+    from.release_lease(epoch).await.unwrap();
     let stream = from.export(NodeState::HandOver).await.unwrap();
     // The node that still runs cannot write, and none runs here again.
     let change = KeyValueWrite::Remove {
         path: path("", "manager"),
     };
     let refused = from.write(epoch, change).await.unwrap_err();
-    let codes = ["store.fenced", "store.node_handed_over"];
-    assert!(codes.contains(&refused.code()), "{refused}");
+    assert_eq!(refused.code(), late);
     for _ in 0..2 {
+        let refused = from.take_lease(HOLDER, lasts).await.unwrap_err();
+        assert_eq!(refused.code(), "store.node_handed_over");
         let refused = from.begin_epoch().await.unwrap_err();
         assert_eq!(refused.code(), "store.node_handed_over");
         let refused = from.forget_channels(Vec::new()).await.unwrap_err();
@@ -404,7 +576,7 @@ async fn a_node_is_handed_over_once_and_never_runs_where_it_was() {
         sqlite(folder.path(), "file.db"),
         postgres_store(&cluster).await,
     );
-    check_hand_over(&file, &database).await;
+    check_hand_over(&file, &database, "store.fenced").await;
     file.trust_node_state();
     let refused = file.begin_epoch().await.unwrap_err();
     assert_eq!(refused.code(), "store.node_handed_over");
@@ -414,7 +586,7 @@ async fn a_node_is_handed_over_once_and_never_runs_where_it_was() {
     assert_eq!(refused.code(), "store.node_handed_over");
 
     let other = sqlite(folder.path(), "other.db");
-    check_hand_over(&database, &other).await;
+    check_hand_over(&database, &other, "store.node_handed_over").await;
     database.trust_node_state().await.unwrap();
     let refused = database.begin_epoch().await.unwrap_err();
     assert_eq!(refused.code(), "store.node_handed_over");
@@ -426,7 +598,31 @@ async fn a_node_is_handed_over_once_and_never_runs_where_it_was() {
         .unwrap();
     let memory = MemoryStore::new(Arc::new(SystemClock));
     let from = MemoryStore::new(Arc::new(SystemClock));
-    check_hand_over(&from, &memory).await;
+    check_hand_over(&from, &memory, "store.fenced").await;
+}
+
+/// Whoever hands the books over goes away before they are: they are all the same, and an epoch that
+/// is asked for at that moment does not come after it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_overtakes_a_hand_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = sqlite(folder.path(), "file.db");
+    file.commit(income(1)).await.unwrap();
+    let mut handing_over = file.export(NodeState::HandOver);
+    std::future::poll_fn(|context| {
+        drop(handing_over.as_mut().poll(context));
+        Poll::Ready(())
+    })
+    .await;
+    let lasts = Duration::from_secs(60);
+    let waiting = [file.take_lease(HOLDER, lasts), file.begin_epoch()];
+    drop(handing_over);
+    for refused in waiting {
+        assert_eq!(refused.await.unwrap_err().code(), "store.node_handed_over");
+    }
+    let locked = file.health().await.unwrap().node_locked;
+    assert_eq!(locked, Some(StoreError::NodeHandedOver));
+    check_is_closed(&file).await;
 }
 
 /// Whoever copies the file before a move and puts it back after it has yesterday's node.

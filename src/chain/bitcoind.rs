@@ -15,7 +15,7 @@ use super::answers::{self, RpcFault};
 use super::http::Http;
 use super::looking::of_one_tip;
 use super::{
-    BlockId, ChainError, ChainSource, FeeRates, MerkleBranch, SeenTransaction, View, Watch,
+    BlockId, ChainError, ChainSource, FeeRates, MerkleBranch, Missed, SeenTransaction, View, Watch,
 };
 
 /// The most blocks that one look reads.
@@ -198,12 +198,13 @@ impl Bitcoind {
         Ok(through)
     }
 
-    /// Brings the cache up to what waits now; answers all that waits.
+    /// Brings the cache up to what waits now; answers all that waits, and why not all that is new was
+    /// fetched where that is so.
     async fn read_mempool(
         &self,
         wanted: &Wanted<'_>,
         coins: &mut HashSet<OutPoint>,
-    ) -> Result<HashSet<Txid>, ChainError> {
+    ) -> Result<(HashSet<Txid>, Option<ChainError>), ChainError> {
         let question = "getrawmempool";
         let listed: Vec<String> = self
             .ask(question, json!([]))
@@ -221,11 +222,19 @@ impl Bitcoind {
             let new = waiting.difference(&cache.looked_at).copied();
             new.take(MAX_FETCHED).collect()
         };
-        let mut fetched = Vec::new();
+        let (mut fetched, mut problem) = (Vec::new(), None);
         for txid in new {
-            if let Some(transaction) = self.transaction(txid, None).await? {
-                coins.extend(wanted.coins(&transaction));
-                fetched.push((txid, transaction));
+            match self.transaction(txid, None).await {
+                Ok(Some(transaction)) => {
+                    coins.extend(wanted.coins(&transaction));
+                    fetched.push((txid, transaction));
+                }
+                Ok(None) => {}
+                // The next look goes on from here.
+                Err(error) => {
+                    problem = Some(error);
+                    break;
+                }
             }
         }
         let mut cache = self.mempool();
@@ -235,7 +244,7 @@ impl Bitcoind {
                 cache.ours.insert(txid, transaction);
             }
         }
-        Ok(waiting)
+        Ok((waiting, problem))
     }
 
     async fn look_once(&self, watch: &Watch, tip: BlockId) -> Result<View, ChainError> {
@@ -245,15 +254,29 @@ impl Bitcoind {
         let through = self
             .read_blocks(since, tip, &wanted, &mut seen, &mut coins)
             .await?;
-        let waiting = self.read_mempool(&wanted, &mut coins).await?;
+        let mut missed = Missed::default();
+        // The blocks count, whatever is with the mempool.
+        let waiting = match self.read_mempool(&wanted, &mut coins).await {
+            Ok((waiting, problem)) => {
+                missed.mempool = problem;
+                Some(waiting)
+            }
+            Err(error) => {
+                missed.mempool = Some(error);
+                None
+            }
+        };
         let mut standing = Vec::new();
         for known in &watch.known {
-            if waiting.contains(&known.txid) {
+            let waits = waiting.as_ref().map(|all| all.contains(&known.txid));
+            if waits == Some(true) {
                 standing.push((known.txid, None));
             } else if let Some(block) = known.block
                 && self.block_hash(block.height).await? == Some(block.hash)
             {
                 standing.push((known.txid, Some(block)));
+            } else if waits.is_none() {
+                missed.transactions.insert(known.txid);
             }
         }
         let cache = self.mempool();
@@ -268,6 +291,7 @@ impl Bitcoind {
             through,
             standing,
             seen,
+            missed,
         })
     }
 }
@@ -330,6 +354,13 @@ impl ChainSource for Bitcoind {
     async fn look(&self, watch: &Watch) -> Result<View, ChainError> {
         let tip = self.tip().await?;
         of_one_tip(self, self.look_once(watch, tip).await?).await
+    }
+
+    async fn waits(&self, txid: Txid) -> Result<Option<bool>, ChainError> {
+        let entry: Option<Value> = self
+            .ask("getmempoolentry", json!([txid.to_string()]))
+            .await?;
+        Ok(Some(entry.is_some()))
     }
 
     async fn broadcast(&self, transaction: &Transaction) -> Result<(), ChainError> {

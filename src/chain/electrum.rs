@@ -1,19 +1,20 @@
 //! An Electrum server: an index by script over TCP or TLS, with a client that blocks.
 
-use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
 use bitcoin::block::Header;
 use bitcoin::consensus::encode::serialize_hex;
-use bitcoin::{BlockHash, ScriptBuf, Transaction, TxMerkleNode, Txid};
-use electrum_client::{Client, ConfigBuilder, ElectrumApi, Error, Param};
+use bitcoin::{BlockHash, Script, ScriptBuf, Transaction, TxMerkleNode, Txid};
+use electrum_client::{Client, ConfigBuilder, ElectrumApi, Error, GetHistoryRes, Param};
 use futures_channel::oneshot;
 
-use super::answers::sat_per_kvb;
-use super::looking::{fetch, of_one_tip};
-use super::{BlockId, ChainError, ChainSource, FeeRates, MerkleBranch, View, Watch};
+use super::answers::{Placed, sat_per_kvb};
+use super::looking::{Indexed, look_by_script, of_one_tip};
+use super::{
+    BlockId, ChainError, ChainSource, FeeRates, KnownTransaction, MerkleBranch, View, Watch,
+};
 
 /// The most questions that wait.
 const MAX_WAITING: usize = 64;
@@ -87,65 +88,48 @@ impl Electrum {
         answer.map_err(|_| ChainError::BadAnswer { question: what })
     }
 
-    async fn history(
-        &self,
-        script: ScriptBuf,
-        found: &mut BTreeMap<Txid, Option<u32>>,
-    ) -> Result<(), ChainError> {
-        let history = self
-            .get("the history of a script", move |client| {
-                client.script_get_history(&script)
-            })
-            .await?;
-        found.extend(history.into_iter().map(|entry| {
-            // 0 and -1 are the mempool.
-            let height = u32::try_from(entry.height)
-                .ok()
-                .filter(|height| *height > 0);
-            (entry.tx_hash, height)
-        }));
-        Ok(())
+    /// What the server lists of a script.
+    async fn listed(&self, script: &Script) -> Result<Vec<GetHistoryRes>, ChainError> {
+        let script = script.to_owned();
+        let question = move |client: &Client| client.script_get_history(&script);
+        self.get("the history of a script", question).await
     }
+}
 
-    async fn look_once(&self, watch: &Watch, tip: BlockId) -> Result<View, ChainError> {
-        let mut found = BTreeMap::new();
-        for script in &watch.scripts {
-            self.history(script.clone(), &mut found).await?;
-        }
-        for known in &watch.known {
-            if found.contains_key(&known.txid) {
-                continue;
-            }
-            // There is no question for what spends an output but the history of its script.
-            for input in known.inputs.iter().take(MAX_INPUTS) {
-                let before = self.transaction(input.txid, None).await?;
-                let vout = usize::try_from(input.vout).unwrap_or(usize::MAX);
-                if let Some(output) = before.as_ref().and_then(|tx| tx.output.get(vout)) {
-                    let script = output.script_pubkey.clone();
-                    self.history(script, &mut found).await?;
-                }
-            }
-        }
-        let (mut standing, mut others) = (Vec::new(), Vec::new());
-        for (txid, height) in found {
-            let block = match height {
+#[async_trait]
+impl Indexed for Electrum {
+    async fn history(&self, script: &Script) -> Result<Vec<Placed>, ChainError> {
+        let mut places = Vec::new();
+        for entry in self.listed(script).await? {
+            // 0 and -1 are the mempool.
+            let height = u32::try_from(entry.height).ok();
+            let block = match height.filter(|height| *height > 0) {
                 Some(height) => {
                     let hash = self.block_hash(height).await?.ok_or(ChainError::Moved)?;
                     Some(BlockId { height, hash })
                 }
                 None => None,
             };
-            let is_known = watch.known.iter().any(|known| known.txid == txid);
-            let place = if is_known { &mut standing } else { &mut others };
-            place.push((txid, block));
+            places.push((entry.tx_hash, block));
         }
-        let seen = fetch(self, others).await?;
-        Ok(View {
-            tip,
-            through: tip,
-            standing,
-            seen,
-        })
+        Ok(places)
+    }
+
+    /// There is no question for what spends an output but the history of its script. One that is
+    /// not told is that of whoever paid: it says nothing of what is ours.
+    async fn traces(&self, known: &KnownTransaction) -> Result<Vec<Placed>, ChainError> {
+        let mut places = Vec::new();
+        for input in known.inputs.iter().take(MAX_INPUTS) {
+            let before = self.transaction(input.txid, None).await?;
+            let vout = usize::try_from(input.vout).unwrap_or(usize::MAX);
+            if let Some(output) = before.as_ref().and_then(|tx| tx.output.get(vout)) {
+                match self.history(&output.script_pubkey).await {
+                    Err(ChainError::BadAnswer { .. }) => {}
+                    history => places.extend(history?),
+                }
+            }
+        }
+        Ok(places)
     }
 }
 
@@ -281,7 +265,26 @@ impl ChainSource for Electrum {
 
     async fn look(&self, watch: &Watch) -> Result<View, ChainError> {
         let tip = self.tip().await?;
-        of_one_tip(self, self.look_once(watch, tip).await?).await
+        of_one_tip(self, look_by_script(self, watch, tip).await?).await
+    }
+
+    async fn was_paid(&self, script: &ScriptBuf) -> Result<Option<bool>, ChainError> {
+        let listed = self.listed(script).await?;
+        Ok(Some(!listed.is_empty()))
+    }
+
+    /// Only the history of one of its scripts says where a transaction is.
+    async fn waits(&self, txid: Txid) -> Result<Option<bool>, ChainError> {
+        let Some(found) = self.transaction(txid, None).await? else {
+            return Ok(None);
+        };
+        let mut scripts = found.output.iter().map(|output| &output.script_pubkey);
+        let Some(script) = scripts.find(|script| !script.is_op_return()) else {
+            return Ok(None);
+        };
+        let listed = self.listed(script).await?;
+        let entry = listed.iter().find(|entry| entry.tx_hash == txid);
+        Ok(entry.map(|entry| entry.height <= 0))
     }
 
     async fn broadcast(&self, transaction: &Transaction) -> Result<(), ChainError> {

@@ -1,16 +1,14 @@
 //! An Esplora server: an index by script over HTTP.
 
-use std::collections::BTreeMap;
-
 use async_trait::async_trait;
 use bitcoin::block::Header;
 use bitcoin::consensus::encode::serialize_hex;
 use bitcoin::hashes::{Hash, sha256};
-use bitcoin::{BlockHash, OutPoint, Script, Transaction, Txid};
+use bitcoin::{BlockHash, OutPoint, Script, ScriptBuf, Transaction, Txid};
 
-use super::answers;
+use super::answers::{self, Placed};
 use super::http::{Answer, Http};
-use super::looking::{fetch, of_one_tip};
+use super::looking::{Indexed, look_by_script, of_one_tip};
 use super::{
     BlockId, ChainError, ChainSource, FeeRates, KnownTransaction, MerkleBranch, View, Watch,
 };
@@ -60,14 +58,15 @@ impl Esplora {
         let answer = self.ask(path).await?;
         answer.map(|answer| decode(&answer.body)).transpose()
     }
+}
 
-    /// The whole history of a script, waiting transactions first.
-    async fn history(&self, script: &Script) -> Result<Vec<(Txid, Option<BlockId>)>, ChainError> {
+#[async_trait]
+impl Indexed for Esplora {
+    /// Waiting transactions first.
+    async fn history(&self, script: &Script) -> Result<Vec<Placed>, ChainError> {
         let question = "the history of a script";
-        // The server's order of bytes is the hash's own, unlike that of a txid.
-        let hash = sha256::Hash::hash(script.as_bytes());
-        let mut path = format!("/scripthash/{hash}/txs");
-        let mut all: Vec<(Txid, Option<BlockId>)> = Vec::new();
+        let mut path = history_of(script);
+        let mut all: Vec<Placed> = Vec::new();
         for _ in 0..MAX_PAGES {
             let page = self.read(&path, answers::esplora_history).await?;
             let page = page.ok_or(ChainError::BadAnswer { question })?;
@@ -79,50 +78,30 @@ impl Esplora {
             }
             let last = all.iter().skip(before).rfind(|(_, block)| block.is_some());
             let Some((last, _)) = last else { break };
-            path = format!("/scripthash/{hash}/txs/chain/{last}");
+            path = format!("{}/chain/{last}", history_of(script));
         }
         Ok(all)
     }
 
-    /// What spends the coins of a transaction that is gone.
-    async fn rivals(
-        &self,
-        known: &KnownTransaction,
-        found: &mut BTreeMap<Txid, Option<BlockId>>,
-    ) -> Result<(), ChainError> {
+    async fn traces(&self, known: &KnownTransaction) -> Result<Vec<Placed>, ChainError> {
+        let path = format!("/tx/{}", known.txid);
+        if let Some(placed) = self.read(&path, answers::esplora_listed).await? {
+            return Ok(vec![placed]);
+        }
+        let mut spends = Vec::new();
         for OutPoint { txid, vout } in known.inputs.iter().take(MAX_INPUTS) {
             let path = format!("/tx/{txid}/outspend/{vout}");
             let spend = self.read(&path, answers::esplora_outspend).await?;
-            found.extend(spend.flatten());
+            spends.extend(spend.flatten());
         }
-        Ok(())
+        Ok(spends)
     }
+}
 
-    async fn look_once(&self, watch: &Watch, tip: BlockId) -> Result<View, ChainError> {
-        let mut found = BTreeMap::new();
-        for script in &watch.scripts {
-            found.extend(self.history(script).await?);
-        }
-        let mut standing = Vec::new();
-        for known in &watch.known {
-            if let Some(block) = found.remove(&known.txid) {
-                standing.push((known.txid, block));
-                continue;
-            }
-            let path = format!("/tx/{}", known.txid);
-            match self.read(&path, answers::esplora_listed).await? {
-                Some((_, block)) => standing.push((known.txid, block)),
-                None => self.rivals(known, &mut found).await?,
-            }
-        }
-        let seen = fetch(self, found).await?;
-        Ok(View {
-            tip,
-            through: tip,
-            standing,
-            seen,
-        })
-    }
+fn history_of(script: &Script) -> String {
+    // The server's order of bytes is the hash's own, unlike that of a txid.
+    let hash = sha256::Hash::hash(script.as_bytes());
+    format!("/scripthash/{hash}/txs")
 }
 
 #[async_trait]
@@ -168,7 +147,21 @@ impl ChainSource for Esplora {
 
     async fn look(&self, watch: &Watch) -> Result<View, ChainError> {
         let tip = self.tip().await?;
-        of_one_tip(self, self.look_once(watch, tip).await?).await
+        of_one_tip(self, look_by_script(self, watch, tip).await?).await
+    }
+
+    async fn was_paid(&self, script: &ScriptBuf) -> Result<Option<bool>, ChainError> {
+        let question = "the history of a script";
+        let path = history_of(script);
+        let page = self.read(&path, answers::esplora_history).await?;
+        let page = page.ok_or(ChainError::BadAnswer { question })?;
+        Ok(Some(!page.is_empty()))
+    }
+
+    async fn waits(&self, txid: Txid) -> Result<Option<bool>, ChainError> {
+        let path = format!("/tx/{txid}");
+        let found = self.read(&path, answers::esplora_listed).await?;
+        Ok(found.map(|(_, block)| block.is_none()))
     }
 
     async fn broadcast(&self, transaction: &Transaction) -> Result<(), ChainError> {

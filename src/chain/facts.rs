@@ -78,7 +78,7 @@ pub fn confirmations(standing: &Standing, tip: BlockId) -> Option<u32> {
 }
 
 /// How a transaction stands by what the chain says now; `None` when that cannot be told yet,
-/// because not all blocks were read.
+/// because not all blocks were read, or the source could not say.
 pub fn standing(known: &KnownTransaction, view: &View) -> Option<Standing> {
     let places = view
         .standing
@@ -108,7 +108,8 @@ pub fn standing(known: &KnownTransaction, view: &View) -> Option<Standing> {
             block: seen.block,
         })
         .max_by_key(|rival| rival.block.is_some());
-    (rival.is_some() || view.is_complete()).then_some(Standing::Gone { rival })
+    let is_told = view.is_complete() && !view.missed.transactions.contains(&known.txid);
+    (rival.is_some() || is_told).then_some(Standing::Gone { rival })
 }
 
 /// What happened between two looks, in the order in which it happened; nothing when nothing did.

@@ -66,8 +66,9 @@ async fn read(request: reqwest::RequestBuilder) -> Result<Answer, ChainError> {
         .map_err(|error| unreachable(&error))?
     {
         if body.len().saturating_add(chunk.len()) > MAX_BYTES {
-            let reason = "the answer is too long".to_owned();
-            return Err(ChainError::Unreachable { reason });
+            // It is there, and has more to say than is read.
+            let question = "a question whose answer is too long";
+            return Err(ChainError::BadAnswer { question });
         }
         body.extend_from_slice(&chunk);
     }

@@ -23,7 +23,7 @@ mod types;
 use async_trait::async_trait;
 pub use bitcoin;
 use bitcoin::block::Header;
-use bitcoin::{BlockHash, Transaction, Txid};
+use bitcoin::{BlockHash, ScriptBuf, Transaction, Txid};
 
 #[cfg(feature = "chain")]
 pub use bitcoind::Bitcoind;
@@ -33,7 +33,9 @@ pub use error::ChainError;
 #[cfg(feature = "chain")]
 pub use esplora::Esplora;
 pub use facts::{Fact, Rival, Standing, confirmations, judge, standing};
-pub use types::{BlockId, FeeRates, KnownTransaction, MerkleBranch, SeenTransaction, View, Watch};
+pub use types::{
+    BlockId, FeeRates, KnownTransaction, MerkleBranch, Missed, SeenTransaction, View, Watch,
+};
 
 /// The job that looks at the chain, and the one that broadcasts a spend.
 pub(crate) const WATCH_JOB: &str = "chain.watch";
@@ -91,11 +93,34 @@ pub trait ChainSource: Send + Sync {
     ) -> Result<Option<MerkleBranch>, ChainError>;
 
     /// Everything that pays to a script of the watch, spends one of its coins, or spends what a
-    /// known transaction spends; and what became of the known transactions.
+    /// known transaction spends; and what became of the known transactions. What of that cannot be
+    /// told is in [`View::missed`], and everything else is told.
     ///
     /// # Errors
     /// `chain.moved`, to be tried again at once, and those of every call.
     async fn look(&self, watch: &Watch) -> Result<View, ChainError>;
+
+    /// Whether anything ever paid to a script; `None` where there is no index by script to say it.
+    async fn was_paid(&self, script: &ScriptBuf) -> Result<Option<bool>, ChainError> {
+        if self.reads_blocks() {
+            return Ok(None);
+        }
+        let watch = Watch {
+            scripts: vec![script.clone()],
+            ..Watch::default()
+        };
+        let view = self.look(&watch).await?;
+        match view.missed.scripts.into_iter().next() {
+            Some((_, error)) => Err(error),
+            None => Ok(Some(!view.seen.is_empty())),
+        }
+    }
+
+    /// Whether a transaction waits in the mempool, of which another one spends that does; `None` where
+    /// that is not told.
+    async fn waits(&self, _txid: Txid) -> Result<Option<bool>, ChainError> {
+        Ok(None)
+    }
 
     /// Hands a transaction in. One that the network has already is no error.
     ///

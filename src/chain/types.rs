@@ -1,9 +1,13 @@
 //! What is asked of the chain, and what it answers.
 
+use std::collections::BTreeSet;
+
 use bitcoin::consensus::deserialize;
 use bitcoin::hashes::{Hash, HashEngine, sha256d};
 use bitcoin::{BlockHash, OutPoint, ScriptBuf, Transaction, TxMerkleNode, Txid};
 use serde::{Deserialize, Serialize};
+
+use super::ChainError;
 
 /// A block by its place and its hash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -85,6 +89,22 @@ pub struct View {
     pub standing: Vec<(Txid, Option<BlockId>)>,
     /// Everything else that was found.
     pub seen: Vec<SeenTransaction>,
+    /// What the source could not tell.
+    pub missed: Missed,
+}
+
+/// What a look could not tell of: it is neither there nor gone. One script that a server refuses to
+/// speak of, however it came to that, keeps nobody from seeing the others.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Missed {
+    /// Scripts whose history the source did not get, and why not.
+    pub scripts: Vec<(ScriptBuf, ChainError)>,
+    /// Scripts that were not asked for any more, because the source stopped answering.
+    pub unasked: Vec<ScriptBuf>,
+    /// Known transactions of which it is not known what became.
+    pub transactions: BTreeSet<Txid>,
+    /// Why not all that waits in the mempool was read.
+    pub mempool: Option<ChainError>,
 }
 
 impl View {

@@ -1,5 +1,6 @@
 //! What every handle shares: load, decide, commit, answer.
 
+mod chain_troubles;
 mod command;
 mod documents;
 mod draining;
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 pub use command::{Answer, CommandError, IdempotencyKey};
 pub use secrets::MasterSecret;
 
+pub(crate) use chain_troubles::ChainTroubles;
 pub(crate) use command::{Caller, Decision, Executed, check_text, unreadable};
 pub(crate) use documents::{Loaded, emit, put};
 #[cfg(feature = "chain")]
@@ -226,6 +228,8 @@ pub(crate) struct Core {
     pub(crate) sweeps: Sweeps,
     /// Receipts are issued one after the other: each takes the number after the last.
     pub(crate) receipt_turns: Turns,
+    /// What the watch of the chain cannot do now.
+    pub(crate) chain_troubles: ChainTroubles,
 }
 
 /// How often a command is decided again when what it read has changed under it.

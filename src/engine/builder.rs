@@ -9,7 +9,9 @@ use crate::access::HostKeys;
 use crate::cards::boltcard::IssuerKey;
 use crate::cards::{Cards, IssuerKeys};
 use crate::chain::ChainSource;
-use crate::core::{CommandError, Core, HashCost, MasterSecret, Secrets, Settings, Sweeps, Turns};
+use crate::core::{
+    ChainTroubles, CommandError, Core, HashCost, MasterSecret, Secrets, Settings, Sweeps, Turns,
+};
 use crate::invoices::Invoices;
 use crate::lightning::LightningNode;
 use crate::payments::Payments;
@@ -169,6 +171,7 @@ impl EngineBuilder {
             apart_since_ms: AtomicI64::new(0),
             sweeps: Sweeps::default(),
             receipt_turns: Turns::default(),
+            chain_troubles: ChainTroubles::default(),
         });
         core.check_identity().await?;
         core.ensure_issuer().await?;

@@ -84,8 +84,8 @@ impl Invoices {
 
     /// Says that an invoice is settled (paid in cash, or by a payment that is known from
     /// elsewhere) or invalid or cancelled. No money moves, and what else stands out about the
-    /// invoice stays as it is; what is being taken is taken to its end, and what comes from now on
-    /// goes back, or to suspense. It can be said again, otherwise. Issuer only.
+    /// invoice stays as it is; what is set aside for it goes back, what is being taken is taken to
+    /// its end, and what comes from now on goes back, or to suspense. It can be said again, otherwise. Issuer only.
     ///
     /// # Errors
     /// `invoice.not_found`; `invoice.not_markable`: one that its payments settled is neither, one
@@ -117,6 +117,7 @@ impl Invoices {
                 let executed: Executed<Invoice> = core
                     .execute(&caller, "invoices.mark", &command.key, &command, decide)
                     .await?;
+                invoices.return_cancelled(&executed.answer).await;
                 Ok(executed.answer)
             })
             .await

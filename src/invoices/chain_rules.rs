@@ -1,8 +1,16 @@
 //! Pure decisions about payments on chain: each stands as the place of its output says.
 
 use super::facts::{OnChainFact, OnChainPlace};
+use super::model::Invoice;
 use super::payment::{InvoicePaymentState, Rail};
 use super::rules::{Moment, Move, Outcome, TOO_MANY, Verdict};
+
+/// The time of a block is its miner's word, and no node takes one that is further ahead than this.
+/// It may be as far behind where blocks are slow.
+const CLOCKS_APART_MS: i64 = 2 * 3_600_000;
+
+/// Why what came before the invoice was made is not its own.
+const OLDER: &str = "it was there before the invoice was made";
 
 /// Confirmations beyond this are not written down.
 const FOLLOWED_CONFIRMATIONS: u32 = 6;
@@ -15,6 +23,11 @@ impl Outcome {
         let at = match self.after.position(&reference) {
             Some(at) => at,
             None if matches!(fact.place, OnChainPlace::Gone { .. }) => return,
+            // The address had been given out by something else, or before the books were restored.
+            None if is_older(&self.after, fact) => {
+                self.verdict = Verdict::Refused(OLDER);
+                return;
+            }
             None if !self.after.has_place(Rail::OnChain, amount_msat, is_here) => {
                 self.verdict = Verdict::Refused(TOO_MANY);
                 return;
@@ -117,4 +130,10 @@ impl Outcome {
             self.moves.push(Move::Book(at));
         }
     }
+}
+
+/// True of an output that was there before anybody could be shown the invoice: nobody paid it by
+/// that.
+fn is_older(invoice: &Invoice, fact: &OnChainFact) -> bool {
+    fact.first_known_ms.saturating_add(CLOCKS_APART_MS) < invoice.created_at_ms
 }

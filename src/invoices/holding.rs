@@ -148,7 +148,8 @@ impl Invoices {
         self.decide_fact(&invoice, &fact).await
     }
 
-    async fn return_cancelled(&self, invoice: &Invoice) {
+    /// What was set aside and is to go back is given back at the node.
+    pub(super) async fn return_cancelled(&self, invoice: &Invoice) {
         for payment in &invoice.payments {
             if let Some(hash) = payment.lightning_hash()
                 && payment.state == InvoicePaymentState::Returning

@@ -15,6 +15,8 @@ const MAX_LINES: usize = 100;
 /// The most bytes that free data may have, as JSON.
 pub(crate) const MAX_METADATA_BYTES: usize = 8_192;
 const MAX_METADATA_DEPTH: usize = 16;
+/// As many decimal digits as a binary fraction of 64 bits has kept of any number.
+const KEPT_DIGITS: usize = 15;
 const MONITORING_SECONDS: std::ops::RangeInclusive<u32> = 0..=90 * 24 * 3_600;
 /// A day: how long payments on chain are followed after an invoice's time.
 pub(crate) const DEFAULT_MONITORING_SECONDS: u32 = 24 * 3_600;
@@ -52,7 +54,8 @@ pub struct InvoiceOptions {
     #[serde(skip_serializing_if = "is_false")]
     pub tax_included: bool,
     /// Anything that the caller wants to find here again: a JSON object of at most 8,192 bytes and
-    /// 16 levels.
+    /// 16 levels. A number that is not whole has at most 15 digits, and a whole one 64 bits: longer ones
+    /// are given as text.
     #[serde(skip_serializing_if = "Map::is_empty")]
     pub metadata: Map<String, Value>,
     /// By which rails it can be paid; none stands for Lightning alone. One that cannot be made
@@ -311,12 +314,12 @@ fn has_twice(rails: &[Rail]) -> bool {
 fn check_metadata(metadata: &Map<String, Value>) -> Result<(), CommandError> {
     let refused = CommandError::OutOfBounds {
         field: "metadata",
-        bounds: "8,192 bytes of JSON, 16 levels, without U+0000",
+        bounds: "8,192 bytes of JSON, 16 levels, no U+0000, no number of more than 15 digits that is not whole",
     };
     let deep = metadata
         .values()
         .any(|value| is_deeper(value, MAX_METADATA_DEPTH - 1));
-    if deep || metadata.iter().any(has_null) {
+    if deep || metadata.iter().any(has_null) || !metadata.values().all(is_kept) {
         return Err(refused);
     }
     match serde_json::to_vec(metadata) {
@@ -346,6 +349,21 @@ fn has_null((key, value): (&String, &Value)) -> bool {
         _ => false,
     };
     inside || key.contains('\0')
+}
+
+/// True where what is written is what was given: a number that is kept as a binary fraction is the same
+/// up to fifteen digits, and no order number beyond them would be found again.
+fn is_kept(value: &Value) -> bool {
+    match value {
+        Value::Number(number) if number.is_f64() => {
+            let text = number.to_string();
+            let digits = text.bytes().filter(u8::is_ascii_digit).count();
+            digits <= KEPT_DIGITS && !text.contains('e')
+        }
+        Value::Array(values) => values.iter().all(is_kept),
+        Value::Object(map) => map.values().all(is_kept),
+        _ => true,
+    }
 }
 
 fn is_zero_u32(number: &u32) -> bool {

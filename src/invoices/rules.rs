@@ -258,8 +258,10 @@ impl Outcome {
         let missing_msat = self.after.due_msat();
         match as_state {
             MarkedAs::GivenUp => self.give_up(),
-            MarkedAs::Cancelled => self.given_back(|_| true),
-            MarkedAs::Settled | MarkedAs::Invalid => {}
+            // Nobody waits for what is set aside: taken as well, it would be paid twice.
+            MarkedAs::Cancelled | MarkedAs::Settled | MarkedAs::Invalid => {
+                self.given_back(|_| true);
+            }
         }
         self.after.flags.marked = Some(InvoiceMark {
             as_state,

@@ -63,7 +63,8 @@ pub enum LightningError {
         /// What the store said.
         reason: String,
     },
-    /// The node's state is not the newest there was, so that running on it could lose all it has.
+    /// The node's state is not the newest there was, so that running on it could lose all it has;
+    /// or it was handed over to another store, and no node runs here again.
     /// `lightning.stale_state`.
     #[error("the node's state is stale: {reason}")]
     StaleState {

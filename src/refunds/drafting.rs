@@ -45,6 +45,19 @@ pub(super) fn admit(caller: &Caller, purpose: InvoicePurpose) -> Result<(), Erro
     Ok(())
 }
 
+/// Whoever sells does not say what the operator's money is spent on.
+fn admit_asked(
+    caller: &Caller,
+    purpose: InvoicePurpose,
+    bearer: RefundFeeBearer,
+) -> Result<(), Error> {
+    admit(caller, purpose)?;
+    if bearer == RefundFeeBearer::Operator {
+        caller.require_issuer()?;
+    }
+    Ok(())
+}
+
 impl Refunds {
     /// What is asked for comes to so much. What waits in suspense is given out by the issuer
     /// alone, so that for a till it is not there.
@@ -129,7 +142,7 @@ impl Refunds {
         let core = &self.core;
         let invoice = invoices::load(core, command.invoice).await?;
         let purpose = invoice.value.purpose;
-        admit(caller, purpose)?;
+        admit_asked(caller, purpose, command.fee_bearer)?;
         let payer = cards::account_now(core, purpose.account()).await?;
         let Reckoned {
             came,
@@ -171,6 +184,10 @@ impl Refunds {
         let bearer = command.fee_bearer;
         posting.holds = Holds::new(core, 0, max_fee_msat)?;
         let sent_msat = rules::sent_msat(due.amount_msat, withheld_msat, bearer, max_fee_msat)?;
+        let sent_msat = match &command.to {
+            RefundTo::LightningAddress { .. } => rules::whole_sats(sent_msat)?,
+            _ => sent_msat,
+        };
         let asked = due.minor_units.zip(due.quote.clone());
         let refund = Refund {
             sent_msat,

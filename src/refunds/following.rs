@@ -207,11 +207,7 @@ impl<'a> News<'a> {
         self.cover(true);
         let payer = cards::account_now(self.core, self.after.posting.payer).await?;
         self.after.posting.payer = payer;
-        let owes = match payer.owner() {
-            Owner::Merchant(merchant) => Account::merchant_receivable(merchant),
-            Owner::Card(card) => Account::card_receivable(card),
-            _ => payer,
-        };
+        let owes = owed_by(payer);
         let fee_msat = msat(fee_sat).min(self.after.max_fee_msat);
         let fee_owes = match fee_payer(&self.after) {
             bears if bears == payer => owes,
@@ -221,19 +217,8 @@ impl<'a> News<'a> {
         self.leaves(owes, sent_msat, TransferKind::Refund)?;
         self.leaves(fee_owes, fee_msat, TransferKind::ChainFee)?;
         self.operator_pays(msat(fee_sat).saturating_sub(fee_msat))?;
-        if owes != payer {
-            let fee_msat = if fee_owes == owes { fee_msat } else { 0 };
-            let id = self.new_id()?;
-            self.moved.push(Step::TransferUpTo(NewTransfer {
-                id,
-                debit: payer,
-                credit: owes,
-                amount: sent_msat.saturating_add(fee_msat),
-                kind: TransferKind::Recovered,
-                reference: self.after.id.to_string(),
-                credit_ceiling: None,
-            }));
-        }
+        let fee_msat = if fee_owes == owes { fee_msat } else { 0 };
+        self.recover(payer, sent_msat.saturating_add(fee_msat))?;
         let invoice = &self.invoice.value;
         let covered_msat = invoice
             .flags
@@ -244,6 +229,24 @@ impl<'a> News<'a> {
         self.after.points = points;
         self.moved.extend(set_aside);
         self.points_go_back()
+    }
+
+    /// What the payer owes is paid as far as there is something to pay it with, and it is owed.
+    fn recover(&mut self, payer: Account, amount: i64) -> Result<(), Error> {
+        let owes = owed_by(payer);
+        if owes != payer && amount > 0 {
+            let id = self.new_id()?;
+            self.moved.push(Step::TransferUpTo(NewTransfer {
+                id,
+                debit: payer,
+                credit: owes,
+                amount,
+                kind: TransferKind::Recovered,
+                reference: self.after.id.to_string(),
+                credit_ceiling: None,
+            }));
+        }
+        Ok(())
     }
 
     fn leaves(&mut self, debit: Account, amount: i64, kind: TransferKind) -> Result<(), Error> {
@@ -305,6 +308,10 @@ impl<'a> News<'a> {
             if kind == TransferKind::ChainFee && is_his && fee_msat == 0 {
                 fee_msat = amount;
             }
+            if is_owed {
+                let owed_msat = &mut self.after.posting.owed_msat;
+                *owed_msat = owed_msat.saturating_add(amount);
+            }
             let new = self.new_id()?;
             // What is owed may have been paid by now: it is given back, and stays owed.
             self.moved.push(match is_owed {
@@ -344,6 +351,9 @@ impl<'a> News<'a> {
         let holds = self.after.posting.holds;
         let holds = [Some(holds.amount), holds.route].into_iter().flatten();
         self.moved.extend(holds.map(|hold| Step::Release { hold }));
+        // What it was to pay once more does not come back beside what is owed for it.
+        let owed_msat = std::mem::take(&mut self.after.posting.owed_msat);
+        self.recover(self.after.posting.payer, owed_msat)?;
         let taken = std::mem::take(&mut self.after.posting.points_booked);
         for entry in &taken {
             let undone = self.points_undone(entry).await?;
@@ -415,5 +425,14 @@ impl<'a> News<'a> {
             steps.extend(receipts::owed_now(self.core, &self.invoice.value).await?);
         }
         Ok(steps)
+    }
+}
+
+/// Where stands what the payer of a refund owes.
+fn owed_by(payer: Account) -> Account {
+    match payer.owner() {
+        Owner::Merchant(merchant) => Account::merchant_receivable(merchant),
+        Owner::Card(card) => Account::card_receivable(card),
+        _ => payer,
     }
 }

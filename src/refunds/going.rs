@@ -47,7 +47,8 @@ impl Refunds {
                 address,
                 fee_sat_per_kvb,
             } => {
-                let spent = self.to_chain(&mut refund, address, *fee_sat_per_kvb);
+                let fee = self.chain_fee(caller, *fee_sat_per_kvb).await?;
+                let spent = self.to_chain(&mut refund, address, fee);
                 steps.extend(spent.await?);
             }
             RefundTo::Card { card } => {
@@ -84,7 +85,14 @@ impl Refunds {
         let hash = asked.payment_hash;
         bolt11.trim().clone_into(&mut refund.bolt11);
         refund.payment_hash = Some(hash);
-        let Some(own) = invoices::own_invoice(core, hash).await? else {
+        let own = invoices::own_invoice(core, hash).await?;
+        if own.is_some() && matches!(refund.to, RefundTo::Bolt11 { .. }) {
+            self.costs_nothing(refund)?;
+        }
+        if asked.amount_msat.is_none() {
+            refund.sent_msat = rules::whole_sats(refund.sent_msat)?;
+        }
+        let Some(own) = own else {
             rules::payable(&asked, refund.sent_msat, core.clock.now_ms())?;
             self.check_can_send(refund).await?;
             refund.state = RefundState::Sending;
@@ -99,9 +107,6 @@ impl Refunds {
             return Err(RefundError::OwnAccount.into());
         }
         self.check_in_books(refund, &own.value).await?;
-        if matches!(refund.to, RefundTo::Bolt11 { .. }) {
-            self.costs_nothing(refund)?;
-        }
         rules::payable(&asked, refund.sent_msat, core.clock.now_ms())?;
         let off_card = self.pay_off_card(refund).await?;
         let (sent_msat, payer) = (refund.sent_msat, refund.posting.payer);

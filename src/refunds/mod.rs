@@ -100,6 +100,13 @@ impl Refunds {
     /// invoice, or where the rate of now is asked for at that one; never more than the card has.
     /// It goes over Lightning, to an invoice of this engine or to another card, and not on chain.
     ///
+    /// That the operator bears what it costs, the issuer alone says; and so it is with a fee on chain
+    /// above what the next two blocks take. One of more than 50,000 sat and a tenth of what is sent is
+    /// refused where the issuer has not said which fee (`wallet.fee_too_high`).
+    ///
+    /// To a Lightning address, and to a BOLT11 without an amount, go whole sats, rounded down: most
+    /// servers take nothing else. What is left of the last one stays with whoever pays back.
+    ///
     /// The operator's spread of the sale stays the operator's. A refund of what the chain takes
     /// away later is the merchant's loss: it is owed, and taken out of what comes in next.
     ///

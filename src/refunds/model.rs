@@ -34,7 +34,8 @@ pub enum RefundTo {
         /// The address.
         address: String,
         /// The fee, in satoshis for 1,000 virtual bytes; what the chain's server says for the next
-        /// hour where it is left out.
+        /// hour where it is left out. Above what it says for the next two blocks it is the issuer's
+        /// to say.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         fee_sat_per_kvb: Option<u64>,
     },
@@ -90,7 +91,7 @@ pub enum RefundFeeBearer {
     Merchant,
     /// Whoever is paid back: the most that it may cost is taken from the amount.
     Customer,
-    /// The operator.
+    /// The operator, which the issuer alone can say.
     Operator,
 }
 
@@ -329,6 +330,10 @@ pub(crate) struct RefundPosting {
     /// What stands in the books of one while a block has its transaction.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) booked: Vec<ChainEntry>,
+    /// What its payer owes since a block had it after it had failed, and goes on owing while the
+    /// chain takes it away: netted against what comes back should it fail again.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(crate) owed_msat: i64,
     /// What was booked of the points that went back with it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) points_booked: Vec<ChainEntry>,
@@ -355,6 +360,7 @@ impl RefundPosting {
             to_take_msat: 0,
             suspense: Vec::new(),
             booked: Vec::new(),
+            owed_msat: 0,
             points_booked: Vec::new(),
         }
     }

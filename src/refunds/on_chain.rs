@@ -9,7 +9,7 @@ use crate::Error;
 #[cfg(not(feature = "chain"))]
 use crate::chain::ChainError;
 #[cfg(not(feature = "chain"))]
-use crate::core::Decision;
+use crate::core::{Caller, Decision};
 use crate::ids::SpendId;
 use crate::ledger::Step;
 
@@ -19,9 +19,17 @@ impl Refunds {
         &self,
         _refund: &mut Refund,
         _address: &str,
-        _fee_sat_per_kvb: Option<u64>,
+        _fee: (Option<u64>, bool),
     ) -> Result<Vec<Step>, Error> {
         Err(ChainError::NoWallet.into())
+    }
+
+    pub(super) async fn chain_fee(
+        &self,
+        _caller: &Caller,
+        asked_sat_per_kvb: Option<u64>,
+    ) -> Result<(Option<u64>, bool), Error> {
+        Ok((asked_sat_per_kvb, false))
     }
 
     pub(super) async fn sign(&self, _spend: SpendId) {}
@@ -37,7 +45,7 @@ impl Refunds {
 #[cfg(feature = "chain")]
 mod with_wallets {
     use super::{Error, Refund, Refunds, SpendId, Step};
-    use crate::core::{Core, Decision};
+    use crate::core::{Caller, Core, Decision};
     use crate::ids::TransferId;
     use crate::invoices::Invoices;
     use crate::ledger::{Account, NewHold, NewTransfer, TransferKind};
@@ -48,6 +56,9 @@ mod with_wallets {
     use crate::refunds::model::{RefundFeeBearer, RefundOutcome, RefundState, ResolveRefund};
     use crate::wallets::{RefundSpend, Wallets};
 
+    /// What any node relays.
+    const LEAST_SAT_PER_KVB: u64 = 1_000;
+
     fn wallets(core: &std::sync::Arc<Core>) -> Wallets {
         Wallets::new(core.clone(), Invoices::new(core.clone()))
     }
@@ -57,12 +68,34 @@ mod with_wallets {
     }
 
     impl Refunds {
+        /// The fee that was asked for, and whether the issuer did, who may mean any. More than what
+        /// the next blocks take is the issuer's to ask for: what it costs leaves the operator's
+        /// wallet.
+        pub(in crate::refunds) async fn chain_fee(
+            &self,
+            caller: &Caller,
+            asked_sat_per_kvb: Option<u64>,
+        ) -> Result<(Option<u64>, bool), Error> {
+            let issuer = caller.require_issuer();
+            let Some(asked) = asked_sat_per_kvb else {
+                return Ok((None, false));
+            };
+            if issuer.is_err() {
+                let rates = self.core.chain()?.fee_rates().await?;
+                if asked > rates.fast_sat_per_kvb.max(LEAST_SAT_PER_KVB) {
+                    issuer?;
+                }
+                return Ok((Some(asked), false));
+            }
+            Ok((Some(asked), true))
+        }
+
         /// The spend is prepared, and its output and fee are set aside.
         pub(in crate::refunds) async fn to_chain(
             &self,
             refund: &mut Refund,
             address: &str,
-            fee_sat_per_kvb: Option<u64>,
+            (fee_sat_per_kvb, is_any_fee_meant): (Option<u64>, bool),
         ) -> Result<Vec<Step>, Error> {
             let core = &self.core;
             let order = RefundSpend {
@@ -71,6 +104,7 @@ mod with_wallets {
                 amount_sat: u64::try_from(refund.sent_msat / 1_000).unwrap_or(0),
                 fee_off_amount: refund.fee_bearer == RefundFeeBearer::Customer,
                 fee_sat_per_kvb,
+                is_any_fee_meant,
             };
             let (spend, prepared) = wallets(core).spend_for_refund(order).await?;
             let sent_sat = spend.outputs.first().map_or(0, |output| output.amount_sat);

@@ -259,6 +259,17 @@ pub(super) fn sent_msat(
     }
 }
 
+/// What goes where only whole sats are taken: rounded down, so that nobody pays more than was said.
+pub(super) fn whole_sats(sent_msat: i64) -> Result<i64, RefundError> {
+    match sent_msat / 1_000 * 1_000 {
+        whole_msat @ 1.. => Ok(whole_msat),
+        _ => Err(RefundError::FeeTakesAll {
+            amount_msat: sent_msat,
+            fee_msat: 0,
+        }),
+    }
+}
+
 /// What the invoice to be paid says, if it can be paid here at all and asks for just that.
 pub(super) fn payable(
     invoice: &Bolt11Details,

@@ -23,9 +23,12 @@ pub trait ByteSource: Send {
 pub enum NodeState {
     /// They stay: where the stream arrives, the node is locked until it is recovered.
     LeaveOut,
-    /// They go, and the store they come from never runs a node again: that is written, for ever,
-    /// before the first byte of the stream. The stream must then arrive exactly once; one that
-    /// is lost leaves the channels to a recovery from the seed.
+    /// They go, and the store they come from is at its end: it never runs a node again, and its
+    /// books take no commit any more (`store.handed_over`), from any instance and after any start.
+    /// That is written, for ever, before the first byte of the stream; what was acknowledged before
+    /// is in it. Stop the engine first: while its node has a lease nothing is handed over. The
+    /// stream must then arrive exactly once; one that is lost leaves the channels to a recovery from
+    /// the seed, and the books to an export without them.
     HandOver,
 }
 
@@ -38,7 +41,8 @@ pub struct StoreHealth {
     pub known_schema_version: i64,
     /// How many commits there are.
     pub commits: i64,
-    /// Why the node must not run on its state here, if it must not.
+    /// Why the node must not run on its state here, if it must not. With `store.node_handed_over`
+    /// the books are closed as well.
     pub node_locked: Option<StoreError>,
 }
 
@@ -129,13 +133,16 @@ pub struct Arrival {
 /// A whole store at a time.
 ///
 /// # Contract
-/// - `export` is the state of one moment, and commits go on meanwhile. It is the stream that is
-///   described in [`moving`](super::moving).
+/// - `export` is the state of one moment, and commits go on meanwhile, except after a
+///   [`NodeState::HandOver`]: then every commit that was acknowledged is in the stream, and every
+///   further one is refused with `store.handed_over`. What is there can be read, and no job is given
+///   out. It is the stream that is described in [`moving`](super::moving).
 /// - `import` takes a stream into an **empty** store, in one transaction: it arrives whole, with
 ///   every hash of the journal recomputed, or the store stays empty, also after a crash.
 /// - What the node knows of its channels is in no backup and no export, except where
 ///   [`NodeState::HandOver`] says so. What was imported without it opens with the node locked,
-///   if there was a node.
+///   until [`Engine::recover`](crate::Engine::recover): also where there was no node yet, since it
+///   may have begun in the meantime with the same seed. An engine without a node needs none of that.
 #[async_trait]
 pub trait StoreAdmin: Send + Sync {
     /// Checks the tables as the database sees them, and answers what is wrong with them: nothing
@@ -155,7 +162,8 @@ pub trait StoreAdmin: Send + Sync {
     /// All there is, as a stream.
     ///
     /// # Errors
-    /// `store.*`; `store.node_handed_over` for a second [`NodeState::HandOver`].
+    /// `store.*`; of a [`NodeState::HandOver`] `store.lease_held` while a node runs,
+    /// `store.stale_node_state` where it may not, and `store.node_handed_over` for a second one.
     async fn export(&self, node: NodeState) -> Result<Box<dyn ByteSource>, MoveError>;
 
     /// Takes a stream in. `kept` are ends of chains that were kept elsewhere, or none: with

@@ -103,6 +103,10 @@ pub enum StoreError {
     /// `store.node_handed_over`.
     #[error("the node of this store was handed over to another one, for ever")]
     NodeHandedOver,
+    /// The books were handed over to another store together with their node, and live there alone:
+    /// nothing is committed here any more, for ever. `store.handed_over`.
+    #[error("the books of this store were handed over to another one, for ever")]
+    HandedOver,
     /// The writer went away before it answered: the change may or may not have been made. The
     /// same batch can be submitted again. `store.outcome_unknown`, retryable.
     #[error("it is not known whether the change was made")]
@@ -129,6 +133,7 @@ impl StoreError {
             Self::LeaseRanOut { .. } => "store.lease_ran_out",
             Self::StaleNodeState { .. } => "store.stale_node_state",
             Self::NodeHandedOver => "store.node_handed_over",
+            Self::HandedOver => "store.handed_over",
             Self::OutcomeUnknown => "store.outcome_unknown",
         }
     }

@@ -304,6 +304,11 @@ impl CommitTask {
         self.result = Some(decided.map_err(CommitError::from));
         Ok(())
     }
+
+    /// Does not decide the batch: the store takes none, and nothing of it is done.
+    pub fn refuse(&mut self, error: StoreError) {
+        self.result = Some(Err(error.into()));
+    }
 }
 
 impl Waiting for CommitTask {

@@ -24,9 +24,13 @@ impl WriteHealth {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A write failed, at `now_ms`.
+    /// A write failed, at `now_ms`. After [`StoreError::HandedOver`] that stays, whatever else
+    /// fails or is written.
     pub fn failed(&self, error: StoreError, now_ms: i64) {
         let mut trouble = self.lock();
+        if is_for_ever(&trouble) {
+            return;
+        }
         let since_ms = trouble.as_ref().map_or(now_ms, |trouble| trouble.since_ms);
         *trouble = Some(StoreTrouble { error, since_ms });
     }
@@ -34,11 +38,19 @@ impl WriteHealth {
     /// Something was written. Not to be said of a write that had nothing to do, which a full disk
     /// takes as well.
     pub fn wrote(&self) {
-        *self.lock() = None;
+        let mut trouble = self.lock();
+        if !is_for_ever(&trouble) {
+            *trouble = None;
+        }
     }
 
     /// What the last write failed with, unless one was made since.
     pub fn trouble(&self) -> Option<StoreTrouble> {
         self.lock().clone()
     }
+}
+
+fn is_for_ever(trouble: &Option<StoreTrouble>) -> bool {
+    let trouble = trouble.as_ref();
+    trouble.is_some_and(|trouble| trouble.error == StoreError::HandedOver)
 }

@@ -168,8 +168,19 @@ impl NodeLease {
     /// # Errors
     /// `store.lease_held`, with how long it still lasts.
     pub fn check(self, holder: NodeHolder, now_ms: i64) -> Result<(), StoreError> {
+        if self.holder == holder.0 {
+            return Ok(());
+        }
+        self.check_free(now_ms)
+    }
+
+    /// Whether nobody has the node at `now_ms`.
+    ///
+    /// # Errors
+    /// `store.lease_held`, with how long it still lasts.
+    pub fn check_free(self, now_ms: i64) -> Result<(), StoreError> {
         let remaining_ms = self.until_ms.saturating_sub(now_ms);
-        if self.holder == holder.0 || remaining_ms <= 0 {
+        if remaining_ms <= 0 {
             return Ok(());
         }
         Err(StoreError::LeaseHeld { remaining_ms })

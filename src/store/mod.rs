@@ -151,7 +151,7 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// [`CommitError::Refused`] with the first guard that did not hold, in the order of the steps;
     /// nothing was changed, and the same batch may be submitted again. [`CommitError::Store`] with
-    /// `store.busy`, `store.outcome_unknown` and others.
+    /// `store.busy`, `store.outcome_unknown`, `store.handed_over` and others.
     async fn commit(&self, batch: Batch) -> Result<Commit, CommitError>;
 
     /// When a commit would be made that is made now, milliseconds since the epoch, as far as the

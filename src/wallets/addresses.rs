@@ -16,11 +16,13 @@ use crate::store::{DocumentPosition, DocumentQuery, MAX_PAGE};
 pub(super) const HOT_MS: i64 = 24 * 3_600_000;
 
 impl Wallets {
-    /// A new address of a wallet, never given out before and never again. The issuer, and
-    /// whoever sells for its merchant.
+    /// A new address of a wallet, never given out before and never again, and never paid as far as
+    /// the chain's source can say: one with an index by script is asked. The issuer, and whoever
+    /// sells for its merchant.
     ///
     /// # Errors
-    /// `wallet.not_found`, `wallet.exhausted`, `command.*`, `access.*`.
+    /// `wallet.not_found`, `wallet.exhausted`, `wallet.addresses_used`, `chain.unreachable`,
+    /// `chain.bad_answer`, `command.*`, `access.*`.
     pub async fn new_address(
         &self,
         credential: &Credential,
@@ -32,9 +34,8 @@ impl Wallets {
                 check_text("label", &command.label, 200, "200 characters")?;
                 let (caller, _) = wallets.admitted(&credential, command.wallet).await?;
                 let decide = || async {
-                    let wallet = wallets.load(command.wallet).await?;
                     let hot_until_ms = wallets.core.clock.now_ms().saturating_add(HOT_MS);
-                    let (mut address, _) = wallets.next(&wallet, Keychain::External)?;
+                    let (wallet, mut address) = wallets.fresh(command.wallet).await?;
                     address.label.clone_from(&command.label);
                     address.hot_until_ms = hot_until_ms;
                     let steps = wallets.give_out(&wallet, &address)?;
@@ -77,7 +78,7 @@ impl Wallets {
         let Some(wallet) = wallet else {
             return Ok(None);
         };
-        let (mut address, _) = self.next(&wallet, Keychain::External)?;
+        let (wallet, mut address) = self.fresh(wallet.value.id).await?;
         address.invoice = Some(invoice);
         address.hot_until_ms = hot_until_ms;
         let steps = self.give_out(&wallet, &address)?;

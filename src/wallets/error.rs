@@ -42,6 +42,13 @@ pub enum WalletError {
     /// The wallet has given out all the addresses that there are. `wallet.exhausted`.
     #[error("the wallet has no address left")]
     Exhausted,
+    /// So many of its next addresses in a row have been paid already that no more were looked at:
+    /// the next call goes on behind them. `wallet.addresses_used`.
+    #[error("the next {passed} addresses of the wallet were used elsewhere")]
+    AddressesUsed {
+        /// How many.
+        passed: usize,
+    },
     /// There is not as much in the wallet, fees included. `wallet.insufficient_funds`.
     #[error("{needed_sat} sat are needed with fees, and {available_sat} sat can be spent")]
     InsufficientFunds {
@@ -148,6 +155,7 @@ impl WalletError {
             Self::BadDescriptor { .. } => "wallet.bad_descriptor",
             Self::BadAddress => "wallet.bad_address",
             Self::Exhausted => "wallet.exhausted",
+            Self::AddressesUsed { .. } => "wallet.addresses_used",
             Self::InsufficientFunds { .. } => "wallet.insufficient_funds",
             Self::FeeTooHigh { .. } => "wallet.fee_too_high",
             Self::SpendNotFound { .. } => "wallet.spend_not_found",

@@ -2,13 +2,15 @@
 
 use std::collections::BTreeSet;
 
-use bitcoin::{OutPoint, Transaction};
+use bitcoin::{OutPoint, Transaction, Txid};
 
 use super::model::Coin;
 use crate::chain::{BlockId, ChainError, ChainSource, Standing, View, Watch};
 
 /// How often a look is repeated when the chain changes under it.
 const LOOKS: usize = 5;
+/// The most transactions that are asked about for what they hand on.
+const MAX_PARENTS: usize = 50;
 /// How far back a source that reads blocks begins again after a reorganisation.
 const REWIND: u32 = 100;
 
@@ -87,6 +89,23 @@ pub(super) async fn known_since(source: &dyn ChainSource, coin: &Coin) -> Result
     let header = header.filter(|header| header.block_hash() == block.hash);
     let header = header.ok_or(ChainError::Moved)?;
     Ok(i64::from(header.time) * 1_000)
+}
+
+/// True of a waiting transaction that spends what waits itself: one that says of itself that it may be
+/// replaced takes with it what spends it (BIP 125 calls that inherited). So it is where nobody says
+/// that all it spends is in blocks.
+pub(super) async fn inherits(source: &dyn ChainSource, transaction: &Transaction) -> bool {
+    let parents = transaction.input.iter().map(|it| it.previous_output.txid);
+    let parents: BTreeSet<Txid> = parents.collect();
+    if parents.len() > MAX_PARENTS {
+        return true;
+    }
+    for parent in parents {
+        if source.waits(parent).await != Ok(Some(false)) {
+            return true;
+        }
+    }
+    false
 }
 
 /// The transaction that spends a coin, where it was seen just now.

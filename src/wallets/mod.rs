@@ -15,10 +15,12 @@ mod drain_rules;
 mod draining;
 mod error;
 mod following;
+mod fresh;
 mod label_lines;
 mod labels;
 mod looking;
 mod model;
+mod problems;
 mod psbt;
 mod refunding;
 mod rules;
@@ -47,7 +49,7 @@ pub use error::WalletError;
 pub use model::{
     AddWallet, BumpSpend, CancelSpend, Coin, ImportLabels, Keychain, LabelsImported, NewAddress,
     NodeFunds, PrepareSpend, Spend, SpendOutput, SpendState, SpendTarget, SpentBy, SubmitSpend,
-    Wallet, WalletAddress, WalletBalance, WalletOwner, WalletSource, WatchRound,
+    Wallet, WalletAddress, WalletBalance, WalletOwner, WalletSource, WatchProblem, WatchRound,
     WithdrawEverything, Withdrawal, XpubKind,
 };
 
@@ -76,11 +78,13 @@ impl Wallets {
         Self { core, invoices }
     }
 
-    /// Adds a wallet: a merchant's own, or the operator's. Issuer only.
+    /// Adds a wallet: a merchant's own, or the operator's. Issuer only. What it was paid before is
+    /// no receipt of these books. Where the chain's source has an index by script, addresses that
+    /// were paid before are looked for at once, up to the first that was not, and never given out.
     ///
     /// # Errors
     /// `wallet.private_key`, `wallet.wrong_network`, `wallet.bad_descriptor`, `wallet.exists`,
-    /// `settlement.merchant_not_found`, `command.*`, `access.*`.
+    /// `settlement.merchant_not_found`, `chain.*`, `command.*`, `access.*`.
     pub async fn add(
         &self,
         credential: &Credential,
@@ -104,7 +108,12 @@ impl Wallets {
                     })
                     .await;
                 match added {
-                    Ok(executed) => Ok(executed.answer),
+                    Ok(executed) => {
+                        // It costs whoever adds it the time, and not the first sale. What is not
+                        // found now is then.
+                        drop(wallets.fresh(executed.answer.id).await);
+                        Ok(executed.answer)
+                    }
                     Err(Error::Ledger(Refusal::AlreadyClaimed { .. })) => {
                         Err(WalletError::Exists.into())
                     }
@@ -144,6 +153,10 @@ impl Wallets {
             next_external: command.used_addresses,
             next_change: command.used_addresses,
             created_at_ms: core.clock.now_ms(),
+            added_at_height: match core.chain() {
+                Ok(source) => Some(source.tip().await?.height),
+                Err(_) => None,
+            },
         };
         let id = wallet.id.to_string();
         let mut steps = claims::claims(&descriptors, &id)?;

@@ -81,7 +81,9 @@ pub struct AddWallet {
     /// Where its addresses come from.
     pub source: WalletSource,
     /// How many addresses it has given out elsewhere, at most 1,000: they are watched as well,
-    /// and never given out again.
+    /// and never given out again. Those that were paid are found and passed over without it, where
+    /// the chain's source has an index by script; this is for those that were shown to somebody and
+    /// not paid yet, and for a source that reads blocks.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub used_addresses: u32,
     /// The block from which on a source that reads blocks looks for what it received.
@@ -110,6 +112,9 @@ pub struct Wallet {
     pub next_change: u32,
     /// When it was added, milliseconds since the epoch.
     pub created_at_ms: i64,
+    /// The height of the best chain then: what a block up to there had came before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub added_at_height: Option<u32>,
 }
 
 /// Asks for an address.
@@ -181,7 +186,8 @@ pub struct Coin {
     pub standing: Standing,
     /// How many blocks confirm it, counted up to 100.
     pub confirmations: u32,
-    /// Its transaction says that it may be replaced (BIP 125).
+    /// Its transaction says that it may be replaced (BIP 125), or spends what waits itself and may be
+    /// replaced or not.
     #[serde(default, skip_serializing_if = "is_false")]
     pub replaceable: bool,
     /// What spends it.
@@ -195,6 +201,14 @@ pub struct Coin {
     pub label: String,
     /// When it was first seen, milliseconds since the epoch.
     pub first_seen_ms: i64,
+    /// It came before the wallet was added, or a block had it spent before it was first seen: at an
+    /// address that is no invoice's it is no receipt of these books. What of it is still there is
+    /// booked as capital, if it is to be in them.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub predates: bool,
+    /// It could not be put to the invoices yet, and is put to them again in every round.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub untold: bool,
 }
 
 impl Coin {
@@ -443,7 +457,7 @@ pub struct LabelsImported {
 }
 
 /// What one round over the scripts did.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WatchRound {
     /// How many scripts were looked at.
     pub scripts: usize,
@@ -451,6 +465,30 @@ pub struct WatchRound {
     pub changed: usize,
     /// False where blocks are left to be read: another round goes on.
     pub is_complete: bool,
+    /// What could not be looked at or put to the invoices, the first 20 of it: everything else was.
+    /// It is tried again when its turn comes, and is in [`Health`](crate::Health) until it goes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<WatchProblem>,
+    /// How many scripts were not asked for any more, because the chain's server stopped answering:
+    /// the next round begins with them.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub left_out: usize,
+}
+
+/// What a round could not do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WatchProblem {
+    /// The address; `None` where it is what waits in the mempool that could not be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+    /// The code of the error.
+    pub code: String,
+    /// For a person, in English.
+    pub detail: String,
+}
+
+fn is_none(number: &usize) -> bool {
+    *number == 0
 }
 
 fn is_zero(number: &u32) -> bool {

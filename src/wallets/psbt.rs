@@ -5,6 +5,7 @@ use std::str::FromStr;
 use bdk_wallet::coin_selection::{
     BranchAndBoundCoinSelection, CoinSelectionAlgorithm, Excess, LargestFirstCoinSelection,
 };
+use bdk_wallet::miniscript::interpreter::{Interpreter, KeySigPair, SatisfiedConstraint};
 use bdk_wallet::miniscript::psbt::PsbtExt;
 use bdk_wallet::{Utxo, WeightedUtxo};
 use bitcoin::hashes::{Hash, sha256};
@@ -110,19 +111,17 @@ pub(super) fn build(order: Order<'_>) -> Result<Built, crate::Error> {
     } else {
         order.choose(rate, weights, frame_fee)?
     };
+    // What comes back is not sent.
+    let outputs = transaction.output.iter();
+    let sent: u64 = outputs.map(|out| out.value.to_sat()).sum();
+    if fee_sat > HIGH_FEE_SAT && fee_sat > sent / 10 {
+        return Err(WalletError::FeeTooHigh { fee_sat }.into());
+    }
     if change_sat > 0 {
         transaction.output.push(TxOut {
             value: Amount::from_sat(change_sat),
             script_pubkey: order.change.0.clone(),
         });
-    }
-    let sent: u64 = transaction
-        .output
-        .iter()
-        .map(|out| out.value.to_sat())
-        .sum();
-    if fee_sat > HIGH_FEE_SAT && fee_sat > sent / 10 {
-        return Err(WalletError::FeeTooHigh { fee_sat }.into());
     }
     let count = transaction.output.len() - usize::from(change_sat > 0);
     let amounts = transaction.output.iter().take(count);
@@ -358,9 +357,43 @@ pub(super) fn finish(ours: &Psbt, signed: Psbt) -> Result<Transaction, WalletErr
             })?;
     }
     // Checks every signature, also where a signer had finished it.
-    PsbtExt::extract(&whole, &secp).map_err(|error| WalletError::NotSigned {
+    let transaction = PsbtExt::extract(&whole, &secp).map_err(|error| WalletError::NotSigned {
         reason: error.to_string(),
-    })
+    })?;
+    check_all_is_signed(&whole, &transaction)?;
+    Ok(transaction)
+}
+
+/// What satisfies the inputs signs all of the transaction: of an input that a signer has finished
+/// nothing else says so, and a signature that leaves the outputs open lets anybody have the coins.
+fn check_all_is_signed(psbt: &Psbt, transaction: &Transaction) -> Result<(), WalletError> {
+    let not = |reason: String| WalletError::NotSigned { reason };
+    let lock_time = transaction.lock_time;
+    for (input, spent) in transaction.input.iter().zip(psbt.iter_funding_utxos()) {
+        let spent = spent.map_err(|error| not(error.to_string()))?;
+        let (script_sig, witness) = (&input.script_sig, &input.witness);
+        let script = &spent.script_pubkey;
+        let ran = Interpreter::from_txdata(script, script_sig, witness, input.sequence, lock_time);
+        let ran = ran.map_err(|error| not(error.to_string()))?;
+        for satisfied in ran.iter_assume_sigs() {
+            let signature = match satisfied.map_err(|error| not(error.to_string()))? {
+                SatisfiedConstraint::PublicKey { key_sig }
+                | SatisfiedConstraint::PublicKeyHash { key_sig, .. } => key_sig,
+                _ => continue,
+            };
+            let is_whole = match signature {
+                KeySigPair::Ecdsa(_, signature) => signature.sighash_type == EcdsaSighashType::All,
+                KeySigPair::Schnorr(_, signature) => matches!(
+                    signature.sighash_type,
+                    TapSighashType::Default | TapSighashType::All
+                ),
+            };
+            if !is_whole {
+                return Err(not("a signature does not sign all of it".to_owned()));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Checks a signed PSBT against the one that was prepared, as

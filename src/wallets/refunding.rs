@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use super::model::{Coin, Spend, SpendOutput, SpendState, SubmitSpend, WalletOwner};
 use super::sending::again;
 use super::spends::{Draft, MAX_COINS, check_fee, txid_of};
-use super::{COINS, SPENDS, Wallets, rules};
+use super::{COINS, SPENDS, WalletError, Wallets, rules};
 use crate::Error;
 use crate::chain::{BlockId, ChainError, Standing, confirmations};
 use crate::core::Decision;
@@ -18,6 +18,9 @@ use crate::refunds::{self, OnChain, RefundError};
 const SURE: u32 = 6;
 /// How often coins are chosen where the fee comes off the amount.
 const MAX_CHOICES: u32 = 20;
+/// A fee of more than this, and of more than a tenth of what is sent, is one that a person has to
+/// have said.
+const HIGH_FEE_SAT: u64 = 50_000;
 /// The most spends that are made for one refund.
 const MAX_SPENDS: usize = 1_000;
 
@@ -29,6 +32,8 @@ pub(crate) struct RefundSpend {
     /// The fee is taken from the amount.
     pub(crate) fee_off_amount: bool,
     pub(crate) fee_sat_per_kvb: Option<u64>,
+    /// The issuer has said which fee: it is not bounded by what is sent.
+    pub(crate) is_any_fee_meant: bool,
 }
 
 impl Wallets {
@@ -56,8 +61,12 @@ impl Wallets {
                 prepared = self.prepared(&order, left_sat).await?;
             }
         }
-        let Decision { steps, answer } = prepared;
-        let mut steps = steps;
+        let Decision { mut steps, answer } = prepared;
+        let sent_sat: u64 = answer.outputs.iter().map(|output| output.amount_sat).sum();
+        let fee_sat = answer.fee_sat;
+        if !order.is_any_fee_meant && fee_sat > HIGH_FEE_SAT.max(sent_sat / 10) {
+            return Err(WalletError::FeeTooHigh { fee_sat }.into());
+        }
         // Should nobody come to sign it, its job does.
         steps.push(again(answer.id, self.core.clock.now_ms()));
         Ok((answer, steps))

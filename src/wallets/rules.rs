@@ -88,7 +88,7 @@ pub(super) fn write_coin(coin: &Coin, read_version: i64) -> Result<Step, Error> 
 fn is_live(coin: &Coin) -> bool {
     let spent = coin.spent_by.as_ref();
     let is_settled = coin.confirmations >= FINAL && spent.is_some_and(|by| by.block.is_some());
-    !is_settled
+    !is_settled || coin.untold
 }
 
 /// The block that has something in place of the transaction which made a coin: nothing that spends
@@ -219,7 +219,7 @@ pub(super) fn observe(
             spent_by,
             ..coin.clone()
         };
-        if after != *coin {
+        if after != *coin || coin.untold {
             changes.push(Change {
                 spent: after.spent_by != coin.spent_by,
                 coin: after,
@@ -294,6 +294,8 @@ fn found_at(
                 reserved_by: None,
                 label: String::new(),
                 first_seen_ms: now_ms,
+                predates: false,
+                untold: false,
             };
             coin.spent_by = spender(&coin, spends, view);
             let change = Change {
@@ -306,6 +308,16 @@ fn found_at(
         }
     }
     found.into_values()
+}
+
+/// True of a coin that is found now and is no receipt of these books, unless an invoice waits for
+/// it: the wallet had it when it was added, or it is gone again.
+pub(super) fn predates(wallet: &Wallet, coin: &Coin) -> bool {
+    let had = match coin.standing {
+        Standing::Confirmed { block } => wallet.added_at_height >= Some(block.height),
+        _ => false,
+    };
+    had || coin.spent_by.as_ref().is_some_and(|by| by.block.is_some())
 }
 
 fn depth(standing: &Standing, view: &View) -> u32 {
@@ -343,9 +355,14 @@ fn spender(coin: &Coin, spends: &BTreeMap<OutPoint, SpentBy>, view: &View) -> Op
             block: *block,
             ..before
         }),
-        None if view.is_complete() => None,
+        None if view.is_complete() && !is_untold(&before, view) => None,
         None => Some(before),
     }
+}
+
+fn is_untold(by: &SpentBy, view: &View) -> bool {
+    let mut untold = view.missed.transactions.iter();
+    untold.any(|txid| txid.to_string() == by.txid)
 }
 
 /// The steps that write down what happened to one coin.

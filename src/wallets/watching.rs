@@ -13,8 +13,9 @@ use bitcoin::{OutPoint, ScriptBuf, Transaction, Txid};
 use serde::{Deserialize, Serialize};
 
 use super::addresses::HOT_MS;
-use super::looking::{inputs_of, known_since, look, read_through, since, spending};
+use super::looking::{inherits, inputs_of, known_since, look, read_through, since, spending};
 use super::model::{Coin, Keychain, WalletAddress, WatchRound};
+use super::problems::Problems;
 use super::rules::{self, Change};
 use super::{ADDRESSES, COINS, TRANSACTIONS, Wallets};
 use crate::Error;
@@ -36,17 +37,19 @@ const COLD: usize = 30;
 
 /// How far the chain was read, and which scripts were asked for last.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Cursor {
-    through: Option<BlockId>,
-    hot_after: Option<String>,
-    cold_after: Option<String>,
+pub(super) struct Cursor {
+    pub(super) through: Option<BlockId>,
+    pub(super) hot_after: Option<String>,
+    pub(super) cold_after: Option<String>,
 }
 
-/// What one round looks at.
-struct Page {
-    addresses: Vec<WalletAddress>,
-    coins: Vec<(Coin, KnownTransaction)>,
-    cursor: Cursor,
+/// What one round looks at: first what waits for a payment.
+pub(super) struct Page {
+    pub(super) addresses: Vec<WalletAddress>,
+    /// How many of them wait for a payment.
+    pub(super) hot: usize,
+    pub(super) coins: Vec<(Coin, KnownTransaction)>,
+    pub(super) cursor: Cursor,
 }
 
 impl Wallets {
@@ -132,40 +135,41 @@ impl Wallets {
         let before = self.cursor().await?;
         // Before the scripts are read: see `read_through`.
         let begun = source.tip().await?;
-        let page = self.page(&source, &before.value).await?;
+        let mut page = self.page(&source, &before.value).await?;
         let watch = self.watch_of(&source, &page).await?;
         let view = look(&*source, &watch).await?;
-        let mut by_script: BTreeMap<&str, Vec<(Coin, KnownTransaction)>> = BTreeMap::new();
-        for (coin, known) in &page.coins {
-            let of = by_script.entry(coin.script.as_str()).or_default();
-            of.push((coin.clone(), known.clone()));
-        }
-        let spends = rules::known_spends(&watch.known, &view);
-        let now_ms = self.core.clock.now_ms();
-        let mut problem = None;
+        let mut problems = Problems::of(&view, &mut page, &before.value);
         let mut round = WatchRound {
             scripts: page.addresses.len(),
-            changed: 0,
             is_complete: view.is_complete(),
+            left_out: view.missed.unasked.len(),
+            ..WatchRound::default()
         };
+        let spends = rules::known_spends(&watch.known, &view);
+        let mut coins = by_script(&page.coins);
+        let mut is_written = true;
         for address in &page.addresses {
-            let known = by_script
-                .remove(address.script.as_str())
-                .unwrap_or_default();
+            let known = coins.remove(address.script.as_str()).unwrap_or_default();
+            let now_ms = self.core.clock.now_ms();
             for change in rules::observe(address, &known, &spends, &view, now_ms) {
+                // One that cannot be told or written does not keep the others waiting.
                 match self.changed(&*source, address, change, &view).await {
-                    Ok(()) => round.changed += 1,
-                    // One that cannot be told does not keep the others waiting.
-                    Err(error) => problem = problem.or(Some(error)),
+                    Ok(None) => round.changed += 1,
+                    Ok(Some(untold)) => problems.add(address, &untold),
+                    Err(error) => {
+                        is_written = false;
+                        problems.add(address, &error);
+                    }
                 }
             }
         }
-        // A source that reads blocks would not come by there again.
-        if let Some(error) = problem {
-            return Err(error);
-        }
-        // Last: a round that was cut off is made again.
-        let through = read_through(&*source, begun, view.through).await?;
+        round.problems = problems.told(&self.core, &page.addresses);
+        // Last: a round that was cut off is made again. A source that reads blocks does not come by
+        // there again: what was not written keeps it there.
+        let through = match is_written || !source.reads_blocks() {
+            true => read_through(&*source, begun, view.through).await?,
+            false => None,
+        };
         let after = Cursor {
             through: through.or(before.value.through),
             ..page.cursor
@@ -195,6 +199,7 @@ impl Wallets {
         }
         let mut cursor = cursor.clone();
         let (mut addresses, hot_after) = self.part("hot", cursor.hot_after, HOT).await?;
+        let hot = addresses.len();
         let (cold, cold_after) = self.part("cold", cursor.cold_after, COLD).await?;
         addresses.extend(cold);
         (cursor.hot_after, cursor.cold_after) = (hot_after, cold_after);
@@ -205,6 +210,7 @@ impl Wallets {
         }
         Ok(Page {
             addresses,
+            hot,
             coins,
             cursor,
         })
@@ -225,6 +231,7 @@ impl Wallets {
         }
         Ok(Page {
             addresses,
+            hot: 0,
             coins: self.coins_under("live", "live").await?,
             cursor: cursor.clone(),
         })
@@ -370,20 +377,28 @@ impl Wallets {
     }
 
     /// Tells the invoices, then writes it down: cut off in between, it is told again, which
-    /// changes nothing.
+    /// changes nothing. Answers why it could not be told, where that is so: it is written down that
+    /// it is to be told again.
     async fn changed(
         &self,
         source: &dyn ChainSource,
         address: &WalletAddress,
         mut change: Change,
         view: &View,
-    ) -> Result<(), Error> {
-        if change.new.is_some() {
+    ) -> Result<Option<Error>, Error> {
+        if let Some(transaction) = &change.new {
             let since_ms = known_since(source, &change.coin).await?;
+            let wallet = self.load(address.wallet).await?.value;
             let coin = &mut change.coin;
             coin.first_seen_ms = coin.first_seen_ms.min(since_ms);
+            coin.predates = rules::predates(&wallet, coin);
+            // Only an invoice may be settled by what waits.
+            if coin.standing == Standing::Waiting && address.invoice.is_some() {
+                coin.replaceable = coin.replaceable || inherits(source, transaction).await;
+            }
         }
-        self.tell(address, &change.coin, view).await?;
+        let problem = self.tell(address, &change.coin, view).await.err();
+        change.coin.untold = problem.is_some();
         let change = &change;
         self.core
             .settle(|| async move {
@@ -420,8 +435,8 @@ impl Wallets {
                 steps.extend(followed);
                 Ok(Some(steps))
             })
-            .await
-            .map(drop)
+            .await?;
+        Ok(problem)
     }
 
     /// An address that received something, or whose coins are being spent, is looked at often for
@@ -439,10 +454,11 @@ impl Wallets {
     }
 
     async fn tell(&self, address: &WalletAddress, coin: &Coin, view: &View) -> Result<(), Error> {
-        // A merchant's own money that is no invoice's is none of ours, and change is no receipt.
+        // A merchant's own money that is no invoice's is none of ours, nor is what the operator had
+        // before; and change is no receipt.
         let wallet = self.load(coin.wallet).await?.value;
         let is_operators = wallet.owner == super::WalletOwner::Operator;
-        let concerns = address.invoice.is_some() || is_operators;
+        let concerns = address.invoice.is_some() || (is_operators && !coin.predates);
         if coin.keychain == Keychain::Change || !concerns {
             return Ok(());
         }
@@ -468,6 +484,15 @@ impl Wallets {
         self.invoices.seen_on_chain(&coin.address, &fact).await?;
         Ok(())
     }
+}
+
+fn by_script(coins: &[(Coin, KnownTransaction)]) -> BTreeMap<&str, Vec<(Coin, KnownTransaction)>> {
+    let mut by_script: BTreeMap<&str, Vec<(Coin, KnownTransaction)>> = BTreeMap::new();
+    for (coin, known) in coins {
+        let of = by_script.entry(coin.script.as_str()).or_default();
+        of.push((coin.clone(), known.clone()));
+    }
+    by_script
 }
 
 fn outpoint(coin: &Coin) -> Result<OutPoint, Error> {

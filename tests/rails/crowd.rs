@@ -8,7 +8,7 @@ use flashkit::invoices::{
 use flashkit::ledger::Account;
 use flashkit::testkit::chain::nobodys_address;
 
-use crate::machine::World;
+use crate::machine::{START_MS, World};
 use crate::support::shop::{self, SAT, sat};
 use crate::traps::{GONE, MEMPOOL, block};
 
@@ -20,7 +20,7 @@ impl World {
                 vout: u32::try_from(name.len()).unwrap(),
             },
             amount_sat,
-            first_known_ms: i64::from(number),
+            first_known_ms: START_MS + i64::from(number),
             place,
         };
         let (issuer, address) = (self.engine.issuer(), nobodys_address(name));

@@ -8,7 +8,7 @@ use flashkit::invoices::{
     ConfirmationTier, CreateInvoice, Custody, GivenAddress, Invoice, InvoiceOptions,
     InvoicePurpose, InvoiceState, OnChainFact, OnChainPlace, Outpoint, PaymentRules, Rail,
 };
-use flashkit::ledger::{Account, Batch, NewDocument, Step};
+use flashkit::ledger::{Account, Batch, NewDocument, Side, Step};
 use flashkit::lightning::LightningEvent;
 use flashkit::lightning::simulated::SimulatedNetwork;
 use flashkit::ports::Clock;
@@ -318,5 +318,77 @@ async fn an_address_is_one_of_this_network_and_one_in_all_its_spellings() {
     for address in [ours.to_uppercase(), ours] {
         let told = invoices.observe_on_chain(&issuer, &address, &fact).await;
         assert!(told.unwrap(), "{address}");
+    }
+}
+
+/// What came to an address before the invoice was made is nobody's payment of it: it waits for a person
+/// where it is the operator's, and is nothing of these books where it is a merchant's. A miner's clock
+/// may be two hours off.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_came_before_an_invoice_was_made_does_not_settle_it() {
+    const TWO_HOURS_MS: i64 = 2 * 3_600_000;
+    let set = set().await;
+    let (invoices, issuer) = (set.engine.invoices(), set.engine.issuer());
+    let mut waiting = 0;
+    for (number, (before_ms, is_its, custody)) in [
+        (TWO_HOURS_MS, true, Custody::Operator),
+        (TWO_HOURS_MS + 1, false, Custody::Operator),
+        (TWO_HOURS_MS, true, Custody::Merchant),
+        (TWO_HOURS_MS + 1, false, Custody::Merchant),
+        (365 * 24 * 3_600_000, false, Custody::Merchant),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let name = format!("invoice-{number}");
+        let address = nobodys_address(&name);
+        let command = CreateInvoice {
+            key: key(&name),
+            purpose: InvoicePurpose::Sale {
+                merchant: set.merchant.id,
+            },
+            price: Some(sat(20_000)),
+            description: name.clone(),
+            expiry_seconds: 600,
+            options: InvoiceOptions {
+                rails: vec![Rail::OnChain],
+                address: Some(GivenAddress {
+                    address: address.clone(),
+                    custody,
+                }),
+                ..InvoiceOptions::default()
+            },
+        };
+        let invoice = invoices.create(&issuer, command).await.unwrap().value;
+        let place = OnChainPlace::Block {
+            height: 100,
+            hash: "ab".repeat(32),
+            confirmations: 6,
+        };
+        let fact = OnChainFact {
+            outpoint: Outpoint {
+                txid: [u8::try_from(number).unwrap(); 32],
+                vout: 0,
+            },
+            amount_sat: 20_000,
+            first_known_ms: invoice.created_at_ms - before_ms,
+            place,
+        };
+        // Told again it comes to the same.
+        for _ in 0..2 {
+            let told = invoices.observe_on_chain(&issuer, &address, &fact).await;
+            assert!(told.unwrap());
+        }
+        let now = set.get(&invoice).await;
+        let (state, payments) = match is_its {
+            true => (InvoiceState::Settled, 1),
+            false => (InvoiceState::New, 0),
+        };
+        assert_eq!((now.state, now.payments.len()), (state, payments), "{name}");
+        if !is_its && custody == Custody::Operator {
+            waiting += 20_000 * SAT;
+        }
+        let in_suspense = set.store.balance(&Account::suspense()).await.unwrap();
+        assert_eq!(in_suspense.posted(Side::Credit), i128::from(waiting));
     }
 }

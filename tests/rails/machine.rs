@@ -28,7 +28,7 @@ use crate::support::scripted::ScriptedNode;
 use crate::support::shop::{self, Merchant, SAT};
 use crate::support::{key, until};
 
-const START_MS: i64 = 1_800_000_000_000;
+pub const START_MS: i64 = 1_800_000_000_000;
 const AMOUNT: i64 = 10_000 * SAT;
 
 /// Deterministic dice.

@@ -9,7 +9,7 @@ use flashkit::invoices::{
     OnChainFact, OnChainPlace, Outpoint, Rail,
 };
 use flashkit::ledger::Account;
-use flashkit::ports::SystemClock;
+use flashkit::ports::{Clock, SystemClock};
 use flashkit::store::{MemoryStore, Store};
 use flashkit::testkit::chain::nobodys_address;
 use flashkit::treasury::{AssignSuspense, SuspenseTarget};
@@ -30,7 +30,7 @@ fn fact(output: u8, is_here: bool) -> OnChainFact {
             vout: 0,
         },
         amount_sat: 10_000,
-        first_known_ms: 0,
+        first_known_ms: SystemClock.now_ms(),
         place: match is_here {
             true => block,
             false => OnChainPlace::Gone { replaced_by: None },

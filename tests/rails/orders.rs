@@ -10,7 +10,7 @@ use flashkit::ports::Clock;
 use flashkit::testkit::chain::nobodys_address;
 use flashkit::treasury::{AssignSuspense, SuspenseTarget};
 
-use crate::machine::{Dice, World};
+use crate::machine::{Dice, START_MS, World};
 use crate::support::key;
 use crate::support::shop::SAT;
 
@@ -68,7 +68,11 @@ fn case(dice: &mut Dice, seed: u64, expires_ms: i64) -> Case {
         let mut txid = [at; 32];
         txid[..8].copy_from_slice(&dice.roll(u64::MAX).to_be_bytes());
         txid[8..16].copy_from_slice(&seed.to_be_bytes());
-        let late = if dice.roll(6) == 0 { expires_ms } else { 0 };
+        let late = if dice.roll(6) == 0 {
+            expires_ms
+        } else {
+            START_MS
+        };
         outputs.push(Output {
             outpoint: Outpoint { txid, vout: 0 },
             sats: dice.pick(&[3_001, 5_000, 9_500, 10_000, 10_001, 12_000]),
@@ -237,7 +241,7 @@ fn of(byte: u8, place: OnChainPlace) -> OnChainFact {
             vout: 0,
         },
         amount_sat: 10_000,
-        first_known_ms: 0,
+        first_known_ms: START_MS,
         place,
     }
 }

@@ -206,6 +206,11 @@ impl World {
         let expected = self.model.judge(asked);
         let goes = expected.map_or(1, |(goes, _)| goes);
         let way = dice.roll(5);
+        // To a Lightning address go whole sats.
+        let expected = match expected {
+            Ok((..1_000, _)) if way == 0 => Err("refund.fee_takes_all"),
+            expected => expected,
+        };
         let to = match way {
             0 => RefundTo::LightningAddress {
                 address: "ann@x.com".to_owned(),

@@ -7,7 +7,7 @@ use flashkit::invoices::{
     CaptureInvoice, Custody, Invoice, InvoiceOptions, InvoiceState, PaymentRules, SurplusTo,
 };
 use flashkit::ledger::{Account, Side};
-use flashkit::lightning::LightningEvent;
+use flashkit::lightning::{InvoiceRequest, LightningEvent, LightningNode, Preimage};
 use flashkit::refunds::{
     AnswerRefund, CancelRefund, CreateRefund, Refund, RefundAmount, RefundFeeBearer, RefundOutcome,
     RefundState, RefundTo, ResolveRefund,
@@ -480,6 +480,88 @@ async fn a_lightning_address_is_asked_by_the_host() {
         (flags.refunding_msat, flags.refund_covers_msat),
         (0, 6_000 * SAT)
     );
+}
+
+/// What a price in a currency comes to is seldom whole sats, and servers of Lightning addresses take
+/// nothing else. All of the invoice is paid back by it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whole_sats_go_where_no_amount_is_asked_for() {
+    let set = set().await;
+    let (mut sales, refunds) = (Vec::new(), set.engine.refunds());
+    for name in ["address", "open", "exact", "small"] {
+        let command = set.command(name, jmd(100_000), InvoiceOptions::default());
+        let invoice = set.make(command).await.unwrap();
+        assert_eq!(invoice.amount_msat, 6_666_667);
+        set.over_lightning(&invoice, invoice.amount_msat).await;
+        sales.push(invoice);
+    }
+    let all = RefundAmount::Everything;
+    let command = order("mail", &sales[0], address("ann@x.com"), all);
+    let refund = set.refund(command).await.unwrap();
+    let amounts = |refund: &Refund| (refund.sent_msat, refund.amount_msat, refund.covers_msat);
+    assert_eq!(amounts(&refund), (6_666_000, 6_666_667, 6_666_667));
+    let request = r#"{"tag":"payRequest","callback":"https://x.com/cb","minSendable":1000,"maxSendable":9000000,"metadata":"[]"}"#;
+    let answer = |name: &str, asked: String, body: &str| AnswerRefund {
+        key: key(name),
+        refund: refund.id,
+        asked,
+        body: body.to_owned(),
+    };
+    let till = &set.merchant.till;
+    let first = answer("1", refund.ask.clone().unwrap(), request);
+    let second = refunds.answer(till, first).await.unwrap().ask.clone();
+    let second = second.unwrap();
+    assert_eq!(second, "https://x.com/cb?amount=6666000");
+    let reply = format!(r#"{{"pr":"{}","routes":[]}}"#, set.bill(6_666).await);
+    let sent = refunds.answer(till, answer("2", second, &reply)).await;
+    set.until_refund(&sent.unwrap(), RefundState::Succeeded)
+        .await;
+    assert_eq!(set.get(&sales[0]).await.flags.refunded_msat, 6_666_667);
+    // So it is with a text that leaves the amount to whoever pays; one that asks for all of it has
+    // all of it.
+    let bill = |amount_msat: Option<i64>, number: u8| InvoiceRequest {
+        payment_hash: Preimage::new([number; 32]).payment_hash(),
+        amount_msat,
+        description: "refund".to_owned(),
+        description_hash: None,
+        expiry_seconds: 3_600,
+    };
+    set.node.script([Pay::Doubt, Pay::Doubt]);
+    for (name, number, sale, asked, sent_msat) in [
+        ("open", 1, &sales[1], None, 6_666_000),
+        ("exact", 2, &sales[2], Some(6_666_667), 6_666_667),
+    ] {
+        let text = set.payer.create_invoice(bill(asked, number));
+        let command = order(name, sale, bolt11(&text.await.unwrap()), all);
+        let refund = set.refund(command).await.unwrap();
+        assert_eq!(amounts(&refund), (sent_msat, 6_666_667, 6_666_667));
+    }
+    // What is left of all that is the merchant's.
+    let left = 4 * 6_666_667 - 2 * 6_666_000 - 6_666_667;
+    let most = 3 * refund.max_fee_msat;
+    let has = set.available(set.payable()).await;
+    assert!(has <= left && has >= left - most, "{has} of {left}");
+    let less = RefundAmount::Bitcoin { amount_msat: 999 };
+    let command = order("small", &sales[3], address("ann@x.com"), less);
+    assert_eq!(set.refund(command).await, Err("refund.fee_takes_all"));
+}
+
+/// What the operator's money is spent on is not for a till to say.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_till_does_not_let_the_operator_bear_the_fee() {
+    let set = set().await;
+    let sale = set.paid("sale", 1_000).await;
+    let all = RefundAmount::Everything;
+    let command = CreateRefund {
+        fee_bearer: RefundFeeBearer::Operator,
+        ..order("operator", &sale, bolt11(&set.bill(1_000).await), all)
+    };
+    let refunds = set.engine.refunds();
+    let refused = refunds.create(&set.merchant.till, command.clone()).await;
+    assert_eq!(refused.unwrap_err().code(), "access.not_allowed");
+    assert_eq!(set.get(&sale).await.flags.refunding_msat, 0);
+    let made = refunds.create(&set.engine.issuer(), command).await;
+    assert_eq!(made.unwrap().fee_bearer, RefundFeeBearer::Operator);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -16,12 +16,14 @@ use flashkit::lightning::{LightningEvent, LightningNode};
 use flashkit::money::{Currency, Price};
 use flashkit::ports::Clock;
 use flashkit::rates::FixedRates;
+use flashkit::refunds::{RefundAmount, RefundState};
 use flashkit::store::{MemoryStore, Store};
 use flashkit::testkit::chain::nobodys_address;
 use flashkit::testkit::clock::ManualClock;
 use flashkit::testkit::wallet::Wallet;
 use flashkit::treasury::SuspenseTarget;
 
+use crate::refunds::{bolt11, order};
 use crate::support::books::expect;
 use crate::support::scripted::ScriptedNode;
 use crate::support::shop::{self, Merchant, SAT, jmd, sat};
@@ -551,6 +553,10 @@ async fn under_and_over_by_rule_and_rounding_is_neither() {
     set.expect("all is the merchant's", &lines).await;
 }
 
+fn parsed(text: &str) -> serde_json::Value {
+    serde_json::from_str(text).unwrap()
+}
+
 pub(crate) async fn held(set: &Set, name: &str) -> Invoice {
     let options = InvoiceOptions {
         hold: true,
@@ -608,6 +614,69 @@ async fn what_is_held_is_captured_or_goes_back_and_never_both() {
         ],
     )
     .await;
+}
+
+/// A guest pays in cash what was held as well: what is held goes back, over Lightning and by book, and
+/// nobody captures it any more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_held_goes_back_when_a_person_says_what_became_of_it() {
+    let mut set = set().await;
+    let paid = shop::sale(&set.engine, &set.merchant, "paid", sat(10_000)).await;
+    let paid = set.over_lightning(&paid, paid.amount_msat).await;
+    let other = shop::merchant(&set.engine, "Other").await;
+    let own = std::mem::replace(&mut set.merchant, other);
+    for (name, as_state, state) in [
+        ("cash", MarkedAs::Settled, InvoiceState::Settled),
+        ("invalid", MarkedAs::Invalid, InvoiceState::Invalid),
+    ] {
+        let by_network = held(&set, &format!("{name}/network")).await;
+        set.customer.send(&by_network.bolt11).await.unwrap();
+        set.until(&by_network, InvoiceState::Processing).await;
+        let by_book = held(&set, &format!("{name}/book")).await;
+        let to = bolt11(&by_book.bolt11);
+        let order = order(
+            name,
+            &paid,
+            to,
+            RefundAmount::Bitcoin {
+                amount_msat: 1_000 * SAT,
+            },
+        );
+        let refund = set.refund(order).await.unwrap();
+        for invoice in [&by_network, &by_book] {
+            let now = set.get(invoice).await;
+            assert_eq!(now.payments[0].state, InvoicePaymentState::Authorized);
+            let (invoices, issuer) = (set.engine.invoices(), set.engine.issuer());
+            let command = MarkInvoice {
+                key: key(&format!("mark/{}", invoice.id)),
+                invoice: invoice.id,
+                as_state,
+                reason: "paid in cash".to_owned(),
+            };
+            invoices.mark(&issuer, command).await.unwrap();
+            let command = CaptureInvoice {
+                key: key(&format!("capture/{}", invoice.id)),
+                invoice: invoice.id,
+            };
+            let captured = invoices.capture(&set.merchant.till, command).await;
+            assert_eq!(captured.unwrap_err().code(), "invoice.not_authorized");
+            let now = set.get(invoice).await;
+            let gone = now.payments[0].state;
+            assert_eq!(
+                (now.state, gone),
+                (state, InvoicePaymentState::Void),
+                "{name}"
+            );
+        }
+        set.until_refund(&refund, RefundState::Failed).await;
+    }
+    assert_eq!(set.node.claimed.lock().unwrap().len(), 1, "the sale alone");
+    set.merchant = own;
+    let lines = [
+        (Account::node_channels(), 10_000 * SAT),
+        (set.payable(), 10_000 * SAT),
+    ];
+    set.expect("all of it went back", &lines).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -788,6 +857,10 @@ async fn bad_orders_are_refused_with_a_code() {
         serde_json::json!("x".repeat(8_192)),
         nested,
         serde_json::json!({"a": ["\0"]}),
+        // They would not come back as they are.
+        parsed(r#"{"order": 123456789012345678901234}"#),
+        parsed("[0.1234567890123456]"),
+        parsed("-1e300"),
     ]
     .into_iter()
     .enumerate()
@@ -799,6 +872,12 @@ async fn bad_orders_are_refused_with_a_code() {
             .await;
         assert_eq!(refused.unwrap_err(), "command.out_of_bounds");
     }
+    let kept = r#"{"order":18446744073709551615,"price":1.5,"rate":-0.12345678901234}"#;
+    let mut options = InvoiceOptions::default();
+    options.metadata.insert("kept".to_owned(), parsed(kept));
+    let made = set.make(set.command("kept", jmd(1_000), options)).await;
+    let made = set.get(&made.unwrap()).await;
+    assert_eq!(made.options.metadata["kept"].to_string(), kept);
     let zero = set.command("zero", sat(0), InvoiceOptions::default());
     assert_eq!(set.make(zero).await.unwrap_err(), "money.not_positive");
     // A till may not choose its own rules.

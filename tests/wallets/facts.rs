@@ -8,7 +8,7 @@ use flashkit::chain::bitcoin::{
     absolute, transaction,
 };
 use flashkit::chain::{
-    BlockId, Fact, KnownTransaction, SeenTransaction, Standing, View, confirmations, judge,
+    BlockId, Fact, KnownTransaction, Missed, SeenTransaction, Standing, View, confirmations, judge,
     standing,
 };
 use proptest::prelude::*;
@@ -116,6 +116,7 @@ impl World {
             through: tip,
             standing: Vec::new(),
             seen,
+            missed: Missed::default(),
         }
     }
 }

@@ -31,6 +31,8 @@ pub struct Slow {
     meanwhile: Mutex<Option<Meanwhile>>,
     /// How often it says what a transaction has to pay, before it knows no more.
     fees_left: Mutex<usize>,
+    /// What that is.
+    fast_sat_per_kvb: Mutex<u64>,
 }
 
 impl Slow {
@@ -39,11 +41,16 @@ impl Slow {
             source,
             meanwhile: Mutex::default(),
             fees_left: Mutex::default(),
+            fast_sat_per_kvb: Mutex::new(20_000),
         }
     }
 
     pub fn say_fees(&self, times: usize) {
         *self.fees_left.lock().unwrap() = times;
+    }
+
+    pub fn set_fast(&self, sat_per_kvb: u64) {
+        *self.fast_sat_per_kvb.lock().unwrap() = sat_per_kvb;
     }
 }
 
@@ -96,10 +103,11 @@ impl ChainSource for Slow {
     async fn fee_rates(&self) -> Result<FeeRates, ChainError> {
         let mut left = self.fees_left.lock().unwrap();
         *left = left.checked_sub(1).ok_or(ChainError::NoFeeRate)?;
+        let fast_sat_per_kvb = *self.fast_sat_per_kvb.lock().unwrap();
         Ok(FeeRates {
-            fast_sat_per_kvb: 20_000,
-            normal_sat_per_kvb: 10_000,
-            slow_sat_per_kvb: 1_000,
+            fast_sat_per_kvb,
+            normal_sat_per_kvb: fast_sat_per_kvb / 2,
+            slow_sat_per_kvb: fast_sat_per_kvb / 20,
         })
     }
 }

@@ -415,7 +415,8 @@ async fn what_was_given_up_has_failed_once_its_coins_are_spent_for_good() {
     let refund = world.refund("refund", 20_000, bearer).await.unwrap();
     let transaction = signed(&signer, &world.spend_of(&refund).await);
     world.cancel(&refund).await;
-    world.empty("conflict", &signer).await;
+    let rival = world.empty("conflict", &signer).await;
+    let rival = signed(&signer, &rival);
     for block in 1..6 {
         world.mine().await;
         world.later().await;
@@ -458,6 +459,16 @@ async fn what_was_given_up_has_failed_once_its_coins_are_spent_for_good() {
         assert_eq!(world.now(&refund).await.state, RefundState::Succeeded);
         assert_eq!(world.owed().await, 20_000);
     }
+    // And is gone for good, for what had won before: it is owed no more, and comes back to nobody
+    // beside that. The two others are on their way again.
+    world.blocks(depth(), &[rival], 6);
+    world.scene.look().await;
+    world.later().await;
+    assert_eq!(world.now(&refund).await.state, RefundState::Failed);
+    assert_eq!(
+        (world.payable().await, world.owed().await),
+        ((100_000, 0), 0)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

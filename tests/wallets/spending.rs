@@ -1,6 +1,6 @@
 //! Spends: chosen, signed elsewhere, taken back, replaced, followed.
 
-use flashkit::chain::bitcoin::Psbt;
+use flashkit::chain::bitcoin::{Psbt, Witness};
 use flashkit::ids::{SpendId, WalletId};
 use flashkit::ledger::Account;
 use flashkit::wallets::{
@@ -190,6 +190,22 @@ async fn two_of_three_sign_and_one_alone_does_not() {
     assert_eq!(scene.coins(wallet).await, []);
 }
 
+/// As a signer gives it back that finishes what it signs: with the witness of each input, and nothing
+/// beside it.
+pub fn finished(signed: &str) -> String {
+    let mut psbt: Psbt = signed.parse().unwrap();
+    for input in &mut psbt.inputs {
+        let (key, signature) = input.partial_sigs.pop_first().unwrap();
+        let mut witness = Witness::new();
+        witness.push(signature.to_vec());
+        witness.push(key.to_bytes());
+        input.final_script_witness = Some(witness);
+        input.bip32_derivation.clear();
+        input.sighash_type = None;
+    }
+    psbt.to_string()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_foreign_a_changed_and_a_garbled_psbt_change_nothing() {
     let servers = servers().await;
@@ -216,12 +232,14 @@ async fn a_foreign_a_changed_and_a_garbled_psbt_change_nothing() {
         input.sighash_type = Some(flashkit::chain::bitcoin::EcdsaSighashType::None.into());
     }
     let all_but = signer.sign(&all_but.to_string());
+    let none_and_finished = finished(&all_but);
     for (name, psbt, code) in [
         ("foreign", signer.sign(&other.psbt), "wallet.foreign_psbt"),
         ("unsigned", spend.psbt.clone(), "wallet.not_signed"),
         ("stranger", stranger, "wallet.not_signed"),
         ("wrong", wrong.to_string(), "wallet.not_signed"),
         ("none", all_but, "wallet.not_signed"),
+        ("finished", none_and_finished, "wallet.not_signed"),
         ("text", "no psbt".to_owned(), "wallet.bad_psbt"),
         ("empty", String::new(), "wallet.bad_psbt"),
     ] {
@@ -261,7 +279,8 @@ async fn a_foreign_a_changed_and_a_garbled_psbt_change_nothing() {
         0
     };
     assert!(reserved == 50_000 || reserved == 60_000, "{balance:?}");
-    scene.submit("right", spend.id, Some(signed)).await.unwrap();
+    let signed = Some(finished(&signed));
+    scene.submit("right", spend.id, signed).await.unwrap();
     assert_eq!(scene.state(spend.id).await, SpendState::Broadcast);
 }
 

@@ -205,11 +205,12 @@ impl Fence {
     }
 }
 
-/// True for what no later try can mend: the epoch is not the current one, or not of this database.
+/// True for what no later try can mend: the epoch is not the current one, or not of this database,
+/// or the node lives elsewhere.
 pub(super) fn ends_run(error: &StoreError) -> bool {
     matches!(
         error,
-        StoreError::Fenced { .. } | StoreError::StaleNodeState { .. }
+        StoreError::Fenced { .. } | StoreError::StaleNodeState { .. } | StoreError::NodeHandedOver
     )
 }
 
@@ -226,8 +227,8 @@ mod tests {
 
     type Answer<T> = BoxFuture<'static, Result<T, StoreError>>;
 
-    /// A store that is asked for a renewal and never answers.
-    struct NeverRenews(FaultyKeyValue, Arc<Event>);
+    /// A store that is asked for a renewal, and refuses it or never answers.
+    struct NeverRenews(FaultyKeyValue, Arc<Event>, Option<StoreError>);
 
     impl KeyValue for NeverRenews {
         fn begin_epoch(&self) -> Answer<u64> {
@@ -240,7 +241,10 @@ mod tests {
 
         fn renew_lease(&self, _epoch: u64, _lasts: Duration) -> Answer<()> {
             self.1.notify(usize::MAX);
-            Box::pin(std::future::pending())
+            match self.2.clone() {
+                Some(refused) => Box::pin(std::future::ready(Err(refused))),
+                None => Box::pin(std::future::pending()),
+            }
         }
 
         fn release_lease(&self, epoch: u64) -> Answer<()> {
@@ -309,7 +313,7 @@ mod tests {
         let clock = Arc::new(Shifted::default());
         let health = Arc::new(NodeHealth::new(Arc::<Shifted>::clone(&clock)));
         let asked = Arc::new(Event::new());
-        let state = NeverRenews(FaultyKeyValue::new(), Arc::clone(&asked));
+        let state = NeverRenews(FaultyKeyValue::new(), Arc::clone(&asked), None);
         let epoch = state.begin_epoch().await.expect("epoch");
         let asked_at = Moment::now(&health);
         let fence = Arc::new(Fence::new(epoch, asked_at, hour, health));
@@ -322,5 +326,27 @@ mod tests {
             .await
             .expect("it stands");
         keeping.await.expect("keeping");
+    }
+
+    /// The node was handed over by another instance while an hour of its lease is left.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_node_that_was_handed_over_is_silent_at_the_next_renewal() {
+        let hour = Duration::from_secs(3_600);
+        let health = Arc::new(NodeHealth::new(Arc::<Shifted>::default()));
+        let gone = StoreError::NodeHandedOver;
+        let asked = Arc::new(Event::new());
+        let state = NeverRenews(
+            FaultyKeyValue::new(),
+            Arc::clone(&asked),
+            Some(gone.clone()),
+        );
+        let epoch = state.begin_epoch().await.expect("epoch");
+        let asked_at = Moment::now(&health);
+        let fence = Arc::new(Fence::new(epoch, asked_at, hour, health));
+        let keeping = Arc::clone(&fence).keep(Arc::new(state), Duration::ZERO);
+        timeout(Duration::from_secs(10), keeping)
+            .await
+            .expect("it is asked again and again");
+        assert_eq!(fence.state().lost, Some(gone));
     }
 }

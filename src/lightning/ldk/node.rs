@@ -296,9 +296,11 @@ impl Shared {
         let lasts = lasts.clamp(SHORTEST_LEASE, LONGEST_LEASE);
         let epoch = self.state.take_lease(self.holder, lasts).await;
         let epoch = epoch.map_err(|error| match error {
-            StoreError::StaleNodeState { .. } => LightningError::StaleState {
-                reason: error.to_string(),
-            },
+            StoreError::StaleNodeState { .. } | StoreError::NodeHandedOver => {
+                LightningError::StaleState {
+                    reason: error.to_string(),
+                }
+            }
             StoreError::LeaseHeld { remaining_ms } => {
                 LightningError::HeldElsewhere { remaining_ms }
             }

@@ -17,6 +17,7 @@ use self::tables::{Change, KeptDocument, Tables};
 use super::key_value::{KeyPath, KeyValue, KeyValueWrite, NodeHolder, NodeLease};
 use super::{
     CommitClock, CommitError, DocumentPosition, DocumentQuery, MAX_PAGE, Store, StoreError,
+    StoreTrouble,
 };
 use crate::ids::TransferId;
 use crate::ledger::{
@@ -61,6 +62,9 @@ impl MemoryStore {
 
     fn commit_now(&self, batch: &Batch) -> Result<Commit, CommitError> {
         let mut tables = self.lock()?;
+        if tables.is_handed_over() {
+            return Err(StoreError::HandedOver.into());
+        }
         // Books may have been moved in, or a group of another's written.
         self.times.seen(tables.last_commit_ms);
         let at_ms = self.times.next_ms();
@@ -309,6 +313,9 @@ impl Store for MemoryStore {
         limit: usize,
     ) -> Result<Vec<DueJob>, StoreError> {
         let mut tables = self.lock()?;
+        if tables.is_handed_over() {
+            return Ok(Vec::new());
+        }
         let now_ms = self.clock.now_ms();
         let lease_until_ms = add(now_ms, lasts);
         let mut ready: Vec<DueJob> = tables
@@ -339,6 +346,15 @@ impl Store for MemoryStore {
             }
         }
         Ok(ready)
+    }
+
+    fn trouble(&self) -> Option<StoreTrouble> {
+        let tables = self.lock().ok()?;
+        let trouble = StoreTrouble {
+            error: StoreError::HandedOver,
+            since_ms: tables.last_commit_ms,
+        };
+        tables.is_handed_over().then_some(trouble)
     }
 
     async fn close(&self) -> Result<(), StoreError> {

@@ -31,11 +31,13 @@ impl StoreAdmin for MemoryStore {
 
     async fn export(&self, node: NodeState) -> Result<Box<dyn ByteSource>, MoveError> {
         let copied = {
+            let now_ms = self.clock.now_ms();
             let mut tables = self.lock()?;
             if node == NodeState::HandOver {
                 if let Some(locked) = &tables.node_locked {
                     return Err(locked.clone().into());
                 }
+                tables.node_lease.check_free(now_ms)?;
                 tables.node_epoch += 1;
                 tables.node_locked = Some(StoreError::NodeHandedOver);
             }
@@ -55,7 +57,7 @@ impl StoreAdmin for MemoryStore {
         if let Some(wrong) = wrong_in(&new) {
             return Err(does_not_follow(&arrived, wrong));
         }
-        if arrived.had_node && !arrived.arrival.has_node_state {
+        if !arrived.has_node_state {
             new.node_locked = Some(StoreError::StaleNodeState {
                 found: -1,
                 expected: None,
@@ -68,7 +70,7 @@ impl StoreAdmin for MemoryStore {
         *tables = new;
         drop(tables);
         self.committed.notify(usize::MAX);
-        Ok(arrived.arrival)
+        Ok(arrived)
     }
 
     async fn health(&self) -> Result<StoreHealth, StoreError> {

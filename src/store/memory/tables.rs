@@ -45,6 +45,13 @@ pub(super) struct Tables {
     pub(super) closed: bool,
 }
 
+impl Tables {
+    /// The books live elsewhere, for ever.
+    pub(super) fn is_handed_over(&self) -> bool {
+        self.node_locked == Some(StoreError::NodeHandedOver)
+    }
+}
+
 /// An event as it stands, at its place in the list.
 #[derive(Debug, Clone)]
 pub(super) struct KeptEvent {

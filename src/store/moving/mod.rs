@@ -35,8 +35,6 @@ pub(in crate::store) use journal::hold_from;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub(in crate::store) use journal::is_shown;
 pub(in crate::store) use pieces::{Pieces, pieces};
-#[cfg(any(feature = "sqlite", feature = "postgres"))]
-pub(in crate::store) use reader::Arrived;
 pub(in crate::store) use reader::{Sink, arrive, does_not_follow, is_channel_state};
 pub(in crate::store) use table::{Cell, TABLES, Table};
 

@@ -20,17 +20,10 @@ pub(in crate::store) trait Sink: Send {
     async fn put(&mut self, table: &'static Table, row: Vec<Cell>) -> Result<(), StoreError>;
 }
 
-/// What came, once all of it was found to be whole.
-pub(in crate::store) struct Arrived {
-    pub(in crate::store) arrival: Arrival,
-    /// There was a node where the stream comes from.
-    pub(in crate::store) had_node: bool,
-}
-
 /// What came holds together line by line, but one table does not follow from the others.
-pub(in crate::store) fn does_not_follow(arrived: &Arrived, reason: String) -> MoveError {
+pub(in crate::store) fn does_not_follow(arrived: &Arrival, reason: String) -> MoveError {
     // The first line and the last are no rows.
-    let line = arrived.arrival.rows.saturating_add(2);
+    let line = arrived.rows.saturating_add(2);
     MoveError::BadLine { line, reason }
 }
 
@@ -73,7 +66,6 @@ struct Reading<'a> {
     /// The place of the last row's table in the order of tables.
     table: usize,
     events: i64,
-    had_node: bool,
     ended: bool,
 }
 
@@ -85,7 +77,7 @@ pub(in crate::store) async fn arrive(
     source: &mut dyn ByteSource,
     kept: &[ChainHead],
     sink: &mut dyn Sink,
-) -> Result<Arrived, MoveError> {
+) -> Result<Arrival, MoveError> {
     let mut reading = Reading {
         sink,
         header: None,
@@ -95,7 +87,6 @@ pub(in crate::store) async fn arrive(
         rows: 0,
         table: 0,
         events: 0,
-        had_node: false,
         ended: false,
     };
     let mut rest: Vec<u8> = Vec::new();
@@ -190,10 +181,8 @@ impl Reading<'_> {
                 }
                 self.events = *position;
             }
-            ("settings", [Cell::Text(name), ..]) if name == "node_epoch" => {
-                self.had_node = true;
-            }
-            ("settings", [Cell::Text(name), ..]) if name == "answers_forgotten_to" => {}
+            ("settings", [Cell::Text(name), ..])
+                if ["node_epoch", "answers_forgotten_to"].contains(&name.as_str()) => {}
             ("settings", _) => return Err(self.bad("this setting is not moved")),
             (
                 "node_state",
@@ -203,11 +192,8 @@ impl Reading<'_> {
                     Cell::Text(key),
                     ..,
                 ],
-            ) => {
-                self.had_node = true;
-                if !self.has_node_state() && is_channel_state(primary, secondary, key) {
-                    return Err(self.bad("channels in a stream that has none"));
-                }
+            ) if !self.has_node_state() && is_channel_state(primary, secondary, key) => {
+                return Err(self.bad("channels in a stream that has none"));
             }
             _ => {}
         }
@@ -231,7 +217,7 @@ impl Reading<'_> {
         Ok(())
     }
 
-    fn finish(self) -> Result<Arrived, MoveError> {
+    fn finish(self) -> Result<Arrival, MoveError> {
         let lines = self.lines;
         let has_node_state = self.has_node_state();
         let commits = self.journal.commits();
@@ -251,14 +237,11 @@ impl Reading<'_> {
         if !problems.is_empty() {
             return Err(MoveError::Journal { problems });
         }
-        Ok(Arrived {
-            arrival: Arrival {
-                rows: self.rows,
-                commits,
-                heads,
-                has_node_state,
-            },
-            had_node: self.had_node,
+        Ok(Arrival {
+            rows: self.rows,
+            commits,
+            heads,
+            has_node_state,
         })
     }
 }

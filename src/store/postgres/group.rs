@@ -21,7 +21,7 @@ use super::connection::{
 };
 use super::known::{GUARD, Known};
 use super::queue::Taker;
-use super::schema::SCHEMA_VERSION;
+use super::schema::{SCHEMA_VERSION, version};
 use super::snapshot::{Keys, LOAD, Snapshot};
 use super::state::Loaded;
 use super::watch::Watch;
@@ -182,8 +182,12 @@ impl GroupWriter {
         }
         let mut snapshot = Snapshot::default();
         let head = begin(connection, &keys, &mut snapshot).await?;
-        if head.schema_version > SCHEMA_VERSION {
-            let (found, known) = (head.schema_version, SCHEMA_VERSION);
+        let (found, is_handed_over) = version(head.schema_version);
+        if is_handed_over {
+            return Err(StoreError::HandedOver.into());
+        }
+        if found > SCHEMA_VERSION {
+            let known = SCHEMA_VERSION;
             return Err(StoreError::NewerSchema { found, known }.into());
         }
         // Taken under the lock, so that it is not less than that of any commit before.

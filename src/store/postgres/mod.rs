@@ -64,8 +64,11 @@ pub use config::PostgresConfig;
 ///
 /// A dump that was restored, a copy of the database, a recovery to a point in time and a standby
 /// that was promoted are noticed, and the node does not start on them. **The server's files put
-/// back as a whole, by a snapshot of the volume or a cold copy, are not**: then recover the node
-/// before it starts.
+/// back as a whole, by a snapshot of the volume or a cold copy, are not**, nor is a dump from
+/// before the node first began: then recover the node before it starts.
+///
+/// Once the node was [handed over](super::NodeState::HandOver) no instance commits anything here any
+/// more: `store.handed_over`.
 #[derive(Clone)]
 pub struct PostgresStore {
     shared: Arc<Shared>,
@@ -108,6 +111,14 @@ impl Shared {
     }
 }
 
+impl Shared {
+    /// The books live elsewhere, for ever.
+    fn note_handed_over(&self) {
+        let now_ms = self.times.wall_ms();
+        self.health.failed(StoreError::HandedOver, now_ms);
+    }
+}
+
 impl PostgresStore {
     /// Connects to the database, and makes or migrates the tables in it. Commit times come from
     /// `clock`, or from the database's last commit where that is later. To be called within a
@@ -134,6 +145,8 @@ impl PostgresStore {
         schema::prepare(&first, &config.schema).await?;
         let last = first.query_one(reads::LAST_COMMIT, &[]).await;
         let last_ms = reads::value(&last.map_err(not_done)?, 0)?;
+        let handed_over = first.query_one(schema::IS_HANDED_OVER, &[]).await;
+        let is_handed_over = reads::value(&handed_over.map_err(not_done)?, 0)?;
         drop(first);
 
         let shared = Arc::new(Shared {
@@ -148,6 +161,9 @@ impl PostgresStore {
             health: Arc::default(),
             times: Arc::new(CommitClock::new(clock, last_ms)),
         });
+        if is_handed_over {
+            shared.note_handed_over();
+        }
         let [group_stopped, node_stopped] = shared.writers.clone();
         let writer = GroupWriter {
             pool: pool.clone(),

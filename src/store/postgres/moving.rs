@@ -10,12 +10,13 @@ use tokio_postgres::Row;
 use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
 
 use super::connection::{Failed, Param, connect_writer, in_one_round_trip, not_done, prepared};
+use super::node_state::{LOCK_FOR_CHANGE, MAKE_EPOCH, STANDING, lease_of};
 use super::reads::{CHAIN_HEADS, chain_head, value};
 use super::{PostgresStore, schema};
 use crate::ledger::ChainHead;
 use crate::store::moving::{
-    Arrived, Cell, Dialect, Kind, Sink, Snapshot, TABLES, Table, arrive, depart, does_not_follow,
-    insert, is_channel_state, is_shown, pieces, select, select_held,
+    Cell, Dialect, Kind, Sink, Snapshot, TABLES, Table, arrive, depart, does_not_follow, insert,
+    is_channel_state, is_shown, pieces, select, select_held,
 };
 use crate::store::{
     Arrival, ByteSource, KeyValueWrite, MoveError, NodeState, StoreAdmin, StoreError, StoreHealth,
@@ -199,7 +200,7 @@ async fn import(
     open: &Open,
     source: &mut dyn ByteSource,
     kept: &[ChainHead],
-) -> Result<Arrived, MoveError> {
+) -> Result<Arrival, MoveError> {
     for table in TABLES {
         let sql = format!("SELECT 1 FROM {} LIMIT 1", table.name);
         if !open.rows(&sql, &[]).await?.is_empty() {
@@ -217,10 +218,11 @@ async fn import(
     if let Some(wrong) = wrong_in(open).await?.into_iter().next() {
         return Err(does_not_follow(&arrived, wrong));
     }
-    if arrived.had_node && !arrived.arrival.has_node_state {
+    if !arrived.has_node_state {
+        // Also where there was no node yet: it may have begun since, with the same seed.
         open.run(NOWHERE).await?;
     }
-    let detail = format!("{} rows", arrived.arrival.rows);
+    let detail = format!("{} rows", arrived.rows);
     let sql = "INSERT INTO moves (what, detail) VALUES ('arrived', $1)";
     open.rows(sql, &[&detail]).await?;
     let committed = open.0.batch_execute("COMMIT").await;
@@ -237,7 +239,8 @@ impl StoreAdmin for PostgresStore {
 
     async fn backup(&self, _to: &Path) -> Result<(), MoveError> {
         let what = "backup to a file: `export` leaves the channels out, and where a pg_dump of the \
-                    whole schema is restored, its node is locked until it is recovered";
+                    whole schema is restored, its node is locked until it is recovered, unless it \
+                    had not begun yet: then do not start it before it is";
         Err(MoveError::NotSupported { what })
     }
 
@@ -269,7 +272,7 @@ impl StoreAdmin for PostgresStore {
         }));
         let arrived = answered.await.unwrap_or(Err(StoreError::Closed.into()))?;
         self.shared.watch.committed.notify(usize::MAX);
-        Ok(arrived.arrival)
+        Ok(arrived)
     }
 
     async fn health(&self) -> Result<StoreHealth, StoreError> {
@@ -284,7 +287,7 @@ impl StoreAdmin for PostgresStore {
             _ => None,
         };
         Ok(StoreHealth {
-            schema_version: value(row, 0)?,
+            schema_version: schema::version(value(row, 0)?).0,
             known_schema_version: schema::SCHEMA_VERSION,
             commits: value(row, 1)?,
             node_locked,
@@ -360,19 +363,35 @@ const CHECKS: &[(&str, &str)] = &[
 ];
 
 impl PostgresStore {
-    /// Ends the node here for ever, before anything of it leaves.
+    /// Ends the node here, and the books, for ever, before anything of them leaves.
     async fn hand_over(&self) -> Result<(), StoreError> {
         if let Some(locked) = StoreAdmin::health(self).await?.node_locked {
             return Err(locked);
         }
+        // Whoever commits waits for the head, and whoever wants the node for its epoch.
         let open = Open::begin(self, BEGIN_IMPORT).await?;
+        open.run(MAKE_EPOCH).await?;
+        open.run(LOCK_FOR_CHANGE).await?;
+        let rows = open.rows(STANDING, &[]).await?;
+        let row = rows.first().ok_or(StoreError::Closed)?;
+        if !value::<bool>(row, 1)? {
+            drop(open);
+            let locked = StoreAdmin::health(self).await?.node_locked;
+            return Err(locked.unwrap_or(StoreError::NodeHandedOver));
+        }
+        // A node that runs may still act, on what is about to leave.
+        lease_of(row)?.check_free(value(row, 4)?)?;
         open.run(NOWHERE).await?;
+        open.run(schema::HAND_OVER).await?;
         open.run(
             "UPDATE settings SET value = value + 1 WHERE name = 'node_epoch';
-             INSERT INTO moves (what, detail) VALUES ('handed_over', '');
-             COMMIT",
+             INSERT INTO moves (what, detail) VALUES ('handed_over', '')",
         )
-        .await
+        .await?;
+        let committed = open.0.batch_execute("COMMIT").await;
+        committed.map_err(|error| StoreError::from(super::connection::after_commit(error)))?;
+        self.shared.note_handed_over();
+        Ok(())
     }
 
     pub(super) async fn forget_channels_now(

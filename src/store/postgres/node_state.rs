@@ -201,7 +201,7 @@ const COUNT_VALUES: &str = "SELECT count(*) FROM node_state";
 
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
 
-const MAKE_EPOCH: &str = concat!(
+pub(super) const MAKE_EPOCH: &str = concat!(
     "INSERT INTO settings (name, value) VALUES ('node_epoch', 0), ('node_home', ",
     place!(),
     "), ('node_home_written_by', pg_current_xact_id()::text::bigint)
@@ -209,10 +209,11 @@ const MAKE_EPOCH: &str = concat!(
 );
 
 /// Against writes of the node, which share it, and against whoever else wants the node.
-const LOCK_FOR_CHANGE: &str = "SELECT value FROM settings WHERE name = 'node_epoch' FOR UPDATE";
+pub(super) const LOCK_FOR_CHANGE: &str =
+    "SELECT value FROM settings WHERE name = 'node_epoch' FOR UPDATE";
 
 /// After the lock, so that it sees what the one before did. The time is the server's.
-const STANDING: &str = concat!(
+pub(super) const STANDING: &str = concat!(
     "SELECT e.value, ",
     at_home!(),
     ", coalesce((SELECT value FROM settings WHERE name = 'node_holder'), 0),
@@ -236,6 +237,14 @@ async fn query(
     rows.map_err(not_done)
 }
 
+/// Of a row of [`STANDING`].
+pub(super) fn lease_of(row: &Row) -> Result<NodeLease, StoreError> {
+    Ok(NodeLease {
+        holder: value::<i64>(row, 2)?.cast_unsigned(),
+        until_ms: value(row, 3)?,
+    })
+}
+
 async fn change_epoch(connection: &ClientWrapper, change: EpochChange) -> Result<u64, Failed> {
     plain(connection, BEGIN).await.map_err(not_done)?;
     query(connection, MAKE_EPOCH, &[]).await?;
@@ -243,10 +252,7 @@ async fn change_epoch(connection: &ClientWrapper, change: EpochChange) -> Result
     let rows = query(connection, STANDING, &[]).await?;
     let row = rows.first().ok_or_else(no_epoch)?;
     let current = value::<i64>(row, 0)?.cast_unsigned();
-    let lease = NodeLease {
-        holder: value::<i64>(row, 2)?.cast_unsigned(),
-        until_ms: value(row, 3)?,
-    };
+    let lease = lease_of(row)?;
     let now_ms: i64 = value(row, 4)?;
     if !value::<bool>(row, 1)? {
         return Err(stale(connection).await);

@@ -339,6 +339,7 @@ WITH clock AS MATERIALIZED (
 ready AS (
     SELECT kind, object, clock.now_ms FROM due, clock
     WHERE due_at_ms <= $1 AND kind <> ALL ($4)
+          AND EXISTS (SELECT 1 FROM head WHERE schema_version <= 9223372036853775807)
           AND (leased_until_ms <= clock.now_ms OR leased_until_ms - clock.now_ms
                   > least($2, 9000000000000000) + 1000)
     ORDER BY due_at_ms, kind, object LIMIT $3 FOR UPDATE OF due SKIP LOCKED)

@@ -197,10 +197,34 @@ pub(super) async fn prepare(connection: &Object, schema: &str) -> Result<(), Fai
     }
 }
 
+/// What the head says once the books were handed over, less the version of its tables. More than
+/// any version: so every group of every instance, also of an older program, finds under the head's
+/// lock that it may not commit.
+const HANDED_OVER: i64 = i64::MAX - 1_000_000;
+
+/// In the transaction that hands the books over.
+pub(super) const HAND_OVER: &str =
+    "UPDATE head SET schema_version = 9223372036853775807 + schema_version";
+
+/// Whether that was done.
+pub(super) const IS_HANDED_OVER: &str = "SELECT schema_version > 9223372036853775807 FROM head";
+
+/// The version of the tables, and whether the books were handed over, by what the head says.
+pub(super) fn version(found: i64) -> (i64, bool) {
+    let is_handed_over = found > HANDED_OVER;
+    let version = if is_handed_over {
+        found - HANDED_OVER
+    } else {
+        found
+    };
+    (version, is_handed_over)
+}
+
 async fn migrate(connection: &Object, schema: &str) -> Result<(), Failed> {
     let Some(found) = found_version(connection, schema).await? else {
         return run(connection, 0).await;
     };
+    let (found, is_handed_over) = version(found);
     if found > SCHEMA_VERSION {
         let known = SCHEMA_VERSION;
         return Err(StoreError::NewerSchema { found, known }.into());
@@ -208,7 +232,14 @@ async fn migrate(connection: &Object, schema: &str) -> Result<(), Failed> {
     if found < SCHEMA_VERSION {
         copy_before(connection, schema, found).await?;
     }
-    run(connection, found).await
+    run(connection, found).await?;
+    if is_handed_over && found < SCHEMA_VERSION {
+        connection
+            .batch_execute(HAND_OVER)
+            .await
+            .map_err(not_done)?;
+    }
+    Ok(())
 }
 
 /// The version of the tables; `None` where there are none, which makes the schema.

@@ -9,14 +9,19 @@ use super::{SqliteStore, connect, io_error, schema, spawn, sql_error};
 use crate::store::StoreError;
 use crate::store::moving::is_shown;
 
-/// Stale wherever it is opened, also in the place it was taken from.
-pub(super) const LOCK_NODE: &str = "UPDATE settings SET value = -1 WHERE name = 'node_writes'";
+/// Stale wherever it is opened, also in the place it was taken from. Where the node has not written
+/// yet it may do so later, and its channels are then in no copy of before.
+pub(super) const LOCK_NODE: &str = "
+INSERT INTO settings (name, value) VALUES ('node_writes', -1)
+ON CONFLICT (name) DO UPDATE SET value = -1";
 
 impl SqliteStore {
     /// Writes a copy of the books, as they are at one moment, to a new file; commits go on
     /// meanwhile. What the node knows of its channels is **not** in it: a node must never run on
     /// an older state of a channel. Where the copy is opened the books are whole, and the node
-    /// does not start.
+    /// does not start before it is [recovered](crate::Engine::recover), also where none had begun
+    /// yet: it has the same seed, and may have begun since. An engine without a node needs nothing
+    /// of that.
     ///
     /// # Errors
     /// `store.io` when there is a file already, `store.full`, `store.read_only`.

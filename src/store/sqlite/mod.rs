@@ -6,6 +6,7 @@
 mod answers;
 mod backup;
 mod cache;
+mod errors;
 mod key;
 mod known;
 mod moving;
@@ -22,14 +23,16 @@ mod writer;
 mod writing;
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use event_listener::Event;
-use rusqlite::{Connection, ErrorCode, MAIN_DB, OpenFlags, params};
+use rusqlite::{Connection, MAIN_DB, OpenFlags, params};
 
 use self::cache::Cache;
+use self::errors::{io_error, sql_error};
 use self::known::Known;
 use self::place::Place;
 use self::seat::{Seat, real_path};
@@ -58,8 +61,12 @@ const STATEMENT_CACHE: usize = 96;
 /// A store in one SQLite file. Clones share it; it closes when the last one is dropped or
 /// [`close`](Store::close) is called.
 ///
-/// A file that was put back is noticed, and the node does not start on it. **A snapshot of the
+/// Beside it lie `<file>.lock` and `<file>.node-<number>`: they belong to it. A file that was put
+/// back is noticed, with or without those, and the node does not start on it. **A snapshot of the
 /// whole volume that was put back is not**: then recover the node before it starts.
+///
+/// Once the node was [handed over](super::NodeState::HandOver) nothing is committed here any more:
+/// `store.handed_over`.
 #[derive(Clone)]
 pub struct SqliteStore {
     shared: Arc<Shared>,
@@ -74,6 +81,8 @@ struct Shared {
     location: PathBuf,
     place: Arc<Place>,
     health: Arc<WriteHealth>,
+    /// It is not known whether the last write was made: what nobody reads now may come back.
+    is_unsettled: Arc<AtomicBool>,
     times: Arc<CommitClock>,
     /// Why the node must not run on its state here.
     stale: Mutex<Option<StoreError>>,
@@ -86,6 +95,14 @@ impl Drop for Shared {
         // The threads finish what waits and end by themselves; nobody waits for them here.
         self.queue.close();
         self.readers.close();
+    }
+}
+
+impl Shared {
+    /// The books live elsewhere, for ever.
+    fn note_handed_over(&self) {
+        let now_ms = self.times.wall_ms();
+        self.health.failed(StoreError::HandedOver, now_ms);
     }
 }
 
@@ -107,20 +124,15 @@ impl SqliteStore {
         schema::prepare(&mut connection, file, seat.was_used)?;
         harden(&connection)?;
         let node_writes = node_state::writes(&connection).map_err(sql_error)?;
-        let stale = match seat.found {
-            Some(expected) => expected > node_writes,
-            None => node_writes != 0,
-        };
-        if seat.found.is_none() && !stale {
-            seat.begin(node_writes)?;
-        }
+        let stale = seat.meet(node_writes)?;
         let last_commit_ms = moving::last_commit_ms(&connection).map_err(sql_error)?;
         let stale = stale.then_some(StoreError::StaleNodeState {
             found: node_writes,
             expected: seat.found,
         });
-        let stale = moving::handed_over(&connection)
+        let stale = node_state::locked(&connection)
             .map_err(sql_error)?
+            .filter(|locked| *locked == StoreError::NodeHandedOver)
             .or(stale);
 
         let shared = Arc::new(Shared {
@@ -132,10 +144,14 @@ impl SqliteStore {
             location: file.to_owned(),
             place: Arc::new(Place::of(file)?),
             health: Arc::default(),
+            is_unsettled: Arc::default(),
             times: Arc::new(CommitClock::new(clock, last_commit_ms)),
             stale: Mutex::new(stale),
             lease: Arc::default(),
         });
+        if *lock(&shared.stale) == Some(StoreError::NodeHandedOver) {
+            shared.note_handed_over();
+        }
         let mut threads = Vec::new();
         for _ in 0..READER_THREADS {
             let (readers, reader) = (shared.readers.clone(), connect(file, OpenFlags::empty())?);
@@ -145,6 +161,7 @@ impl SqliteStore {
             connection,
             place: shared.place.clone(),
             health: shared.health.clone(),
+            is_unsettled: shared.is_unsettled.clone(),
             queue: shared.queue.clone(),
             cache: shared.cache.clone(),
             known: Known::default(),
@@ -177,6 +194,16 @@ impl SqliteStore {
         if *stale != Some(StoreError::NodeHandedOver) {
             *stale = None;
         }
+    }
+
+    async fn known_command(&self, scope: &str) -> Result<Option<(String, Commit)>, StoreError> {
+        let scope = scope.to_owned();
+        let found = self
+            .read(move |connection| state::command(connection, &scope))
+            .await?;
+        // Whoever asks takes what is found for done for ever. After the end it is not asked.
+        self.shared.place.check()?;
+        Ok(found)
     }
 
     async fn read<T: Send + 'static>(
@@ -227,38 +254,6 @@ fn harden(connection: &Connection) -> Result<(), StoreError> {
     Ok(())
 }
 
-fn io_error(error: std::io::Error) -> StoreError {
-    match error.kind() {
-        std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
-            StoreError::ReadOnly {
-                reason: error.to_string(),
-            }
-        }
-        std::io::ErrorKind::StorageFull => StoreError::Full,
-        _ => StoreError::Io {
-            reason: error.to_string(),
-        },
-    }
-}
-
-/// What an SQLite failure means to a caller.
-fn sql_error(error: rusqlite::Error) -> StoreError {
-    let reason = error.to_string();
-    match error {
-        rusqlite::Error::SqliteFailure(failure, _) => match failure.code {
-            ErrorCode::DiskFull => StoreError::Full,
-            ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => StoreError::Locked { reason },
-            ErrorCode::ReadOnly | ErrorCode::PermissionDenied => StoreError::ReadOnly { reason },
-            ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => StoreError::Corrupt { reason },
-            _ => StoreError::Io { reason },
-        },
-        rusqlite::Error::FromSqlConversionFailure(..) | rusqlite::Error::InvalidColumnType(..) => {
-            StoreError::Corrupt { reason }
-        }
-        _ => StoreError::Io { reason },
-    }
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -272,7 +267,11 @@ impl Store for SqliteStore {
     async fn commit(&self, batch: Batch) -> Result<Commit, CommitError> {
         let (task, answered) = CommitTask::new(batch);
         self.shared.queue.push(Lane::Batches, Box::new(task));
-        answered.await
+        let answer = answered.await;
+        if answer == Err(CommitError::Store(StoreError::HandedOver)) {
+            self.shared.note_handed_over();
+        }
+        answer
     }
 
     fn commit_time_ms(&self) -> i64 {
@@ -280,13 +279,15 @@ impl Store for SqliteStore {
     }
 
     async fn command(&self, scope: &str) -> Result<Option<(String, Commit)>, StoreError> {
-        let scope = scope.to_owned();
-        let found = self
-            .read(move |connection| state::command(connection, &scope))
-            .await?;
-        // Whoever asks takes what is found for done for ever. After the end it is not asked.
-        self.shared.place.check()?;
-        Ok(found)
+        let found = self.known_command(scope).await?;
+        if found.is_some() || !self.shared.is_unsettled.load(Ordering::SeqCst) {
+            return Ok(found);
+        }
+        // Nor may anybody take it for undone while the next start could find it in the log. Any
+        // write settles that, and this one has no other purpose.
+        let settled = self.write(|_, _| Ok(())).await;
+        settled.map_err(|_| StoreError::OutcomeUnknown)?;
+        self.known_command(scope).await
     }
 
     async fn document(&self, collection: &str, id: &str) -> Result<Option<Document>, StoreError> {
@@ -479,6 +480,9 @@ impl Store for SqliteStore {
         let times = self.shared.times.clone();
         let lasts_ms = i64::try_from(lasts.as_millis()).unwrap_or(i64::MAX);
         self.write(move |connection, _| {
+            if moving::handed_over(connection)? {
+                return Ok(Vec::new());
+            }
             let now_ms = times.wall_ms();
             let until_ms = now_ms.saturating_add(lasts_ms);
             let mut jobs: Vec<DueJob> = connection

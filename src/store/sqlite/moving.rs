@@ -9,7 +9,7 @@ use futures_channel::oneshot;
 use rusqlite::types::{ToSql, ToSqlOutput, Value, ValueRef};
 use rusqlite::{Connection, OpenFlags, params, params_from_iter};
 
-use super::backup::wrong_in;
+use super::backup::{LOCK_NODE, wrong_in};
 use super::tasks::run_task;
 use super::writer::Lane;
 use super::{
@@ -17,12 +17,15 @@ use super::{
 };
 use crate::ledger::ChainHead;
 use crate::store::moving::{
-    Arrived, Cell, Dialect, Sink, Snapshot, TABLES, Table, arrive, block_on, depart,
-    does_not_follow, insert, is_channel_state, pieces, select, select_held,
+    Cell, Dialect, Sink, Snapshot, TABLES, Table, arrive, block_on, depart, does_not_follow,
+    insert, is_channel_state, pieces, select, select_held,
 };
 use crate::store::{
     Arrival, ByteSource, KeyValueWrite, MoveError, NodeState, StoreAdmin, StoreError, StoreHealth,
 };
+
+/// For how many writes of the node a recovery counts: no node makes as many.
+const WRITES_OF_A_RECOVERY: i64 = 1 << 40;
 
 /// When the last commit was; 0 before the first.
 pub(super) fn last_commit_ms(connection: &Connection) -> rusqlite::Result<i64> {
@@ -34,14 +37,11 @@ pub(super) fn last_commit_ms(connection: &Connection) -> rusqlite::Result<i64> {
     )
 }
 
-/// Why no node may ever run here, if so.
-pub(super) fn handed_over(connection: &Connection) -> rusqlite::Result<Option<StoreError>> {
-    let handed_over = connection.query_row(
-        "SELECT EXISTS (SELECT 1 FROM moves WHERE what = 'handed_over')",
-        [],
-        |row| row.get::<_, bool>(0),
-    )?;
-    Ok(handed_over.then_some(StoreError::NodeHandedOver))
+/// Whether the books and their node live elsewhere, for ever.
+pub(super) fn handed_over(connection: &Connection) -> rusqlite::Result<bool> {
+    connection
+        .prepare_cached("SELECT EXISTS (SELECT 1 FROM moves WHERE what = 'handed_over')")?
+        .query_row([], |row| row.get(0))
 }
 
 /// Takes away what the node knows of its channels.
@@ -187,7 +187,7 @@ fn import(
     file: &Path,
     source: &mut dyn ByteSource,
     kept: &[ChainHead],
-) -> Result<Arrived, MoveError> {
+) -> Result<Arrival, MoveError> {
     let open = Open::begin(
         file,
         "PRAGMA synchronous = FULL; PRAGMA fullfsync = ON; BEGIN IMMEDIATE",
@@ -207,23 +207,16 @@ fn import(
     if let Some(wrong) = wrong_in(&connection)?.into_iter().next() {
         return Err(does_not_follow(&arrived, wrong));
     }
-    if arrived.had_node {
-        // A seat without writes is at 0: one is enough to be the newest, and -1 never is.
-        let writes = if arrived.arrival.has_node_state {
-            1
-        } else {
-            -1
-        };
-        let sql = "INSERT INTO settings (name, value) VALUES ('node_writes', ?1)";
-        connection.execute(sql, [writes]).map_err(sql_error)?;
+    if arrived.has_node_state {
+        // A seat without writes is at 0: one is enough to be the newest.
+        node_state::count_write(&connection).map_err(sql_error)?;
+    } else {
+        // Also where there was no node yet: it may have begun since, with the same seed.
+        connection.execute(LOCK_NODE, []).map_err(sql_error)?;
     }
-    note_move(
-        &connection,
-        "arrived",
-        &format!("{} rows", arrived.arrival.rows),
-    )
-    .and_then(|()| connection.execute_batch("COMMIT"))
-    .map_err(sql_error)?;
+    note_move(&connection, "arrived", &format!("{} rows", arrived.rows))
+        .and_then(|()| connection.execute_batch("COMMIT"))
+        .map_err(sql_error)?;
     Ok(arrived)
 }
 
@@ -277,34 +270,30 @@ impl StoreAdmin for SqliteStore {
             drop(answer.send(import(&file, source.as_mut(), &kept)));
         })?);
         let arrived = answered.await.unwrap_or(Err(StoreError::Closed.into()))?;
-        if arrived.had_node && !arrived.arrival.has_node_state {
-            *lock(&self.shared.stale) = Some(StoreError::StaleNodeState {
-                found: -1,
-                expected: None,
-            });
-        }
         let last_ms = self.read(last_commit_ms).await?;
         self.shared.times.seen(last_ms);
         self.shared.cache.clear();
         self.shared.committed.notify(usize::MAX);
-        Ok(arrived.arrival)
+        Ok(arrived)
     }
 
     async fn health(&self) -> Result<StoreHealth, StoreError> {
-        let node_locked = lock(&self.shared.stale).clone();
-        let (schema_version, commits) = self
+        let known = lock(&self.shared.stale).clone();
+        let (schema_version, commits, node_locked) = self
             .read(|connection| {
+                let locked = node_state::locked(connection)?;
                 let sql = "SELECT coalesce(max(position), 0) FROM commits";
                 let version = "SELECT user_version FROM pragma_user_version";
                 let version = connection.query_row(version, [], |row| row.get(0))?;
-                Ok((version, connection.query_row(sql, [], |row| row.get(0))?))
+                let commits = connection.query_row(sql, [], |row| row.get(0))?;
+                Ok((version, commits, locked))
             })
             .await?;
         Ok(StoreHealth {
             schema_version,
             known_schema_version: schema::SCHEMA_VERSION,
             commits,
-            node_locked,
+            node_locked: node_locked.or(known),
         })
     }
 }
@@ -314,16 +303,21 @@ impl SqliteStore {
         &self,
         instead: Vec<KeyValueWrite>,
     ) -> Result<bool, StoreError> {
-        let Some(stale) = lock(&self.shared.stale).clone() else {
-            return Ok(false);
-        };
-        let StoreError::StaleNodeState { expected, .. } = stale else {
-            return Err(stale);
-        };
-        // More than the seat says there were, so that this file is the newest from now on.
-        let newer = expected.unwrap_or(0).max(0).saturating_add(1);
-        run_task(&self.shared.queue, Lane::Node, move |connection, _| {
-            let writes = node_state::writes(connection)?.max(newer);
+        let known = lock(&self.shared.stale).clone();
+        let forgotten = run_task(&self.shared.queue, Lane::Node, move |connection, _| {
+            let locked = node_state::locked(connection)?.or_else(|| known.clone());
+            match locked {
+                None => return Ok(Ok(false)),
+                Some(StoreError::StaleNodeState { .. }) => {}
+                Some(other) => return Ok(Err(other)),
+            }
+            let expected = match &known {
+                Some(StoreError::StaleNodeState { expected, .. }) => expected.unwrap_or(0),
+                _ => 0,
+            };
+            // More than there ever were, so that this file is the newest from now on: also beside
+            // one that is found again, and that had gone on from here.
+            let writes = node_state::writes(connection)?.max(expected).max(0);
             drop_channel_state(connection)?;
             for change in &instead {
                 node_state::put_or_remove(connection, change)?;
@@ -332,31 +326,44 @@ impl SqliteStore {
             connection.execute(
                 "INSERT INTO settings (name, value) VALUES ('node_writes', ?1)
                  ON CONFLICT (name) DO UPDATE SET value = ?1",
-                params![writes],
-            )
+                params![writes.saturating_add(WRITES_OF_A_RECOVERY)],
+            )?;
+            Ok(Ok(true))
         })
-        .await?;
-        *lock(&self.shared.stale) = None;
-        Ok(true)
+        .await??;
+        if forgotten {
+            *lock(&self.shared.stale) = None;
+        }
+        Ok(forgotten)
     }
 
-    /// Ends the node here for ever, before anything of it leaves.
+    /// Ends the node here, and the books, for ever, before anything of them leaves.
     async fn hand_over(&self) -> Result<(), StoreError> {
         if let Some(stale) = lock(&self.shared.stale).clone() {
             return Err(stale);
         }
-        *lock(&self.shared.stale) = Some(StoreError::NodeHandedOver);
-        // A failure leaves it locked here; what the file says is read at the next open.
-        run_task(&self.shared.queue, Lane::Node, |connection, _| {
-            // The running node's epoch ends too.
+        let lease = self.shared.lease.clone();
+        // The task also looks into the file: that is what everybody else goes by from then on.
+        run_task(&self.shared.queue, Lane::Node, move |connection, at_ms| {
+            if let Some(locked) = node_state::locked(connection)? {
+                return Ok(Err(locked));
+            }
+            // A node that runs may still act, on what is about to leave.
+            if let Err(held) = lock(&lease).check_free(at_ms) {
+                return Ok(Err(held));
+            }
+            // An epoch without a lease ends too.
             connection.execute(
                 "UPDATE settings SET value = value + 1 WHERE name = 'node_epoch'",
                 [],
             )?;
             // A file from before this is an older one, as after any other write of the node.
             node_state::count_write(connection)?;
-            note_move(connection, "handed_over", "")
+            note_move(connection, "handed_over", "").map(Ok)
         })
-        .await
+        .await??;
+        *lock(&self.shared.stale) = Some(StoreError::NodeHandedOver);
+        self.shared.note_handed_over();
+        Ok(())
     }
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
+use super::moving::handed_over;
 use super::tasks::run_task;
 use super::writer::Lane;
 use super::{SqliteStore, lock};
@@ -18,10 +19,13 @@ impl KeyValue for SqliteStore {
         }
         let lease = self.shared.lease.clone();
         let begun = run_task(&self.shared.queue, Lane::Node, move |connection, _| {
+            if let Some(locked) = locked(connection)? {
+                return Ok(Err(locked));
+            }
             *lock(&lease) = NodeLease::default();
-            next_epoch(connection)
+            next_epoch(connection).map(Ok)
         });
-        Box::pin(begun)
+        Box::pin(async move { begun.await? })
     }
 
     fn take_lease(
@@ -34,6 +38,9 @@ impl KeyValue for SqliteStore {
         }
         let lease = self.shared.lease.clone();
         let taken = run_task(&self.shared.queue, Lane::Node, move |connection, at_ms| {
+            if let Some(locked) = locked(connection)? {
+                return Ok(Err(locked));
+            }
             let mut lease = lock(&lease);
             if let Err(held) = lease.check(holder, at_ms) {
                 return Ok(Err(held));
@@ -166,7 +173,21 @@ fn check_epoch(
     Ok(Ok(()))
 }
 
-/// How often the node has written.
+/// Why no node may run on what is in the file. To be asked by whoever writes: since the file was
+/// opened books may have been moved in, or the node handed over, for somebody who went away.
+pub(super) fn locked(connection: &Connection) -> Result<Option<StoreError>, rusqlite::Error> {
+    if handed_over(connection)? {
+        return Ok(Some(StoreError::NodeHandedOver));
+    }
+    let found = writes(connection)?;
+    let stale = StoreError::StaleNodeState {
+        found,
+        expected: None,
+    };
+    Ok((found < 0).then_some(stale))
+}
+
+/// How often the node has written; less than 0 where it never may upon what is there.
 pub(super) fn writes(connection: &Connection) -> Result<i64, rusqlite::Error> {
     connection
         .prepare_cached(

@@ -449,6 +449,11 @@ pub(super) fn create(connection: &mut Connection) -> Result<(), StoreError> {
     transaction.commit().map_err(sql_error)
 }
 
+/// Writes what stands in every file, so that there is something to be flushed.
+pub(super) fn write_again(connection: &Connection) -> rusqlite::Result<()> {
+    connection.pragma_update(None, "application_id", APPLICATION_ID)
+}
+
 fn number(connection: &Connection, sql: &str) -> Result<i64, StoreError> {
     connection
         .query_row(sql, [], |row| row.get(0))

@@ -1,13 +1,16 @@
-//! What lies beside the file: the lock, so that one engine has it, and in the lock's file how
-//! often the node has written.
+//! What lies beside the file: the lock, so that one engine has it, and a file whose **name** says
+//! how often the node has written.
 //!
-//! The number is written after each commit that has writes of the node in it, and not flushed:
-//! it is never ahead of the file, and behind it only after a loss of power. A file with fewer
-//! writes in it than the number says is an older one that was put back. Beside the number stands
-//! which file the lock's is: one that was copied together with the database, and may be as old as
-//! that, is another one.
+//! That one is renamed after each commit that has writes of the node in it, and the new name is not
+//! flushed: it is never ahead of the database, and behind it only after a loss of power. A database
+//! with fewer writes in it than such a name says is an older one that was put back. In the file
+//! stands which one it is: one that was copied together with the database, and may be as old as that,
+//! is another one. So it is noticed too when a whole folder is copied back over what is there: either
+//! the newest name stays beside the older one, or the older one's file was made anew. Times, owners
+//! and attributes of the files say nothing here, because what starts a container may change them.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,15 +19,37 @@ use super::io_error;
 use crate::store::StoreError;
 
 pub(super) struct Seat {
-    file: File,
-    folder: PathBuf,
-    /// Which file this is, as long as nobody copies it.
-    identity: String,
+    lock: File,
+    /// The database, of whose name the others are made.
+    database: PathBuf,
+    /// The file with the newest name, where that is this database's own.
+    own: Option<PathBuf>,
+    /// Others by such a name, which are left of what was put back; the greatest last.
+    others: Vec<(i64, PathBuf)>,
     /// How often the node has written, as found at the start; `None` in a new seat, and in a copy
     /// of one.
     pub(super) found: Option<i64>,
+    /// How many writes are in the database, as far as anything was done about it here.
+    seen: i64,
     /// Somebody had the seat before, or what it was copied from.
     pub(super) was_used: bool,
+}
+
+/// What the file says that was locked by every version before the number had a file of its own.
+struct OldNumber {
+    writes: Option<i64>,
+    is_copied: bool,
+}
+
+impl OldNumber {
+    fn of(text: &str, lock: &File) -> std::io::Result<Self> {
+        let mut words = text.split_whitespace();
+        let writes = words.next().and_then(|number| number.parse().ok());
+        let identity = identity(lock)?;
+        // The oldest wrote the number alone.
+        let is_copied = words.next().is_some_and(|word| word != identity);
+        Ok(Self { writes, is_copied })
+    }
 }
 
 /// The file's number and when it was made, as far as the system tells: both stay when the file is
@@ -39,6 +64,53 @@ fn identity(file: &File) -> std::io::Result<String> {
     let made = made.and_then(|made| made.duration_since(std::time::UNIX_EPOCH).ok());
     let made = made.map_or(0, |made| made.as_nanos());
     Ok(format!("{number}-{made}"))
+}
+
+fn beside(database: &Path, end: &str) -> PathBuf {
+    let mut name = database.as_os_str().to_owned();
+    name.push(end);
+    name.into()
+}
+
+/// What the name of a file with a number begins with.
+fn numbered(database: &Path) -> OsString {
+    let mut name = database.file_name().unwrap_or_default().to_owned();
+    name.push(".node-");
+    name
+}
+
+fn number_in(name: &OsStr, begins: &OsStr) -> Option<i64> {
+    let (name, begins) = (name.as_encoded_bytes(), begins.as_encoded_bytes());
+    let digits = std::str::from_utf8(name.strip_prefix(begins)?).ok()?;
+    let number: i64 = digits.parse().ok()?;
+    // As it is written here, and in no other way.
+    (number >= 0 && number.to_string() == digits).then_some(number)
+}
+
+/// All files with a number, the greatest last.
+fn numbers(database: &Path) -> std::io::Result<Vec<(i64, PathBuf)>> {
+    let begins = numbered(database);
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder_of(database))? {
+        let entry = entry?;
+        if let Some(number) = number_in(&entry.file_name(), &begins) {
+            found.push((number, entry.path()));
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn folder_of(database: &Path) -> &Path {
+    database.parent().unwrap_or(Path::new("."))
+}
+
+/// True where the file says of itself that it is the one it is.
+fn is_original(path: &Path) -> std::io::Result<bool> {
+    let mut file = File::open(path)?;
+    let mut text = Vec::new();
+    file.read_to_end(&mut text)?;
+    Ok(text.trim_ascii_end() == identity(&file)?.as_bytes())
 }
 
 /// One name for a file, however it is reached.
@@ -58,18 +130,19 @@ pub(super) fn real_path(file: &Path) -> Result<PathBuf, StoreError> {
     Ok(folder.map_err(io_error)?.join(name))
 }
 
-/// The lock's file of a database.
-fn lock_of(database: &Path) -> PathBuf {
-    let mut name = database.as_os_str().to_owned();
-    name.push(".lock");
-    name.into()
-}
-
 /// Makes the number that was written last survive a loss of power too. A failure is none, as in
 /// [`Seat::note`].
 pub(super) fn flush(database: &Path) {
-    let file = OpenOptions::new().write(true).open(lock_of(database));
-    drop(file.and_then(|file| file.sync_all()));
+    for (_, path) in numbers(database).unwrap_or_default() {
+        let file = OpenOptions::new().write(true).open(path);
+        drop(file.and_then(|file| file.sync_all()));
+    }
+    flush_names(database);
+}
+
+/// Where the system lets a folder be flushed.
+fn flush_names(database: &Path) {
+    drop(File::open(folder_of(database)).and_then(|folder| folder.sync_all()));
 }
 
 /// How often a seat that is taken is asked for again, and how long after: a second in all. A process
@@ -96,7 +169,7 @@ impl Seat {
             .truncate(false)
             .read(true)
             .write(true)
-            .open(lock_of(database))
+            .open(beside(database, ".lock"))
             .map_err(io_error)?;
         match lock(&file) {
             Ok(()) => {}
@@ -109,39 +182,97 @@ impl Seat {
         }
         let mut text = String::new();
         file.read_to_string(&mut text).map_err(io_error)?;
-        let mut words = text.split_whitespace();
-        let written: Option<i64> = words.next().and_then(|number| number.parse().ok());
-        let identity = identity(&file).map_err(io_error)?;
-        // Older versions wrote the number alone.
-        let is_copied = words.next().is_some_and(|word| word != identity);
-        let folder = database.parent().unwrap_or(Path::new(".")).to_owned();
+        let mut others = numbers(database).map_err(io_error)?;
+        let was_used = !text.is_empty() || !others.is_empty();
+        let (mut own, mut found) = (None, None);
+        if let Some((number, newest)) = others.pop() {
+            if is_original(&newest).map_err(io_error)? {
+                (own, found) = (Some(newest), Some(number));
+            } else {
+                others.push((number, newest));
+            }
+        } else {
+            let old = OldNumber::of(&text, &file).map_err(io_error)?;
+            found = old.writes.filter(|_| !old.is_copied);
+        }
         Ok(Self {
-            file,
-            folder,
-            identity,
-            found: written.filter(|_| !is_copied),
-            was_used: written.is_some(),
+            lock: file,
+            database: database.to_owned(),
+            own,
+            others,
+            found,
+            seen: 0,
+            was_used,
         })
     }
 
-    /// The first number in a new seat, flushed: without any number the node would not start.
-    pub(super) fn begin(&mut self, writes: i64) -> Result<(), StoreError> {
-        self.write(writes).map_err(io_error)?;
-        self.file.sync_all().map_err(io_error)?;
-        // The name as well, where the system lets a folder be flushed.
-        drop(File::open(&self.folder).and_then(|folder| folder.sync_all()));
-        Ok(())
+    /// Whether a database with so many writes in it is not known to be the newest there was.
+    fn is_stale(&self, writes: i64) -> bool {
+        let others = self.others.last().map_or(0, |(number, _)| *number);
+        match self.found {
+            Some(expected) => expected > writes,
+            None => writes != 0 || others > 0,
+        }
     }
 
-    /// Writes down how often the node has written. A failure is no error: the number is then
+    /// Looks at a database with so many writes in it, and answers whether it is not known to be
+    /// the newest there was. The first number of a new seat is flushed: without any the node would
+    /// not start.
+    pub(super) fn meet(&mut self, writes: i64) -> Result<bool, StoreError> {
+        self.seen = writes;
+        let is_stale = self.is_stale(writes);
+        if !is_stale && self.own.is_none() {
+            let made = self.make(writes).map_err(io_error)?;
+            self.own = Some(made);
+        }
+        Ok(is_stale)
+    }
+
+    /// Writes down how often the node has written, if it has. A failure is no error: the number is then
     /// behind, as after a loss of power.
     pub(super) fn note(&mut self, writes: i64) {
-        drop(self.write(writes));
+        if writes <= self.seen {
+            return;
+        }
+        let named = match &self.own {
+            Some(own) => {
+                let to = self.named(writes);
+                fs::rename(own, &to).map(|()| to)
+            }
+            None => self.make(writes),
+        };
+        if let Ok(named) = named {
+            for (_, other) in self.others.drain(..) {
+                if other != named {
+                    drop(fs::remove_file(other));
+                }
+            }
+            self.own = Some(named);
+            self.seen = writes;
+        }
     }
 
-    fn write(&mut self, writes: i64) -> std::io::Result<()> {
-        self.file.seek(SeekFrom::Start(0))?;
-        writeln!(self.file, "{writes:020} {}", self.identity)
+    fn named(&self, writes: i64) -> PathBuf {
+        beside(&self.database, &format!(".node-{writes}"))
+    }
+
+    /// A new file, which nothing that was copied is.
+    fn make(&mut self, writes: i64) -> std::io::Result<PathBuf> {
+        let unfinished = beside(&self.database, ".node-unfinished");
+        drop(fs::remove_file(&unfinished));
+        let mut file = File::create_new(&unfinished)?;
+        let identity = identity(&file)?;
+        writeln!(file, "{identity}")?;
+        file.sync_all()?;
+        let named = self.named(writes);
+        fs::rename(&unfinished, &named)?;
+        flush_names(&self.database);
+        // What an older version has written here counts no more.
+        self.lock.set_len(0)?;
+        self.lock.seek(SeekFrom::Start(0))?;
+        writeln!(self.lock, "used")?;
+        self.lock.sync_all()?;
+        Ok(named)
     }
 }
 

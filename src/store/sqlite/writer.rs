@@ -6,6 +6,7 @@
 //! it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use event_listener::Event;
@@ -17,7 +18,7 @@ use super::moving::last_commit_ms;
 use super::place::Place;
 use super::seat::Seat;
 use super::writing::Writing;
-use super::{node_state, sql_error};
+use super::{node_state, schema, sql_error};
 use crate::ledger::NewDocument;
 use crate::store::group_commit::{self, CommitTask, Waiting};
 use crate::store::threads::StopsWhenDropped;
@@ -93,6 +94,8 @@ pub(super) struct Writer {
     pub(super) connection: Connection,
     pub(super) place: Arc<Place>,
     pub(super) health: Arc<WriteHealth>,
+    /// It is not known whether the last write was made.
+    pub(super) is_unsettled: Arc<AtomicBool>,
     pub(super) queue: Arc<Queue>,
     pub(super) cache: Cache,
     pub(super) known: Known,
@@ -147,19 +150,23 @@ impl Writer {
         }
         match &outcome {
             Ok(written) => {
+                let has_settled = self.is_unsettled.swap(false, Ordering::SeqCst);
                 self.times.written(at_ms, written.any_batch);
                 self.cache.written(&written.documents);
                 if let Some(node_writes) = written.node_writes {
                     self.seat.note(node_writes);
                 }
                 // A transaction with nothing in it writes nothing, on a full disk as well.
-                if written.any_batch || written.node_writes.is_some() {
+                if written.any_batch || written.node_writes.is_some() || has_settled {
                     self.health.wrote();
                 }
             }
             // A failed statement may have ended the transaction already; then this fails too.
             Err(failure) => {
                 self.cache.clear();
+                if failure.answer == StoreError::OutcomeUnknown {
+                    self.is_unsettled.store(true, Ordering::SeqCst);
+                }
                 self.times.failed(at_ms, &failure.answer);
                 drop(self.connection.execute_batch("ROLLBACK"));
                 let now_ms = self.times.wall_ms();
@@ -191,6 +198,12 @@ impl Writer {
         let known = std::mem::take(&mut self.known);
         let mut writing = Writing::new(connection, &self.cache, known, at_ms);
         run_all(&mut writing, &mut group.tasks).map_err(sql_error)?;
+        if self.is_unsettled.load(Ordering::SeqCst) {
+            // The frames of a flush that failed lie behind the log's end, where the next start would
+            // find them; this is written over them, whatever else there is to be written. Only
+            // when it was flushed anybody is told that something was refused.
+            schema::write_again(connection).map_err(sql_error)?;
+        }
         let node_writes = group
             .has_node_writes
             .then(|| node_state::writes(connection))

@@ -4,9 +4,11 @@ use rusqlite::{Connection, Result};
 
 use super::cache::Cache;
 use super::known::Known;
+use super::moving::handed_over;
 use super::state::SqliteRows;
 use super::write::write;
 use crate::ledger::{Group, LastPositions, NewDocument};
+use crate::store::StoreError;
 use crate::store::group_commit::CommitTask;
 
 /// A transaction of the writer: batches are decided in memory, upon one another, and written
@@ -44,6 +46,10 @@ impl<'a> Writing<'a> {
 
     /// Carries out a batch, upon those before it.
     pub(super) fn batch(&mut self, task: &mut CommitTask) -> Result<()> {
+        if self.group.is_none() && handed_over(self.connection)? {
+            task.refuse(StoreError::HandedOver);
+            return Ok(());
+        }
         let group = match &mut self.group {
             Some(group) => group,
             none => {

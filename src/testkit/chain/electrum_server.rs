@@ -88,6 +88,11 @@ fn answer(chain: &RegtestChain, method: &str, params: &Value) -> Result<Value, S
         let txid = chain.submit(tx).map_err(|error| error.to_string())?;
         return Ok(json!(txid.to_string()));
     }
+    if method == "blockchain.scripthash.get_history"
+        && script_hash(params).is_some_and(|hash| chain.is_history_withheld(&hash))
+    {
+        return Err("history too large".to_owned());
+    }
     chain
         .read(|chain, mempool| read(chain, mempool, method, params))
         .map_err(|error| error.to_string())?
@@ -109,11 +114,7 @@ fn read(chain: &ChainState, mempool: &Mempool, method: &str, params: &Value) -> 
             Some(json!(serialize_hex(&link.block.header)))
         }
         "blockchain.scripthash.get_history" => {
-            let reversed = text(0)?;
-            let mut bytes = [0; 32];
-            hex::decode_to_slice(reversed, &mut bytes).ok()?;
-            bytes.reverse();
-            let hash = hex::encode(bytes).parse().ok()?;
+            let hash = script_hash(params)?;
             Some(history(chain, mempool, &hash))
         }
         "blockchain.transaction.get" => {
@@ -138,6 +139,14 @@ fn read(chain: &ChainState, mempool: &Mempool, method: &str, params: &Value) -> 
         "blockchain.estimatefee" => serde_json::from_str("0.00002").ok(),
         _ => None,
     }
+}
+
+/// The script that is asked for, whose hash is written the other way round.
+fn script_hash(params: &Value) -> Option<sha256::Hash> {
+    let mut bytes = [0; 32];
+    hex::decode_to_slice(params.get(0)?.as_str()?, &mut bytes).ok()?;
+    bytes.reverse();
+    hex::encode(bytes).parse().ok()
 }
 
 fn history(chain: &ChainState, mempool: &Mempool, hash: &sha256::Hash) -> Value {

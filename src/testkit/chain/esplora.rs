@@ -377,6 +377,9 @@ async fn outspend(State(chain): Shared, Path((txid, vout)): Path<(String, String
 
 async fn history(State(chain): Shared, Path(hash): Path<String>) -> Reply {
     let hash: sha256::Hash = parse(&hash, "script hash")?;
+    if chain.is_history_withheld(&hash) {
+        return Err(Failure::Unavailable("too many transactions".to_owned()));
+    }
     look(
         &chain,
         |chain, mempool| {

@@ -1,8 +1,10 @@
 //! The chain in this process.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bitcoin::hashes::sha256;
 use bitcoin::{Amount, Block, BlockHash, Transaction, Txid, Weight};
 
 use super::error::{BlockRefusal, ChainError};
@@ -10,7 +12,7 @@ use super::log::{ChainLog, Record};
 use super::mempool::Mempool;
 use super::miner::make_block;
 use super::rules::Scripts;
-use super::state::ChainState;
+use super::state::{ChainState, script_hash};
 use super::wallet::{self, OwnCoin};
 use crate::ports::{Clock, SystemClock};
 
@@ -26,6 +28,14 @@ const FUNDED_HEIGHT: u32 = 101;
 pub struct RegtestChain {
     inner: Mutex<Inner>,
     clock: Arc<dyn Clock>,
+    withheld: Mutex<Withheld>,
+}
+
+/// What the servers of a chain do not tell. Nothing that outlives the process.
+#[derive(Default)]
+struct Withheld {
+    histories: BTreeSet<sha256::Hash>,
+    mempool: bool,
 }
 
 struct Inner {
@@ -49,6 +59,7 @@ impl RegtestChain {
         Self {
             inner: Mutex::new(Inner::new(None)),
             clock: Arc::new(SystemClock),
+            withheld: Mutex::default(),
         }
     }
 
@@ -68,6 +79,7 @@ impl RegtestChain {
         Ok(Self {
             inner: Mutex::new(inner),
             clock: Arc::new(SystemClock),
+            withheld: Mutex::default(),
         })
     }
 
@@ -76,6 +88,39 @@ impl RegtestChain {
     pub fn with_clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
         self
+    }
+
+    /// The servers of this chain refuse the history of an address from now on, or tell it again: as
+    /// real ones refuse one that is too long.
+    ///
+    /// # Errors
+    /// [`ChainError::InvalidAddress`].
+    pub fn withhold_history(&self, address: &str, is_withheld: bool) -> Result<(), ChainError> {
+        let hash = script_hash(&wallet::script_of(address)?);
+        let histories = &mut self.withheld().histories;
+        match is_withheld {
+            true => histories.insert(hash),
+            false => histories.remove(&hash),
+        };
+        Ok(())
+    }
+
+    /// The list of what waits in the mempool is refused by RPC from now on, or told again: as one
+    /// that is longer than anybody reads.
+    pub fn withhold_mempool(&self, is_withheld: bool) {
+        self.withheld().mempool = is_withheld;
+    }
+
+    pub(super) fn is_history_withheld(&self, hash: &sha256::Hash) -> bool {
+        self.withheld().histories.contains(hash)
+    }
+
+    pub(super) fn is_mempool_withheld(&self) -> bool {
+        self.withheld().mempool
+    }
+
+    fn withheld(&self) -> MutexGuard<'_, Withheld> {
+        self.withheld.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Mines `blocks` blocks, the first with the mempool. Returns their hashes.

@@ -36,6 +36,9 @@ fn answer(chain: &RegtestChain, method: &str, params: &Value) -> Outcome {
     if method == "sendrawtransaction" {
         return send(chain, params);
     }
+    if method == "getrawmempool" && chain.is_mempool_withheld() {
+        return Err((-1, "too much waits".to_owned()));
+    }
     chain
         .read(|chain, mempool| read(chain, mempool, method, params))
         .unwrap_or_else(|error| Err((-1, error.to_string())))
@@ -67,6 +70,11 @@ fn read(chain: &ChainState, mempool: &Mempool, method: &str, params: &Value) -> 
         "getrawmempool" => {
             let waiting = mempool.txids().iter().map(Txid::to_string);
             Ok(json!(waiting.collect::<Vec<_>>()))
+        }
+        "getmempoolentry" => {
+            let waits = hash(params, 0).and_then(|txid: Txid| mempool.transaction(&txid));
+            let unknown = || (-5, "Transaction not in mempool".to_owned());
+            waits.map(|_| json!({})).ok_or_else(unknown)
         }
         "getrawtransaction" => {
             let unknown = || (-5, "No such mempool or blockchain transaction".to_owned());

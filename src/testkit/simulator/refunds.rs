@@ -7,7 +7,7 @@ use super::world::World;
 use crate::access::Credential;
 use crate::cards::{ChargeAmount, RefundCharge};
 use crate::ledger::Owner;
-use crate::lightning::Preimage;
+use crate::lightning::{Bolt11Details, Preimage};
 use crate::refunds::{
     CreateRefund, RefundAmount, RefundFeeBearer, RefundOutcome, RefundTo, ResolveRefund,
 };
@@ -83,6 +83,10 @@ impl World {
             amount_msat,
             way,
             bearer,
+            says_no_amount: match &to {
+                RefundTo::Bolt11 { bolt11 } => says_no_amount(bolt11),
+                _ => false,
+            },
         };
         self.send_refund(asked, to, by)
     }
@@ -168,4 +172,9 @@ impl World {
         };
         order(name, by, Request::ResolveRefund(command))
     }
+}
+
+fn says_no_amount(bolt11: &str) -> bool {
+    let said = bolt11.parse::<Bolt11Details>();
+    said.is_ok_and(|said| said.amount_msat.is_none())
 }

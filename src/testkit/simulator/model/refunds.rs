@@ -38,6 +38,8 @@ pub(crate) struct AskedRefund {
     pub(crate) amount_msat: Option<i64>,
     pub(crate) way: RefundWay,
     pub(crate) bearer: Bearer,
+    /// The text says no amount: whole sats go.
+    pub(crate) says_no_amount: bool,
 }
 
 /// Points that a sale earned.
@@ -230,7 +232,10 @@ impl Model {
             Bearer::Customer => route_msat,
             Bearer::Owner | Bearer::Operator => 0,
         };
-        let sent_msat = amount_msat - withheld_msat - borne_msat;
+        let mut sent_msat = amount_msat - withheld_msat - borne_msat;
+        if asked.says_no_amount {
+            sent_msat -= sent_msat % 1_000;
+        }
         if sent_msat <= 0 || number(body, "sent_msat")? != sent_msat {
             return not_lawful(format!("{sent_msat} msat were to be sent"));
         }
