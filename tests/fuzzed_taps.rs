@@ -299,7 +299,7 @@ impl Doors {
         };
         let reply = from.answer(&request).await;
         match reply.body.as_str() {
-            r#"{"status":"OK"}"# => return Outcome::Paid(None),
+            r#"{"status":"OK"}"# => Outcome::Paid(None),
             body => {
                 self.unpaid = Some(unpaid);
                 match body.contains("withdrawRequest") {
