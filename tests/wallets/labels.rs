@@ -153,8 +153,8 @@ async fn an_output_that_is_not_spendable_is_taken_by_no_spend() {
         (Some("rent"), Some(false))
     );
     spendable("free", true).await;
-    let spent = all("free-all").await.unwrap().coins;
-    assert_eq!(spent, std::slice::from_ref(&kept.outpoint));
+    let spent = all("free-all").await.unwrap();
+    assert_eq!(spent.coins, std::slice::from_ref(&kept.outpoint));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
