@@ -1210,7 +1210,8 @@ async fn checkout_records() {
 fn draining() {
     use flashkit::ids::{DrainId, SpendId};
     use flashkit::wallets::{
-        ChannelEnd, DrainNode, DrainSend, DrainState, DrainWait, DrainedChannel, NodeDrain,
+        ChannelEnd, DrainNode, DrainSend, DrainState, DrainWait, DrainedChannel, EndDrain,
+        NodeDrain,
     };
 
     let value = check(&DrainNode {
@@ -1221,6 +1222,10 @@ fn draining() {
         even_if_owed: false,
     });
     assert_eq!(value.as_object().map(|fields| fields.len()), Some(2));
+    check(&EndDrain {
+        key: key("end"),
+        drain: DrainId::from_parts(1, [1; 10]),
+    });
     check(&NodeDrain {
         id: DrainId::from_parts(1, [1; 10]),
         state: DrainState::Sweeping,
@@ -1245,11 +1250,14 @@ fn draining() {
             amount_msat: Some(1),
             fee_msat: None,
             is_confirmed: false,
+            is_gone: true,
             sent_at_ms: 1,
         }],
         spends: vec![SpendId::from_parts(1, [1; 10])],
+        frozen: vec!["00:1".to_owned()],
         refusal: None,
         closing_fees_msat: Some(1),
+        is_ended: true,
         started_at_ms: 1,
         done_at_ms: None,
     });

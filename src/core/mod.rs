@@ -228,6 +228,13 @@ pub(crate) struct Core {
     pub(crate) sweeps: Sweeps,
     /// Receipts are issued one after the other: each takes the number after the last.
     pub(crate) receipt_turns: Turns,
+    /// The node is emptied by one round after the other: two that look at the same coins would send
+    /// them twice.
+    #[cfg_attr(
+        not(feature = "chain"),
+        allow(dead_code, reason = "only wallets take it")
+    )]
+    pub(crate) drain_turns: Turns,
     /// What the watch of the chain cannot do now.
     pub(crate) chain_troubles: ChainTroubles,
 }

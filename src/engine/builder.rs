@@ -171,6 +171,7 @@ impl EngineBuilder {
             apart_since_ms: AtomicI64::new(0),
             sweeps: Sweeps::default(),
             receipt_turns: Turns::default(),
+            drain_turns: Turns::default(),
             chain_troubles: ChainTroubles::default(),
         });
         core.check_identity().await?;

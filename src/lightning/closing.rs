@@ -36,6 +36,10 @@ pub struct OnchainWallet {
     pub total_msat: i64,
     /// What can be sent now: not what waits for a block, nor what open channels need.
     pub spendable_msat: i64,
+    /// Something of a channel that is closed is not settled in blocks: what gets it there may have
+    /// to be paid for out of this wallet.
+    #[serde(default)]
+    pub has_closings: bool,
     /// Every transaction that ever left it and that the node has a record of, in no order.
     pub sends: Vec<OnchainSend>,
 }

@@ -15,7 +15,8 @@ pub struct DrainNode {
     /// Where to: an address of one's own.
     pub address: String,
     /// The fee of what is sent to it, in satoshis for 1,000 virtual bytes, 1,000 to 1,000,000; what
-    /// the node and the chain's server think right where it is left out.
+    /// the node and the chain's server think right where it is left out. Another one for a drain
+    /// that goes on holds for what is sent from then on, and for what the network refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fee_sat_per_kvb: Option<u64>,
     /// True where a channel that cannot be closed together with its peer is closed alone: at once if
@@ -27,6 +28,15 @@ pub struct DrainNode {
     /// rewards, and takes it all the same.
     #[serde(default, skip_serializing_if = "is_false")]
     pub even_if_owed: bool,
+}
+
+/// Ends a drain as it stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndDrain {
+    /// Made by the caller before the call.
+    pub key: IdempotencyKey,
+    /// Which.
+    pub drain: DrainId,
 }
 
 /// How far a drain is.
@@ -109,6 +119,9 @@ pub struct DrainSend {
     pub fee_msat: Option<i64>,
     /// A block has it.
     pub is_confirmed: bool,
+    /// It can be in no block any more: what it would send has gone by others. It is not waited for.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub is_gone: bool,
     /// When it was sent, or first seen, milliseconds since the epoch.
     pub sent_at_ms: i64,
 }
@@ -144,12 +157,19 @@ pub struct NodeDrain {
     /// The spends that empty the operator's wallets of the node's seed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub spends: Vec<SpendId>,
-    /// Why the node, or a wallet, did not send what it has when it was last asked.
+    /// Coins of the operator's wallets of the node's seed that a label (BIP 329) keeps back,
+    /// `txid:vout`: they stay where they are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub frozen: Vec<String>,
+    /// Why the node, a wallet or the network did not send what there is when it was last asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refusal: Option<String>,
     /// What closing the channels cost, once it is done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub closing_fees_msat: Option<i64>,
+    /// It was ended as it stood, by a command: what it had not sent is where it was.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub is_ended: bool,
     /// When it was begun, milliseconds since the epoch.
     pub started_at_ms: i64,
     /// When it was done, milliseconds since the epoch.

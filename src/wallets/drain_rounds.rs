@@ -4,18 +4,22 @@
 //! cut off anywhere and done again: a channel is closed once, and what was sent is not there to be
 //! sent. What was sent and not written down is among the node's own records.
 
+use bitcoin::consensus::encode::deserialize_hex;
+use bitcoin::{Transaction, Txid};
+
 use super::drain_model::{DrainSend, DrainState, DrainWait, NodeDrain};
 use super::drain_rules::{self, Ask, Asked, Left};
 use super::draining::{Stored, again, write_drain};
-use super::model::{SpendState, SubmitSpend, Wallet, WithdrawEverything};
+use super::model::{Keychain, Spend, SpendState, SubmitSpend, Wallet, WithdrawEverything};
+use super::watching::corrupt;
 use super::withdrawing::is_nothing;
-use super::{WALLETS, WalletOwner, Wallets, rules};
+use super::{WALLETS, WalletError, WalletOwner, Wallets, rules};
 use crate::Error;
 use crate::chain::DRAIN_JOB;
 use crate::core::{Loaded, draining, emit};
 use crate::ids::{DrainId, TransferId, WalletId};
 use crate::ledger::{Account, NewTransfer, Step, TransferKind};
-use crate::lightning::{LightningError, LightningNode, OpenChannel};
+use crate::lightning::{LightningError, LightningNode, OnchainWallet, OpenChannel};
 
 /// Nothing must be left as often in a row: a node may have seen a block with one eye only.
 const QUIET_ROUNDS: u32 = 2;
@@ -27,11 +31,27 @@ struct Swept {
     refusal: Option<String>,
     total_msat: i64,
     spendable_msat: i64,
+    has_closings: bool,
+    /// What was sent came back.
+    came_back: bool,
+}
+
+/// What the operator's wallets of the node's seed still have, or have on its way.
+struct Waiting {
+    /// Spends that are in no block.
+    spends: usize,
+    /// Why the network does not take one of them.
+    refusal: Option<String>,
+    /// Coins that wait for a block.
+    has_coins: bool,
+    /// Coins that a label keeps back.
+    frozen: Vec<String>,
 }
 
 impl Wallets {
-    /// The job that goes on with a drain until it is done.
+    /// The job that goes on with a drain until it is done: one round at a time.
     pub(crate) async fn go_on_draining(&self, id: DrainId) -> Result<(), Error> {
+        let _turn = self.core.drain_turns.take().await;
         if self.load_drain(id).await?.value.drain.state == DrainState::Done {
             return self.core.commit(vec![done(id)]).await.map(drop);
         }
@@ -88,12 +108,19 @@ impl Wallets {
     /// Empties the operator's wallets of the node's seed: each spend is written down with the
     /// drain, then signed.
     async fn empty_wallets(&self, id: DrainId) -> Result<(), Error> {
+        self.give_up_refused(id).await?;
         for wallet in self.node_wallets().await? {
             while self.empty_wallet(id, wallet).await? {}
         }
         let drain = self.load_drain(id).await?.value.drain;
         for spend in drain.spends {
-            if self.load_spend(spend).await?.value.state != SpendState::Prepared {
+            let found = self.load_spend(spend).await?.value;
+            let is_wanted = match found.state {
+                SpendState::Prepared => true,
+                SpendState::Refused => self.is_taken_now(&found).await?,
+                _ => false,
+            };
+            if !is_wanted {
                 continue;
             }
             let submit = SubmitSpend {
@@ -103,7 +130,9 @@ impl Wallets {
             };
             let decide = || async {
                 match self.load_spend(spend).await?.value.state {
-                    SpendState::Prepared => Ok(Some(self.decide_submit(&submit).await?.steps)),
+                    SpendState::Prepared | SpendState::Refused => {
+                        Ok(Some(self.decide_submit(&submit).await?.steps))
+                    }
                     _ => Ok(None),
                 }
             };
@@ -112,6 +141,36 @@ impl Wallets {
             drop(self.broadcast(spend).await);
         }
         Ok(())
+    }
+
+    /// What the network refused is made anew where another fee was asked for since.
+    async fn give_up_refused(&self, id: DrainId) -> Result<(), Error> {
+        let drain = self.load_drain(id).await?.value.drain;
+        let Some(fee) = drain.fee_sat_per_kvb else {
+            return Ok(());
+        };
+        for spend in drain.spends {
+            let decide = || async {
+                let found = self.load_spend(spend).await?.value;
+                let is_other = found.fee_sat_per_kvb != fee;
+                match found.state == SpendState::Refused && is_other {
+                    true => Ok(Some(self.decide_cancel(spend).await?.steps)),
+                    false => Ok(None),
+                }
+            };
+            self.core.settle(decide).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether the network takes what it refused before. Nothing is written down before it does: it
+    /// is asked in every round.
+    async fn is_taken_now(&self, spend: &Spend) -> Result<bool, Error> {
+        let transaction = spend.transaction.as_ref();
+        let transaction = transaction.ok_or_else(|| corrupt("a transaction"))?;
+        let transaction: Transaction =
+            deserialize_hex(transaction).map_err(|_| corrupt("a transaction"))?;
+        Ok(self.core.chain()?.broadcast(&transaction).await.is_ok())
     }
 
     async fn node_wallets(&self) -> Result<Vec<WalletId>, Error> {
@@ -168,8 +227,16 @@ impl Wallets {
             refusal: None,
             total_msat: wallet.total_msat,
             spendable_msat: wallet.spendable_msat,
+            has_closings: wallet.has_closings,
+            came_back: false,
         };
-        if drain_rules::sends_now(&swept.sends, wallet.spendable_msat, now_ms) {
+        swept.came_back = drain_rules::came_back(&swept.sends, &wallet.sends);
+        self.mark_gone(&found, &mut swept.sends, &wallet).await?;
+        let channels = &found.drain.channels;
+        if swept.came_back {
+            let own = WalletError::OwnAddress;
+            swept.refusal = Some(format!("{}: {own}", own.code()));
+        } else if drain_rules::sends_now(channels, &swept.sends, &wallet, now_ms) {
             let (address, fee) = (&found.drain.address, found.drain.fee_sat_per_kvb);
             match node.send_all_onchain(address, fee).await {
                 // The same again, broadcast once more.
@@ -180,6 +247,7 @@ impl Wallets {
                     amount_msat: None,
                     fee_msat: None,
                     is_confirmed: false,
+                    is_gone: false,
                     sent_at_ms: now_ms,
                 }),
                 Err(LightningError::Refused { reason }) => swept.refusal = Some(reason),
@@ -187,6 +255,42 @@ impl Wallets {
             }
         }
         Ok(swept)
+    }
+
+    /// Marks what was sent and will be in no block: what was replaced, or fell out of the mempools
+    /// and was sent again. What the chain's server still has is waited for.
+    pub(super) async fn mark_gone(
+        &self,
+        found: &Stored,
+        sends: &mut [DrainSend],
+        wallet: &OnchainWallet,
+    ) -> Result<(), Error> {
+        let now_ms = self.core.clock.now_ms();
+        let all_msat = self.in_channels_msat().await?;
+        let all_msat = all_msat.saturating_add(found.had_msat);
+        let known = sends.to_vec();
+        for send in sends {
+            if drain_rules::is_gone(send, &known, all_msat, wallet, now_ms) {
+                send.is_gone = !self.is_known_to_the_chain(&send.txid).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// A server that does not say is taken to know it.
+    async fn is_known_to_the_chain(&self, txid: &str) -> bool {
+        let (Ok(chain), Ok(txid)) = (self.core.chain(), txid.parse::<Txid>()) else {
+            return false;
+        };
+        !matches!(chain.transaction(txid, None).await, Ok(None))
+    }
+
+    /// What the node has in its channels by the books.
+    pub(super) async fn in_channels_msat(&self) -> Result<i64, Error> {
+        let channels = Account::node_channels();
+        let balance = self.core.store.balance(&channels).await?;
+        let booked_msat = i64::try_from(balance.posted(channels.kind().side()));
+        Ok(booked_msat.unwrap_or(i64::MAX).max(0))
     }
 
     async fn look_at_what_is_left(
@@ -203,12 +307,20 @@ impl Wallets {
                 let drain = &mut after.drain;
                 (drain.channels_msat, drain.closing_msat) = (has.channels_msat, has.closing_msat);
                 drain.onchain_msat = swept.total_msat;
-                drain.sends.clone_from(&swept.sends);
-                drain.refusal = problem.map(Error::detail).or_else(|| swept.refusal.clone());
+                drain.sends = drain_rules::merged(&drain.sends, &swept.sends);
+                let waiting = self.waiting(drain).await?;
+                drain.refusal = problem
+                    .map(Error::detail)
+                    .or_else(|| swept.refusal.clone())
+                    .or(waiting.refusal);
+                drain.frozen = waiting.frozen;
                 let left = Left {
                     total_msat: swept.total_msat,
                     spendable_msat: swept.spendable_msat,
-                    spends: self.open_spends(drain).await? + usize::from(problem.is_some()),
+                    has_closings: swept.has_closings,
+                    came_back: swept.came_back,
+                    has_waiting_coins: waiting.has_coins,
+                    spends: waiting.spends + usize::from(problem.is_some()),
                     has_payments: self.has_payments(&after).await?,
                 };
                 let drain = &mut after.drain;
@@ -236,7 +348,8 @@ impl Wallets {
             && !after.drain.waits_for.contains(&DrainWait::Payments);
         let mut steps = Vec::new();
         let event = if is_over {
-            steps.extend(self.booked(&mut after).await?);
+            let (all_msat, left_msat) = (self.in_channels_msat().await?, after.drain.onchain_msat);
+            steps.extend(self.booked(&mut after, all_msat, left_msat)?);
             steps.push(draining(None, self.core.draining().await?.version)?);
             steps.push(done(id));
             "node.drain_done"
@@ -255,14 +368,31 @@ impl Wallets {
         Ok(steps)
     }
 
-    async fn open_spends(&self, drain: &NodeDrain) -> Result<usize, Error> {
-        use SpendState::{Broadcast, Broadcasting, Prepared};
-        let mut open = 0;
+    async fn waiting(&self, drain: &NodeDrain) -> Result<Waiting, Error> {
+        use SpendState::{Broadcast, Broadcasting, Prepared, Refused};
+        let mut waiting = Waiting {
+            spends: 0,
+            refusal: None,
+            has_coins: false,
+            frozen: Vec::new(),
+        };
         for spend in &drain.spends {
-            let state = self.load_spend(*spend).await?.value.state;
-            open += usize::from(matches!(state, Prepared | Broadcasting | Broadcast));
+            let spend = self.load_spend(*spend).await?.value;
+            let is_open = matches!(spend.state, Prepared | Broadcasting | Broadcast | Refused);
+            waiting.spends += usize::from(is_open);
+            waiting.refusal = waiting.refusal.or(spend.refusal.filter(|_| is_open));
         }
-        Ok(open)
+        for wallet in self.node_wallets().await? {
+            let frozen = self.frozen(wallet).await?;
+            for (_, coin) in self.core.unspent(wallet).await? {
+                if frozen.contains(&coin.outpoint) {
+                    waiting.frozen.push(coin.outpoint);
+                } else if coin.confirmations == 0 && coin.keychain == Keychain::External {
+                    waiting.has_coins |= coin.reserved_by.is_none();
+                }
+            }
+        }
+        Ok(waiting)
     }
 
     /// Others than the drain have money of the channels on hold.
@@ -272,14 +402,18 @@ impl Wallets {
         Ok(balance.credits_pending > ours_msat || balance.debits_pending > 0)
     }
 
-    /// The steps that book what has left, in the place of what was on hold for it.
-    async fn booked(&self, stored: &mut Stored) -> Result<Vec<Step>, Error> {
+    /// The steps that book what has left, in the place of what was on hold for it: `out_msat` of what
+    /// the channels had by the books is there no more, and the node has `left_msat` beside them.
+    pub(super) fn booked(
+        &self,
+        stored: &mut Stored,
+        out_msat: i64,
+        left_msat: i64,
+    ) -> Result<Vec<Step>, Error> {
         let [channels, onchain] = [Account::node_channels(), Account::node_onchain()];
-        let balance = self.core.store.balance(&channels).await?;
-        let booked_msat = i64::try_from(balance.posted(channels.kind().side()));
-        let (booked_msat, had_msat) = (booked_msat.unwrap_or(i64::MAX), stored.had_msat);
+        let had_msat = stored.had_msat;
         let drain = &mut stored.drain;
-        let settled = drain_rules::settled(drain, booked_msat, had_msat, drain.onchain_msat);
+        let settled = drain_rules::settled(drain, out_msat, had_msat, left_msat);
         (drain.state, drain.done_at_ms) = (DrainState::Done, Some(self.core.clock.now_ms()));
         drain.closing_fees_msat = Some(settled.closing_fees_msat);
         let holds = [stored.out_of_channels.take(), stored.out_of_books.take()];
@@ -341,7 +475,7 @@ async fn close(
     }
 }
 
-fn done(id: DrainId) -> Step {
+pub(super) fn done(id: DrainId) -> Step {
     let (kind, object) = (DRAIN_JOB, id.to_string());
     Step::Done { kind, object }
 }

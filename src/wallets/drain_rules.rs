@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use super::drain_model::{ChannelEnd, DrainSend, DrainState, DrainWait, DrainedChannel, NodeDrain};
 use crate::ledger::{Account, AccountKind, Balance, Side};
-use crate::lightning::{OnchainSend, OpenChannel};
+use crate::lightning::{OnchainSend, OnchainWallet, OpenChannel};
 use crate::money::Asset;
 
-/// How long a peer is given that agreed to close a channel, where it may be closed without it.
+/// How long a peer is given that agreed to close a channel: then it is closed without it where that
+/// may be, or asked again where it is not being closed.
 pub(super) const FORCE_AFTER_MS: i64 = 600_000;
 /// How long a node is given to see what it has sent before it sends the same again.
 const SEND_AGAIN_MS: i64 = 600_000;
@@ -53,7 +54,10 @@ pub(super) fn ask(
     let asked_at_ms = known.and_then(|known| known.asked_at_ms);
     match asked_at_ms {
         _ if known.is_some_and(|known| known.end == ChannelEnd::Forced) => Ask::Nothing,
-        Some(at_ms) if force && now_ms.saturating_sub(at_ms) >= FORCE_AFTER_MS => Ask::Alone,
+        Some(at_ms) if now_ms.saturating_sub(at_ms) < FORCE_AFTER_MS => Ask::Nothing,
+        Some(_) if force => Ask::Alone,
+        // Nobody knows of it any more: the node died before it wrote it down.
+        Some(_) if !channel.is_closing => Ask::Together,
         Some(_) => Ask::Nothing,
         None if channel.is_closing => Ask::Nothing,
         None => Ask::Together,
@@ -117,7 +121,9 @@ pub(super) fn channels(
     channels
 }
 
-/// What was sent, as the node has it now; `earlier` left it before.
+/// What was sent, as the node has it now; `earlier` left it before. What gets a closed channel into
+/// a block leaves the wallet as well, and sends nothing: the node knows no fee of it, and has what it
+/// cost as what it sent. It is none of the drain's before a block has it.
 pub(super) fn sends(
     known: &[DrainSend],
     earlier: &[String],
@@ -132,12 +138,21 @@ pub(super) fn sends(
         let at = sends.iter().position(|known| known.txid == send.txid);
         let all_msat = send.amount_msat.saturating_add(send.fee_msat);
         let before = at.and_then(|at| sends.get(at));
+        let is_of_a_channel = send.fee_msat == 0;
+        if is_of_a_channel && before.is_none() && !send.is_confirmed {
+            continue;
+        }
+        let (amount_msat, fee_msat) = match is_of_a_channel {
+            true => (0, all_msat),
+            false => (send.amount_msat, send.fee_msat),
+        };
         let after = DrainSend {
             txid: send.txid.clone(),
             of_msat: before.map_or(all_msat, |known| known.of_msat),
-            amount_msat: Some(send.amount_msat),
-            fee_msat: Some(send.fee_msat),
+            amount_msat: Some(amount_msat),
+            fee_msat: Some(fee_msat),
             is_confirmed: send.is_confirmed,
+            is_gone: !send.is_confirmed && before.is_some_and(|known| known.is_gone),
             sent_at_ms: before.map_or(now_ms, |known| known.sent_at_ms),
         };
         match at.and_then(|at| sends.get_mut(at)) {
@@ -148,13 +163,77 @@ pub(super) fn sends(
     sends
 }
 
-/// Whether what can be sent is sent now: not while the node has not seen that it has gone.
-pub(super) fn sends_now(sends: &[DrainSend], spendable_msat: i64, now_ms: i64) -> bool {
+/// All of `known`, and of `seen` what is newer: what was sent is never forgotten for another one.
+pub(super) fn merged(known: &[DrainSend], seen: &[DrainSend]) -> Vec<DrainSend> {
+    let mut sends = known.to_vec();
+    for send in seen {
+        match sends.iter_mut().find(|known| known.txid == send.txid) {
+            Some(known) => known.clone_from(send),
+            None => sends.push(send.clone()),
+        }
+    }
+    sends
+}
+
+/// Whether what can be sent is sent now. The wallet is last: what gets a channel into a block that is
+/// closed alone is paid for out of it. And it is not sent while the node has not seen that it has
+/// gone.
+pub(super) fn sends_now(
+    channels: &[DrainedChannel],
+    sends: &[DrainSend],
+    wallet: &OnchainWallet,
+    now_ms: i64,
+) -> bool {
+    let needs_it = wallet.has_closings || channels.iter().any(is_open);
     let is_under_way = |send: &DrainSend| {
         let is_young = now_ms.saturating_sub(send.sent_at_ms) < SEND_AGAIN_MS;
-        !send.is_confirmed && is_young && send.of_msat == spendable_msat
+        !send.is_confirmed && is_young && send.of_msat == wallet.spendable_msat
     };
-    spendable_msat > 0 && !sends.iter().any(is_under_way)
+    !needs_it && wallet.spendable_msat > 0 && !sends.iter().any(is_under_way)
+}
+
+/// A send that came back: the address is the node's own. It goes by what the node says, which knows
+/// of its fee.
+pub(super) fn came_back(sends: &[DrainSend], seen: &[OnchainSend]) -> bool {
+    let is_ours = |txid: &str| sends.iter().any(|send| send.txid == txid);
+    let mut seen = seen.iter();
+    seen.any(|send| send.amount_msat == 0 && send.fee_msat > 0 && is_ours(&send.txid))
+}
+
+/// What may be in no block for ever: nothing waits, and of all that there was there is less beside
+/// what blocks have, and what is left, than it would have sent.
+pub(super) fn is_gone(
+    send: &DrainSend,
+    sends: &[DrainSend],
+    all_msat: i64,
+    wallet: &OnchainWallet,
+    now_ms: i64,
+) -> bool {
+    let rest_msat = rest_msat(sends, all_msat, wallet.total_msat);
+    let is_old = now_ms.saturating_sub(send.sent_at_ms) >= SEND_AGAIN_MS;
+    let nothing_waits = !wallet.has_closings && wallet.total_msat <= wallet.spendable_msat;
+    !send.is_confirmed && is_old && nothing_waits && rest_msat.max(wallet.total_msat) < send.of_msat
+}
+
+/// What is sent, is in no block and may be in one: no more than there is beside what blocks have,
+/// and what is left.
+pub(super) fn under_way(sends: &[DrainSend], all_msat: i64, left_msat: i64) -> i64 {
+    let rest_msat = rest_msat(sends, all_msat, left_msat);
+    let waits = sends.iter().filter(|send| !send.is_confirmed);
+    let waits = waits.filter(|send| !send.is_gone && send.of_msat <= rest_msat);
+    waits.fold(0, |sum: i64, send| sum.saturating_add(send.of_msat))
+}
+
+fn rest_msat(sends: &[DrainSend], all_msat: i64, left_msat: i64) -> i64 {
+    let confirmed = sends.iter().filter(|send| send.is_confirmed);
+    let amounts = confirmed.flat_map(|send| [send.amount_msat, send.fee_msat]);
+    let amounts = amounts.map(|amount| amount.unwrap_or(0));
+    let gone_msat = amounts.fold(0, i64::saturating_add);
+    all_msat.saturating_sub(gone_msat).saturating_sub(left_msat)
+}
+
+fn is_open(channel: &DrainedChannel) -> bool {
+    channel.end != ChannelEnd::Closed
 }
 
 /// What is seen of what is left.
@@ -162,6 +241,12 @@ pub(super) fn sends_now(sends: &[DrainSend], spendable_msat: i64, now_ms: i64) -
 pub(super) struct Left {
     pub(super) total_msat: i64,
     pub(super) spendable_msat: i64,
+    /// Something of closed channels is not settled.
+    pub(super) has_closings: bool,
+    /// The address is the node's own: nothing more is sent, and there is nothing to wait for.
+    pub(super) came_back: bool,
+    /// Coins of the operator's wallets wait for a block.
+    pub(super) has_waiting_coins: bool,
     /// Spends that are in no block.
     pub(super) spends: usize,
     /// Payments have money of the channels on hold.
@@ -169,17 +254,19 @@ pub(super) struct Left {
 }
 
 pub(super) fn waits_for(drain: &NodeDrain, left: Left) -> Vec<DrainWait> {
-    let is_open = |channel: &DrainedChannel| channel.end != ChannelEnd::Closed;
     let has_open = drain.channels.iter().any(is_open);
     // Of open channels the node keeps something back.
     let waiting_msat = left.total_msat.saturating_sub(left.spendable_msat);
     let is_waiting = !has_open && waiting_msat > 0;
-    let is_refused = drain.refusal.is_some() && left.spendable_msat > WORTH_NOTHING_MSAT;
-    let is_unconfirmed = drain.sends.iter().any(|send| !send.is_confirmed);
+    let is_worth_it = left.spendable_msat > WORTH_NOTHING_MSAT;
+    let is_refused = drain.refusal.is_some() && is_worth_it && !left.came_back;
+    let is_under_way = |send: &DrainSend| !send.is_confirmed && !send.is_gone;
+    let is_unconfirmed = drain.sends.iter().any(is_under_way) || left.has_waiting_coins;
+    let is_closing = left.has_closings || drain.closing_msat > 0;
     let waits = [
         (has_open, DrainWait::Channels),
         (
-            drain.closing_msat > 0 || !has_open && drain.channels_msat > 0,
+            is_closing || !has_open && drain.channels_msat > 0,
             DrainWait::Closings,
         ),
         (is_waiting || is_unconfirmed, DrainWait::Confirmations),
@@ -228,5 +315,48 @@ pub(super) fn settled(
     Settled {
         came_msat,
         closing_fees_msat: booked_msat - came_msat,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_that_does_not_close_is_asked_again_after_a_while() {
+        let open = |is_closing| OpenChannel {
+            channel: "1".to_owned(),
+            peer_node_id: String::new(),
+            ours_msat: 1,
+            is_closing,
+        };
+        let asked = channels(&[], &[(open(false), Asked::Agreed)], 1_000);
+        let known = asked.first();
+        let (soon, later) = (1_000 + FORCE_AFTER_MS - 1, 1_000 + FORCE_AFTER_MS);
+        for (is_closing, force, now_ms, expected) in [
+            (false, false, soon, Ask::Nothing),
+            (false, true, soon, Ask::Nothing),
+            (false, false, later, Ask::Together),
+            (true, false, later, Ask::Nothing),
+            (true, true, later, Ask::Alone),
+            (false, true, later, Ask::Alone),
+        ] {
+            let found = ask(known, &open(is_closing), force, now_ms);
+            assert_eq!(found, expected, "{is_closing} {force} {now_ms}");
+        }
+    }
+
+    #[test]
+    fn what_gets_a_channel_into_a_block_is_a_fee_once_a_block_has_it() {
+        let bump = |is_confirmed| OnchainSend {
+            txid: "00".to_owned(),
+            amount_msat: 2_000,
+            fee_msat: 0,
+            is_confirmed,
+        };
+        assert_eq!(sends(&[], &[], &[bump(false)], 1), []);
+        let found = sends(&[], &[], &[bump(true)], 1);
+        let found: Vec<_> = found.iter().map(|s| (s.amount_msat, s.fee_msat)).collect();
+        assert_eq!(found, [(Some(0), Some(2_000))]);
     }
 }

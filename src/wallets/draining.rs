@@ -49,10 +49,15 @@ impl Wallets {
     /// node runs.
     ///
     /// What leaves is on hold in the books until it is booked in the end, what it cost apart.
-    /// Asked again while one goes on, with the same address, it answers that one, and may add
-    /// [`force`](DrainNode::force). While it goes on, rails over Lightning that cannot be made say
+    /// The node's own wallet is last: what gets a channel into a block that is closed alone is paid
+    /// for out of it. Asked again while one goes on, with the same address, it answers that one, and
+    /// may add [`force`](DrainNode::force) and another fee; [`end_drain`](Self::end_drain) ends it
+    /// as it stands. While it goes on, rails over Lightning that cannot be made say
     /// `lightning.draining`. An address of a watched wallet of the operator's may be given: what
     /// arrives there matches nothing, and waits in suspense to be assigned to the operator.
+    ///
+    /// An address of the node's own wallet, which is in no books, is known when what was sent comes
+    /// back: then nothing more is sent, and [`NodeDrain::refusal`] says `wallet.own_address`.
     ///
     /// What is owed is looked at when it is begun; who takes it while it goes on is not stopped.
     ///
@@ -157,9 +162,14 @@ impl Wallets {
         }
         let mut after = value;
         let mut steps = Vec::new();
-        if command.force && !after.drain.force {
-            let id = after.drain.id;
-            after.drain.force = true;
+        let drain = &mut after.drain;
+        let has_force = command.force && !drain.force;
+        let fee = command.fee_sat_per_kvb;
+        let has_fee = fee.is_some() && fee != drain.fee_sat_per_kvb;
+        if has_force || has_fee {
+            let id = drain.id;
+            drain.force |= command.force;
+            drain.fee_sat_per_kvb = fee.or(drain.fee_sat_per_kvb);
             steps.push(write_drain(&after, version)?);
             steps.push(again(id, self.core.clock.now_ms()));
             steps.push(emit("node.drain_changed", id.to_string(), &after.drain)?);
@@ -187,9 +197,7 @@ impl Wallets {
     /// channels are closed leaves as well.
     pub(super) async fn held(&self, stored: &mut Stored) -> Result<Vec<Step>, Error> {
         let channels = Account::node_channels();
-        let booked_msat = self.core.store.balance(&channels).await?;
-        let booked_msat = i64::try_from(booked_msat.posted(channels.kind().side()));
-        let in_channels_msat = booked_msat.unwrap_or(i64::MAX).max(0);
+        let in_channels_msat = self.in_channels_msat().await?;
         let all_msat = in_channels_msat.saturating_add(stored.had_msat);
         let (reference, mut steps) = (stored.drain.id.to_string(), Vec::new());
         let onchain = Account::node_onchain();
@@ -298,8 +306,10 @@ fn begun(
         channels: drain_rules::channels(&[], &open, now_ms),
         sends: Vec::new(),
         spends: Vec::new(),
+        frozen: Vec::new(),
         refusal: None,
         closing_fees_msat: None,
+        is_ended: false,
         started_at_ms: now_ms,
         done_at_ms: None,
     }

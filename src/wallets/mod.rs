@@ -9,6 +9,7 @@
 mod addresses;
 mod claims;
 mod descriptor;
+mod drain_end;
 mod drain_model;
 mod drain_rounds;
 mod drain_rules;
@@ -43,7 +44,7 @@ use crate::settlement;
 
 use descriptor::Descriptors;
 pub use drain_model::{
-    ChannelEnd, DrainNode, DrainSend, DrainState, DrainWait, DrainedChannel, NodeDrain,
+    ChannelEnd, DrainNode, DrainSend, DrainState, DrainWait, DrainedChannel, EndDrain, NodeDrain,
 };
 pub use error::WalletError;
 pub use model::{

@@ -365,7 +365,7 @@ impl Wallets {
         self.core.execute(&caller, name, key, command, decide).await
     }
 
-    async fn decide_cancel(&self, id: SpendId) -> Result<Decision<Spend>, Error> {
+    pub(super) async fn decide_cancel(&self, id: SpendId) -> Result<Decision<Spend>, Error> {
         let spend = self.load_spend(id).await?;
         let before = &spend.value;
         let state = before.state;

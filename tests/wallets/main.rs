@@ -5,6 +5,7 @@ mod support;
 
 mod bad_input;
 mod corpus;
+mod drain_ends;
 mod draining;
 mod facts;
 mod inherited;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::pin::Pin;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -33,6 +33,7 @@ pub struct Slow {
     fees_left: Mutex<usize>,
     /// What that is.
     fast_sat_per_kvb: Mutex<u64>,
+    refuses: AtomicBool,
 }
 
 impl Slow {
@@ -42,11 +43,17 @@ impl Slow {
             meanwhile: Mutex::default(),
             fees_left: Mutex::default(),
             fast_sat_per_kvb: Mutex::new(20_000),
+            refuses: AtomicBool::new(false),
         }
     }
 
     pub fn say_fees(&self, times: usize) {
         *self.fees_left.lock().unwrap() = times;
+    }
+
+    /// Whether it takes no transaction from now on.
+    pub fn set_refuses(&self, refuses: bool) {
+        self.refuses.store(refuses, Ordering::SeqCst);
     }
 
     pub fn set_fast(&self, sat_per_kvb: u64) {
@@ -97,6 +104,10 @@ impl ChainSource for Slow {
     }
 
     async fn broadcast(&self, transaction: &Transaction) -> Result<(), ChainError> {
+        if self.refuses.load(Ordering::SeqCst) {
+            let reason = "too little".to_owned();
+            return Err(ChainError::TransactionRefused { reason });
+        }
         self.source.broadcast(transaction).await
     }
 

@@ -56,6 +56,28 @@ pub(super) fn node_balances(node: &Node, mempool_has_records: bool) -> NodeBalan
     balances
 }
 
+/// Whether a channel that is open no more has something that is not settled: its commitment may have
+/// to be bumped, and its HTLCs pay for themselves out of the wallet, also those of which it is not
+/// known whose they are. The output of a cooperative close that a block has needs nothing more.
+pub(super) fn has_closings(channels: &[ChannelDetails], details: &BalanceDetails) -> bool {
+    let is_open = |id: &ChannelId| channels.iter().any(|channel| channel.channel_id == *id);
+    details.lightning_balances.iter().any(|balance| {
+        let id = match balance {
+            LightningBalance::ClaimableAwaitingConfirmations {
+                source: BalanceSource::CoopClose,
+                ..
+            } => return false,
+            LightningBalance::ClaimableOnChannelClose { channel_id, .. }
+            | LightningBalance::ClaimableAwaitingConfirmations { channel_id, .. }
+            | LightningBalance::ContentiousClaimable { channel_id, .. }
+            | LightningBalance::CounterpartyRevokedOutputClaimable { channel_id, .. }
+            | LightningBalance::MaybeTimeoutClaimableHTLC { channel_id, .. }
+            | LightningBalance::MaybePreimageClaimableHTLC { channel_id, .. } => channel_id,
+        };
+        !is_open(id)
+    })
+}
+
 /// What has come to the wallet and is in no block. The output of a cooperative close is among it as
 /// soon as its transaction is seen, and is told by the channel's monitor until it is in a block: of
 /// that it is counted once. Whatever else comes in that while is not, until its block.

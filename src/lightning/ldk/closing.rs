@@ -7,7 +7,7 @@ use ldk_node::bitcoin::{Address, FeeRate};
 use ldk_node::payment::{ConfirmationStatus, PaymentDetails, PaymentDirection, PaymentKind};
 use ldk_node::{ChannelDetails, Node, UserChannelId};
 
-use super::balances::ours_msat;
+use super::balances::{has_closings, ours_msat};
 use super::records::{node_error, refused, signed};
 use crate::lightning::{LightningError, OnchainSend, OnchainWallet, OpenChannel};
 
@@ -68,6 +68,7 @@ pub(super) fn onchain_wallet(node: &Node) -> Result<OnchainWallet, LightningErro
     node.sync_wallets()
         .and_then(|()| node.sync_wallets())
         .map_err(node_error)?;
+    let channels = node.list_channels();
     let balances = node.list_balances();
     Ok(OnchainWallet {
         total_msat: signed(balances.total_onchain_balance_sats.saturating_mul(1_000)),
@@ -76,6 +77,7 @@ pub(super) fn onchain_wallet(node: &Node) -> Result<OnchainWallet, LightningErro
                 .spendable_onchain_balance_sats
                 .saturating_mul(1_000),
         ),
+        has_closings: has_closings(&channels, &balances),
         sends: node.list_payments().iter().filter_map(send).collect(),
     })
 }

@@ -1,5 +1,7 @@
 //! A simulated node's one channel to the network, and its own wallet on chain.
 
+use std::task::Poll;
+
 use super::SimulatedNode;
 use super::state::Node;
 use crate::lightning::{LightningError, OnchainSend, OnchainWallet, OpenChannel, PaymentState};
@@ -9,6 +11,8 @@ const FEE_MSAT: i64 = 1_000_000;
 /// What no transaction sends.
 const DUST_MSAT: i64 = 1_000_000;
 const CHANNEL: &str = "1";
+/// How often others come in between while it looks at the chain.
+const SLOW_TURNS: u32 = 64;
 
 impl SimulatedNode {
     /// Whether the peer is away from now on: then the channel cannot be closed together.
@@ -18,7 +22,43 @@ impl SimulatedNode {
 
     /// Money comes to the node's own wallet, and is in a block.
     pub fn fund_onchain(&self, amount_msat: i64) {
-        self.change(|state, index| state.nodes[index].onchain_msat += amount_msat);
+        self.change(|state, index| {
+            let node = &mut state.nodes[index];
+            node.onchain_msat += amount_msat;
+            node.is_stranded = false;
+        });
+    }
+
+    /// An address of the node's own wallet: what is sent there comes back.
+    pub fn set_own_address(&self, address: &str) {
+        let own = Some(address.to_owned());
+        self.change(|state, index| state.nodes[index].own_address = own);
+    }
+
+    /// From now on the node sees what it has sent by its next look at the chain only, as a real one
+    /// does, and a look takes a while: who looked before may send the same coins again.
+    pub fn see_sends_late(&self) {
+        self.change(|state, index| state.nodes[index].sees_late = true);
+    }
+
+    /// How often it was told to send what it had sent and not seen: no network takes that.
+    pub fn sent_twice(&self) -> u64 {
+        self.network.lock().nodes[self.index].sent_twice
+    }
+
+    /// What it has sent and no block has falls out of every mempool: its coins are in the wallet
+    /// again, and its records stay.
+    pub fn evict(&self) {
+        self.change(|state, index| {
+            let node = &mut state.nodes[index];
+            see(node);
+            for send in node.sends.iter().filter(|send| !send.is_confirmed) {
+                if !node.evicted.contains(&send.txid) {
+                    node.evicted.push(send.txid.clone());
+                    node.onchain_msat += send.amount_msat + send.fee_msat;
+                }
+            }
+        });
     }
 
     /// The next thing that is sent on chain is sent, and the node says that it does not know.
@@ -26,13 +66,18 @@ impl SimulatedNode {
         self.change(|state, index| state.nodes[index].doubts_send = true);
     }
 
-    /// A block has all that waited for one: what came out of the channel is in the wallet.
+    /// A block has all that waited for one: what came out of the channel is in the wallet. What was
+    /// closed alone is not where the wallet was sent away, which pays for it.
     pub fn mine(&self) {
         self.change(|state, index| {
             let node = &mut state.nodes[index];
-            node.onchain_msat += std::mem::take(&mut node.closing_msat);
+            see(node);
+            if !node.is_stranded {
+                node.onchain_msat += std::mem::take(&mut node.closing_msat);
+                node.needs_wallet = false;
+            }
             for send in &mut node.sends {
-                send.is_confirmed = true;
+                send.is_confirmed = !node.evicted.contains(&send.txid);
             }
         });
     }
@@ -71,18 +116,34 @@ impl SimulatedNode {
             node.is_closed = true;
             let comes_msat = std::mem::take(&mut node.balance_msat) - FEE_MSAT;
             node.closing_msat += comes_msat.max(0);
+            node.needs_wallet = force;
             Ok(())
         })
     }
 
-    pub(super) fn wallet(&self) -> OnchainWallet {
-        let state = self.network.lock();
-        let node = &state.nodes[self.index];
-        OnchainWallet {
-            total_msat: node.onchain_msat,
-            spendable_msat: node.onchain_msat,
-            sends: node.sends.clone(),
-        }
+    pub(super) async fn looked(&self) -> OnchainWallet {
+        let (wallet, is_slow) = self.change(|state, index| {
+            let node = &mut state.nodes[index];
+            see(node);
+            let wallet = OnchainWallet {
+                total_msat: node.onchain_msat,
+                spendable_msat: node.onchain_msat,
+                has_closings: node.closing_msat > 0,
+                sends: node.sends.clone(),
+            };
+            (wallet, node.sees_late)
+        });
+        let mut turns_left = if is_slow { SLOW_TURNS } else { 0 };
+        std::future::poll_fn(|context| {
+            if turns_left == 0 {
+                return Poll::Ready(());
+            }
+            turns_left -= 1;
+            context.waker().wake_by_ref();
+            Poll::Pending
+        })
+        .await;
+        wallet
     }
 
     pub(super) fn send_all(&self, address: &str) -> Result<String, LightningError> {
@@ -91,20 +152,43 @@ impl SimulatedNode {
             if node.onchain_msat < FEE_MSAT + DUST_MSAT {
                 return refused("there is nothing to send");
             }
+            if node.unseen.is_some() {
+                node.sent_twice += 1;
+                return Ok(format!("{:064x}", u64::MAX - node.sent_twice));
+            }
             let txid = format!("{:064x}", node.sends.len() + 1);
-            node.sends.push(OnchainSend {
+            let comes_back = node.own_address.as_deref() == Some(address);
+            let amount_msat = if comes_back {
+                0
+            } else {
+                node.onchain_msat - FEE_MSAT
+            };
+            let sent = OnchainSend {
                 txid: txid.clone(),
-                amount_msat: std::mem::take(&mut node.onchain_msat) - FEE_MSAT,
+                amount_msat,
                 fee_msat: FEE_MSAT,
                 is_confirmed: false,
-            });
-            node.sent_to.push(address.to_owned());
+            };
+            node.is_stranded |= node.needs_wallet;
+            node.unseen = Some((sent, address.to_owned()));
+            if !node.sees_late {
+                see(node);
+            }
             if std::mem::take(&mut node.doubts_send) {
                 let reason = "simulated".to_owned();
                 return Err(LightningError::Unknown { reason });
             }
             Ok(txid)
         })
+    }
+}
+
+/// What was sent is out of the wallet.
+fn see(node: &mut Node) {
+    if let Some((sent, to)) = node.unseen.take() {
+        node.onchain_msat -= sent.amount_msat + sent.fee_msat;
+        node.sends.push(sent);
+        node.sent_to.push(to);
     }
 }
 

@@ -365,7 +365,7 @@ impl LightningNode for SimulatedNode {
 
     async fn onchain_wallet(&self) -> Result<OnchainWallet, LightningError> {
         self.running()?;
-        Ok(self.wallet())
+        Ok(self.looked().await)
     }
 
     async fn send_all_onchain(

@@ -49,6 +49,20 @@ pub(super) struct Node {
     /// Where each of them went.
     pub(super) sent_to: Vec<String>,
     pub(super) doubts_send: bool,
+    /// A channel is closed alone, and the wallet pays for what gets it into a block.
+    pub(super) needs_wallet: bool,
+    /// The wallet could not.
+    pub(super) is_stranded: bool,
+    /// Its own address that somebody knows.
+    pub(super) own_address: Option<String>,
+    /// It sees what it sent by the next look only.
+    pub(super) sees_late: bool,
+    /// What it has not seen yet, and where to.
+    pub(super) unseen: Option<(OnchainSend, String)>,
+    /// How often it sent the same coins again.
+    pub(super) sent_twice: u64,
+    /// What fell out of the mempools.
+    pub(super) evicted: Vec<String>,
 }
 
 #[derive(Clone, Copy)]
