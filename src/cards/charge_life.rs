@@ -23,13 +23,12 @@ const MAX_REFUND_DECISIONS: usize = 8;
 impl Cards {
     /// Takes what was authorised, or less of it: the rest is given back to the card and to its
     /// limits. The points are given for what is taken. A card that was frozen since is charged
-    /// all the same: the merchant has delivered. So is one in a currency whose drift is not the
-    /// operator's while there is no fresh rate: at the rate at which it was set aside. A till of the
-    /// merchant, or the issuer.
+    /// all the same: the merchant has delivered. A till of the merchant, or the issuer.
     ///
     /// # Errors
     /// `card.charge_not_found`, `card.charge_not_open`, `card.authorization_expired`,
-    /// `card.capture_exceeds_hold`, `money.not_positive`, `command.*`, `access.*`.
+    /// `card.capture_exceeds_hold`, `money.not_positive`, `command.*`, `access.*`; `rate.*` where what was
+    /// set aside is in a currency and there is no fresh rate: it stands meanwhile.
     pub async fn capture(
         &self,
         credential: &Credential,
@@ -65,13 +64,7 @@ impl Cards {
         let program = programs::of(core, &tapped).await?;
         let rules = programs::conversion(program.as_ref());
         let rate = match currency::needs_rate(&before.value.charge) {
-            // What was set aside was agreed to at a rate: where there is none by now, the merchant has
-            // delivered all the same, and that one holds.
-            Some(unit) => match exchange::quote(core, unit, rules.charge_side).await {
-                Ok(now) => Some(now),
-                Err(Error::Rate(_)) => None,
-                Err(error) => return Err(error),
-            },
+            Some(unit) => Some(exchange::quote(core, unit, rules.charge_side).await?),
             None => None,
         };
         let (amount_msat, conversion) = currency::captured(&before.value.charge, part, rate)?;

@@ -5,9 +5,10 @@ use super::model::Invoice;
 use super::payment::{InvoicePaymentState, Rail};
 use super::rules::{Moment, Move, Outcome, TOO_MANY, Verdict};
 
-/// The time of a block is its miner's word, and no node takes one that is further ahead than this.
-/// It may be as far behind where blocks are slow.
-const CLOCKS_APART_MS: i64 = 2 * 3_600_000;
+/// How much older than the invoice an output must be where nobody knows the height at which its
+/// address was given out: the clock of a device may be hours off, and the time of a block is its miner's
+/// word.
+const CLOCKS_APART_MS: i64 = 24 * 3_600_000;
 
 /// Why what came before the invoice was made is not its own.
 const OLDER: &str = "it was there before the invoice was made";
@@ -133,7 +134,14 @@ impl Outcome {
 }
 
 /// True of an output that was there before anybody could be shown the invoice: nobody paid it by
-/// that.
+/// that. The chain's height says it, whatever any clock was set to; a few blocks may be made anew.
 fn is_older(invoice: &Invoice, fact: &OnChainFact) -> bool {
-    fact.first_known_ms.saturating_add(CLOCKS_APART_MS) < invoice.created_at_ms
+    let given = invoice.on_chain.as_ref().and_then(|it| it.given_at_height);
+    match (given, &fact.place) {
+        (Some(given), OnChainPlace::Block { height, .. }) => {
+            height.saturating_add(FOLLOWED_CONFIRMATIONS) <= given
+        }
+        (Some(_), _) => false,
+        (None, _) => fact.first_known_ms.saturating_add(CLOCKS_APART_MS) < invoice.created_at_ms,
+    }
 }

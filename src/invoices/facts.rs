@@ -72,8 +72,9 @@ pub struct OnChainFact {
     /// When it was first known to be: seen in the mempool, or the time in its block's header where
     /// that is before; milliseconds since the epoch. This decides whether it is late, so that a
     /// payment which a block had in time is in time, however long nobody looked. One that was in
-    /// no block yet when the engine came back is as old as it was first seen. And it decides whether it
-    /// was paid for this invoice at all: what is more than two hours older was not.
+    /// no block yet when the engine came back is as old as it was first seen. Where the engine does not
+    /// watch the chain itself it decides as well whether it was paid for this invoice at all: what is
+    /// more than a day older was not.
     pub first_known_ms: i64,
     /// Where it is now.
     pub place: OnChainPlace,

@@ -157,6 +157,10 @@ pub struct OnChainRail {
     /// What was asked for when it was made, rounded up to whole sats; `None` where whoever pays
     /// chooses.
     pub amount_sat: Option<i64>,
+    /// The chain's height when it was given out, where our own watching knew it: what a block had
+    /// well before that was paid for something else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub given_at_height: Option<u32>,
 }
 
 /// A rail that was asked for and could not be made.

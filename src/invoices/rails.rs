@@ -163,25 +163,26 @@ impl Invoices {
             }
             .into());
         }
-        let (address, custody) = self.new_address(invoice, steps).await?;
+        let (address, custody, given_at_height) = self.new_address(invoice, steps).await?;
         invoice.on_chain = Some(OnChainRail {
             address,
             custody,
             amount_sat: (!open).then_some(amount_sat),
+            given_at_height,
         });
         Ok(())
     }
 
     /// A fresh address for an invoice, from the newest wallet of its merchant, or else of the
-    /// operator, with the steps that give it out.
+    /// operator, with the steps that give it out; and the chain's height, where it is known.
     async fn new_address(
         &self,
         invoice: &Invoice,
         steps: &mut Vec<Step>,
-    ) -> Result<(String, Custody), Error> {
+    ) -> Result<(String, Custody, Option<u32>), Error> {
         if let Some(GivenAddress { address, custody }) = &invoice.options.address {
             let address = given_address::canonical(address, &self.core.network)?;
-            return Ok((address, *custody));
+            return Ok((address, *custody, None));
         }
         #[cfg(feature = "chain")]
         {
@@ -195,7 +196,7 @@ impl Invoices {
                     WalletOwner::Operator => Custody::Operator,
                     WalletOwner::Merchant { .. } => Custody::Merchant,
                 };
-                return Ok((address.address, custody));
+                return Ok((address.address, custody, wallets.height().await?));
             }
         }
         #[cfg(not(feature = "chain"))]

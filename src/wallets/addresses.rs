@@ -46,7 +46,7 @@ impl Wallets {
                 };
                 let executed: Executed<WalletAddress> = wallets
                     .core
-                    .execute(
+                    .execute_new(
                         &caller,
                         "wallets.new_address",
                         &command.key,

@@ -52,6 +52,18 @@ impl Wallets {
         Ok(said.unwrap_or(false))
     }
 
+    /// The chain's height: as it is, by a source that could not say what was paid before, or as it was
+    /// at the last look.
+    pub(crate) async fn height(&self) -> Result<Option<u32>, Error> {
+        if let Some(source) = self.core.chain.as_ref().filter(|it| it.reads_blocks())
+            && let Ok(tip) = in_time(&*self.core.executor, source.tip()).await
+        {
+            return Ok(Some(tip.height));
+        }
+        let looked_at = self.cursor().await?.value.through;
+        Ok(looked_at.map(|block| block.height))
+    }
+
     async fn pass_over(
         &self,
         wallet: &Loaded<Wallet>,

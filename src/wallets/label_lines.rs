@@ -92,6 +92,16 @@ impl LabelRecord {
         if line.len() > MAX_LINE {
             return Err(LabelFault::TooLong);
         }
+        let record = Self::kept_line(line)?;
+        // What cannot be given out again as a line that is read is none.
+        match record.line().len() > MAX_LINE {
+            true => Err(LabelFault::TooLong),
+            false => Ok(record),
+        }
+    }
+
+    /// Reads one line that was written here.
+    pub(super) fn kept_line(line: &str) -> Result<Self, LabelFault> {
         let fields: BTreeMap<String, Box<RawValue>> =
             serde_json::from_str(line).map_err(|_| LabelFault::NoObject)?;
         let mut other: BTreeMap<String, String> = fields
@@ -100,19 +110,14 @@ impl LabelRecord {
             .collect();
         let kind = text(other.remove("type"), MAX_KIND).ok_or(LabelFault::BadType)?;
         let reference = text(other.remove("ref"), MAX_REFERENCE).ok_or(LabelFault::BadRef)?;
-        let record = Self {
+        Ok(Self {
             kind,
             reference,
             label: field(other.remove("label"))?,
             origin: field(other.remove("origin"))?,
             spendable: field(other.remove("spendable"))?,
             other,
-        };
-        // What cannot be given out again as a line that is read is none.
-        match record.line().len() > MAX_LINE {
-            true => Err(LabelFault::TooLong),
-            false => Ok(record),
-        }
+        })
     }
 
     /// Writes records, one a line.
@@ -136,8 +141,26 @@ impl LabelRecord {
         format!("{{{}}}", fields.collect::<Vec<_>>().join(","))
     }
 
-    /// What it says, over what was said before: a field that it does not name stays as it was.
+    /// What it says, over what was said before: a field that it does not name stays as it was. Where
+    /// both are more than one line holds, those go that are not known here, and then all but whether
+    /// it may be spent.
     pub(super) fn over(self, before: Self) -> Self {
+        let known = Self {
+            other: BTreeMap::new(),
+            ..before.clone()
+        };
+        let [most, less] = [before, known].map(|before| self.clone().beside(before));
+        match (most.line().len(), less.line().len()) {
+            (..=MAX_LINE, _) => most,
+            (_, ..=MAX_LINE) => less,
+            _ => Self {
+                spendable: less.spendable,
+                ..self
+            },
+        }
+    }
+
+    fn beside(self, before: Self) -> Self {
         let mut other = before.other;
         other.extend(self.other);
         Self {

@@ -250,7 +250,7 @@ impl Wallets {
 
 impl Kept {
     fn record(&self) -> Result<LabelRecord, Error> {
-        let record = LabelRecord::read_line(&self.line);
+        let record = LabelRecord::kept_line(&self.line);
         record.map_err(|_| corrupt("a label"))
     }
 }

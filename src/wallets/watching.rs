@@ -185,7 +185,7 @@ impl Wallets {
         Ok(round)
     }
 
-    async fn cursor(&self) -> Result<Loaded<Cursor>, Error> {
+    pub(super) async fn cursor(&self) -> Result<Loaded<Cursor>, Error> {
         let found = self.core.load(CURSOR, CURSOR).await?;
         Ok(found.unwrap_or(Loaded {
             version: 0,

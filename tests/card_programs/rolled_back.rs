@@ -1,8 +1,10 @@
 //! Cards that came over go back to the server that had them, and come over a second time.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
 
-use flashkit::Answer;
+use flashkit::access::{HostKey, HostKeys};
 use flashkit::cards::{
     AddFamilyCard, AuthorizeCard, CardLimits, CardState, ChargeAmount, ChargeCard, ExportedCard,
     FreezeCard, ImportedCard, IssueCard, KeptCard, KeptReason, RefundCharge, ReleaseCharge,
@@ -11,12 +13,17 @@ use flashkit::cards::{
 };
 use flashkit::ids::{CardId, ChargeId};
 use flashkit::ledger::Account;
+use flashkit::store::{MemoryStore, Store};
+use flashkit::testkit::clock::ManualClock;
 use flashkit::testkit::virtual_card::VirtualCard;
+use flashkit::{Answer, Engine, Settings};
 
-use crate::imports::{OldCard, World, old_base, rows, sum, world};
+use crate::imports::{OldCard, World, old_base, rows, sum, world, world_on};
 use crate::support::key;
-use crate::support::scene::{on_both_stores, told};
-use crate::support::shop::{SAT, sat};
+use crate::support::scene::{NOON, on_both_stores, told};
+use crate::support::shop::{self, SAT, sat};
+
+const DAY_MS: i64 = 86_400_000;
 
 on_both_stores! {
     cards_go_back_with_their_money_and_come_over_again;
@@ -452,4 +459,63 @@ async fn what_was_stopped_comes_over_stopped(is_sqlite: bool) {
         assert_eq!(paid, code, "{name}");
     }
     world.stop("stopped").await;
+}
+
+/// What a card comes over with is nobody's but its holder's: a date that passed while it was in use elsewhere
+/// is over, and the money of one that had expired before waits from the day on which it came.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_ran_out_elsewhere_does_not_break_on_the_day_it_comes() {
+    let clock = Arc::new(ManualClock::at(NOON));
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::new(clock.clone()));
+    let settings = Settings {
+        breakage_after_ms: Some(30 * DAY_MS),
+        ..Settings::default()
+    };
+    let builder = Engine::builder(store.clone(), shop::master()).settings(settings);
+    let builder = builder.network("regtest").clock(clock.clone());
+    let keys = HostKeys::new(HostKey::new([3; 32]));
+    let engine = builder.host_keys(keys).open().await.unwrap();
+    let world = world_on(store, engine, None).await;
+    let mut base = old_base(3);
+    world.take_over("base", &rows(&base)).await;
+    let here = world.export().await;
+    let (cards, issuer) = (world.engine.cards(), world.engine.issuer());
+    for (place, days) in [(0, 2), (1, 9), (2, 200)] {
+        let command = SetCardExpiry {
+            key: key(&format!("until {place}")),
+            card: here[&chip(&base[place])].card,
+            expires_at_ms: Some(NOON + days * DAY_MS),
+        };
+        cards.set_expiry(&issuer, command).await.unwrap();
+    }
+    let pass = async |days: i64| {
+        clock.advance(Duration::from_millis((days * DAY_MS).unsigned_abs()));
+        let run = world.engine.run_due_jobs().await.unwrap();
+        assert_eq!(run.failed, []);
+    };
+    // One has expired here; another one does so elsewhere; the third has its date still.
+    pass(3).await;
+    let back = world.all_back("back").await;
+    assert_eq!(back.len(), 3);
+    pass(90).await;
+    let over: Vec<_> = back.values().map(again).collect();
+    world.take_over("over", &over).await;
+    let here = world.export().await;
+    pass(1).await;
+    let now = |place: usize| here[&chip(&base[place])].card;
+    let seen = async |place: usize| {
+        let card = cards.get(&issuer, now(place)).await.unwrap();
+        (card.state, card.balance_msat)
+    };
+    let sats = |place: usize| base[place].row.balance_msat;
+    assert_eq!(seen(0).await, (CardState::Expired, sats(0)));
+    assert_eq!(seen(1).await, (CardState::Active, sats(1)));
+    assert_eq!(seen(2).await, (CardState::Active, sats(2)));
+    pass(27).await;
+    assert_eq!(seen(0).await.1, sats(0));
+    pass(4).await;
+    assert_eq!(seen(0).await.0, CardState::Retired);
+    let tap = base[1].chip.tap();
+    world.charge("sale", tap, 1).await.unwrap();
+    world.stop("anew").await;
 }

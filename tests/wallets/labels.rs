@@ -220,3 +220,32 @@ async fn bad_lines_are_named_and_nothing_of_them_goes_in() {
     scene.import("anew", wallet, &many(0, 10)).await.unwrap();
     assert_eq!(scene.labels(wallet).await.len(), 10_000);
 }
+
+/// What is said of a thing again and again stays one line that can be read: what is not known gives way, and
+/// that an output is not to be spent does not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_two_imports_make_a_record_that_cannot_be_read() {
+    let servers = servers().await;
+    servers.chain.mine(110).unwrap();
+    let scene = Scene::open(servers.sources[0].1.clone()).await;
+    let keys = Signer::new(32).xpub(XpubKind::SegwitV0);
+    let wallet = scene.wallet(WalletOwner::Operator, keys).await.id;
+    let reference = format!("{}:0", "ab".repeat(32));
+    let long = "x".repeat(3_900);
+    let line = |field: &str| format!(r#"{{"type":"output","ref":"{reference}",{field}}}"#);
+    let says = |field: &str| line(&format!(r#""{field}":"{long}""#));
+    let first = line(r#""spendable":false,"label":"rent""#);
+    let together = [first, says("a"), says("b")].join("\n");
+    scene.import("one", wallet, &together).await.unwrap();
+    let found = scene.label(wallet, "output", &reference).await;
+    assert_eq!(found.label.as_deref(), Some("rent"));
+    assert_eq!(found.other.keys().collect::<Vec<_>>(), ["b"]);
+    for (name, field) in [("two", "c"), ("three", "label"), ("four", "d")] {
+        scene.import(name, wallet, &says(field)).await.unwrap();
+        let found = scene.label(wallet, "output", &reference).await;
+        assert_eq!(found.spendable, Some(false), "{name}");
+        let said = found.other.keys().map(String::as_str).collect::<Vec<_>>();
+        let expected: &[&str] = if field == "label" { &[] } else { &[field] };
+        assert_eq!(said, expected, "{name}");
+    }
+}

@@ -72,6 +72,34 @@ async fn an_address_that_was_paid_elsewhere_is_never_given_out() {
     }
 }
 
+/// A source that reads blocks cannot say what was paid, and nobody said how many addresses were given out:
+/// what a block had long before is not the invoice's, whatever the clock shows, and what comes then is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_old_payment_settles_no_invoice_where_the_address_is_given_out_again() {
+    let servers = servers().await;
+    let chain = &servers.chain;
+    chain.mine(110).unwrap();
+    let source = &servers.sources[1].1;
+    assert!(source.reads_blocks());
+    let keys = Signer::new(43).xpub(XpubKind::SegwitV0);
+    let other = Scene::open(source.clone()).await;
+    let theirs = other.wallet(WalletOwner::Operator, keys.clone()).await.id;
+    let old = other.address(theirs, "old").await.address;
+    chain.fund(&old, 50_000).unwrap();
+    chain.mine(7).unwrap();
+    let scene = Scene::open(source.clone()).await;
+    let merchant = scene.merchant().await;
+    scene.used(keys, 0, 100).await;
+    let invoice = scene.invoice("first", merchant, 50_000, 1).await;
+    assert_eq!(invoice.on_chain.as_ref().unwrap().address, old);
+    scene.look().await;
+    assert_eq!(scene.now(invoice.id).await.state, InvoiceState::New);
+    chain.fund(&old, 50_000).unwrap();
+    chain.mine(1).unwrap();
+    scene.look().await;
+    assert_eq!(scene.now(invoice.id).await.state, InvoiceState::Settled);
+}
+
 /// A source that reads blocks cannot say what was paid: there a person says how many addresses were
 /// given out. What they had received, and spent, is no money of these books; what comes to them is.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

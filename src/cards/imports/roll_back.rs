@@ -188,7 +188,13 @@ pub(super) async fn come_again(
 ) -> Result<(Card, Vec<Step>), Error> {
     let before = &last.value;
     let state = before.went_back_as.unwrap_or(card.state);
-    let until_ms = before.expires_at_ms.into_iter().chain(card.expires_at_ms);
+    // Whatever ran out while it was in use elsewhere is over: what it has now is good for as long as
+    // any other's.
+    let (is_out, now_ms) = (state == CardState::Expired, core.commit_time_ms());
+    let ends_ms = before
+        .expires_at_ms
+        .filter(|at_ms| is_out || now_ms < *at_ms);
+    let until_ms = ends_ms.into_iter().chain(card.expires_at_ms);
     let card = Card {
         state,
         stopped_at_ms: before.stopped_at_ms.filter(|_| state != card.state),

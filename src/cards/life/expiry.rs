@@ -168,7 +168,10 @@ impl Cards {
         core.settle(|| async move {
             let card = load(core, id).await?;
             let out = matches!(card.value.state, CardState::Expired | CardState::Lost);
+            // What came to a card that had expired elsewhere waits from then on.
+            let came_at_ms = card.value.created_at_ms;
             let expired_at_ms = card.value.expires_at_ms.filter(|_| out);
+            let expired_at_ms = expired_at_ms.map(|at_ms| at_ms.max(came_at_ms));
             // Of a family card the money is not its own.
             let Some(expired_at_ms) = expired_at_ms.filter(|_| card.value.family_of.is_none())
             else {
