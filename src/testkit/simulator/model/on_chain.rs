@@ -35,6 +35,12 @@ impl Model {
                 format!("{to:?}, {written:?}"),
             );
         }
+        if invoice.is_operators && payment.standing == Standing::Settled && to != Standing::Settled
+        {
+            // A hold may have ended there that no job has looked at yet: what it gave back is the
+            // first that is taken.
+            self.go_on(invoice.payments[at].credit);
+        }
         let before = self.standing_of(invoice);
         let payment = &mut invoice.payments[at];
         payment.suspended = suspended;
