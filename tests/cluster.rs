@@ -22,6 +22,7 @@ use flashkit::testkit::wallet::Wallet;
 use flashkit::treasury::CapitalAccount;
 use support::instance::{Instance, LEASE, node_on, run_if_told, store_on};
 use support::shop::{self, HeldCard, SAT, sat};
+use support::until;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -185,7 +186,11 @@ impl World {
             amount_msat,
         } = payout;
         instance.until(&format!("paid-out {id}"), "PaidOut");
-        assert_eq!(self.wallet.received_msat(*hash), *amount_msat);
+        // Whoever pays knows it by the secret: the other side's own record comes a moment later.
+        until("it is with the wallet", async || {
+            self.wallet.received_msat(*hash) == *amount_msat
+        })
+        .await;
     }
 
     fn charge(&mut self, instance: &mut Instance, name: &str) {
