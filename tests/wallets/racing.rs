@@ -171,14 +171,8 @@ async fn an_address_that_is_given_out_and_paid_during_a_round_is_seen() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_reorg_takes_away_is_told_before_what_takes_its_place() {
     for at in 0..3 {
-        let servers = servers().await;
+        let (servers, scene, merchant) = Scene::with_shop(at).await;
         let chain = &servers.chain;
-        chain.mine(110).unwrap();
-        let scene = Scene::open(servers.sources[at].1.clone()).await;
-        let merchant = scene.merchant().await;
-        scene
-            .wallet(WalletOwner::Operator, WalletSource::Node)
-            .await;
         let invoice = scene.invoice("order", merchant, 80_000, 1).await;
         let address = &invoice.on_chain.as_ref().unwrap().address;
         let first = chain.fund(address, 80_000).unwrap();

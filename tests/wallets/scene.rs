@@ -15,6 +15,7 @@ use flashkit::wallets::{
 };
 use flashkit::{Engine, Settings};
 
+use crate::sources::{Servers, servers};
 use crate::support::{key, shop};
 
 pub struct Scene {
@@ -57,6 +58,19 @@ impl Scene {
             engine,
             issuer,
         }
+    }
+
+    /// A merchant whose sales come to a wallet of the node's seed, on a chain that is watched by the
+    /// source at `at`.
+    pub async fn with_shop(at: usize) -> (Servers, Self, MerchantId) {
+        let servers = servers().await;
+        servers.chain.mine(110).unwrap();
+        let scene = Self::open(servers.sources[at].1.clone()).await;
+        let merchant = scene.merchant().await;
+        scene
+            .wallet(WalletOwner::Operator, WalletSource::Node)
+            .await;
+        (servers, scene, merchant)
     }
 
     pub async fn merchant(&self) -> MerchantId {

@@ -26,14 +26,8 @@ fn address(invoice: &Invoice) -> &str {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_history_that_is_refused_keeps_nobody_from_being_seen() {
     for (at, code) in [(0, "chain.unreachable"), (2, "chain.bad_answer")] {
-        let servers = servers().await;
+        let (servers, scene, merchant) = Scene::with_shop(at).await;
         let chain = &servers.chain;
-        chain.mine(110).unwrap();
-        let scene = Scene::open(servers.sources[at].1.clone()).await;
-        let merchant = scene.merchant().await;
-        scene
-            .wallet(WalletOwner::Operator, WalletSource::Node)
-            .await;
         let mut invoices = Vec::new();
         for name in ["one", "two", "three"] {
             invoices.push(scene.invoice(name, merchant, 20_000, 1).await);
@@ -172,14 +166,8 @@ async fn a_mempool_that_is_not_told_keeps_no_block_from_being_read() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cannot_be_told_now_is_told_later() {
     for at in 0..3 {
-        let servers = servers().await;
+        let (servers, scene, merchant) = Scene::with_shop(at).await;
         let chain = &servers.chain;
-        chain.mine(110).unwrap();
-        let scene = Scene::open(servers.sources[at].1.clone()).await;
-        let merchant = scene.merchant().await;
-        scene
-            .wallet(WalletOwner::Operator, WalletSource::Node)
-            .await;
         let broken = scene.invoice("broken", merchant, 20_000, 1).await;
         let whole = scene.invoice("whole", merchant, 30_000, 1).await;
         let id = broken.id.to_string();
