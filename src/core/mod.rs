@@ -65,6 +65,11 @@ pub struct Settings {
     /// How BOLT11 invoices are paid with cards.
     #[serde(default)]
     pub card_payments: CardPaymentSettings,
+    /// For how many blocks the money of a refund or a payout over Lightning may be locked up, the last
+    /// hop counted: whoever is paid can leave it waiting as long. Three days by default, 432: 144 that
+    /// the widest of common wallets ask for of the last hop, and two hops of 144 before it.
+    #[serde(default = "three_days_in_blocks")]
+    pub max_lock_blocks: u32,
     /// How often the chain is looked at, in milliseconds; every ten seconds by default.
     #[serde(default = "ten_seconds_in_ms")]
     pub chain_poll_ms: i64,
@@ -135,6 +140,10 @@ fn sixty() -> u32 {
     60
 }
 
+fn three_days_in_blocks() -> u32 {
+    432
+}
+
 fn ten_seconds_in_ms() -> i64 {
     10_000
 }
@@ -159,6 +168,7 @@ impl Default for Settings {
             authorization_ms: a_day_in_ms(),
             tap_valid_ms: two_minutes_in_ms(),
             card_payments: CardPaymentSettings::default(),
+            max_lock_blocks: three_days_in_blocks(),
             chain_poll_ms: ten_seconds_in_ms(),
             breakage_after_ms: None,
             top_up_invoices_per_hour: sixty(),
