@@ -4,6 +4,7 @@ mod chain_troubles;
 mod command;
 mod documents;
 mod draining;
+mod last_blocks;
 mod secrets;
 mod sweep;
 mod turns;
@@ -21,6 +22,9 @@ pub(crate) use command::{Caller, Decision, Executed, check_text, unreadable};
 pub(crate) use documents::{Loaded, emit, put};
 #[cfg(feature = "chain")]
 pub(crate) use draining::draining;
+#[cfg(feature = "chain")]
+pub(crate) use last_blocks::LastBlocks;
+pub(crate) use last_blocks::SeenTip;
 pub(crate) use secrets::Secrets;
 pub(crate) use sweep::{Sweep, Sweeps};
 pub(crate) use turns::{Turn, Turns};
