@@ -27,7 +27,7 @@ pub(crate) use last_blocks::LastBlocks;
 pub(crate) use last_blocks::SeenTip;
 pub(crate) use secrets::Secrets;
 pub(crate) use sweep::{Sweep, Sweeps};
-pub(crate) use turns::{Turn, Turns};
+pub(crate) use turns::{NamedTurns, Turn, Turns};
 
 use crate::Error;
 use crate::chain::{ChainError, ChainSource};
@@ -240,6 +240,8 @@ pub(crate) struct Core {
     pub(crate) apart_since_ms: AtomicI64,
     /// Looks at what a clock that was far ahead has put off.
     pub(crate) sweeps: Sweeps,
+    /// The calls of one command are carried out one after the other.
+    pub(crate) command_turns: NamedTurns,
     /// Receipts are issued one after the other: each takes the number after the last.
     pub(crate) receipt_turns: Turns,
     /// The node is emptied by one round after the other: two that look at the same coins would send
