@@ -92,9 +92,11 @@ impl Nodes {
 
     async fn stop(&self) -> Result<(), Failure> {
         let nodes = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut stopped = Ok(());
         for node in nodes {
-            node.stop().await?;
+            // One that cannot be stopped is no reason to kill the other.
+            stopped = stopped.and(node.stop().await);
         }
-        Ok(())
+        Ok(stopped?)
     }
 }

@@ -150,11 +150,15 @@ pub async fn connect(
     sync(&both).await?;
     if world.channels().await?.is_empty() {
         progress("giving both nodes coins");
-        let world_sats = u64::try_from(CHANNEL_SATS).unwrap_or(0) * 2;
-        give(chain, operator, RESERVE_SATS).await?;
-        give(chain, world, world_sats).await?;
-        chain.mine(6).await?;
-        sync(&both).await?;
+        // What an interrupted run gave may wait for its block still.
+        if !chain.mempool_txids().await?.is_empty() {
+            mine(chain, &both).await?;
+        }
+        give(chain, operator, RESERVE_SATS, RESERVE_SATS).await?;
+        let world_sats = u64::try_from(CHANNEL_SATS).unwrap_or(0);
+        // A channel whose opening was killed may be forgotten, and its coins be on their way back.
+        give(chain, world, world_sats + RESERVE_SATS, world_sats * 2).await?;
+        mine(chain, &both).await?;
         progress("opening a channel");
         let push_msat = CAPITAL_SATS * 1_000;
         world
@@ -199,8 +203,20 @@ pub async fn sync(nodes: &[&LdkNode]) -> Result<(), LightningError> {
     Ok(())
 }
 
-async fn give(chain: &dyn TestChain, node: &LdkNode, sats: u64) -> Result<(), NetworkError> {
-    if node.balances().await?.onchain_msat == 0 {
+async fn mine(chain: &dyn TestChain, nodes: &[&LdkNode]) -> Result<(), NetworkError> {
+    chain.mine(6).await?;
+    Ok(sync(nodes).await?)
+}
+
+/// Sends `sats` to a node that can spend less than `needed_sats`.
+async fn give(
+    chain: &dyn TestChain,
+    node: &LdkNode,
+    needed_sats: u64,
+    sats: u64,
+) -> Result<(), NetworkError> {
+    let needed_msat = i64::try_from(needed_sats * 1_000).unwrap_or(i64::MAX);
+    if node.onchain_wallet().await?.spendable_msat < needed_msat {
         chain.fund(&node.new_onchain_address().await?, sats).await?;
     }
     Ok(())
