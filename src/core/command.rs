@@ -20,6 +20,11 @@ use crate::store::StoreError;
 /// The caller's name for one attempt to do something, made and kept **before** the call, so that
 /// a retry after a lost answer is the same command. 1 to 128 printable ASCII characters; unique
 /// within a credential and an operation.
+///
+/// A command that is asked again before its first call was answered waits for that in the same
+/// instance. Where several instances work on one database the second call may reach another one, and
+/// be refused for a reason that the first one did not meet: a caller that was not answered asks again
+/// until it is, or takes no refusal for the last word before the first call must have ended.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 pub struct IdempotencyKey(String);
 
@@ -169,8 +174,27 @@ impl Core {
     {
         let scope = scope(caller, operation, key);
         let fingerprint = self.fingerprint(operation, command)?;
+        // One that is asked again before it was answered waits: what refuses the second call says
+        // nothing of the first, which goes on and may still be done.
+        let _turn = self.command_turns.take(&scope).await;
+        self.execute_once(caller, &scope, &fingerprint, decide)
+            .await
+    }
+
+    async fn execute_once<A, F, Fut>(
+        &self,
+        caller: &Caller,
+        scope: &str,
+        fingerprint: &Fingerprint,
+        decide: F,
+    ) -> Result<Executed<A>, Error>
+    where
+        A: Serialize + DeserializeOwned,
+        F: Fn() -> Fut,
+        Fut: Future<Output = Result<Decision<A>, Error>>,
+    {
         let refusal = match self
-            .decide_and_commit(caller, &scope, &fingerprint, decide)
+            .decide_and_commit(caller, scope, fingerprint, decide)
             .await
         {
             Ok(executed) => return Ok(executed),
@@ -183,15 +207,15 @@ impl Core {
         };
         // A retry must get its answer although the card is empty, the tap used or the invoice
         // expired by now: because of the first time, it may be.
-        match self.done_before(&scope, &fingerprint).await? {
+        match self.done_before(scope, fingerprint).await? {
             Some(done) => Ok(done),
             None => Err(refusal),
         }
     }
 
     /// As [`execute`](Self::execute), for a command of which `decide` does more than read: it is
-    /// not called for one that was done before. Two at the same time are both decided: the one that
-    /// finds nothing left to do is answered what the other has done.
+    /// not called for one that was done before. Two at the same time at two instances are both decided:
+    /// the one that finds nothing left to do is answered what the other has done.
     pub(crate) async fn execute_new<C, A, F, Fut>(
         &self,
         caller: &Caller,
@@ -208,10 +232,12 @@ impl Core {
     {
         let scope = scope(caller, operation, key);
         let fingerprint = self.fingerprint(operation, command)?;
-        match self.done_before(&scope, &fingerprint).await? {
-            Some(done) => Ok(done),
-            None => self.execute(caller, operation, key, command, decide).await,
+        let _turn = self.command_turns.take(&scope).await;
+        if let Some(done) = self.done_before(&scope, &fingerprint).await? {
+            return Ok(done);
         }
+        self.execute_once(caller, &scope, &fingerprint, decide)
+            .await
     }
 
     /// What came of the command, if it was done before.
