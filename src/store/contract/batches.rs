@@ -8,7 +8,7 @@ use super::probe::{
 };
 use super::{FIRST_MS, FreshStore};
 use crate::ids::TransferId;
-use crate::ledger::{Account, CommandRecord, Refusal, Step};
+use crate::ledger::{Account, Batch, CommandRecord, Refusal, Step};
 use crate::ports::BoxFuture;
 use crate::store::MAX_PAGE;
 
@@ -162,13 +162,25 @@ pub async fn batch_is_done_once_under_its_id(fresh: &FreshStore) -> Kept {
         let first = probe.done(probe.store().commit(batch.clone()).await)?;
         probe.same("replayed at first", first.replayed, false)?;
         probe.set_clock(FIRST_MS + DAY_MS);
-        let again = probe.done(probe.store().commit(batch).await)?;
-        probe.same("replayed", again.replayed, true)?;
-        let (was, is) = (
-            (first.at_ms, first.answer.clone()),
-            (again.at_ms, again.answer),
-        );
-        probe.same("the answer", is, was)?;
+        // Whatever stands in it.
+        for other in [
+            batch.command.clone(),
+            None,
+            command("another scope", "another request", "never"),
+            command("till/cards.charge/2", "another request", "never"),
+        ] {
+            let batch = Batch {
+                command: other,
+                ..batch.clone()
+            };
+            let again = probe.done(probe.store().commit(batch).await)?;
+            probe.same("replayed", again.replayed, true)?;
+            let (was, is) = (
+                (first.at_ms, first.answer.clone()),
+                (again.at_ms, again.answer),
+            );
+            probe.same("the answer", is, was)?;
+        }
     }
     probe.same("what was moved", probe.available(card(1)).await?, 30)
 }
