@@ -4,6 +4,7 @@ mod chain_troubles;
 mod command;
 mod documents;
 mod draining;
+mod fingerprint;
 mod last_blocks;
 mod secrets;
 mod sweep;

@@ -352,6 +352,7 @@ from_module_errors!(
     crate::CommandError,
     crate::access::AccessError,
     crate::cards::CardError,
+    crate::chain::ChainError,
     crate::lightning::LightningError,
     crate::money::MoneyError,
     crate::store::StoreError
