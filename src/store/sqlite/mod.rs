@@ -7,8 +7,10 @@ mod answers;
 mod backup;
 mod cache;
 mod errors;
+mod identity;
 mod key;
 mod known;
+mod log;
 mod moving;
 mod node_state;
 mod place;
@@ -34,6 +36,7 @@ use rusqlite::{Connection, MAIN_DB, OpenFlags, params};
 use self::cache::Cache;
 use self::errors::{io_error, sql_error};
 use self::known::Known;
+use self::log::Log;
 use self::place::Place;
 use self::seat::{Seat, real_path};
 use self::tasks::run_task;
@@ -52,9 +55,8 @@ use crate::ledger::{
 };
 use crate::ports::Clock;
 
-/// After how many pages the log is written back, with two more flushes that a commit waits for: the
-/// longer it is, the more often a page has changed in it that is then written once. Eight megabytes.
-const LOG_PAGES: &str = "4000";
+/// How long somebody else's lock is waited for.
+const BUSY: Duration = Duration::from_secs(5);
 const READER_THREADS: usize = 2;
 const STATEMENT_CACHE: usize = 96;
 
@@ -83,6 +85,8 @@ struct Shared {
     health: Arc<WriteHealth>,
     /// It is not known whether the last write was made: what nobody reads now may come back.
     is_unsettled: Arc<AtomicBool>,
+    /// What was found in the log may be lost yet.
+    is_unflushed: Arc<AtomicBool>,
     times: Arc<CommitClock>,
     /// Why the node must not run on its state here.
     stale: Mutex<Option<StoreError>>,
@@ -121,10 +125,11 @@ impl SqliteStore {
         let file = file.as_path();
         let mut seat = Seat::take(file)?;
         let mut connection = connect(file, OpenFlags::SQLITE_OPEN_CREATE)?;
-        schema::prepare(&mut connection, file, seat.was_used)?;
+        let unflushed = schema::prepare(&mut connection, file, seat.was_used)?;
         harden(&connection)?;
         let node_writes = node_state::writes(&connection).map_err(sql_error)?;
-        let stale = seat.meet(node_writes)?;
+        let has_commits = moving::has_commits(&connection).map_err(sql_error)?;
+        let stale = seat.meet(node_writes, has_commits)?;
         let last_commit_ms = moving::last_commit_ms(&connection).map_err(sql_error)?;
         let stale = stale.then_some(StoreError::StaleNodeState {
             found: node_writes,
@@ -145,13 +150,17 @@ impl SqliteStore {
             place: Arc::new(Place::of(file)?),
             health: Arc::default(),
             is_unsettled: Arc::default(),
+            is_unflushed: Arc::new(AtomicBool::new(unflushed.is_some())),
             times: Arc::new(CommitClock::new(clock, last_commit_ms)),
             stale: Mutex::new(stale),
             lease: Arc::default(),
         });
         if *lock(&shared.stale) == Some(StoreError::NodeHandedOver) {
             shared.note_handed_over();
+        } else if let Some(cause) = unflushed {
+            shared.health.failed(cause, shared.times.wall_ms());
         }
+        let log = Log::new(&connection, file, shared.is_unflushed.clone())?;
         let mut threads = Vec::new();
         for _ in 0..READER_THREADS {
             let (readers, reader) = (shared.readers.clone(), connect(file, OpenFlags::empty())?);
@@ -165,8 +174,10 @@ impl SqliteStore {
             queue: shared.queue.clone(),
             cache: shared.cache.clone(),
             known: Known::default(),
+            log,
             times: shared.times.clone(),
             committed: shared.committed.clone(),
+            node_writes,
             seat,
             readers: threads,
             stopped: StopsWhenDropped {
@@ -231,7 +242,11 @@ fn connect(file: &Path, more: OpenFlags) -> Result<Connection, StoreError> {
         return Err(StoreError::ReadOnly { reason });
     }
     connection
-        .busy_timeout(Duration::from_secs(5))
+        .busy_timeout(BUSY)
+        .map_err(sql_error)?;
+    // The writer writes the log back, and nobody else: it has to know of it.
+    connection
+        .pragma_update(None, "wal_autocheckpoint", 0)
         .map_err(sql_error)?;
     connection.set_prepared_statement_cache_capacity(STATEMENT_CACHE);
     Ok(connection)
@@ -239,19 +254,12 @@ fn connect(file: &Path, more: OpenFlags) -> Result<Connection, StoreError> {
 
 /// Only after the file is known to be ours: these settings write to it.
 fn harden(connection: &Connection) -> Result<(), StoreError> {
-    for (name, value) in [
-        ("journal_mode", "WAL"),
-        ("synchronous", "FULL"),
-        ("wal_autocheckpoint", LOG_PAGES),
-        ("fullfsync", "ON"),
-        ("checkpoint_fullfsync", "ON"),
-        ("foreign_keys", "ON"),
-    ] {
+    for (name, value) in [("journal_mode", "WAL"), ("foreign_keys", "ON")] {
         connection
             .pragma_update(None, name, value)
             .map_err(sql_error)?;
     }
-    Ok(())
+    log::flush_fully(connection)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -279,9 +287,13 @@ impl Store for SqliteStore {
     }
 
     async fn command(&self, scope: &str) -> Result<Option<(String, Commit)>, StoreError> {
-        let found = self.known_command(scope).await?;
-        if found.is_some() || !self.shared.is_unsettled.load(Ordering::SeqCst) {
-            return Ok(found);
+        // What the log had in it when it was opened may not have been flushed: it is not taken for
+        // done either, before it was.
+        if !self.shared.is_unflushed.load(Ordering::SeqCst) {
+            let found = self.known_command(scope).await?;
+            if found.is_some() || !self.shared.is_unsettled.load(Ordering::SeqCst) {
+                return Ok(found);
+            }
         }
         // Nor may anybody take it for undone while the next start could find it in the log. Any
         // write settles that, and this one has no other purpose.
