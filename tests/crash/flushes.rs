@@ -197,7 +197,10 @@ async fn what_another_process_left_unflushed_is_flushed_before_it_is_acknowledge
     let next = store(folder.path());
     let again = next.commit(batch(2)).await.unwrap();
     assert!(again.replayed, "it was done before");
-    assert!(is_in(found.path(), &disk.durable(), &batch(2)), "not flushed");
+    assert!(
+        is_in(found.path(), &disk.durable(), &batch(2)),
+        "not flushed"
+    );
     next.close().await.unwrap();
 }
 
@@ -223,7 +226,10 @@ async fn what_a_failed_flush_left_is_nothing_to_build_upon() {
     }
     let found = tempfile::tempdir().unwrap();
     for number in 1..4 {
-        assert!(is_in(found.path(), &durable, &batch(number)), "{number} is lost");
+        assert!(
+            is_in(found.path(), &durable, &batch(number)),
+            "{number} is lost"
+        );
     }
     next.close().await.unwrap();
 }
@@ -234,16 +240,26 @@ async fn what_cannot_be_flushed_is_not_taken_for_done() {
     let (folder, disk) = killed_before_the_flush(false).await;
     disk.fail(Fault::Flush);
     let next = store(folder.path());
-    assert_eq!(next.trouble().map(|trouble| trouble.error.code()), Some("store.io"));
+    assert_eq!(
+        next.trouble().map(|trouble| trouble.error.code()),
+        Some("store.io")
+    );
     let unknown = StoreError::OutcomeUnknown;
     let again = next.commit(batch(2)).await;
     assert_eq!(again, Err(CommitError::Store(unknown.clone())));
     assert_eq!(next.command("till/charge/1").await, Err(unknown));
-    assert_eq!(next.commits(0, 10).await.unwrap().len(), 2, "books can be read");
+    assert_eq!(
+        next.commits(0, 10).await.unwrap().len(),
+        2,
+        "books can be read"
+    );
     disk.heal();
     assert!(next.commit(batch(2)).await.unwrap().replayed);
     let found = tempfile::tempdir().unwrap();
-    assert!(is_in(found.path(), &disk.durable(), &batch(2)), "not flushed");
+    assert!(
+        is_in(found.path(), &disk.durable(), &batch(2)),
+        "not flushed"
+    );
     next.commit(batch(3)).await.unwrap();
     assert_eq!(next.trouble(), None);
     next.close().await.unwrap();

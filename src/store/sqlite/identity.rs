@@ -54,7 +54,8 @@ fn asked(_: &File) -> Option<u128> {
     None
 }
 
-#[cfg(all(test, unix))]
+#[cfg(unix)]
+#[cfg(test)]
 mod tests {
     use super::*;
     use std::fs;
@@ -76,7 +77,8 @@ mod tests {
     #[test]
     fn a_number_alone_is_no_identity() -> std::io::Result<()> {
         let folder = tempfile::tempdir()?;
-        let [path, renamed, lock] = ["node-1", "node-2", "lock"].map(|name| folder.path().join(name));
+        let [path, renamed, lock] =
+            ["node-1", "node-2", "lock"].map(|name| folder.path().join(name));
         let (file, held) = (File::create(&path)?, File::create(&lock)?);
         let told = || told(&file.metadata()?, None, &held.metadata()?);
         let original = told()?;

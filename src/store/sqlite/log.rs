@@ -148,9 +148,7 @@ pub(super) fn settle(connection: &Connection, file: &Path) -> Result<bool, Store
     connection.execute_batch("ROLLBACK").map_err(sql_error)?;
     written?;
     // Who reads it is not waited for: it is flushed, and written back later.
-    connection
-        .busy_timeout(Duration::ZERO)
-        .map_err(sql_error)?;
+    connection.busy_timeout(Duration::ZERO).map_err(sql_error)?;
     let is_written_back = write_back(connection, "PRAGMA wal_checkpoint(TRUNCATE)");
     connection.busy_timeout(BUSY).map_err(sql_error)?;
     is_written_back
@@ -158,9 +156,8 @@ pub(super) fn settle(connection: &Connection, file: &Path) -> Result<bool, Store
 
 /// Answers whether all of it was, and whoever reads it needs it no more.
 fn write_back(connection: &Connection, sql: &str) -> Result<bool, StoreError> {
-    let done: rusqlite::Result<(i64, i64, i64)> = connection.query_row(sql, [], |row| {
-        Ok((row.get(0)?, row.get(1)?, row.get(2)?))
-    });
+    let done: rusqlite::Result<(i64, i64, i64)> =
+        connection.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)));
     let (is_busy, pages, written_back) = done.map_err(sql_error)?;
     Ok(is_busy == 0 && pages == written_back)
 }

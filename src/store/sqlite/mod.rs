@@ -241,9 +241,7 @@ fn connect(file: &Path, more: OpenFlags) -> Result<Connection, StoreError> {
         let reason = format!("{} may not be written", file.display());
         return Err(StoreError::ReadOnly { reason });
     }
-    connection
-        .busy_timeout(BUSY)
-        .map_err(sql_error)?;
+    connection.busy_timeout(BUSY).map_err(sql_error)?;
     // The writer writes the log back, and nobody else: it has to know of it.
     connection
         .pragma_update(None, "wal_autocheckpoint", 0)
