@@ -67,6 +67,12 @@ const STATEMENT_CACHE: usize = 96;
 /// back is noticed, with or without those, and the node does not start on it. **A snapshot of the
 /// whole volume that was put back is not**: then recover the node before it starts.
 ///
+/// While it is open, and after a crash, `<file>-wal` and `<file>-shm` lie there too. What was
+/// committed last is in `<file>-wal`: a copy of the file without it is no copy, unless the store was
+/// closed. **Whoever puts a copy back removes the `-wal` and the `-shm` of what was there before**; a
+/// log beside a file that it does not belong to is refused. Never remove any of these while the
+/// engine runs. To copy a store that is open there is [`backup`](Self::backup).
+///
 /// Once the node was [handed over](super::NodeState::HandOver) nothing is committed here any more:
 /// `store.handed_over`.
 #[derive(Clone)]
