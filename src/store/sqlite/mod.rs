@@ -303,7 +303,15 @@ impl Store for SqliteStore {
         // start could find it in the log. What comes after it in the line settles both; alone it
         // writes nothing, and so costs no flush.
         let settled = self.write(|_, _| Ok(())).await;
-        settled.map_err(|_| StoreError::OutcomeUnknown)?;
+        if let Err(error) = settled {
+            let is_known = !self.shared.is_unsettled.load(Ordering::SeqCst)
+                && !self.shared.is_unflushed.load(Ordering::SeqCst);
+            return Err(match error {
+                // Another program has it, so that nothing of ours is on its way.
+                StoreError::Locked { .. } if is_known => error,
+                _ => StoreError::OutcomeUnknown,
+            });
+        }
         self.known_command(scope).await
     }
 
