@@ -178,7 +178,9 @@ impl Engine {
     /// started. The node then waits for the peers of its old channels, who close them, and sweeps
     /// what is ours to its own wallet; connect to those that do not come by themselves. What
     /// differs between the books and the node by then is shown by the audit, and booked by a
-    /// person. Answers the channels that are to be closed.
+    /// person. Answers the channels that are to be closed. The event `node.recovering` has them
+    /// before anything is thrown away, so that a process that is killed does not lose whom to
+    /// connect to; `node.recovered` says that it is done.
     ///
     /// **Only when the node runs nowhere else, and its newest state is lost.**
     ///
@@ -187,6 +189,11 @@ impl Engine {
     /// those of [`start`](Self::start), which can be tried again by itself.
     pub async fn recover(&self) -> Result<Vec<LostChannel>, Error> {
         let node = self.core.node()?;
+        let channels = node.lost_channels().await?;
+        if !channels.is_empty() {
+            let recovering = emit("node.recovering", node.node_id(), &channels)?;
+            self.core.commit(vec![recovering]).await?;
+        }
         let channels = node.recover().await?;
         let recovered = emit("node.recovered", node.node_id(), &channels)?;
         self.core.commit(vec![recovered]).await?;

@@ -1420,6 +1420,9 @@ async fn what_no_standby_has_is_not_acknowledged_out_of_the_tables() {
     };
     let first = store.commit(batch.clone()).await;
     assert_eq!(first, Err(StoreError::OutcomeUnknown.into()));
+    // It waits for the standby, and nobody may be told that it was not done.
+    let unknown = Err(StoreError::OutcomeUnknown);
+    assert_eq!(store.command(scope).await, unknown);
     cluster.crash();
     cluster.go_on();
     let raw = cluster.raw().await;

@@ -172,6 +172,15 @@ async fn yesterdays_backup_is_recovered_and_no_sat_is_lost() {
         assert!(channel.is_watched, "{channel:?}");
         assert_eq!(channel.peer_node_id, world.node_id());
     }
+    // A process that is killed in the middle does not lose whom to connect to.
+    let (events, issuer) = (engine.events(), engine.issuer());
+    let told = events.next(&issuer, "watcher", 1_000).await.unwrap();
+    let of = |kind: &str| told.iter().find(|event| event.kind == kind);
+    let (before, after) = (of("node.recovering"), of("node.recovered"));
+    let (before, after) = (before.unwrap(), after.unwrap());
+    assert!(before.position < after.position);
+    assert_eq!(before.body, serde_json::to_value(&channels).unwrap());
+    assert_eq!(after.body, before.body);
     // Nothing of ours goes out before the peer closes, however often the node is started and
     // however many blocks go by.
     world.stop().await.unwrap();

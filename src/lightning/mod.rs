@@ -147,6 +147,15 @@ pub trait LightningNode: Send + Sync {
         })
     }
 
+    /// The channels that [`recover`](Self::recover) would throw away, and whose peers have to be
+    /// met afterwards. Changes nothing.
+    ///
+    /// # Errors
+    /// [`LightningError::Refused`] of a node that runs, and where what is kept cannot be read.
+    async fn lost_channels(&self) -> Result<Vec<LostChannel>, LightningError> {
+        Ok(Vec::new())
+    }
+
     /// The channels that are open.
     ///
     /// # Errors

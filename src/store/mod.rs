@@ -161,6 +161,10 @@ pub trait Store: Send + Sync {
     /// The command under this scope, if it was done: its fingerprint and its commit, with
     /// `replayed` not set. The answer is `None` only once it was
     /// [forgotten](Self::forget_answers); JSON's `null` is an answer like any other.
+    ///
+    /// `None` is answered only where no commit that was begun before can still make it: what is on
+    /// its way to the disk, or to a standby, is waited for, as `store.outcome_unknown` where that
+    /// takes too long. Whoever reads it may tell a caller that nothing was done.
     async fn command(&self, scope: &str) -> Result<Option<(String, Commit)>, StoreError>;
 
     /// A document at its last version, or `None`.

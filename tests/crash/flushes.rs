@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flashkit::ids::{BatchId, TransferId};
-use flashkit::ledger::{Account, Batch, NewTransfer, Step, TransferKind};
+use flashkit::ledger::{Account, Batch, CommandRecord, NewTransfer, Step, TransferKind};
 use flashkit::ports::SystemClock;
 use flashkit::store::sqlite::SqliteStore;
 use flashkit::store::{KeyPath, KeyValue, KeyValueWrite, Store};
@@ -128,18 +128,34 @@ async fn no_acknowledgement_before_the_flush() {
     disk.hold_flushes("-wal");
     let task = {
         let store = store.clone();
-        tokio::spawn(async move { store.commit(batch(2)).await })
+        let command = CommandRecord {
+            scope: "till/charge/2".to_owned(),
+            fingerprint: "f".to_owned(),
+            answer: serde_json::json!({}).into(),
+        };
+        let batch = Batch {
+            command: Some(command),
+            ..batch(2)
+        };
+        tokio::spawn(async move { store.commit(batch).await })
     };
     let waiting = disk.clone();
     tokio::task::spawn_blocking(move || waiting.until_flush_waits())
         .await
         .unwrap();
+    // Nor is anybody told meanwhile that it was not done.
+    let asked = {
+        let store = store.clone();
+        tokio::spawn(async move { store.command("till/charge/2").await })
+    };
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert!(!task.is_finished(), "acknowledged before the flush");
+    assert!(!asked.is_finished(), "called undone before the flush");
     // Nobody sees it either: a reader would act on what may be lost.
     let seen = store.commits(0, 10).await.unwrap().len();
     assert_eq!(seen, 1);
     disk.release_flushes();
     task.await.unwrap().unwrap();
+    assert!(asked.await.unwrap().unwrap().is_some());
     store.close().await.unwrap();
 }

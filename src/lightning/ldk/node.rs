@@ -24,7 +24,7 @@ use super::health::NodeHealth;
 use super::kv::{LdkStore, block_on};
 use super::lease::{Fence, Moment};
 use super::operator::{node_key, peer_address};
-use super::records::unknown;
+use super::records::{refused, unknown};
 use crate::lightning::LightningError;
 use crate::ports::{Clock, Entropy, SystemEntropy};
 use crate::store::{KeyValue, NodeHolder, StoreError};
@@ -214,6 +214,14 @@ impl LdkNode {
 
     pub(super) fn config(&self) -> &LdkConfig {
         &self.shared.config
+    }
+
+    /// Under the lock of the lifecycle.
+    pub(super) fn refuse_while_it_runs(&self) -> Result<(), LightningError> {
+        match lock(&self.shared.seat).is_some() {
+            true => Err(refused("the node runs")),
+            false => Ok(()),
+        }
     }
 
     /// Runs a call of ldk-node on a thread that may block. It runs to its end although the

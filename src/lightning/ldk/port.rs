@@ -198,10 +198,15 @@ impl LightningNode for LdkNode {
 
     async fn recover(&self) -> Result<Vec<LostChannel>, LightningError> {
         let _one_at_a_time = self.shared.lifecycle.lock().await;
-        if lock(&self.shared.seat).is_some() {
-            return Err(refused("the node runs"));
-        }
+        self.refuse_while_it_runs()?;
         recovery::recover(self.config(), self.shared.state.as_ref()).await
+    }
+
+    async fn lost_channels(&self) -> Result<Vec<LostChannel>, LightningError> {
+        let _one_at_a_time = self.shared.lifecycle.lock().await;
+        self.refuse_while_it_runs()?;
+        let (channels, _) = recovery::lost(self.config(), self.shared.state.as_ref()).await?;
+        Ok(channels)
     }
 
     async fn acknowledge(&self) -> Result<(), LightningError> {

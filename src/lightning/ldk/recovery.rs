@@ -152,8 +152,23 @@ pub(super) async fn recover(
     config: &LdkConfig,
     state: &dyn KeyValue,
 ) -> Result<Vec<LostChannel>, LightningError> {
+    let (channels, mut instead) = lost(config, state).await?;
+    instead.push(never_archive());
+    match state.forget_channels(instead).await.map_err(failed)? {
+        true => Ok(channels),
+        false => Err(refused(
+            "the node's state is not locked: there is nothing to recover",
+        )),
+    }
+}
+
+/// The channels there were, and the sealed monitors of those that can be watched.
+pub(super) async fn lost(
+    config: &LdkConfig,
+    state: &dyn KeyValue,
+) -> Result<(Vec<LostChannel>, Vec<KeyValueWrite>), LightningError> {
     let keys = keys(config)?;
-    let (mut channels, mut instead) = (Vec::new(), vec![never_archive()]);
+    let (mut channels, mut instead) = (Vec::new(), Vec::new());
     for key in state
         .list(FACTS.to_owned(), String::new())
         .await
@@ -178,12 +193,7 @@ pub(super) async fn recover(
             instead.push(KeyValueWrite::Put { path, value });
         }
     }
-    match state.forget_channels(instead).await.map_err(failed)? {
-        true => Ok(channels),
-        false => Err(refused(
-            "the node's state is not locked: there is nothing to recover",
-        )),
-    }
+    Ok((channels, instead))
 }
 
 fn failed(error: StoreError) -> LightningError {

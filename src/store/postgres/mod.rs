@@ -279,12 +279,16 @@ impl Store for PostgresStore {
     }
 
     async fn command(&self, scope: &str) -> Result<Option<(String, Commit)>, StoreError> {
-        let rows = self
-            .rows(reads::COMMAND, vec![Box::new(scope.to_owned())])
-            .await?;
-        if !rows.is_empty() {
-            // Whoever asks takes what is found for done for ever.
-            self.rows(CONFIRM, Vec::new()).await?;
+        let look = || self.rows(reads::COMMAND, vec![Box::new(scope.to_owned())]);
+        let mut rows = look().await?;
+        // Whoever asks takes what is found for done for ever, and what is not found for undone: a
+        // commit that waits for a standby has the head locked until it can be seen.
+        let confirmed = self.rows(CONFIRM, Vec::new()).await;
+        if rows.is_empty() {
+            confirmed.map_err(|_| StoreError::OutcomeUnknown)?;
+            rows = look().await?;
+        } else {
+            confirmed?;
         }
         rows.first().map(reads::command).transpose()
     }

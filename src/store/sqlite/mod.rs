@@ -23,7 +23,7 @@ mod writer;
 mod writing;
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -280,11 +280,12 @@ impl Store for SqliteStore {
 
     async fn command(&self, scope: &str) -> Result<Option<(String, Commit)>, StoreError> {
         let found = self.known_command(scope).await?;
-        if found.is_some() || !self.shared.is_unsettled.load(Ordering::SeqCst) {
+        if found.is_some() {
             return Ok(found);
         }
-        // Nor may anybody take it for undone while the next start could find it in the log. Any
-        // write settles that, and this one has no other purpose.
+        // Nor may anybody take it for undone while it is on its way to the disk, or while the next
+        // start could find it in the log. What comes after it in the line settles both; alone it
+        // writes nothing, and so costs no flush.
         let settled = self.write(|_, _| Ok(())).await;
         settled.map_err(|_| StoreError::OutcomeUnknown)?;
         self.known_command(scope).await

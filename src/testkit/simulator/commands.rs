@@ -219,6 +219,8 @@ pub(super) struct Command {
     pub(super) answer: Option<Value>,
     /// Refused for good, or its answer was forgotten: nothing more to be had.
     pub(super) is_over: bool,
+    /// The caller was told for good that it was not done, with this code.
+    pub(super) refused: Option<&'static str>,
     /// Not to be answered well: its key belongs to another one.
     pub(super) is_abuse: bool,
 }
@@ -288,6 +290,10 @@ impl Command {
                     return wrong("nothing is refused without a reason", detail);
                 }
                 self.is_over = true;
+                let is_another = self.is_abuse || code == "command.key_reused";
+                if !is_done && !is_another {
+                    self.refused = Some(code);
+                }
                 Ok(Meaning::Refused(code))
             }
         }

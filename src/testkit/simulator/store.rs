@@ -124,6 +124,13 @@ impl Store for SimulatedStore {
     }
 
     async fn command(&self, scope: &str) -> Result<Option<(String, Commit)>, StoreError> {
+        let found = self.look().await?.command(scope).await?;
+        if found.is_some() {
+            return Ok(found);
+        }
+        // As the real ones: whatever is on its way comes first.
+        let settled = changed(&self.queue, Lane::Batches, |_| ()).await;
+        settled.map_err(|_| StoreError::OutcomeUnknown)?;
         self.look().await?.command(scope).await
     }
 

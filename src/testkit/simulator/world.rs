@@ -217,7 +217,15 @@ impl World {
         self.commits_read = last.position;
         for commit in &commits {
             let key = commit.scope.as_deref().and_then(|it| it.rsplit('/').next());
-            self.keys.extend(key.map(str::to_owned));
+            let Some(key) = key.filter(|key| !self.keys.contains(*key)) else {
+                continue;
+            };
+            let refused = self.commands.iter().find(|command| command.key == key);
+            if let Some(code) = refused.and_then(|command| command.refused) {
+                let detail = format!("{key}: done after {code}");
+                return wrong("what was refused for good stays undone", detail);
+            }
+            self.keys.insert(key.to_owned());
         }
         let events = at_once(self.disk.events(self.model.position, MAX_PAGE));
         let truth = Truth {
@@ -289,6 +297,7 @@ impl World {
             calls: Vec::new(),
             answer: None,
             is_over: false,
+            refused: None,
             is_abuse: false,
         });
         self.send(self.commands.len() - 1);
