@@ -26,13 +26,19 @@ pub struct GatedStore {
 
 /// What others do while an account is read.
 pub struct Busy {
-    /// Committed before the balance of an account is read: nothing where it answers `None`.
+    /// Committed before balances are read: nothing where it answers `None`.
     pub next: Box<dyn Fn() -> Option<Batch> + Send + Sync>,
     /// An account whose row somebody has edited, and by how much its debits are off.
     pub edited: Option<(Account, i128)>,
 }
 
 impl Busy {
+    async fn go_on(&self, store: &Arc<dyn Store>) {
+        if let Some(batch) = (self.next)() {
+            store.commit(batch).await.unwrap();
+        }
+    }
+
     fn read(&self, account: Account, balance: &mut Balance) {
         if let Some((edited, by)) = self.edited
             && edited == account
@@ -206,9 +212,7 @@ impl Store for GatedStore {
         let Some(busy) = &self.busy else {
             return self.store.balance(account).await;
         };
-        if let Some(batch) = (busy.next)() {
-            self.store.commit(batch).await.unwrap();
-        }
+        busy.go_on(&self.store).await;
         let mut balance = self.store.balance(account).await?;
         busy.read(*account, &mut balance);
         Ok(balance)
@@ -219,11 +223,13 @@ impl Store for GatedStore {
         after: Option<Account>,
         limit: usize,
     ) -> Result<Vec<(Account, Balance)>, StoreError> {
+        let Some(busy) = &self.busy else {
+            return self.store.balances(after, limit).await;
+        };
+        busy.go_on(&self.store).await;
         let mut page = self.store.balances(after, limit).await?;
-        if let Some(busy) = &self.busy {
-            for (account, balance) in &mut page {
-                busy.read(*account, balance);
-            }
+        for (account, balance) in &mut page {
+            busy.read(*account, balance);
         }
         Ok(page)
     }

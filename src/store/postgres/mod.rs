@@ -282,8 +282,9 @@ impl Store for PostgresStore {
         let look = || self.rows(reads::COMMAND, vec![Box::new(scope.to_owned())]);
         let mut rows = look().await?;
         // Whoever asks takes what is found for done for ever, and what is not found for undone: a
-        // commit that waits for a standby has the head locked until it can be seen.
-        let confirmed = self.rows(CONFIRM, Vec::new()).await;
+        // commit that waits for a standby has the head locked until it can be seen, and one that is
+        // still on its way finds another head.
+        let confirmed = self.rows(self.shared.confirm(), Vec::new()).await;
         if rows.is_empty() {
             confirmed.map_err(|_| StoreError::OutcomeUnknown)?;
             rows = look().await?;
