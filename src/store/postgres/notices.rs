@@ -5,7 +5,6 @@ use std::future::poll_fn;
 use deadpool_postgres::Connect;
 use tokio::task::JoinHandle;
 use tokio_postgres::error::DbError;
-use tokio_postgres::tls::MakeTlsConnect as _;
 use tokio_postgres::{AsyncMessage, Client, Config, Connection, Error, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
