@@ -135,6 +135,24 @@ impl Error {
     pub fn detail(&self) -> String {
         self.to_string()
     }
+
+    /// The text for a person who asks without a credential: of what the node, the chain and the books
+    /// have, no more than the code. How much the channels can take in is nobody's business there.
+    pub(crate) fn for_a_stranger(&self) -> String {
+        use LightningError::{BadInvoice, WrongNetwork};
+        let is_ours = match self {
+            // Of what was given.
+            Self::Lightning(BadInvoice { .. } | WrongNetwork { .. }) => false,
+            Self::Lightning(_) | Self::Ledger(_) | Self::Chain(_) | Self::Entropy(_) => true,
+            #[cfg(feature = "chain")]
+            Self::Wallet(_) => true,
+            _ => false,
+        };
+        match is_ours {
+            true => format!("that cannot be done now ({})", self.code()),
+            false => self.detail(),
+        }
+    }
 }
 
 impl From<CommitError> for Error {

@@ -192,6 +192,7 @@ async fn every_command_of_a_cards_life() {
         key: key("auto"),
         card,
         rule: Some(AutoTopUp {
+            unit: Asset::Btc,
             below: 1,
             to: 2,
             times_per_day: 1,

@@ -1,6 +1,11 @@
 //! Nothing secret stands where somebody may read it: in a debug print, an event, an error, a
-//! reply, or the file with the books and its write-ahead log.
+//! reply, the file with the books and its write-ahead log, the tables of a database, or the stream by
+//! which books move.
 
+#[cfg(feature = "postgres")]
+#[allow(dead_code, reason = "shared with other tests")]
+#[path = "support/postgres/mod.rs"]
+mod postgres;
 mod support;
 
 use std::collections::BTreeMap;
@@ -23,8 +28,8 @@ use flashkit::invoices::Invoice;
 use flashkit::lightning::{LightningNode, Preimage};
 use flashkit::ports::{Clock, SystemClock};
 use flashkit::settlement::RequestPayout;
-use flashkit::store::Store;
 use flashkit::store::sqlite::SqliteStore;
+use flashkit::store::{MemoryStore, NodeState, Store, StoreAdmin};
 use flashkit::testkit::virtual_card::VirtualCard;
 use flashkit::testkit::wallet::Wallet;
 use flashkit::{Answer, Engine, Error, MasterSecret};
@@ -181,12 +186,46 @@ struct World {
     secrets: Secrets,
 }
 
-/// Every flow of a card, from the chip to the loss of a till.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_secret_is_told_or_kept() {
+async fn nothing_secret_is_told_or_kept_in_a_file() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("books.db");
-    let store: Arc<dyn Store> = Arc::new(SqliteStore::open(file, Arc::new(SystemClock)).unwrap());
+    let store = Arc::new(SqliteStore::open(file, Arc::new(SystemClock)).unwrap());
+    nothing_secret(store, |seen| seen.files(folder.path())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_secret_is_told_or_kept_in_memory() {
+    let store = Arc::new(MemoryStore::new(Arc::new(SystemClock)));
+    nothing_secret(store, |_| ()).await;
+}
+
+#[cfg(feature = "postgres")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_secret_is_told_or_kept_on_postgres() {
+    use flashkit::store::postgres::{PostgresConfig, PostgresStore};
+
+    let Some(cluster) = postgres::Cluster::shared() else {
+        return;
+    };
+    let url = cluster.url(cluster.port, "sslmode=disable");
+    let store = PostgresStore::connect(PostgresConfig::new(url.clone()), Arc::new(SystemClock));
+    let store = Arc::new(store.await.unwrap());
+    nothing_secret(store, |seen| {
+        let dumped = cluster.command("pg_dump", &["--inserts", &url]).output();
+        let dumped = dumped.unwrap();
+        assert!(dumped.status.success(), "{dumped:?}");
+        let rows = String::from_utf8_lossy(&dumped.stdout);
+        assert!(rows.matches("INSERT INTO").count() > 500, "{}", rows.len());
+        seen.texts
+            .push(("dump of the tables".to_owned(), dumped.stdout));
+    })
+    .await;
+}
+
+/// Every flow of a card, from the chip to the loss of a till, and then all that is to be read.
+async fn nothing_secret<S: Store + StoreAdmin + 'static>(store: Arc<S>, kept: impl Fn(&mut Seen)) {
+    let admin = store.clone();
     let network = flashkit::lightning::simulated::SimulatedNetwork::new(Arc::new(SystemClock));
     let node = Arc::new(network.node(0));
     let master = MasterSecret::new(MASTER);
@@ -244,9 +283,18 @@ async fn nothing_secret_is_told_or_kept() {
     world.card(&customer).await;
     world.events().await;
     // As it stands while it is open, and after it was closed.
-    world.seen.files(folder.path());
+    kept(&mut world.seen);
+    let mut moved = Vec::new();
+    let mut stream = admin.export(NodeState::LeaveOut).await.unwrap();
+    while let Some(piece) = stream.next_piece().await.unwrap() {
+        moved.extend(piece);
+    }
+    world
+        .seen
+        .texts
+        .push(("stream of the books".to_owned(), moved));
     world.engine.stop().await.unwrap();
-    world.seen.files(folder.path());
+    kept(&mut world.seen);
     assert!(
         world.seen.texts.len() > 120,
         "{} texts",
@@ -265,6 +313,7 @@ async fn nothing_secret_is_told_or_kept() {
         kinds
     });
     assert!(kinds.len() >= 4, "{kinds:?}");
+    assert!(kinds.contains_key("stream"), "{kinds:?}");
 }
 
 impl World {

@@ -111,6 +111,7 @@ async fn do_little(store: Arc<dyn Store>) {
 struct Books {
     heads: Vec<ChainHead>,
     commits: Vec<String>,
+    commands: Vec<String>,
     journal: Vec<String>,
     hold_changes: Vec<String>,
     balances: BTreeMap<Account, Balance>,
@@ -142,8 +143,14 @@ async fn books(store: &dyn Store) -> Books {
     let changes = store.hold_changes(0, MAX_PAGE).await.unwrap();
     let events = store.events(0, MAX_PAGE).await.unwrap();
     let debug = |rows: Vec<String>| text(&rows);
+    let mut commands = Vec::new();
+    for scope in commits.iter().filter_map(|row| row.scope.as_deref()) {
+        let known = store.command(scope).await.unwrap();
+        commands.push(format!("{scope}: {:?}", known.unwrap()));
+    }
     Books {
         heads: store.chain_heads().await.unwrap(),
+        commands,
         commits: debug(commits.iter().map(|row| format!("{row:?}")).collect()),
         journal: debug(journal.iter().map(|row| format!("{row:?}")).collect()),
         hold_changes: debug(changes.iter().map(|row| format!("{row:?}")).collect()),
@@ -192,6 +199,13 @@ fn sqlite(folder: &Path, name: &str) -> SqliteStore {
     SqliteStore::open(folder.join(name), Arc::new(SystemClock)).unwrap()
 }
 
+/// How many commits stand where those of sales do.
+fn commits_of_sales(store: &SqliteStore) -> i64 {
+    let connection = rusqlite::Connection::open(store.location()).unwrap();
+    let sql = "SELECT count(*) FROM commits INDEXED BY commands_of_sales WHERE of_sale = 1";
+    connection.query_row(sql, [], |row| row.get(0)).unwrap()
+}
+
 async fn postgres_store(cluster: &Cluster) -> PostgresStore {
     postgres_in_a_schema(cluster).await.0
 }
@@ -233,6 +247,7 @@ async fn the_books_go_to_postgres_and_back_and_through_memory() {
     first.acknowledge("reader", 3).await.unwrap();
     let expected = books(&first).await;
     assert!(expected.documents.len() > 5, "books without documents");
+    assert_eq!(commits_of_sales(&first), 5, "the charges of `do_business`");
 
     let second = postgres_store(&cluster).await;
     let stream = first.export(NodeState::LeaveOut).await.unwrap();
@@ -260,6 +275,7 @@ async fn the_books_go_to_postgres_and_back_and_through_memory() {
     let stream = second.export(NodeState::LeaveOut).await.unwrap();
     third.import(stream, &[head]).await.unwrap();
     assert_eq!(books(&third).await, expected);
+    assert_eq!(commits_of_sales(&third), 5);
     check_node_is_locked(&third).await;
     engine.stop().await.unwrap();
 
@@ -1067,6 +1083,8 @@ async fn is_brought_up(folder: &Path, file: &Path, before: rusqlite::Connection)
     let new = rusqlite::Connection::open(folder.join("new.db")).unwrap();
     assert_eq!(schema(&reader), schema(&new));
 
+    assert_eq!(commits_of_sales(&store), 5);
+
     // And it is worked with: old keys answer, old charges are refunded, the old card pays.
     let engine = shop::engine_on(Arc::new(store.clone()), None).await;
     verify_journal(&engine, &[]).await;
@@ -1119,6 +1137,20 @@ async fn what_does_not_follow_is_found(folder: &Path, file: &Path) {
                  ON documents (collection, id) WHERE +collection IN (''charge'', ''tap_seen'')'
                  WHERE name = 'documents_of_sales'",
             "missing from index documents_of_sales",
+        ),
+        (
+            "DROP INDEX commands_of_sales;
+             CREATE UNIQUE INDEX commands_of_sales ON commits (scope)
+                 WHERE of_sale = 1 AND at_ms < 0;
+             PRAGMA writable_schema = ON;
+             UPDATE sqlite_schema SET sql = 'CREATE UNIQUE INDEX commands_of_sales
+                 ON commits (scope) WHERE of_sale = 1' WHERE name = 'commands_of_sales'",
+            "missing from index commands_of_sales",
+        ),
+        (
+            "UPDATE commits SET batch = (SELECT max(batch) FROM commits WHERE of_sale = 0)
+                 WHERE position = (SELECT max(position) FROM commits WHERE of_sale = 1)",
+            "twice",
         ),
     ] {
         let damaged = folder.join("damaged.db");

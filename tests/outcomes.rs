@@ -11,13 +11,15 @@ use flashkit::invoices::{Invoice, InvoiceState};
 use flashkit::ledger::Account;
 use flashkit::lightning::simulated::SimulatedNetwork;
 use flashkit::lightning::{Bolt11Details, LightningEvent, LightningNode, PaymentHash};
+use flashkit::money::Currency;
 use flashkit::ports::SystemClock;
 use flashkit::settlement::{Payout, PayoutState, RequestPayout};
 use flashkit::store::{MemoryStore, Store};
 use flashkit::testkit::wallet::Wallet;
 use support::books::expect;
+use support::gated_store::{GatedStore, Pause};
 use support::scripted::{Pay, ScriptedNode};
-use support::shop::{self, HeldCard, Merchant, SAT, sat};
+use support::shop::{self, HeldCard, Merchant, SAT, jmd, sat};
 use support::{key, until};
 
 /// A shop on a node that does as it is told, with 100,000 sat to pay out.
@@ -429,4 +431,42 @@ async fn an_invoice_expires_and_a_late_payment_goes_back() {
     })
     .await;
     expect(&engine, "nothing moved", &[]).await;
+}
+
+/// The first call has its rate and is on its way into the books when rates go stale. Whoever asks
+/// again meanwhile is not told that nothing was done: it waits, and gets the first one's answer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_call_is_not_refused_while_the_first_goes_on() {
+    let pause = Arc::new(Pause::default());
+    let memory = Arc::new(MemoryStore::new(Arc::new(SystemClock)));
+    let network = SimulatedNetwork::new(Arc::new(SystemClock));
+    let rates = shop::rates();
+    let engine = Engine::builder(
+        Arc::new(GatedStore::pausing(memory, pause.clone())),
+        shop::master(),
+    );
+    let engine = engine.lightning(Arc::new(network.node(0)));
+    let engine = engine.network("regtest").rates(rates.clone());
+    let engine = engine.open().await.unwrap();
+    engine.start().await.unwrap();
+    let merchant = Arc::new(shop::merchant(&engine, "Cookshop").await);
+    let ask = || {
+        let (engine, merchant) = (engine.clone(), merchant.clone());
+        tokio::spawn(async move { shop::sale(&engine, &merchant, "lunch", jmd(15_000)).await })
+    };
+    pause.arm("invoices.create");
+    let first = ask();
+    pause.reached().await;
+    rates.set(
+        Currency::from_code("JMD").unwrap(),
+        "1".parse().unwrap(),
+        "long ago",
+        0,
+    );
+    let second = ask();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(!second.is_finished(), "{:?}", second.await);
+    pause.release();
+    assert_eq!(first.await.unwrap(), second.await.unwrap());
+    engine.stop().await.unwrap();
 }

@@ -15,17 +15,19 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use flashkit::cards::{CardLimits, CardPaymentState, PayWithCard};
 use flashkit::chain::bitcoin::bip32::{DerivationPath, Xpriv, Xpub};
-use flashkit::chain::bitcoin::secp256k1::Secp256k1;
+use flashkit::chain::bitcoin::hashes::{Hash, sha256};
+use flashkit::chain::bitcoin::secp256k1::{Secp256k1, SecretKey};
 use flashkit::chain::bitcoin::{Network, Psbt};
 use flashkit::chain::{Bitcoind, ChainSource, Esplora};
-use flashkit::ids::WalletId;
+use flashkit::ids::{RefundId, WalletId};
 use flashkit::invoices::{
     CancelInvoice, CaptureInvoice, ConfirmationTier, CreateInvoice, Invoice, InvoiceOptions,
     InvoicePaymentState, InvoicePurpose, InvoiceState, PaymentRules, Rail,
 };
 use flashkit::ledger::Account;
-use flashkit::lightning::LightningNode;
+use flashkit::lightning::{Bolt11Details, LightningNode};
 use flashkit::ports::{Clock, SystemClock};
+use flashkit::refunds::{CreateRefund, RefundAmount, RefundFeeBearer, RefundState, RefundTo};
 use flashkit::store::{MemoryStore, Store};
 use flashkit::testkit::chain::{ChainEndpoint, TestChain, from_env};
 use flashkit::testkit::local_network::{self, LocalNode};
@@ -36,6 +38,7 @@ use flashkit::wallets::{
     WalletOwner, WalletSource, XpubKind,
 };
 use flashkit::{CardPaymentSettings, Engine, Settings};
+use lightning_invoice::{InvoiceBuilder, PaymentSecret};
 use support::books::node_agrees;
 use support::shop::{self, Merchant, SAT, sat};
 use support::{key, until};
@@ -581,6 +584,110 @@ async fn held_by_whoever_is_paid(world: &World) {
     assert_eq!(found.state, CardPaymentState::Failed);
 }
 
+/// A text of a node that no channel leads to, whose last hop may wait for so many blocks.
+fn nobodys_invoice(amount_msat: i64, lock_blocks: u64) -> String {
+    let key = SecretKey::from_slice(&[42; 32]).unwrap();
+    let bytes = [u8::try_from(lock_blocks % 251).unwrap(); 32];
+    InvoiceBuilder::new(lightning_invoice::Currency::Regtest)
+        .description("elsewhere".to_owned())
+        .payment_hash(sha256::Hash::from_byte_array(bytes))
+        .payment_secret(PaymentSecret([1; 32]))
+        .current_timestamp()
+        .expiry_time(std::time::Duration::from_secs(86_400))
+        .min_final_cltv_expiry_delta(lock_blocks)
+        .amount_milli_satoshis(amount_msat.unsigned_abs())
+        .build_signed(|hash| Secp256k1::new().sign_ecdsa_recoverable(hash, &key))
+        .unwrap()
+        .to_string()
+}
+
+/// A sale is paid back to a text of the customer's. What the channels cannot carry now, and what would
+/// be locked up for too long, is refused before anything is held; what finds no route is the
+/// merchant's again.
+async fn paid_back(world: &World) {
+    let grocer = shop::merchant(&world.engine, "Grocer").await;
+    let (refunds, settlement) = (world.engine.refunds(), world.engine.settlement());
+    let issuer = world.engine.issuer();
+    let paid = 900_000 * SAT;
+    let command = CreateInvoice {
+        key: key("large"),
+        purpose: InvoicePurpose::Sale {
+            merchant: grocer.id,
+        },
+        price: Some(sat(900_000)),
+        description: "large".to_owned(),
+        expiry_seconds: 3_600,
+        options: InvoiceOptions {
+            rails: vec![Rail::OnChain],
+            rules: Some(PaymentRules {
+                confirmations: vec![ConfirmationTier {
+                    up_to_msat: i64::MAX,
+                    confirmations: 1,
+                }],
+                ..PaymentRules::NONE
+            }),
+            ..InvoiceOptions::default()
+        },
+    };
+    let made = world.engine.invoices().create(&issuer, command).await;
+    let sale = made.unwrap().value;
+    world.fund(&sale, 900_000).await;
+    world.mine(1).await;
+    let sale = world.until(&sale, InvoiceState::Settled).await;
+    let available = async || {
+        let balance = settlement.balance(&grocer.till, grocer.id).await;
+        balance.unwrap().value.available_msat
+    };
+    let pay_back = async |name: &str, amount_msat: i64, bolt11: String| {
+        let command = CreateRefund {
+            key: key(name),
+            invoice: sale.id,
+            to: RefundTo::Bolt11 { bolt11 },
+            amount: RefundAmount::Bitcoin { amount_msat },
+            fee_bearer: RefundFeeBearer::Merchant,
+            reason: "returned".to_owned(),
+        };
+        let made = refunds.create(&grocer.till, command).await;
+        made.map(|made| made.value).map_err(|error| error.code())
+    };
+    let ends = async |id: RefundId| {
+        until("the refund has ended", || async {
+            world.engine.run_due_jobs().await.unwrap();
+            let refund = refunds.get(&grocer.till, id).await.unwrap().value;
+            refund.state.is_final()
+        })
+        .await;
+        refunds.get(&grocer.till, id).await.unwrap().value
+    };
+    assert_eq!(available().await, paid);
+    let has = world.node.balances().await.unwrap();
+    assert!(has.outbound_capacity_msat < 890_000 * SAT);
+    let bill = world.customer.invoice(890_000 * SAT, "all").await.unwrap();
+    let refused = pay_back("all", 890_000 * SAT, bill).await;
+    assert_eq!(refused.unwrap_err(), "refund.no_outbound_capacity");
+    let amount_msat = 50_000 * SAT;
+    let refused = pay_back("locked", amount_msat, nobodys_invoice(amount_msat, 433)).await;
+    assert_eq!(refused.unwrap_err(), "refund.locks_too_long");
+    assert_eq!(available().await, paid);
+    assert!(world.now(&sale).await.flags.is_none());
+    let lost = pay_back("no-route", amount_msat, nobodys_invoice(amount_msat, 18)).await;
+    let lost = ends(lost.unwrap().id).await;
+    assert_eq!(lost.state, RefundState::Failed, "{lost:?}");
+    assert_eq!(available().await, paid);
+    let bill = world.customer.invoice(amount_msat, "back").await.unwrap();
+    let hash = bill.parse::<Bolt11Details>().unwrap().payment_hash;
+    let done = pay_back("back", amount_msat, bill).await.unwrap();
+    let done = ends(done.id).await;
+    let found = (done.state, done.sent_msat, done.fee_msat);
+    assert_eq!(found, (RefundState::Succeeded, amount_msat, Some(0)));
+    until("the customer has it", || async {
+        world.customer.received_msat(hash) == amount_msat
+    })
+    .await;
+    assert_eq!(available().await, paid - amount_msat);
+    assert_eq!(world.now(&sale).await.flags.refunded_msat, amount_msat);
+}
+
 /// The engine is down while an invoice is paid and its time goes by: the block had it in time.
 async fn paid_while_down(world: World, folder: &Path) -> World {
     let invoice = world.invoice("down", PaymentRules::NONE, false).await;
@@ -649,6 +756,7 @@ async fn every_way_a_payment_arrives_on_real_nodes() {
     let world = World::open(folder.path()).await;
     parts_and_both_rails(&world).await;
     // While the other wallet's invoices are good by the engine's time as well.
+    paid_back(&world).await;
     held_by_whoever_is_paid(&world).await;
     over_and_late(&world).await;
     reorg(&world).await;

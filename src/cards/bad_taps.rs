@@ -1,7 +1,8 @@
 //! Forged taps, counted by where they come from.
 //!
-//! Kept in memory alone: it slows somebody down who tries, and protects no money. A restart gives
-//! them a few more attempts at a signature of 64 bits.
+//! Kept in memory alone, by each engine: it slows somebody down who tries, and protects no money. A
+//! restart, or another engine, gives them a few more attempts at a signature of 64 bits; to count in the
+//! books would let anybody write to them (`docs/adr/0033`).
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

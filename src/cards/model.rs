@@ -275,8 +275,8 @@ pub struct Card {
     /// Where its money went when it was retired, and where goes what still comes to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retired_to: Option<RetireTo>,
-    /// How it stood when it went back to the issuer that had it before, where it was not in use: so it
-    /// stands again if it comes over again.
+    /// How it stood when it went back to the issuer that had it before: so it stands again if it comes
+    /// over again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub went_back_as: Option<CardState>,
     /// How it is filled up when it runs low.

@@ -21,9 +21,9 @@ use crate::core::{Answer, Caller, Decision, Executed, Loaded};
 use crate::exchange::{self, Moves};
 use crate::ids::{CardId, CardPaymentId, CredentialId, MerchantId, TransferId};
 use crate::invoices::{self, Invoice, InvoicePurpose};
-use crate::ledger::{Account, NewTransfer, Step, TransferKind, UsageWindow};
+use crate::ledger::{Account, Step, UsageWindow};
 use crate::lightning::Bolt11Details;
-use crate::money::{Asset, Price};
+use crate::money::Price;
 use crate::payments::{self, Attempt, Attempts, Holds};
 use crate::settlement::{self, PaidByBook};
 
@@ -56,10 +56,10 @@ struct Paid {
 
 impl Cards {
     /// Pays a BOLT11 with a tapped card. One of this engine is paid in the books at once and at
-    /// no fee (by a card in a currency where it is a plain sale or a top-up in bitcoin, otherwise
-    /// `card.other_unit`); any other is sent by the node, under a hold. The answer says how the payment stands
-    /// once the node was asked; the outcome follows as an event and in
-    /// [`get_payment`](Self::get_payment). The merchant's points are given when it succeeds, out
+    /// no fee (by a card in a currency where it is a plain sale, a top-up in bitcoin or one in the
+    /// same currency, otherwise `card.other_unit`); any other is sent by the node, under a hold. The
+    /// answer says how the payment stands once the node was asked; the outcome follows as an event and
+    /// in [`get_payment`](Self::get_payment). The merchant's points are given when it succeeds, out
     /// of what the merchant has put aside for them
     /// ([`Rewards::move_budget`](crate::rewards::Rewards::move_budget)), or has here. A till; or the issuer, for a tap that comes with no till.
     ///
@@ -146,7 +146,9 @@ impl Cards {
         let tap = self.verify_from(source, &command.tap).await?;
         super::rules::require_active(&tap.card.value, core.commit_time_ms())?;
         let mut guards = taps::guard(core, &tap).await?;
-        let terms = currency_payment::terms(core, &tap.card.value, tap.program.as_ref()).await?;
+        let asked = (&invoice, amount_msat);
+        let terms = currency_payment::terms_of(core, &tap.card.value, tap.program.as_ref(), asked);
+        let terms = terms.await?;
         let on_card = match &terms {
             Some(terms) => terms.on_card(amount_msat)?,
             None => amount_msat,
@@ -227,7 +229,8 @@ impl Cards {
         // From one currency into another, nobody has said at which rates; nor at which rate
         // what is set aside would come back.
         let is_held = own.value.options.hold;
-        if bill.terms.is_some() && (is_held || payee.asset() != Asset::Btc) {
+        let terms = bill.terms.as_ref();
+        if terms.is_some_and(|terms| !terms.can_pay(payee.asset(), is_held)) {
             return Err(CardPaymentError::OtherUnit.into());
         }
         let holds = Holds::new(core, 0, 0)?;
@@ -248,7 +251,10 @@ impl Cards {
             _ => None,
         };
         let (hash, amount_msat) = (bill.invoice.payment_hash, bill.amount_msat);
-        let (mut steps, payer) = self.exchange_by_book(bill, &mut payment).await?;
+        let (mut steps, payer) = match &bill.terms {
+            Some(terms) => terms.pay_by_book(core, bill.payer(), &mut payment).await?,
+            None => (Vec::new(), bill.payer()),
+        };
         let booked = invoices::pay_by_book(core, own, hash, amount_msat, payer).await?;
         steps.extend(booked.steps);
         // Of what is set aside they are given when it is captured.
@@ -267,44 +273,14 @@ impl Cards {
         })
     }
 
-    /// Where the bitcoin of a payment in the books comes from, and the steps by which a card in a
-    /// currency pays the operator for it.
-    async fn exchange_by_book(
-        &self,
-        bill: &Bill,
-        payment: &mut CardPayment,
-    ) -> Result<(Vec<Step>, Account), Error> {
-        let core = &self.core;
-        let Some(terms) = &bill.terms else {
-            return Ok((Vec::new(), bill.payer()));
-        };
-        let mut conversion = terms.convert(bill.amount_msat)?;
-        // It is paid now: nothing drifts.
-        conversion.set_aside = conversion.amount;
-        let settled = conversion.settle(core, bill.amount_msat).await?;
-        let mut steps = vec![Step::Transfer(NewTransfer {
-            id: core.new_id(TransferId::from_parts)?,
-            debit: bill.payer(),
-            credit: Account::exchange(Asset::Fiat(terms.unit)),
-            amount: conversion.amount,
-            kind: TransferKind::CardPayment,
-            reference: payment.id.to_string(),
-            credit_ceiling: None,
-        })];
-        steps.extend(settled.spread(core, payment.id)?);
-        steps.extend(exchange::within_cap(core, terms.unit, Moves::Up).await?);
-        payment.conversion = Some(conversion);
-        Ok((steps, Account::exchange(Asset::Btc)))
-    }
-
     async fn decide_to_send(&self, bill: &Bill, usage: Vec<UsageWindow>) -> Result<Paid, Error> {
         let core = &self.core;
         if !core.lightning_elsewhere {
             core.node()?;
         }
         let terms = core.settings.card_payments;
-        let own = bill.program.as_ref();
-        let own = own.and_then(|program| program.value.terms.max_lock_blocks);
+        let own = bill.program.as_ref().map(|program| &program.value.terms);
+        let own = own.and_then(|own| own.max_lock_blocks);
         let max_lock_blocks = own.unwrap_or(terms.max_lock_blocks);
         rules::check_lock(&bill.invoice, max_lock_blocks)?;
         let max_route_fee_msat =
@@ -523,8 +499,9 @@ impl Cards {
         };
         Price::Bitcoin { amount_msat }.validate()?;
         let program = programs::of(core, &card.value).await?;
+        let asked = (&invoice, amount_msat);
         let bill = Bill {
-            terms: currency_payment::terms(core, &card.value, program.as_ref()).await?,
+            terms: currency_payment::terms_of(core, &card.value, program.as_ref(), asked).await?,
             program,
             card,
             invoice,

@@ -15,7 +15,7 @@ use crate::access::Credential;
 use crate::core::{Answer, Caller, Core, Decision, Executed, IdempotencyKey, Loaded, emit, put};
 use crate::exchange::{self, Moves};
 use crate::ids::CardId;
-use crate::ledger::Step;
+use crate::ledger::{Account, Step};
 use crate::money::Asset;
 
 const ADDRESSES: &str = "top_up_address";
@@ -133,11 +133,13 @@ pub(super) async fn card_of(core: &Core, address: &str) -> Result<CardId, Error>
 }
 
 /// What holds in the commit that takes money for a card: the card can be used, and the address
-/// that it came by was not taken away. Beside it the most that the card may have.
+/// that it came by was not taken away. Beside it the most that the card may have. What is paid by
+/// book comes from `payer`: out of the card's own currency nothing is exchanged.
 pub(crate) async fn admit_top_up(
     core: &Core,
     card: CardId,
     address: Option<&str>,
+    payer: Option<Account>,
 ) -> Result<(Option<i64>, Vec<Step>), Error> {
     // What is paid to a card that was replaced goes to the one in its place.
     let card = current(core, card).await?.value.id;
@@ -145,7 +147,8 @@ pub(crate) async fn admit_top_up(
     let (ceiling, held) = programs::ceiling(core, &card.value).await?;
     let mut steps = vec![guard(&card)];
     steps.extend(held);
-    if let Asset::Fiat(unit) = card.value.unit {
+    let is_exchanged = payer.is_none_or(|payer| payer.asset() != card.value.unit);
+    if let (Asset::Fiat(unit), true) = (card.value.unit, is_exchanged) {
         steps.extend(exchange::within_cap(core, unit, Moves::Down).await?);
     }
     if let Some(address) = address {

@@ -57,7 +57,7 @@ impl Checkout {
             Error::Checkout(CheckoutError::AddressUnknown)
             | Error::Invoice(InvoiceError::NotFound { .. }) => LnurlReply::nothing_here(),
             Error::Store(_) => LnurlReply::error("the books cannot be read now: try again"),
-            other => LnurlReply::error(&other.detail()),
+            other => LnurlReply::error(&other.for_a_stranger()),
         })
     }
 

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use futures_channel::oneshot;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
-use sha2::{Digest, Sha256};
 
+use super::fingerprint::Fingerprint;
 use super::{Core, MAX_DECISIONS};
 use crate::Error;
 use crate::access::Role;
@@ -20,6 +20,11 @@ use crate::store::StoreError;
 /// The caller's name for one attempt to do something, made and kept **before** the call, so that
 /// a retry after a lost answer is the same command. 1 to 128 printable ASCII characters; unique
 /// within a credential and an operation.
+///
+/// A command that is asked again before its first call was answered waits for that in the same
+/// instance. Where several instances work on one database the second call may reach another one, and
+/// be refused for a reason that the first one did not meet: a caller that was not answered asks again
+/// until it is, or takes no refusal for the last word before the first call must have ended.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 pub struct IdempotencyKey(String);
 
@@ -168,9 +173,28 @@ impl Core {
         Fut: Future<Output = Result<Decision<A>, Error>>,
     {
         let scope = scope(caller, operation, key);
-        let fingerprint = self.fingerprint(command)?;
+        let fingerprint = self.fingerprint(operation, command)?;
+        // One that is asked again before it was answered waits: what refuses the second call says
+        // nothing of the first, which goes on and may still be done.
+        let _turn = self.command_turns.take(&scope).await;
+        self.execute_once(caller, &scope, &fingerprint, decide)
+            .await
+    }
+
+    async fn execute_once<A, F, Fut>(
+        &self,
+        caller: &Caller,
+        scope: &str,
+        fingerprint: &Fingerprint,
+        decide: F,
+    ) -> Result<Executed<A>, Error>
+    where
+        A: Serialize + DeserializeOwned,
+        F: Fn() -> Fut,
+        Fut: Future<Output = Result<Decision<A>, Error>>,
+    {
         let refusal = match self
-            .decide_and_commit(caller, &scope, &fingerprint, decide)
+            .decide_and_commit(caller, scope, fingerprint, decide)
             .await
         {
             Ok(executed) => return Ok(executed),
@@ -183,15 +207,15 @@ impl Core {
         };
         // A retry must get its answer although the card is empty, the tap used or the invoice
         // expired by now: because of the first time, it may be.
-        match self.done_before(&scope, &fingerprint).await? {
+        match self.done_before(scope, fingerprint).await? {
             Some(done) => Ok(done),
             None => Err(refusal),
         }
     }
 
     /// As [`execute`](Self::execute), for a command of which `decide` does more than read: it is
-    /// not called for one that was done before. Two at the same time are both decided: the one that
-    /// finds nothing left to do is answered what the other has done.
+    /// not called for one that was done before. Two at the same time at two instances are both decided:
+    /// the one that finds nothing left to do is answered what the other has done.
     pub(crate) async fn execute_new<C, A, F, Fut>(
         &self,
         caller: &Caller,
@@ -207,11 +231,13 @@ impl Core {
         Fut: Future<Output = Result<Decision<A>, Error>>,
     {
         let scope = scope(caller, operation, key);
-        let fingerprint = self.fingerprint(command)?;
-        match self.done_before(&scope, &fingerprint).await? {
-            Some(done) => Ok(done),
-            None => self.execute(caller, operation, key, command, decide).await,
+        let fingerprint = self.fingerprint(operation, command)?;
+        let _turn = self.command_turns.take(&scope).await;
+        if let Some(done) = self.done_before(&scope, &fingerprint).await? {
+            return Ok(done);
         }
+        self.execute_once(caller, &scope, &fingerprint, decide)
+            .await
     }
 
     /// What came of the command, if it was done before.
@@ -223,7 +249,7 @@ impl Core {
         let Some((known, commit)) = self.store.command(scope).await? else {
             return Ok(None);
         };
-        if known != fingerprint.kept && known != fingerprint.plain {
+        if !fingerprint.is(&known, &self.secrets) {
             return Err(CommandError::KeyReused.into());
         }
         executed(commit.answer, commit.at_ms, true).map(Some)
@@ -322,45 +348,6 @@ fn executed<A: DeserializeOwned>(
         answer: Answer { as_of_ms, value },
         replayed,
     })
-}
-
-/// Fields that had another name when commands were first kept: `(now, then)`, and the colon tells a
-/// name from a text that looks like one. A command that was sent before an update and is sent again
-/// after it is the same command.
-const RENAMED: &[(&str, &str)] = &[
-    ("\"per_tap\":", "\"per_tap_msat\":"),
-    ("\"per_day\":", "\"per_day_msat\":"),
-    ("\"per_week\":", "\"per_week_msat\":"),
-    ("\"per_month\":", "\"per_month_msat\":"),
-    ("\"pin_above\":", "\"pin_above_msat\":"),
-    ("\"low_balance\":", "\"low_balance_msat\":"),
-    ("\"max_balance\":", "\"max_balance_msat\":"),
-];
-
-/// What a request is known by.
-struct Fingerprint {
-    /// Under a key of the engine's: a request may have little in it that is not known, the number of
-    /// a chip, and whoever had a bare digest would find it by trying.
-    kept: String,
-    /// The bare digest, by which an earlier version knew it.
-    plain: String,
-}
-
-impl Core {
-    fn fingerprint(&self, command: &impl Serialize) -> Result<Fingerprint, Error> {
-        let mut text = serde_json::to_string(command).map_err(unreadable)?;
-        // Limits of a card are always whole, so that the first of them says whether there are any.
-        if RENAMED.first().is_some_and(|(now, _)| text.contains(now)) {
-            for (now, then) in RENAMED {
-                text = text.replace(now, then);
-            }
-        }
-        let plain = format!("{:x}", Sha256::digest(text));
-        Ok(Fingerprint {
-            kept: self.secrets.fingerprint(&plain),
-            plain,
-        })
-    }
 }
 
 pub(crate) fn unreadable(error: serde_json::Error) -> Error {

@@ -4,6 +4,8 @@ mod chain_troubles;
 mod command;
 mod documents;
 mod draining;
+mod fingerprint;
+mod last_blocks;
 mod secrets;
 mod sweep;
 mod turns;
@@ -21,9 +23,12 @@ pub(crate) use command::{Caller, Decision, Executed, check_text, unreadable};
 pub(crate) use documents::{Loaded, emit, put};
 #[cfg(feature = "chain")]
 pub(crate) use draining::draining;
+#[cfg(feature = "chain")]
+pub(crate) use last_blocks::LastBlocks;
+pub(crate) use last_blocks::SeenTip;
 pub(crate) use secrets::Secrets;
 pub(crate) use sweep::{Sweep, Sweeps};
-pub(crate) use turns::{Turn, Turns};
+pub(crate) use turns::{NamedTurns, Turn, Turns};
 
 use crate::Error;
 use crate::chain::{ChainError, ChainSource};
@@ -65,6 +70,11 @@ pub struct Settings {
     /// How BOLT11 invoices are paid with cards.
     #[serde(default)]
     pub card_payments: CardPaymentSettings,
+    /// For how many blocks the money of a refund or a payout over Lightning may be locked up, the last
+    /// hop counted: whoever is paid can leave it waiting as long. Three days by default, 432: 144 that
+    /// the widest of common wallets ask for of the last hop, and two hops of 144 before it.
+    #[serde(default = "three_days_in_blocks")]
+    pub max_lock_blocks: u32,
     /// How often the chain is looked at, in milliseconds; every ten seconds by default.
     #[serde(default = "ten_seconds_in_ms")]
     pub chain_poll_ms: i64,
@@ -135,6 +145,10 @@ fn sixty() -> u32 {
     60
 }
 
+fn three_days_in_blocks() -> u32 {
+    432
+}
+
 fn ten_seconds_in_ms() -> i64 {
     10_000
 }
@@ -159,6 +173,7 @@ impl Default for Settings {
             authorization_ms: a_day_in_ms(),
             tap_valid_ms: two_minutes_in_ms(),
             card_payments: CardPaymentSettings::default(),
+            max_lock_blocks: three_days_in_blocks(),
             chain_poll_ms: ten_seconds_in_ms(),
             breakage_after_ms: None,
             top_up_invoices_per_hour: sixty(),
@@ -226,6 +241,8 @@ pub(crate) struct Core {
     pub(crate) apart_since_ms: AtomicI64,
     /// Looks at what a clock that was far ahead has put off.
     pub(crate) sweeps: Sweeps,
+    /// The calls of one command are carried out one after the other.
+    pub(crate) command_turns: NamedTurns,
     /// Receipts are issued one after the other: each takes the number after the last.
     pub(crate) receipt_turns: Turns,
     /// The node is emptied by one round after the other: two that look at the same coins would send

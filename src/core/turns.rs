@@ -1,6 +1,6 @@
 //! One at a time, in the order in which they came.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_channel::oneshot;
@@ -72,6 +72,61 @@ impl Drop for Turn {
     }
 }
 
+/// Turns of their own for each name; a name that nobody has or waits for takes no room.
+#[derive(Clone, Default)]
+pub(crate) struct NamedTurns(Arc<Mutex<HashMap<String, Named>>>);
+
+#[derive(Default)]
+struct Named {
+    turns: Turns,
+    /// How many have the turn or wait for it.
+    here: usize,
+}
+
+/// Whoever has it is the only one of this name, until it is dropped.
+pub(crate) struct NamedTurn {
+    lines: NamedTurns,
+    name: String,
+    turn: Option<Turn>,
+}
+
+impl NamedTurns {
+    /// Waits for the turn of this name.
+    pub(crate) async fn take(&self, name: &str) -> NamedTurn {
+        let turns = {
+            let mut lines = self.lock();
+            let named = lines.entry(name.to_owned()).or_default();
+            named.here += 1;
+            named.turns.clone()
+        };
+        // Counted, and so to be given back although the caller goes away while it waits.
+        let mut place = NamedTurn {
+            lines: self.clone(),
+            name: name.to_owned(),
+            turn: None,
+        };
+        place.turn = Some(turns.take().await);
+        place
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Named>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for NamedTurn {
+    fn drop(&mut self) {
+        drop(self.turn.take());
+        let mut lines = self.lines.lock();
+        if let Some(named) = lines.get_mut(&self.name) {
+            named.here -= 1;
+            if named.here == 0 {
+                lines.remove(&self.name);
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::future::Future;
@@ -122,5 +177,26 @@ mod tests {
         assert!(matches!(refused, Poll::Ready(None)));
         drop(taken);
         assert!(matches!(poll(waits.as_mut()), Poll::Ready(Some(_))));
+    }
+
+    #[test]
+    fn each_name_has_its_own_turn_and_leaves_nothing() {
+        let names = NamedTurns::default();
+        let Poll::Ready(first) = poll(pin!(names.take("a"))) else {
+            panic!("nobody was before");
+        };
+        assert!(poll(pin!(names.take("b"))).is_ready());
+        let mut second = Box::pin(names.take("a"));
+        let mut third = Box::pin(names.take("a"));
+        assert!(poll(second.as_mut()).is_pending());
+        assert!(poll(third.as_mut()).is_pending());
+        drop(second);
+        drop(first);
+        let Poll::Ready(turn) = poll(third.as_mut()) else {
+            panic!("it was its turn");
+        };
+        assert_eq!(names.lock().len(), 1);
+        drop(turn);
+        assert!(names.lock().is_empty());
     }
 }

@@ -10,7 +10,8 @@ use crate::cards::boltcard::IssuerKey;
 use crate::cards::{Cards, IssuerKeys};
 use crate::chain::ChainSource;
 use crate::core::{
-    ChainTroubles, CommandError, Core, HashCost, MasterSecret, Secrets, Settings, Sweeps, Turns,
+    ChainTroubles, CommandError, Core, HashCost, MasterSecret, NamedTurns, Secrets, Settings,
+    Sweeps, Turns,
 };
 use crate::invoices::Invoices;
 use crate::lightning::LightningNode;
@@ -170,6 +171,7 @@ impl EngineBuilder {
             settings: self.settings,
             apart_since_ms: AtomicI64::new(0),
             sweeps: Sweeps::default(),
+            command_turns: NamedTurns::default(),
             receipt_turns: Turns::default(),
             drain_turns: Turns::default(),
             chain_troubles: ChainTroubles::default(),

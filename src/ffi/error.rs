@@ -254,6 +254,7 @@ const CODES: &[(&str, Kind)] = &[
     ("settlement.insufficient_balance", Kind::InsufficientFunds),
     ("settlement.invoice_expired", Kind::Declined),
     ("settlement.invoice_used", Kind::Conflict),
+    ("settlement.locks_too_long", Kind::Declined),
     ("settlement.merchant_not_found", Kind::NotFound),
     ("settlement.no_amount", Kind::InvalidInput),
     ("settlement.own_invoice", Kind::Declined),
@@ -351,6 +352,7 @@ from_module_errors!(
     crate::CommandError,
     crate::access::AccessError,
     crate::cards::CardError,
+    crate::chain::ChainError,
     crate::lightning::LightningError,
     crate::money::MoneyError,
     crate::store::StoreError

@@ -14,9 +14,13 @@ mod calls_books;
 mod calls_by_hand;
 mod calls_cards;
 mod calls_charges;
+#[cfg(feature = "chain")]
+mod calls_drains;
 mod calls_invoices;
 mod calls_merchants;
 mod calls_standing;
+#[cfg(feature = "chain")]
+mod calls_wallets;
 mod config;
 mod error;
 mod listener;
@@ -27,10 +31,14 @@ mod records_books;
 mod records_by_hand;
 mod records_cards;
 mod records_charges;
+#[cfg(feature = "chain")]
+mod records_drains;
 mod records_invoices;
 mod records_merchants;
 mod records_money;
 mod records_standing;
+#[cfg(feature = "chain")]
+mod records_wallets;
 mod runtime;
 mod scaffolding;
 #[cfg(feature = "testkit")]
@@ -65,6 +73,11 @@ pub use records_charges::{
     ChargePage, ChargeState, RefundChargeRequest, ReleaseChargeRequest, SetCardPinRequest,
     UnlockCardPinRequest,
 };
+#[cfg(feature = "chain")]
+pub use records_drains::{
+    ChannelEnd, DrainNodeRequest, DrainPage, DrainSend, DrainState, DrainWait, DrainedChannel,
+    EndDrainRequest, NodeDrain,
+};
 pub use records_invoices::{
     CreateInvoiceRequest, Invoice, InvoicePage, InvoicePurpose, InvoiceState,
 };
@@ -75,6 +88,11 @@ pub use records_merchants::{
 };
 pub use records_money::{Price, Quote, QuoteSide, Rounding};
 pub use records_standing::{Health, LostChannel, NodeStatus, Trouble};
+#[cfg(feature = "chain")]
+pub use records_wallets::{
+    AddWalletRequest, ImportLabelsRequest, LabelsImported, NewAddressRequest, Wallet,
+    WalletAddress, WalletBalance, WalletOwner, WalletPage, WalletSource, XpubKind,
+};
 #[cfg(feature = "testkit")]
 pub use simulated::{SimulatedLightning, SimulatedWallet, VirtualBoltCard};
 pub use transfer_kind::TransferKind;

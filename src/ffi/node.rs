@@ -6,12 +6,14 @@ use std::sync::Arc;
 use super::config::{FlashkitConfig, LightningConfig, Network};
 use super::{FlashError, Flashkit, runtime};
 use crate::MasterSecret;
+#[cfg(feature = "chain")]
+use crate::chain;
 use crate::lightning::ldk::{LdkChainSource, LdkChannel, LdkConfig, LdkNetwork, LdkNode, LdkSeed};
 use crate::lightning::{LightningError, LightningNode};
 use crate::ports::SystemClock;
 use crate::store::sqlite::SqliteStore;
 
-/// Where a node reads the chain.
+/// Where a node reads the chain, and where wallets on chain are watched.
 #[derive(Clone, uniffi::Enum)]
 pub enum ChainSource {
     /// An Esplora server.
@@ -96,6 +98,26 @@ pub(super) fn open(
         clock,
         runtime::handle()?,
     )?)
+}
+
+/// What watches the wallets on chain of a configuration: whatever its node reads.
+#[cfg(feature = "chain")]
+pub(super) fn chain(
+    config: &FlashkitConfig,
+) -> Result<Option<Arc<dyn chain::ChainSource>>, FlashError> {
+    let LightningConfig::Ldk { chain_source, .. } = &config.lightning else {
+        return Ok(None);
+    };
+    Ok(Some(match chain_source {
+        ChainSource::Esplora { url } => Arc::new(chain::Esplora::new(url)?),
+        ChainSource::Electrum { url } => Arc::new(chain::Electrum::new(url)?),
+        ChainSource::BitcoindRpc {
+            host,
+            port,
+            user,
+            password,
+        } => Arc::new(chain::Bitcoind::new(host, *port, user, password)?),
+    }))
 }
 
 /// A channel of the node.

@@ -139,6 +139,10 @@ impl Flashkit {
         if let Some(lightning) = node.lightning {
             builder = builder.lightning(lightning);
         }
+        #[cfg(all(feature = "ldk", feature = "chain"))]
+        if let Some(chain) = super::node::chain(&config)? {
+            builder = builder.chain(chain);
+        }
         if let Some(key) = issuer_key {
             builder = builder.card_issuer_key(key);
         }

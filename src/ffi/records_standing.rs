@@ -12,6 +12,10 @@ pub struct Health {
     /// The clock of this device and the time of the books are more than a minute apart:
     /// `store.clock_behind`, `store.clock_ahead`. The books are written all the same.
     pub clock: Option<Trouble>,
+    /// An address that the chain's source does not tell of, what came to it that could not be put to
+    /// the invoices, or the mempool, which could not be read: `chain.bad_answer` for example. The
+    /// others are watched all the same. Of several the one that has been there for the longest.
+    pub chain: Option<Trouble>,
 }
 
 /// Something that is wrong.
@@ -33,6 +37,7 @@ impl From<health::Health> for Health {
             store: health.store.map(Into::into),
             node: health.node.map(Into::into),
             clock: health.clock.map(Into::into),
+            chain: health.chain.map(Into::into),
         }
     }
 }

@@ -15,6 +15,7 @@ use crate::core::{Core, Loaded};
 use crate::ids::TransferId;
 use crate::ledger::{Account, Step};
 use crate::lightning::PaymentHash;
+use crate::money::Asset;
 use crate::payments::ended_in_books;
 use crate::settlement::PaidByBook;
 
@@ -64,6 +65,11 @@ pub(crate) async fn pay_by_book(
         Verdict::Claim | Verdict::Waits | Verdict::Unchanged => {
             return refused("another payment is being taken");
         }
+    }
+    // What is too much of a price in a currency nobody has.
+    let paid = outcome.after.payments.last();
+    if payer.asset() != Asset::Btc && paid.is_none_or(|paid| paid.surplus_msat() > 0) {
+        return refused("more than it asks for, which has no price");
     }
     let new_id = || core.new_id(TransferId::from_parts);
     let (_, moved) = taking::decide_of(core, invoice, outcome, Some(payer), &new_id).await?;

@@ -10,7 +10,7 @@ use super::taking::{decide, moment};
 use super::{INVOICES, Invoices};
 use crate::Error;
 use crate::access::Credential;
-use crate::core::{Core, Loaded, emit};
+use crate::core::{Core, Loaded, SeenTip, emit};
 use crate::ids::TransferId;
 use crate::ledger::{Refusal, Step};
 use crate::money::Price;
@@ -44,58 +44,74 @@ impl Invoices {
         let address = given_address::canonical(address, &self.core.network)?;
         let (invoices, fact) = (self.clone(), fact.clone());
         self.core
-            .detached(async move { invoices.seen_on_chain(&address, &fact).await })
+            .detached(async move { invoices.seen_on_chain(&address, &fact, None).await })
             .await
     }
 
     /// What is true now of an output to an address. Told twice, or in any order, it comes to the
     /// same; true when the address is an invoice's. Money at an address of ours that is no
     /// invoice's, or of more payments than an invoice has, waits in suspense while a block has it.
+    /// Guard: where it was seen at a tip, nobody has seen another one since.
     pub(crate) async fn seen_on_chain(
         &self,
         address: &str,
         fact: &OnChainFact,
+        at: Option<SeenTip>,
     ) -> Result<bool, Error> {
         let core = &self.core;
         let found = self.by_address(address).await?;
         let mine = found.is_some();
         let decided = core.settle(|| async move {
-            let Some(invoice) = self.by_address(address).await? else {
-                return self.unmatched_on_chain(fact).await;
+            let still = match at {
+                Some(tip) => Some(core.still_at(tip).await?),
+                None => None,
             };
-            let moment = moment(core, &invoice.value).await;
-            let mut gone_on = self.gone_on(&invoice.value, fact).await?;
-            let (outcome, withdrawn) = loop {
-                let told = Fact::OnChain(fact, &gone_on);
-                let outcome = rules::transition(&invoice.value, &told, moment);
-                if matches!(outcome.verdict, Verdict::Refused(_)) {
-                    let custody = invoice.value.on_chain.as_ref().map(|rail| rail.custody);
-                    if custody == Some(Custody::Merchant) {
-                        return Ok(None);
-                    }
-                    return self.unmatched_on_chain(fact).await;
-                }
-                let withdrawn = withdrawn(core, &invoice.value, &outcome).await?;
-                if withdrawn.is_empty() {
-                    break (outcome, withdrawn);
-                }
-                // What was given to somebody between the two looks is not taken from there.
-                let now = self.gone_on(&invoice.value, fact).await?;
-                if now == gone_on {
-                    break (outcome, withdrawn);
-                }
-                gone_on = now;
-            };
-            let new_id = || core.new_id(TransferId::from_parts);
-            let (_, mut batch) = decide(core, &invoice, outcome, &new_id).await?;
-            batch.extend(withdrawn);
-            Ok((!batch.is_empty()).then_some(batch))
+            let steps = self.decide_seen(address, fact).await?;
+            Ok(steps.map(|steps| still.into_iter().chain(steps).collect()))
         });
         match decided.await {
             // Told a second time, and not an invoice's.
             Err(Error::Ledger(Refusal::AlreadyClaimed { .. })) => Ok(mine),
             other => other.map(|_| mine),
         }
+    }
+
+    async fn decide_seen(
+        &self,
+        address: &str,
+        fact: &OnChainFact,
+    ) -> Result<Option<Vec<Step>>, Error> {
+        let core = &self.core;
+        let Some(invoice) = self.by_address(address).await? else {
+            return self.unmatched_on_chain(fact).await;
+        };
+        let moment = moment(core, &invoice.value).await;
+        let mut gone_on = self.gone_on(&invoice.value, fact).await?;
+        let (outcome, withdrawn) = loop {
+            let told = Fact::OnChain(fact, &gone_on);
+            let outcome = rules::transition(&invoice.value, &told, moment);
+            if matches!(outcome.verdict, Verdict::Refused(_)) {
+                let custody = invoice.value.on_chain.as_ref().map(|rail| rail.custody);
+                if custody == Some(Custody::Merchant) {
+                    return Ok(None);
+                }
+                return self.unmatched_on_chain(fact).await;
+            }
+            let withdrawn = withdrawn(core, &invoice.value, &outcome).await?;
+            if withdrawn.is_empty() {
+                break (outcome, withdrawn);
+            }
+            // What was given to somebody between the two looks is not taken from there.
+            let now = self.gone_on(&invoice.value, fact).await?;
+            if now == gone_on {
+                break (outcome, withdrawn);
+            }
+            gone_on = now;
+        };
+        let new_id = || core.new_id(TransferId::from_parts);
+        let (_, mut batch) = decide(core, &invoice, outcome, &new_id).await?;
+        batch.extend(withdrawn);
+        Ok((!batch.is_empty()).then_some(batch))
     }
 
     /// Whose surplus is not there to count, where a settled payment may vanish by this fact.

@@ -298,6 +298,11 @@ fn parts(invoice: &Invoice, at: usize, context: &Context<'_>) -> Result<Parts, E
         let own = context.credit;
         match own.asset() {
             Asset::Btc => entries.counted = Some(transfer(debit, own, counted_msat, kind)?),
+            // A card in the same currency pays the price itself: nothing is exchanged.
+            unit if debit.asset() == unit => {
+                let amount = in_currency(invoice, counted_msat)?;
+                entries.currency = Some(transfer(debit, own, amount, kind)?);
+            }
             // The operator takes the bitcoin, and puts the price on the card.
             unit => {
                 let bitcoin = Account::exchange(Asset::Btc);

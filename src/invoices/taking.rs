@@ -73,7 +73,7 @@ pub(super) async fn decide_of(
     let (mut credit_ceiling, mut guards, mut onward) = (None, Vec::new(), Vec::new());
     // What has arrived on chain is booked, whatever the card is by now.
     if takes && refusable {
-        (credit_ceiling, guards) = admitted(core, &invoice.value).await?;
+        (credit_ceiling, guards) = admitted(core, &invoice.value, payer).await?;
     }
     let mut credit = cards::account_now(core, invoice.value.purpose.account()).await?;
     let owes = steps::owed_by(credit);
@@ -136,11 +136,15 @@ async fn looks(core: &Core, invoice: &Invoice, moves: &[rules::Move]) -> Result<
 }
 
 /// Whoever gets the money can: the most that may come to a card, and what holds in the commit.
-async fn admitted(core: &Core, invoice: &Invoice) -> Result<(Option<i64>, Vec<Step>), Error> {
+async fn admitted(
+    core: &Core,
+    invoice: &Invoice,
+    payer: Option<Account>,
+) -> Result<(Option<i64>, Vec<Step>), Error> {
     let (mut credit_ceiling, mut guards) = (None, Vec::new());
     if let InvoicePurpose::TopUp { card } = invoice.purpose {
         let address = invoice.top_up_address.as_deref();
-        (credit_ceiling, guards) = cards::admit_top_up(core, card, address).await?;
+        (credit_ceiling, guards) = cards::admit_top_up(core, card, address, payer).await?;
     }
     if let Some(SurplusTo::Card { card }) = invoice.rules().surplus {
         let card = cards::current(core, card).await?.value.id;

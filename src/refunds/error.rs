@@ -89,6 +89,14 @@ pub enum RefundError {
         /// When, milliseconds since the epoch.
         expired_at_ms: i64,
     },
+    /// A route to the BOLT11 can lock the money up for too long. `refund.locks_too_long`.
+    #[error("the invoice can lock the money up for {blocks} blocks, at most {most_blocks} may be")]
+    LocksTooLong {
+        /// For how many blocks its last hop alone can.
+        blocks: u32,
+        /// For how many it may: [`Settings::max_lock_blocks`](crate::Settings::max_lock_blocks).
+        most_blocks: u32,
+    },
     /// Something else pays, or paid, the BOLT11. `refund.invoice_used`.
     #[error("the invoice to be paid is paid by {by}")]
     InvoiceUsed {
@@ -180,6 +188,7 @@ impl RefundError {
             Self::FeeTakesAll { .. } => "refund.fee_takes_all",
             Self::OtherAmount { .. } => "refund.other_amount",
             Self::InvoiceExpired { .. } => "refund.invoice_expired",
+            Self::LocksTooLong { .. } => "refund.locks_too_long",
             Self::InvoiceUsed { .. } => "refund.invoice_used",
             Self::OwnAccount => "refund.own_account",
             Self::InsufficientBalance { .. } => "refund.insufficient_balance",

@@ -93,6 +93,9 @@ impl Refunds {
             refund.sent_msat = rules::whole_sats(refund.sent_msat)?;
         }
         let Some(own) = own else {
+            let most_blocks = core.settings.max_lock_blocks;
+            rules::check_lock(&asked, most_blocks)?;
+            refund.posting.max_lock_blocks = Some(most_blocks);
             rules::payable(&asked, refund.sent_msat, core.clock.now_ms())?;
             self.check_can_send(refund).await?;
             refund.state = RefundState::Sending;

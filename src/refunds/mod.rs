@@ -114,7 +114,7 @@ impl Refunds {
     /// `invoice.not_found`; `refund.invoice_open`, `refund.nothing_left`, `refund.exceeds_paid`,
     /// `refund.exceeds_cap`, `refund.no_rate_then`, `refund.fee_takes_all`,
     /// `refund.card_in_currency`, `rate.*` of the amount; `refund.other_amount`,
-    /// `refund.invoice_expired`, `refund.invoice_used`, `refund.own_account`,
+    /// `refund.invoice_expired`, `refund.locks_too_long`, `refund.invoice_used`, `refund.own_account`,
     /// `refund.bad_address`, `refund.no_outbound_capacity`, `rate.position_cap_reached`, `invoice.not_payable`,
     /// `lightning.bad_invoice`, `lightning.wrong_network`, `lightning.no_node`, `card.not_found`,
     /// `card.unit_mismatch`, `ledger.ceiling_reached`, `chain.*`, `wallet.*` of where it goes;

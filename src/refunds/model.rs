@@ -337,6 +337,9 @@ pub(crate) struct RefundPosting {
     /// What was booked of the points that went back with it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) points_booked: Vec<ChainEntry>,
+    /// For how many blocks its money may be locked up; `None` for one of before there was a bound.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) max_lock_blocks: Option<u32>,
 }
 
 /// A transfer that is undone where the chain takes away what it was for.
@@ -362,6 +365,7 @@ impl RefundPosting {
             booked: Vec::new(),
             owed_msat: 0,
             points_booked: Vec::new(),
+            max_lock_blocks: None,
         }
     }
 }

@@ -157,7 +157,7 @@ impl Outgoing for Refund {
                 RefundFeeBearer::Merchant | RefundFeeBearer::Customer => Some(self.posting.payer),
                 RefundFeeBearer::Operator => None,
             },
-            max_lock_blocks: None,
+            max_lock_blocks: self.posting.max_lock_blocks,
             usage: Vec::new(),
             created_at_ms: self.created_at_ms,
             standing: self.state.into(),

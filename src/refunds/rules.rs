@@ -289,6 +289,18 @@ pub(super) fn payable(
     }
 }
 
+/// An invoice whose last hop alone locks the money up for longer than may be has no route.
+pub(super) fn check_lock(invoice: &Bolt11Details, most_blocks: u32) -> Result<(), RefundError> {
+    let blocks = invoice.min_final_lock_blocks;
+    if blocks > most_blocks {
+        return Err(RefundError::LocksTooLong {
+            blocks,
+            most_blocks,
+        });
+    }
+    Ok(())
+}
+
 /// What a refund changes of its invoice when it is asked for: one in the books is paid at once.
 pub(super) fn begun(refund: &Refund, is_paid: bool) -> RefundEntry {
     let (amount_msat, covers_msat) = (refund.amount_msat, refund.covers_msat);

@@ -64,6 +64,14 @@ pub enum SettlementError {
         /// The payout.
         by: String,
     },
+    /// A route to the invoice can lock the money up for too long. `settlement.locks_too_long`.
+    #[error("the invoice can lock the money up for {blocks} blocks, at most {most_blocks} may be")]
+    LocksTooLong {
+        /// For how many blocks its last hop alone can.
+        blocks: u32,
+        /// For how many it may: [`Settings::max_lock_blocks`](crate::Settings::max_lock_blocks).
+        most_blocks: u32,
+    },
     /// The invoice is the merchant's own, in this engine. `settlement.own_invoice`.
     #[error("the invoice is for the merchant itself, in this engine")]
     OwnInvoice,
@@ -83,6 +91,7 @@ impl SettlementError {
             Self::NoAmount => "settlement.no_amount",
             Self::InvoiceExpired { .. } => "settlement.invoice_expired",
             Self::InvoiceUsed { .. } => "settlement.invoice_used",
+            Self::LocksTooLong { .. } => "settlement.locks_too_long",
             Self::OwnInvoice => "settlement.own_invoice",
         }
     }

@@ -263,6 +263,9 @@ pub struct Payout {
     pub(crate) holds: Holds,
     /// How often the node was asked to send it.
     pub(crate) attempts: Attempts,
+    /// For how many blocks its money may be locked up; `None` for one of before there was a bound.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) max_lock_blocks: Option<u32>,
 }
 
 /// An invoice of this engine that was paid from an account of this engine.

@@ -58,7 +58,7 @@ impl Outgoing for Payout {
             max_route_fee_msat: self.max_route_fee_msat,
             // The operator pays the route out of its fee.
             route_payer: None,
-            max_lock_blocks: None,
+            max_lock_blocks: self.max_lock_blocks,
             usage: Vec::new(),
             created_at_ms: self.created_at_ms,
             standing: self.state.into(),

@@ -53,6 +53,7 @@ impl Settlement {
     /// # Errors
     /// `settlement.merchant_not_found`, `settlement.insufficient_balance`,
     /// `settlement.no_amount`, `settlement.invoice_expired`, `settlement.invoice_used`,
+    /// `settlement.locks_too_long`,
     /// `settlement.own_invoice` when it is the merchant's own, `invoice.not_payable` and `card.*`
     /// for another one of this engine, `ledger.ceiling_reached` when it is for a card that gets
     /// too full, `lightning.bad_invoice`, `lightning.wrong_network`,
@@ -108,6 +109,7 @@ impl Settlement {
         if let Some(own) = invoices::own_invoice(core, invoice.payment_hash).await? {
             return self.decide_by_book(command, &merchant, &invoice, own).await;
         }
+        rules::check_lock(&invoice, core.settings.max_lock_blocks)?;
         let terms = merchant.value.terms;
         let fee_msat = rules::fee(&terms, amount_msat)?;
         let max_route_fee_msat = rules::max_route_fee(&terms, amount_msat)?;
@@ -127,6 +129,7 @@ impl Settlement {
             held_for: None,
             attempts: self.payments.first_attempts(),
             holds: Holds::new(core, fee_msat, max_route_fee_msat)?,
+            max_lock_blocks: Some(core.settings.max_lock_blocks),
         };
         let mut steps = vec![guard(&merchant)];
         let check_at_ms = self.payments.first_check_at();
@@ -177,6 +180,7 @@ impl Settlement {
             held_for: is_held.then_some(invoice.value.id),
             attempts: Attempts::default(),
             holds: Holds::new(core, 0, 0)?,
+            max_lock_blocks: None,
         };
         let mut steps = vec![guard(merchant)];
         let hash = asked.payment_hash;

@@ -1,9 +1,11 @@
 //! Pure decisions about merchants and payouts: no I/O, no clock.
 
+use super::SettlementError;
 use super::model::PayoutTerms;
 use crate::core::CommandError;
 use crate::ids::{MerchantId, TransferId};
 use crate::ledger::{Account, NewTransfer, Step, TransferKind};
+use crate::lightning::Bolt11Details;
 use crate::money::{MAX_MSAT, MoneyError};
 use crate::payments::rules;
 
@@ -31,6 +33,18 @@ pub(super) fn check_terms(terms: &PayoutTerms) -> Result<(), CommandError> {
             let bounds = "0 msat to 21 million bitcoin";
             return Err(CommandError::OutOfBounds { field, bounds });
         }
+    }
+    Ok(())
+}
+
+/// An invoice whose last hop alone locks the money up for longer than may be has no route.
+pub(super) fn check_lock(invoice: &Bolt11Details, most_blocks: u32) -> Result<(), SettlementError> {
+    let blocks = invoice.min_final_lock_blocks;
+    if blocks > most_blocks {
+        return Err(SettlementError::LocksTooLong {
+            blocks,
+            most_blocks,
+        });
     }
     Ok(())
 }

@@ -126,6 +126,15 @@ pub struct DrainSend {
     pub sent_at_ms: i64,
 }
 
+impl DrainSend {
+    /// True of what gets a closed channel into a block: it was to send no more than it costs. What it
+    /// took out of the wallet is less where it spends of the channel as well (BOLT 3, anchors), and is
+    /// among [`NodeDrain::closing_fees_msat`].
+    pub(super) fn is_of_a_channel(&self) -> bool {
+        self.amount_msat == Some(0) && self.fee_msat.is_some_and(|fee| self.of_msat <= fee)
+    }
+}
+
 /// All that the node has, on its way to somebody's own wallet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeDrain {
@@ -164,7 +173,8 @@ pub struct NodeDrain {
     /// Why the node, a wallet or the network did not send what there is when it was last asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refusal: Option<String>,
-    /// What closing the channels cost, once it is done.
+    /// What closing the channels cost, once it is done, with what the wallet paid to get them into
+    /// blocks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub closing_fees_msat: Option<i64>,
     /// It was ended as it stood, by a command: what it had not sent is where it was.
@@ -189,6 +199,7 @@ impl NodeDrain {
     /// What that cost.
     pub fn fees_msat(&self) -> i64 {
         let confirmed = self.sends.iter().filter(|send| send.is_confirmed);
+        let confirmed = confirmed.filter(|send| !send.is_of_a_channel());
         let fees = confirmed.map(|send| send.fee_msat.unwrap_or(0));
         fees.fold(0, i64::saturating_add)
     }

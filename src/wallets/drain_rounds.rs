@@ -108,6 +108,10 @@ impl Wallets {
     /// Empties the operator's wallets of the node's seed: each spend is written down with the
     /// drain, then signed.
     async fn empty_wallets(&self, id: DrainId) -> Result<(), Error> {
+        // Without a chain nothing can be sent from there: it is told what stays.
+        if self.core.chain.is_none() {
+            return Ok(());
+        }
         self.give_up_refused(id).await?;
         for wallet in self.node_wallets().await? {
             while self.empty_wallet(id, wallet).await? {}
@@ -300,6 +304,7 @@ impl Wallets {
         problem: Option<&Error>,
     ) -> Result<(), Error> {
         let has = self.core.node()?.balances().await?;
+        let worth_nothing_msat = self.worth_nothing_msat(id, swept).await?;
         self.core
             .settle(|| async {
                 let found = self.load_drain(id).await?;
@@ -317,6 +322,7 @@ impl Wallets {
                 let left = Left {
                     total_msat: swept.total_msat,
                     spendable_msat: swept.spendable_msat,
+                    worth_nothing_msat,
                     has_closings: swept.has_closings,
                     came_back: swept.came_back,
                     has_waiting_coins: waiting.has_coins,
@@ -335,6 +341,17 @@ impl Wallets {
             })
             .await
             .map(drop)
+    }
+
+    /// What the node may refuse to send and leave behind: by the fee that was asked for, or that the
+    /// chain's server says.
+    async fn worth_nothing_msat(&self, id: DrainId, swept: &Swept) -> Result<i64, Error> {
+        let mut fee = None;
+        if swept.refusal.is_some() {
+            let asked = self.load_drain(id).await?.value.drain.fee_sat_per_kvb;
+            fee = self.fee_or_usual(asked).await.ok();
+        }
+        Ok(drain_rules::worth_nothing(fee))
     }
 
     /// The steps that end a round, and the drain with it where nothing is left.
@@ -376,16 +393,21 @@ impl Wallets {
             has_coins: false,
             frozen: Vec::new(),
         };
+        let not_configured = self.core.chain().err().map(Error::from);
         for spend in &drain.spends {
             let spend = self.load_spend(*spend).await?.value;
             let is_open = matches!(spend.state, Prepared | Broadcasting | Broadcast | Refused);
-            waiting.spends += usize::from(is_open);
+            // Without a chain nobody sees what becomes of them, or ever will.
+            waiting.spends += usize::from(is_open && not_configured.is_none());
             waiting.refusal = waiting.refusal.or(spend.refusal.filter(|_| is_open));
         }
         for wallet in self.node_wallets().await? {
             let frozen = self.frozen(wallet).await?;
             for (_, coin) in self.core.unspent(wallet).await? {
-                if frozen.contains(&coin.outpoint) {
+                if let Some(error) = &not_configured {
+                    let says = || format!("{}: {error}", error.code());
+                    waiting.refusal.get_or_insert_with(says);
+                } else if frozen.contains(&coin.outpoint) {
                     waiting.frozen.push(coin.outpoint);
                 } else if coin.confirmations == 0 && coin.keychain == Keychain::External {
                     waiting.has_coins |= coin.reserved_by.is_none();
@@ -433,6 +455,7 @@ impl Wallets {
             (capital, channels, settled.closing_fees_msat, fee),
             (capital, onchain, drain.sent_msat(), TransferKind::Capital),
             (capital, onchain, drain.fees_msat(), fee),
+            (capital, onchain, settled.wallet_fees_msat, fee),
         ] {
             if amount > 0 {
                 steps.push(Step::Transfer(NewTransfer {

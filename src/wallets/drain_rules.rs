@@ -12,9 +12,22 @@ use crate::money::Asset;
 pub(super) const FORCE_AFTER_MS: i64 = 600_000;
 /// How long a node is given to see what it has sent before it sends the same again.
 const SEND_AGAIN_MS: i64 = 600_000;
-/// What a transaction of one coin costs at the highest fee there is, and more: a node that refuses
-/// to send less than this has nothing left that is worth it.
+/// What a transaction of one to three coins takes in virtual bytes.
+const SMALL_VBYTES: u64 = 300;
+/// No wallet sends less than this.
+const DUST_SATS: u64 = 546;
+/// At the highest fee there is a transaction of one coin costs less: what is left where no fee is known.
 const WORTH_NOTHING_MSAT: i64 = 200_000_000;
+
+/// A node that refuses to send no more than this, in msat, has nothing left that is worth it.
+pub(super) fn worth_nothing(fee_sat_per_kvb: Option<u64>) -> i64 {
+    let Some(fee) = fee_sat_per_kvb else {
+        return WORTH_NOTHING_MSAT;
+    };
+    let fee_sats = fee.saturating_mul(SMALL_VBYTES).div_ceil(1_000);
+    let sats = fee_sats.saturating_add(DUST_SATS);
+    i64::try_from(sats.saturating_mul(1_000)).unwrap_or(i64::MAX)
+}
 
 /// What is owed of each asset: what the node's money backs.
 pub(super) fn owed(balances: &[(Account, Balance)]) -> Vec<(Asset, i64)> {
@@ -122,8 +135,8 @@ pub(super) fn channels(
 }
 
 /// What was sent, as the node has it now; `earlier` left it before. What gets a closed channel into
-/// a block leaves the wallet as well, and sends nothing: the node knows no fee of it, and has what it
-/// cost as what it sent. It is none of the drain's before a block has it.
+/// a block leaves the wallet as well, and sends nothing: the node has what it cost as its fee, or, where
+/// it does not know that, as what it sent. It is none of the drain's before a block has it.
 pub(super) fn sends(
     known: &[DrainSend],
     earlier: &[String],
@@ -138,7 +151,7 @@ pub(super) fn sends(
         let at = sends.iter().position(|known| known.txid == send.txid);
         let all_msat = send.amount_msat.saturating_add(send.fee_msat);
         let before = at.and_then(|at| sends.get(at));
-        let is_of_a_channel = send.fee_msat == 0;
+        let is_of_a_channel = send.fee_msat == 0 || send.amount_msat == 0;
         if is_of_a_channel && before.is_none() && !send.is_confirmed {
             continue;
         }
@@ -193,11 +206,14 @@ pub(super) fn sends_now(
 }
 
 /// A send that came back: the address is the node's own. It goes by what the node says, which knows
-/// of its fee.
+/// of its fee. What gets a channel into a block looks alike, and was to send no more than it cost.
 pub(super) fn came_back(sends: &[DrainSend], seen: &[OnchainSend]) -> bool {
-    let is_ours = |txid: &str| sends.iter().any(|send| send.txid == txid);
+    let was_to_send = |of: &OnchainSend| {
+        let mut sends = sends.iter();
+        sends.any(|send| send.txid == of.txid && send.of_msat > of.fee_msat)
+    };
     let mut seen = seen.iter();
-    seen.any(|send| send.amount_msat == 0 && send.fee_msat > 0 && is_ours(&send.txid))
+    seen.any(|send| send.amount_msat == 0 && send.fee_msat > 0 && was_to_send(send))
 }
 
 /// What may be in no block for ever: nothing waits, and of all that there was there is less beside
@@ -226,6 +242,7 @@ pub(super) fn under_way(sends: &[DrainSend], all_msat: i64, left_msat: i64) -> i
 
 fn rest_msat(sends: &[DrainSend], all_msat: i64, left_msat: i64) -> i64 {
     let confirmed = sends.iter().filter(|send| send.is_confirmed);
+    let confirmed = confirmed.filter(|send| !send.is_of_a_channel());
     let amounts = confirmed.flat_map(|send| [send.amount_msat, send.fee_msat]);
     let amounts = amounts.map(|amount| amount.unwrap_or(0));
     let gone_msat = amounts.fold(0, i64::saturating_add);
@@ -241,6 +258,8 @@ fn is_open(channel: &DrainedChannel) -> bool {
 pub(super) struct Left {
     pub(super) total_msat: i64,
     pub(super) spendable_msat: i64,
+    /// What nobody would send.
+    pub(super) worth_nothing_msat: i64,
     /// Something of closed channels is not settled.
     pub(super) has_closings: bool,
     /// The address is the node's own: nothing more is sent, and there is nothing to wait for.
@@ -258,7 +277,7 @@ pub(super) fn waits_for(drain: &NodeDrain, left: Left) -> Vec<DrainWait> {
     // Of open channels the node keeps something back.
     let waiting_msat = left.total_msat.saturating_sub(left.spendable_msat);
     let is_waiting = !has_open && waiting_msat > 0;
-    let is_worth_it = left.spendable_msat > WORTH_NOTHING_MSAT;
+    let is_worth_it = left.spendable_msat > left.worth_nothing_msat;
     let is_refused = drain.refusal.is_some() && is_worth_it && !left.came_back;
     let is_under_way = |send: &DrainSend| !send.is_confirmed && !send.is_gone;
     let is_unconfirmed = drain.sends.iter().any(is_under_way) || left.has_waiting_coins;
@@ -297,6 +316,8 @@ pub(super) struct Settled {
     pub(super) came_msat: i64,
     /// What that cost.
     pub(super) closing_fees_msat: i64,
+    /// What it cost the wallet beside: to get channels into blocks that had less in them.
+    pub(super) wallet_fees_msat: i64,
 }
 
 /// The node had `booked_msat` in its channels by the books, and `had_msat` in its wallet or on its
@@ -310,11 +331,16 @@ pub(super) fn settled(
 ) -> Settled {
     let booked_msat = booked_msat.max(0);
     let gone_msat = drain.sent_msat().saturating_add(drain.fees_msat());
-    let came_msat = gone_msat.saturating_add(left_msat).saturating_sub(had_msat);
-    let came_msat = came_msat.clamp(0, booked_msat);
+    let more_msat = gone_msat.saturating_add(left_msat).saturating_sub(had_msat);
+    let came_msat = more_msat.clamp(0, booked_msat);
+    let of_channels = drain.sends.iter().filter(|send| send.is_confirmed);
+    let of_channels = of_channels.filter(|send| send.is_of_a_channel());
+    let costs = of_channels.filter_map(|send| send.fee_msat);
+    let most_msat = costs.fold(0, i64::saturating_add);
     Settled {
         came_msat,
         closing_fees_msat: booked_msat - came_msat,
+        wallet_fees_msat: more_msat.saturating_neg().clamp(0, most_msat),
     }
 }
 
@@ -356,7 +382,91 @@ mod tests {
         };
         assert_eq!(sends(&[], &[], &[bump(false)], 1), []);
         let found = sends(&[], &[], &[bump(true)], 1);
-        let found: Vec<_> = found.iter().map(|s| (s.amount_msat, s.fee_msat)).collect();
-        assert_eq!(found, [(Some(0), Some(2_000))]);
+        let costs: Vec<_> = found.iter().map(|s| (s.amount_msat, s.fee_msat)).collect();
+        assert_eq!(costs, [(Some(0), Some(2_000))]);
+        // Where the node knows its fee it is no different, and it is nothing that came back.
+        let known = |is_confirmed| OnchainSend {
+            amount_msat: 0,
+            fee_msat: 2_330,
+            ..bump(is_confirmed)
+        };
+        assert_eq!(sends(&[], &[], &[known(false)], 1), []);
+        assert!(!came_back(&found, &[known(true)]));
+        let found = sends(&[], &[], &[known(true)], 1);
+        assert_eq!(found.first().and_then(|send| send.fee_msat), Some(2_330));
+        assert!(!came_back(&found, &[known(true)]));
+        let ours = |send: &DrainSend| DrainSend {
+            of_msat: 600_000,
+            ..send.clone()
+        };
+        let ours: Vec<_> = found.iter().map(ours).collect();
+        assert!(came_back(&ours, &[known(true)]));
+    }
+
+    /// A node with 100,000 in its wallet pays 630 for what gets its channel into a block, 330 of which
+    /// the channel's anchor brings.
+    #[test]
+    fn what_gets_a_channel_into_a_block_is_of_what_closing_cost() {
+        let bump = OnchainSend {
+            txid: "00".to_owned(),
+            amount_msat: 0,
+            fee_msat: 630,
+            is_confirmed: true,
+        };
+        let mut drain = refused();
+        drain.sends = sends(&[], &[], &[bump], 1);
+        // Of 500,000 in the channel, and of 100.
+        for (channel, sent, expected) in [
+            (500_000, 599_459, (499_459, 541, 0)),
+            (100, 99_650, (0, 100, 350)),
+        ] {
+            drain.sends.truncate(1);
+            drain.sends.push(DrainSend {
+                txid: "01".to_owned(),
+                of_msat: sent,
+                amount_msat: Some(sent - 379),
+                fee_msat: Some(379),
+                is_confirmed: true,
+                is_gone: false,
+                sent_at_ms: 1,
+            });
+            let settled = settled(&drain, channel, 100_000, 0);
+            let came = (settled.came_msat, settled.closing_fees_msat);
+            assert_eq!((came.0, came.1, settled.wallet_fees_msat), expected);
+            assert_eq!(drain.fees_msat(), 379);
+            // All of it is booked.
+            assert_eq!(100_000 + came.0 - settled.wallet_fees_msat, sent);
+            assert_eq!(under_way(&drain.sends, channel + 100_000, 0), 0);
+        }
+    }
+
+    fn refused() -> NodeDrain {
+        let text = r#"{"id":"drain_01890000000070008000000000000000","state":"sweeping",
+            "address":"","channels_msat":0,"closing_msat":0,"onchain_msat":0,"channels":[],
+            "sends":[],"refusal":"no","started_at_ms":1}"#;
+        serde_json::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn what_the_node_refuses_is_left_behind_only_where_it_is_worth_nothing() {
+        // By the fee that is asked for, or by the highest where none is known.
+        assert_eq!(worth_nothing(Some(5_000)), (1_500 + 546) * 1_000);
+        assert_eq!(worth_nothing(Some(1)), 547_000);
+        assert_eq!(worth_nothing(None), WORTH_NOTHING_MSAT);
+        let drain = refused();
+        for (spendable_msat, expected) in [(2_046_000, vec![]), (2_047_000, vec![DrainWait::Node])]
+        {
+            let left = Left {
+                total_msat: spendable_msat,
+                spendable_msat,
+                worth_nothing_msat: worth_nothing(Some(5_000)),
+                has_closings: false,
+                came_back: false,
+                has_waiting_coins: false,
+                spends: 0,
+                has_payments: false,
+            };
+            assert_eq!(waits_for(&drain, left), expected);
+        }
     }
 }

@@ -156,7 +156,9 @@ impl Wallets {
         command: &DrainNode,
     ) -> Result<Decision<NodeDrain>, Error> {
         let Loaded { version, value } = found;
-        if value.drain.address != command.address {
+        // One address has several spellings: bech32 may stand in capitals.
+        let script = |address| descriptor::script_of(address, self.network()?);
+        if script(&value.drain.address)? != script(&command.address)? {
             let drain = value.drain.id;
             return Err(WalletError::Draining { drain }.into());
         }

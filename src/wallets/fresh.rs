@@ -55,9 +55,20 @@ impl Wallets {
     /// The chain's height: as it is, by a source that could not say what was paid before, or as it was
     /// at the last look.
     pub(crate) async fn height(&self) -> Result<Option<u32>, Error> {
-        if let Some(source) = self.core.chain.as_ref().filter(|it| it.reads_blocks())
-            && let Ok(tip) = in_time(&*self.core.executor, source.tip()).await
-        {
+        let source = self.core.chain.as_ref();
+        if source.is_some_and(|source| source.reads_blocks()) {
+            return self.height_now().await;
+        }
+        let looked_at = self.cursor().await?.value.through;
+        Ok(looked_at.map(|block| block.height))
+    }
+
+    /// The chain's height as it is, or as it was at the last look where its server is away.
+    pub(super) async fn height_now(&self) -> Result<Option<u32>, Error> {
+        let Some(source) = &self.core.chain else {
+            return Ok(None);
+        };
+        if let Ok(tip) = in_time(&*self.core.executor, source.tip()).await {
             return Ok(Some(tip.height));
         }
         let looked_at = self.cursor().await?.value.through;

@@ -27,6 +27,7 @@ mod refunding;
 mod rules;
 mod sending;
 mod spends;
+mod tips;
 mod watching;
 mod withdrawing;
 
@@ -81,7 +82,9 @@ impl Wallets {
 
     /// Adds a wallet: a merchant's own, or the operator's. Issuer only. What it was paid before is
     /// no receipt of these books. Where the chain's source has an index by script, addresses that
-    /// were paid before are looked for at once, up to the first that was not, and never given out.
+    /// were paid before are looked for at once, up to the first that was not, and never given out; a
+    /// server that is away then keeps no wallet from being added, but the first one of a source that
+    /// reads blocks, which has to know from where on.
     ///
     /// # Errors
     /// `wallet.private_key`, `wallet.wrong_network`, `wallet.bad_descriptor`, `wallet.exists`,
@@ -154,10 +157,7 @@ impl Wallets {
             next_external: command.used_addresses,
             next_change: command.used_addresses,
             created_at_ms: core.clock.now_ms(),
-            added_at_height: match core.chain() {
-                Ok(source) => Some(source.tip().await?.height),
-                Err(_) => None,
-            },
+            added_at_height: self.height_now().await?,
         };
         let id = wallet.id.to_string();
         let mut steps = claims::claims(&descriptors, &id)?;

@@ -16,6 +16,7 @@ use crate::ledger::Step;
 
 /// From so many confirmations on, a coin is looked at rarely.
 pub(super) const FINAL: u32 = 100;
+const DAY_MS: i64 = 86_400_000;
 /// The last number of an address that is not hardened.
 const LAST_INDEX: u32 = 0x7fff_ffff;
 
@@ -313,8 +314,12 @@ fn found_at(
 /// True of a coin that is found now and is no receipt of these books, unless an invoice waits for
 /// it: the wallet had it when it was added, or it is gone again.
 pub(super) fn predates(wallet: &Wallet, coin: &Coin) -> bool {
-    let had = match coin.standing {
-        Standing::Confirmed { block } => wallet.added_at_height >= Some(block.height),
+    let had = match (&coin.standing, wallet.added_at_height) {
+        (Standing::Confirmed { block }, Some(height)) => height >= block.height,
+        // The server was away: the block's time says it, and clocks may be a day apart.
+        (Standing::Confirmed { .. }, None) => {
+            coin.first_seen_ms.saturating_add(DAY_MS) < wallet.created_at_ms
+        }
         _ => false,
     };
     had || coin.spent_by.as_ref().is_some_and(|by| by.block.is_some())
@@ -396,4 +401,35 @@ pub(super) fn keep(transaction: &Transaction, read_version: i64) -> Result<Step,
     let hex = bitcoin::consensus::encode::serialize_hex(transaction);
     let txid = transaction.compute_txid().to_string();
     put(TRANSACTIONS, txid, read_version, &hex, Vec::new())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_wallet_had_is_told_by_heights_or_else_by_days() {
+        let mut wallet: Wallet = serde_json::from_str(
+            r#"{"id":"wal_01890000000070008000000000000000","owner":{"kind":"operator"},"name":"",
+            "is_node":false,"external":"","change":"","next_external":0,"next_change":0,
+            "created_at_ms":1000000000,"added_at_height":100}"#,
+        )
+        .unwrap();
+        let coin = |height: u32, first_seen_ms: i64| -> Coin {
+            let zeros = "0".repeat(64);
+            serde_json::from_value(serde_json::json!({
+                "outpoint": format!("{zeros}:0"), "wallet": wallet.id, "address": "", "script": "",
+                "keychain": "external", "index": 0, "amount_sat": 1, "confirmations": 1,
+                "standing": "confirmed", "block": {"height": height, "hash": zeros},
+                "first_seen_ms": first_seen_ms,
+            }))
+            .unwrap()
+        };
+        // The time of a block is of no account where the height is known.
+        let (old, new) = (coin(100, i64::MAX), coin(101, 0));
+        let (days_before, hours_before) = (coin(99, 900_000_000), coin(99, 990_000_000));
+        assert!(predates(&wallet, &old) && !predates(&wallet, &new));
+        wallet.added_at_height = None;
+        assert!(predates(&wallet, &days_before) && !predates(&wallet, &hours_before));
+    }
 }

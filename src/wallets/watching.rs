@@ -24,7 +24,7 @@ use crate::chain::{
     BlockId, ChainError, ChainSource, KnownTransaction, Standing, View, WATCH_JOB, Watch,
     confirmations,
 };
-use crate::core::{Loaded, put, unreadable};
+use crate::core::{Loaded, SeenTip, put, unreadable};
 use crate::invoices::{OnChainFact, OnChainPlace};
 use crate::ledger::{DueJob, Step};
 use crate::store::{DocumentPosition, DocumentQuery, MAX_PAGE, StoreError};
@@ -75,28 +75,38 @@ impl Wallets {
         birthday_height: Option<u32>,
     ) -> Result<Vec<Step>, Error> {
         let mut steps = vec![self.again(0)];
-        // What arrives before the first round would be missed by a source that reads blocks; and
-        // blocks before the cursor are read again where the wallet is older than that.
         if let Ok(source) = self.core.chain() {
-            let cursor = self.cursor().await?;
-            let from = match (birthday_height, cursor.value.through) {
-                (Some(height), Some(through)) if height < through.height => Some(height),
-                (_, Some(_)) => None,
-                (Some(height), None) => Some(height),
-                (None, None) => Some(source.tip().await?.height),
-            };
-            if let Some(height) = from {
-                let tip = source.tip().await?;
-                let height = height.min(tip.height);
-                let hash = source.block_hash(height).await?.ok_or(ChainError::Moved)?;
-                let after = Cursor {
-                    through: Some(BlockId { height, hash }),
-                    ..cursor.value
-                };
-                steps.push(write_cursor(&after, cursor.version)?);
+            match self.begin_at(&**source, birthday_height).await {
+                Ok(begun) => steps.extend(begun),
+                // One with an index by script misses nothing.
+                Err(Error::Chain(_)) if !source.reads_blocks() => {}
+                Err(error) => return Err(error),
             }
         }
         Ok(steps)
+    }
+
+    /// What arrives before the first round would be missed by a source that reads blocks; and blocks
+    /// before the cursor are read again where the wallet is older than that.
+    async fn begin_at(
+        &self,
+        source: &dyn ChainSource,
+        birthday_height: Option<u32>,
+    ) -> Result<Option<Step>, Error> {
+        let cursor = self.cursor().await?;
+        let from = match (birthday_height, cursor.value.through) {
+            (Some(height), Some(through)) if height < through.height => height,
+            (_, Some(_)) => return Ok(None),
+            (Some(height), None) => height,
+            (None, None) => u32::MAX,
+        };
+        let height = from.min(source.tip().await?.height);
+        let hash = source.block_hash(height).await?.ok_or(ChainError::Moved)?;
+        let after = Cursor {
+            through: Some(BlockId { height, hash }),
+            ..cursor.value
+        };
+        write_cursor(&after, cursor.version).map(Some)
     }
 
     /// After a start: what is watched is looked at now. A clock that was ahead when the next round
@@ -138,6 +148,7 @@ impl Wallets {
         let mut page = self.page(&source, &before.value).await?;
         let watch = self.watch_of(&source, &page).await?;
         let view = look(&*source, &watch).await?;
+        let at = self.seen_tip(&*source, view.tip).await?;
         let mut problems = Problems::of(&view, &mut page, &before.value);
         let mut round = WatchRound {
             scripts: page.addresses.len(),
@@ -153,10 +164,12 @@ impl Wallets {
             let now_ms = self.core.clock.now_ms();
             for change in rules::observe(address, &known, &spends, &view, now_ms) {
                 // One that cannot be told or written does not keep the others waiting.
-                match self.changed(&*source, address, change, &view).await {
+                match self.changed(&*source, address, change, (&view, at)).await {
                     Ok(None) => round.changed += 1,
                     Ok(Some(untold)) => problems.add(address, &untold),
                     Err(error) => {
+                        // All that is left is of an older view.
+                        self.core.still_at(at).await?;
                         is_written = false;
                         problems.add(address, &error);
                     }
@@ -384,7 +397,7 @@ impl Wallets {
         source: &dyn ChainSource,
         address: &WalletAddress,
         mut change: Change,
-        view: &View,
+        (view, at): (&View, SeenTip),
     ) -> Result<Option<Error>, Error> {
         if let Some(transaction) = &change.new {
             let since_ms = known_since(source, &change.coin).await?;
@@ -397,11 +410,12 @@ impl Wallets {
                 coin.replaceable = coin.replaceable || inherits(source, transaction).await;
             }
         }
-        let problem = self.tell(address, &change.coin, view).await.err();
+        let problem = self.tell(address, &change.coin, (view, at)).await.err();
         change.coin.untold = problem.is_some();
         let change = &change;
         self.core
             .settle(|| async move {
+                let still = self.core.still_at(at).await?;
                 let found: Option<Loaded<Coin>> =
                     self.core.load(COINS, &change.coin.outpoint).await?;
                 let version = found.as_ref().map_or(0, |found| found.version);
@@ -433,6 +447,7 @@ impl Wallets {
                     steps.extend(self.mark_used(&change.coin).await?);
                 }
                 steps.extend(followed);
+                steps.push(still);
                 Ok(Some(steps))
             })
             .await?;
@@ -453,7 +468,12 @@ impl Wallets {
         rules::write_address(&after, found.version, now_ms).map(Some)
     }
 
-    async fn tell(&self, address: &WalletAddress, coin: &Coin, view: &View) -> Result<(), Error> {
+    async fn tell(
+        &self,
+        address: &WalletAddress,
+        coin: &Coin,
+        (view, at): (&View, SeenTip),
+    ) -> Result<(), Error> {
         // A merchant's own money that is no invoice's is none of ours, nor is what the operator had
         // before; and change is no receipt.
         let wallet = self.load(coin.wallet).await?.value;
@@ -481,8 +501,8 @@ impl Wallets {
             first_known_ms: coin.first_seen_ms,
             place,
         };
-        self.invoices.seen_on_chain(&coin.address, &fact).await?;
-        Ok(())
+        let told = self.invoices.seen_on_chain(&coin.address, &fact, Some(at));
+        told.await.map(drop)
     }
 }
 

@@ -8,6 +8,7 @@ use flashkit::Engine;
 use flashkit::access::Credential;
 use flashkit::cards::{AutoTopUp, CardLimits, SetAutoTopUp, TopUpSource, VirtualTap};
 use flashkit::ids::CardId;
+use flashkit::money::Asset;
 use flashkit::ports::SystemClock;
 use flashkit::store::{MemoryStore, Store};
 
@@ -192,6 +193,7 @@ async fn a_card_in_anothers_place_is_filled_up_no_more_often(is_sqlite: bool) {
         key: key("rule"),
         card: scene.card.id,
         rule: Some(AutoTopUp {
+            unit: Asset::Btc,
             below: 50_000 * SAT,
             to: 50_000 * SAT,
             times_per_day: 1,

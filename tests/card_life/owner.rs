@@ -11,6 +11,7 @@ use flashkit::cards::{
     UnlockCardCode, UnlockCardPin, WithdrawFromCard,
 };
 use flashkit::ids::{CardId, MerchantId};
+use flashkit::money::Asset;
 use flashkit::ports::SystemClock;
 use flashkit::reports::{ExportFormat, StatementPeriod};
 use flashkit::store::{MemoryStore, Store};
@@ -68,6 +69,7 @@ async fn act(operation: &str, done: Done) -> Option<&'static str> {
                 key,
                 card,
                 rule: Some(AutoTopUp {
+                    unit: Asset::Btc,
                     below: SAT,
                     to: SAT,
                     from: TopUpSource::Outside,
@@ -331,10 +333,7 @@ async fn the_credential_of_a_card_that_was_replaced_reads_nothing_of_what_comes_
         cards.history(&owner, *card, None, 10).await.unwrap();
     }
     let receipt = cards.receipt(&owner, of).await.unwrap();
-    assert_eq!(
-        receipt.balance(),
-        Some((flashkit::money::Asset::Btc, 43_500 * SAT))
-    );
+    assert_eq!(receipt.balance(), Some((Asset::Btc, 43_500 * SAT)));
     assert_eq!(
         cards.get(&owner, newest).await.unwrap().balance_msat,
         43_500 * SAT
@@ -415,6 +414,7 @@ async fn a_sale_while_a_card_is_looked_at_is_not_overlooked() {
         key: key("rule"),
         card: card.id,
         rule: Some(AutoTopUp {
+            unit: Asset::Btc,
             below: 10_000 * SAT,
             to: 20_000 * SAT,
             from: TopUpSource::Card { card: source.id },

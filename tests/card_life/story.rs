@@ -10,6 +10,7 @@ use flashkit::cards::{
     TopUpSource, UnlockCardCode, VirtualTap, WipeCard, WithdrawFromCard,
 };
 use flashkit::ledger::{Account, TransferKind};
+use flashkit::money::Asset;
 use flashkit::rewards::RedeemPoints;
 use flashkit::store::{MemoryStore, Store};
 use flashkit::testkit::clock::ManualClock;
@@ -333,7 +334,7 @@ async fn what_nobody_asks_for_is_the_operators_by_rule_alone() {
         engine.run_due_jobs().await.unwrap();
         let (left, gone) = (
             on_card(&*store, card.id).await,
-            crate::hands::has(&*store, Account::breakage(flashkit::money::Asset::Btc)).await,
+            crate::hands::has(&*store, Account::breakage(Asset::Btc)).await,
         );
         match period {
             None => assert_eq!((left, gone), (10_000, 0)),
@@ -639,6 +640,7 @@ async fn a_card_is_filled_up_by_rule(is_sqlite: bool) {
     let purse = shop::card(&engine, &uid(1), CardLimits::default()).await;
     fund(&*scene.store, 1, purse.id, 30_000).await;
     let rule = |from| AutoTopUp {
+        unit: Asset::Btc,
         below: 40_000 * SAT,
         to: 60_000 * SAT,
         times_per_day: 2,
@@ -721,7 +723,7 @@ async fn a_card_is_filled_up_by_rule(is_sqlite: bool) {
         .filter(|event| event.kind == "card.top_up_wanted")
         .collect();
     assert_eq!(wanted.len(), 1);
-    assert_eq!(wanted[0].body["amount"], 30_000 * SAT);
+    assert_eq!(wanted[0].body["amount_msat"], 30_000 * SAT);
     // Whoever agreed has the purse no more: the agreement went with the credential.
     scene.clock.advance(DAY);
     let agreed = set("agreed again", from, Some(purse.holder.clone()));

@@ -6,15 +6,16 @@ use std::time::Duration;
 
 use flashkit::cards::{
     AddFamilyCard, BreakageRule, CardLimits, CardProgramTerms, CardState, ChargeCard, IssueCard,
-    ReplaceCard, SetCardExpiry, UpdateCardProgram,
+    ReplaceCard, ReportLost, SetCardExpiry, UpdateCardProgram,
 };
-use flashkit::ids::CardId;
+use flashkit::ids::{CardId, CardProgramId};
 use flashkit::ledger::Account;
 use flashkit::money::Asset;
 use flashkit::ports::{Clock, SystemClock};
 use flashkit::settlement::SetMerchantCategory;
 use flashkit::store::{MemoryStore, Store};
 use flashkit::testkit::clock::ManualClock;
+use flashkit::testkit::virtual_card::VirtualCard;
 use flashkit::{Engine, Settings};
 
 use crate::rules::{issue, merchant, program};
@@ -166,6 +167,25 @@ fn broken_after(days: i64) -> CardProgramTerms {
     }
 }
 
+/// The chips of two cards that nobody has been handed.
+async fn blank(engine: &Engine, program: CardProgramId) -> Vec<VirtualCard> {
+    let (cards, issuer) = (engine.cards(), engine.issuer());
+    let mut chips = Vec::new();
+    for uid in ["04112233440002", "04112233440003"] {
+        let command = IssueCard {
+            key: key(uid),
+            uid: uid.to_owned(),
+            existing_chip: None,
+            limits: CardLimits::default(),
+            program: Some(program),
+        };
+        cards.issue(&issuer, command).await.unwrap();
+        let keys = cards.programming_keys(&issuer, uid).await.unwrap();
+        chips.push(VirtualCard::program(uid, &keys).unwrap());
+    }
+    chips
+}
+
 /// Others spend the balance of a card that expired: its money waits until none of them can, and no
 /// longer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -176,20 +196,8 @@ async fn the_money_of_a_family_breaks_once_none_of_it_can_spend() {
         let of = program(engine, "family", broken_after(30)).await;
         let main = issue(engine, "04112233440001", CardLimits::default(), of).await;
         shop::fund(&**store, 1, main.id, 1_000 * SAT).await;
-        let (cards, issuer) = (engine.cards(), engine.issuer());
-        let mut chips = Vec::new();
-        for uid in ["04112233440002", "04112233440003"] {
-            let command = IssueCard {
-                key: key(uid),
-                uid: uid.to_owned(),
-                existing_chip: None,
-                limits: CardLimits::default(),
-                program: Some(of),
-            };
-            cards.issue(&issuer, command).await.unwrap();
-            let keys = cards.programming_keys(&issuer, uid).await.unwrap();
-            chips.push(flashkit::testkit::virtual_card::VirtualCard::program(uid, &keys).unwrap());
-        }
+        let cards = engine.cards();
+        let mut chips = blank(engine, of).await;
         let command = AddFamilyCard {
             key: key("child"),
             main: main.id,
@@ -216,6 +224,60 @@ async fn the_money_of_a_family_breaks_once_none_of_it_can_spend() {
         assert_eq!(told(refused).map(drop), Err("card.not_active"));
         assert!(clock.now_ms() > NOON);
     }
+}
+
+/// The money is about to break since none of the family can spend it, and before the commit a lost
+/// card of it is replaced: the new one can, and the money stays.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_family_card_that_is_replaced_meanwhile_keeps_the_money() {
+    let clock = Arc::new(ManualClock::at(NOON));
+    let memory = Arc::new(MemoryStore::new(clock.clone()));
+    let pause = Arc::new(Pause::default());
+    let store: Arc<dyn Store> = Arc::new(GatedStore::pausing(memory, pause.clone()));
+    let builder = Engine::builder(store.clone(), shop::master()).network("regtest");
+    let engine = builder.clock(clock.clone()).open().await.unwrap();
+    let of = program(&engine, "family", broken_after(30)).await;
+    let main = issue(&engine, "04112233440001", CardLimits::default(), of).await;
+    shop::fund(&*store, 1, main.id, 1_000 * SAT).await;
+    let (cards, issuer) = (engine.cards(), engine.issuer());
+    let mut chips = blank(&engine, of).await;
+    let command = AddFamilyCard {
+        key: key("child"),
+        main: main.id,
+        tap: chips[0].tap(),
+        limits: CardLimits::default(),
+    };
+    let child = cards.add_to_family(&main.holder, command).await.unwrap();
+    let command = ReportLost {
+        key: key("lost"),
+        card: child.card.id,
+    };
+    cards.report_lost(&issuer, command).await.unwrap();
+    expires(&engine, "main", main.id, NOON + DAY_MS).await;
+    let day = Duration::from_millis(DAY_MS.unsigned_abs());
+    clock.advance(day);
+    engine.run_due_jobs().await.unwrap();
+    clock.advance(day * 31);
+    pause.arm("card.breakage");
+    let jobs = {
+        let engine = engine.clone();
+        tokio::spawn(async move { engine.run_due_jobs().await.unwrap() })
+    };
+    pause.reached().await;
+    let command = ReplaceCard {
+        key: key("replace"),
+        card: child.card.id,
+        tap: chips[1].tap(),
+    };
+    let new = cards.replace(&main.holder, command).await.unwrap();
+    pause.release();
+    assert!(jobs.await.unwrap().failed.is_empty());
+    let left = available(&*store, Account::card_balance(main.id)).await;
+    assert_eq!(left, 1_000 * SAT);
+    let found = cards.get(&issuer, main.id).await.unwrap();
+    assert_eq!(found.state, CardState::Expired);
+    let found = cards.get(&issuer, new.card.id).await.unwrap();
+    assert_eq!(found.state, CardState::Active);
 }
 
 /// A rule that changes after cards have expired holds for them, within thirty days.

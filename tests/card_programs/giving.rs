@@ -11,6 +11,7 @@ use flashkit::cards::{
 };
 use flashkit::ids::{CardId, CardProgramId};
 use flashkit::ledger::Account;
+use flashkit::money::Asset;
 use flashkit::ports::SystemClock;
 use flashkit::store::{MemoryStore, Store};
 
@@ -113,6 +114,7 @@ impl World {
             key: key(name),
             card,
             rule: Some(AutoTopUp {
+                unit: Asset::Btc,
                 below: 1_000 * SAT,
                 to: 2_000 * SAT,
                 times_per_day: 10,

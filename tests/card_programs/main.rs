@@ -12,3 +12,4 @@ mod killed;
 mod old_tills;
 mod rolled_back;
 mod rules;
+mod upgraded;

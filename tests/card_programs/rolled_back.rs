@@ -23,7 +23,7 @@ use crate::support::key;
 use crate::support::scene::{NOON, on_both_stores, told};
 use crate::support::shop::{self, SAT, sat};
 
-const DAY_MS: i64 = 86_400_000;
+pub const DAY_MS: i64 = 86_400_000;
 
 on_both_stores! {
     cards_go_back_with_their_money_and_come_over_again;
@@ -52,7 +52,7 @@ impl World {
     }
 
     /// All that goes back, by the chip.
-    async fn all_back(&self, name: &str) -> BTreeMap<String, ExportedCard> {
+    pub async fn all_back(&self, name: &str) -> BTreeMap<String, ExportedCard> {
         let (mut all, mut after) = (BTreeMap::new(), None);
         for page in 0.. {
             let done = self.roll_back(&format!("{name}/{page}"), None, after).await;
@@ -83,11 +83,11 @@ fn issue(name: &str, uid: String) -> IssueCard {
     }
 }
 
-fn chip(card: &OldCard) -> String {
+pub fn chip(card: &OldCard) -> String {
     card.row.id.clone().unwrap()
 }
 
-fn again(row: &ExportedCard) -> ImportedCard {
+pub fn again(row: &ExportedCard) -> ImportedCard {
     ImportedCard {
         id: Some(row.id.clone()),
         uid: None,

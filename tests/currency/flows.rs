@@ -80,10 +80,11 @@ async fn a_card_is_filled_up_from_one_in_its_currency(is_sqlite: bool) {
     .await;
     let dollars = currency("USD");
     let dollars = issue(&world.engine, dollars, &Terms::default(), "04a39493cc8700").await;
-    let rule = |card| SetAutoTopUp {
+    let rule = |card, unit| SetAutoTopUp {
         key: key("rule"),
         card,
         rule: Some(AutoTopUp {
+            unit: Asset::Fiat(unit),
             below: 20_000,
             to: 50_000,
             times_per_day: 1,
@@ -95,12 +96,12 @@ async fn a_card_is_filled_up_from_one_in_its_currency(is_sqlite: bool) {
     };
     let cards = world.engine.cards();
     let set = cards
-        .set_auto_top_up(&dollars.holder, rule(dollars.id))
+        .set_auto_top_up(&dollars.holder, rule(dollars.id, currency("USD")))
         .await;
     assert_eq!(told(set).map(drop), Err("command.out_of_bounds"));
     let position = world.position().await;
     cards
-        .set_auto_top_up(&other.holder, rule(other.id))
+        .set_auto_top_up(&other.holder, rule(other.id, world.unit))
         .await
         .unwrap();
     world.engine.run_due_jobs().await.unwrap();

@@ -1,25 +1,29 @@
 //! A BOLT11 of somebody else that a card in a currency pays, while the rate moves.
 
+use std::time::Duration;
+
 use flashkit::Engine;
 use flashkit::cards::lnurl::LnurlRequest;
 use flashkit::cards::{
-    CardLimits, CardPayment, CardPaymentState, FeeBearer, PayWithCard, WithdrawFromCard,
+    CardLimits, CardPayment, CardPaymentState, FeeBearer, PayWithCard, TopUpCard, WithdrawFromCard,
 };
 use flashkit::exchange::{ConversionRules, DriftBearer, RefundRate};
 use flashkit::ids::CardPaymentId;
-use flashkit::invoices::{CreateInvoice, InvoiceOptions, InvoicePurpose};
+use flashkit::invoices::{CreateInvoice, InvoiceOptions, InvoicePurpose, InvoiceState};
+use flashkit::ledger::Account;
 use flashkit::lightning::simulated::{SimulatedNetwork, SimulatedNode};
 use flashkit::lightning::{
     Bolt11Details, InvoiceRequest, LightningNode, PaymentHash, PaymentState, Preimage,
 };
-use flashkit::money::{Price, Spread, SpreadSide};
+use flashkit::money::{Asset, Price, Spread, SpreadSide};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
 use crate::support::scene::{on_both_stores, told};
 use crate::support::scripted::{Pay, ScriptedNode};
+use crate::support::shop::HeldCard;
 use crate::support::{key, until};
-use crate::world::{Terms, World, msat};
+use crate::world::{Terms, World, currency, fiat, issue, msat};
 
 on_both_stores! {
     the_operator_bears_the_drift_of_a_payment;
@@ -33,6 +37,7 @@ on_both_stores! {
     a_wallet_is_told_what_the_tap_can_spend_and_it_can;
     what_a_card_has_is_told_in_no_other_unit;
     an_invoice_of_this_engine_is_paid_in_the_books;
+    another_card_in_its_currency_is_paid_the_price_at_no_rate;
     a_refund_goes_back_on_the_card_at_the_rate_of_its_program;
     a_holder_takes_all_of_it_home;
 }
@@ -479,6 +484,72 @@ async fn an_invoice_of_this_engine_is_paid_in_the_books(is_sqlite: bool) {
     let own = make(&rail, "own", InvoicePurpose::TopUp { card }, price).await;
     assert_eq!(rail.pay("own", &own).await.err(), Some("card.own_invoice"));
     rail.world.stop("by book").await;
+}
+
+/// A card in the same currency asks for a price in it: that goes from card to card, whatever the market
+/// says meanwhile, and the operator exchanges nothing.
+async fn another_card_in_its_currency_is_paid_the_price_at_no_rate(is_sqlite: bool) {
+    let terms = Terms {
+        limits: CardLimits {
+            per_tap: Some(150_001),
+            max_balance: Some(160_000),
+            ..CardLimits::default()
+        },
+        spread: Some(Spread {
+            bps: 200,
+            side: SpreadSide::CustomerPays,
+        }),
+        ..drift(DriftBearer::Card, 3_000)
+    };
+    let mut rail = Rail::new(is_sqlite, terms.clone()).await;
+    let (engine, unit) = (rail.world.engine.clone(), rail.world.unit);
+    let other = issue(&engine, unit, &terms, "04a39493cc8699").await;
+    let dollars = issue(&engine, currency("USD"), &terms, "04a39493cc8700").await;
+    rail.world.rate("USD", "100000");
+    let top_up = async |name: &str, card: &HeldCard, price: Price| {
+        let command = TopUpCard {
+            key: key(name),
+            card: card.id,
+            price,
+        };
+        let made = engine.cards().top_up(&card.holder, command).await;
+        made.unwrap().value
+    };
+    let made = top_up("price", &other, fiat("JMD", 150_001)).await;
+    let more = top_up("more", &other, fiat("JMD", 150_002)).await;
+    let next = top_up("next", &other, fiat("JMD", 10_000)).await;
+    let foreign = top_up("foreign", &dollars, fiat("USD", 100)).await;
+    // From one currency into another nobody has said at which rates.
+    let refused = rail.pay("foreign", &foreign.bolt11).await;
+    assert_eq!(refused.err(), Some("card.other_unit"));
+    // A bitcoin costs a third; then nobody says any more what it costs.
+    rail.world.rate("JMD", "5000000");
+    rail.world.clock.advance(Duration::from_secs(300));
+    let stale = rail.bill(1_000).await;
+    assert_eq!(rail.pay("stale", &stale).await.err(), Some("rate.stale"));
+    let refused = rail.pay("limit", &more.bolt11).await;
+    assert_eq!(refused.err(), Some("card.limit_exceeded"));
+    let payment = rail.pay("pay", &made.bolt11).await.unwrap();
+    assert_eq!(payment.state, CardPaymentState::Succeeded);
+    assert!(payment.by_book.is_some());
+    assert_eq!(paid(&payment), 150_001);
+    let books = [ALL - 150_001, 0, -ALL, BITCOIN, 0];
+    assert_eq!(rail.world.books().await, books);
+    let on_other = Account::card_balance_in(other.id, Asset::Fiat(unit));
+    assert_eq!(rail.world.has(on_other).await, 150_001);
+    let settled = engine.invoices().get(&other.holder, made.id).await.unwrap();
+    assert_eq!(settled.state, InvoiceState::Settled);
+    // Its proof is that of any other payment.
+    let proof = payment.by_book.unwrap().preimage;
+    let bytes: [u8; 32] = hex::decode(proof).unwrap().try_into().unwrap();
+    assert_eq!(Preimage::new(bytes).payment_hash(), made.payment_hash);
+    // A second time nobody is charged, and no more goes on it than may be there.
+    let again = rail.pay("again", &made.bolt11).await;
+    assert_eq!(again.err(), Some("invoice.not_payable"));
+    let full = rail.pay("next", &next.bolt11).await;
+    assert_eq!(full.err(), Some("ledger.ceiling_reached"));
+    assert_eq!(rail.world.books().await, books);
+    rail.world.stop("same currency").await;
 }
 
 /// A card pays a sale of 10,000 sats at 15 million, and half of it goes back at 18 million.

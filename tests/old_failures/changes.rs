@@ -213,7 +213,7 @@ pub struct WithdrawFromCard {",
     change(
         "rewards_and_keys::r02_a_retry_rewards_twice",
         "src/core/command.rs",
-        "        match self.done_before(&scope, &fingerprint).await? {
+        "        match self.done_before(scope, fingerprint).await? {
             Some(done) => Ok(done),
             None => Err(refusal),",
         "        match None {

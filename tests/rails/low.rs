@@ -7,6 +7,7 @@ use flashkit::cards::{
     WithdrawFromCard,
 };
 use flashkit::ledger::TransferKind;
+use flashkit::money::Asset;
 use flashkit::ports::{Clock, SystemClock};
 use flashkit::testkit::virtual_card::VirtualCard;
 
@@ -93,6 +94,7 @@ async fn drawn_on(set: &Set) {
         key: key("rule"),
         card: other.id,
         rule: Some(AutoTopUp {
+            unit: Asset::Btc,
             below: SAT,
             to: 45_000 * SAT,
             from: TopUpSource::Card { card: set.card.id },

@@ -12,6 +12,7 @@ mod doors;
 mod edges;
 mod foreign;
 mod lnurl;
+mod locked_up;
 mod low;
 mod machine;
 mod meanwhile;

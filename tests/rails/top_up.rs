@@ -6,6 +6,7 @@ use flashkit::Settings;
 use flashkit::cards::{
     ActivateCard, CardLimits, IssueCard, RenewTopUpAddress, ReplaceCard, TopUpAddress, WipeCard,
 };
+use flashkit::checkout::{PayAddressTerms, PayerDataWanted, SetPayAddress};
 use flashkit::invoices::InvoiceState;
 use flashkit::lightning::PaymentState;
 use flashkit::testkit::virtual_card::VirtualCard;
@@ -366,5 +367,42 @@ async fn the_addresses_that_taps_are_can_be_ended() {
         // Its own can be asked either way.
         assert_eq!(set.json(&address(&set).await.url).await.0, 200);
         set.stop("ended").await;
+    }
+}
+
+/// Whoever asks needs no credential: that the channels cannot take it in is said, and not how much
+/// they can.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stranger_is_not_told_how_much_the_node_can_take_in() {
+    let set = Set::new(CardLimits::default()).await;
+    let command = SetPayAddress {
+        key: key("address"),
+        name: "ivy".to_owned(),
+        merchant: Some(set.merchant.id),
+        terms: PayAddressTerms {
+            min_sendable_msat: 1_000,
+            max_sendable_msat: 5_000_000,
+            description: "patties".to_owned(),
+            long_description: String::new(),
+            comment_allowed: 0,
+            payer_data: PayerDataWanted::default(),
+            invoices_per_hour: 100,
+            closed: false,
+        },
+    };
+    let (checkout, issuer) = (set.engine.checkout(), set.engine.issuer());
+    checkout.set_address(&issuer, command).await.unwrap();
+    set.node.set_inbound_msat(123_457);
+    let url = address(&set).await.url;
+    let of_card = set.ask(&format!("{url}?amount=1000000")).await;
+    let of_seller = checkout
+        .answer("/.well-known/lnurlp/ivy/pay?revision=1&amount=1000000")
+        .await;
+    for reply in [of_card, of_seller] {
+        assert_eq!(reply.status, 400);
+        let told: serde_json::Value = serde_json::from_str(&reply.body).unwrap();
+        let reason = told["reason"].as_str().unwrap();
+        assert!(reason.contains("lightning.no_inbound_capacity"), "{reason}");
+        assert!(!reason.contains("123"), "{reason}");
     }
 }

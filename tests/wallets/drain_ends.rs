@@ -311,3 +311,45 @@ async fn coins_that_wait_for_a_block_are_waited_for() {
     let left = scene.coins(wallet).await;
     assert!(left.iter().all(|coin| coin.outpoint == kept) && left.len() == 1);
 }
+
+/// The books have a wallet of the node's seed, and the engine asks no chain any more: what is in that
+/// wallet stays, which is told, and keeps the rest from nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_no_chain_can_send_is_told_and_not_waited_for() {
+    let servers = servers().await;
+    servers.chain.mine(110).unwrap();
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::new(clock.clone()));
+    let scene = Scene::on(store.clone(), servers.sources[0].1.clone()).await;
+    let wallet = scene
+        .wallet(WalletOwner::Operator, WalletSource::Node)
+        .await
+        .id;
+    fill(&scene, &servers.chain, wallet, &[40_000]).await;
+    let node = SimulatedNetwork::new(clock).node(IN_CHANNELS);
+    node.start().await.unwrap();
+    let engine = Engine::builder(store, shop::master())
+        .network("regtest")
+        .lightning(Arc::new(node.clone()))
+        .settings(Settings {
+            chain_poll_ms: 0,
+            ..Settings::default()
+        })
+        .open()
+        .await
+        .unwrap();
+    shop::capital(&engine, CapitalAccount::Channels, "channels", IN_CHANNELS).await;
+    let command = DrainNode {
+        even_if_owed: true,
+        ..drain_to("all", &script(9).1)
+    };
+    let begun = drain(&engine, command).await.unwrap();
+    let end = to_the_end(&engine, &node, begun.id).await;
+    let refusal = end.refusal.as_deref().unwrap_or_default();
+    assert!(refusal.contains("chain.not_configured"), "{refusal}");
+    assert_eq!(
+        (end.spends.len(), end.sent_msat()),
+        (0, IN_CHANNELS - 2 * FEE)
+    );
+    assert_eq!(scene.coins(wallet).await.len(), 1);
+}

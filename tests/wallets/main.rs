@@ -12,6 +12,7 @@ mod inherited;
 mod invoices;
 mod labels;
 mod old_wallets;
+mod overlapping;
 mod paid_before;
 mod racing;
 mod receipts;

@@ -1,9 +1,13 @@
 //! What the chain had before these books came to it: addresses that were paid, and money that is gone.
 
+use std::sync::Arc;
+
+use flashkit::chain::ChainSource;
 use flashkit::invoices::InvoiceState;
 use flashkit::ledger::{Account, Side};
 use flashkit::wallets::{AddWallet, Wallet, WalletOwner, WalletSource, XpubKind};
 
+use crate::racing::Slow;
 use crate::scene::{Scene, Signer};
 use crate::sources::servers;
 use crate::spending::everything;
@@ -153,5 +157,49 @@ async fn what_a_wallet_had_before_it_was_added_is_no_receipt() {
         scene.look().await;
         assert_eq!(scene.suspense().await, 30_000_000);
         assert_eq!(scene.address(wallet.id, "next").await.index, 3);
+    }
+}
+
+/// The chain's server is away: a merchant's wallet is added all the same where nothing is missed by
+/// that, and serves once it is back. One that reads blocks has to know from where on, for the first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wallet_is_added_while_the_chains_server_is_away() {
+    for at in 0..3 {
+        let servers = servers().await;
+        let chain = &servers.chain;
+        chain.mine(110).unwrap();
+        let slow = Arc::new(Slow::new(servers.sources[at].1.clone()));
+        let scene = Scene::open(slow.clone()).await;
+        let merchant = scene.merchant().await;
+        let owner = WalletOwner::Merchant { merchant };
+        if slow.reads_blocks() {
+            slow.set_away(true);
+            let command = AddWallet {
+                key: key("first"),
+                owner,
+                name: String::new(),
+                source: Signer::new(44).xpub(XpubKind::SegwitV0),
+                used_addresses: 0,
+                birthday_height: None,
+            };
+            let refused = scene.engine.wallets().add(&scene.issuer, command).await;
+            assert_eq!(refused.unwrap_err().code(), "chain.unreachable");
+            slow.set_away(false);
+            let first = Signer::new(45).xpub(XpubKind::SegwitV0);
+            scene.wallet(WalletOwner::Operator, first).await;
+            scene.look().await;
+        }
+        slow.set_away(true);
+        let keys = Signer::new(44).xpub(XpubKind::SegwitV0);
+        let added = scene.wallet(owner, keys).await;
+        assert_eq!(added.added_at_height.is_some(), slow.reads_blocks());
+        slow.set_away(false);
+        let invoice = scene.invoice("first", merchant, 50_000, 1).await;
+        let shown = &invoice.on_chain.as_ref().unwrap().address;
+        chain.fund(shown, 50_000).unwrap();
+        chain.mine(1).unwrap();
+        scene.look().await;
+        assert_eq!(scene.now(invoice.id).await.state, InvoiceState::Settled);
+        assert_eq!(scene.coins(added.id).await.len(), 1);
     }
 }

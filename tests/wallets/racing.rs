@@ -34,6 +34,7 @@ pub struct Slow {
     /// What that is.
     fast_sat_per_kvb: Mutex<u64>,
     refuses: AtomicBool,
+    is_away: AtomicBool,
 }
 
 impl Slow {
@@ -44,6 +45,7 @@ impl Slow {
             fees_left: Mutex::default(),
             fast_sat_per_kvb: Mutex::new(20_000),
             refuses: AtomicBool::new(false),
+            is_away: AtomicBool::new(false),
         }
     }
 
@@ -54,6 +56,19 @@ impl Slow {
     /// Whether it takes no transaction from now on.
     pub fn set_refuses(&self, refuses: bool) {
         self.refuses.store(refuses, Ordering::SeqCst);
+    }
+
+    /// Whether it answers nothing from now on.
+    pub fn set_away(&self, is_away: bool) {
+        self.is_away.store(is_away, Ordering::SeqCst);
+    }
+
+    fn there(&self) -> Result<&dyn ChainSource, ChainError> {
+        if self.is_away.load(Ordering::SeqCst) {
+            let reason = "it is away".to_owned();
+            return Err(ChainError::Unreachable { reason });
+        }
+        Ok(&*self.source)
     }
 
     pub fn set_fast(&self, sat_per_kvb: u64) {
@@ -68,15 +83,15 @@ impl ChainSource for Slow {
     }
 
     async fn tip(&self) -> Result<BlockId, ChainError> {
-        self.source.tip().await
+        self.there()?.tip().await
     }
 
     async fn block_hash(&self, height: u32) -> Result<Option<BlockHash>, ChainError> {
-        self.source.block_hash(height).await
+        self.there()?.block_hash(height).await
     }
 
     async fn header(&self, block: BlockHash) -> Result<Option<Header>, ChainError> {
-        self.source.header(block).await
+        self.there()?.header(block).await
     }
 
     async fn transaction(
@@ -84,7 +99,7 @@ impl ChainSource for Slow {
         txid: Txid,
         block: Option<BlockHash>,
     ) -> Result<Option<Transaction>, ChainError> {
-        self.source.transaction(txid, block).await
+        self.there()?.transaction(txid, block).await
     }
 
     async fn merkle_branch(
@@ -92,7 +107,7 @@ impl ChainSource for Slow {
         txid: Txid,
         block: BlockId,
     ) -> Result<Option<MerkleBranch>, ChainError> {
-        self.source.merkle_branch(txid, block).await
+        self.there()?.merkle_branch(txid, block).await
     }
 
     async fn look(&self, watch: &Watch) -> Result<View, ChainError> {
@@ -100,7 +115,7 @@ impl ChainSource for Slow {
         if let Some(meanwhile) = meanwhile {
             meanwhile.await;
         }
-        self.source.look(watch).await
+        self.there()?.look(watch).await
     }
 
     async fn broadcast(&self, transaction: &Transaction) -> Result<(), ChainError> {
@@ -108,7 +123,7 @@ impl ChainSource for Slow {
             let reason = "too little".to_owned();
             return Err(ChainError::TransactionRefused { reason });
         }
-        self.source.broadcast(transaction).await
+        self.there()?.broadcast(transaction).await
     }
 
     async fn fee_rates(&self) -> Result<FeeRates, ChainError> {

@@ -14,6 +14,7 @@ mod counters;
 mod model;
 mod roll_back;
 mod rules;
+mod went_back;
 
 use std::sync::Arc;
 

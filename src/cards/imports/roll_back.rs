@@ -1,7 +1,7 @@
 //! The way back: cards stop here, and are their former issuer's again.
 
 use super::model::{ExportedCard, KeptCard, KeptReason, RollBack, RollBackReport};
-use super::{CardImports, MAX_TRIES, PIECE, card_rules, load, write};
+use super::{CardImports, MAX_TRIES, PIECE, card_rules, load, went_back, write};
 use crate::Error;
 use crate::access::Credential;
 use crate::cards::life::{BREAKAGE_JOB, LifeError, RetireTo, due, require_none};
@@ -187,7 +187,10 @@ pub(super) async fn come_again(
     card: Card,
 ) -> Result<(Card, Vec<Step>), Error> {
     let before = &last.value;
-    let state = before.went_back_as.unwrap_or(card.state);
+    let state = match before.went_back_as {
+        Some(state) => state,
+        None => went_back::stood(core, before).await?,
+    };
     // Whatever ran out while it was in use elsewhere is over: what it has now is good for as long as
     // any other's.
     let (is_out, now_ms) = (state == CardState::Expired, core.commit_time_ms());

@@ -116,6 +116,13 @@ impl Cards {
                     let card = load(core, command.card).await?;
                     owns(caller, &card.value)?;
                     rules::require_active(&card.value, core.commit_time_ms())?;
+                    if command
+                        .rule
+                        .is_some_and(|rule| rule.unit != card.value.unit)
+                    {
+                        let (field, bounds) = ("unit", "the unit of the card");
+                        return Err(CommandError::OutOfBounds { field, bounds }.into());
+                    }
                     let mut steps = Vec::new();
                     if let Some((source, by)) = agreed {
                         steps.extend(cards.agree(&card.value, *source, by).await?);

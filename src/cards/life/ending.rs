@@ -335,7 +335,6 @@ impl Cards {
     ) -> Result<Card, Error> {
         let id = card.value.id;
         let goes_back = to == RetireTo::FormerIssuer;
-        let stopped_as = Some(card.value.state).filter(|state| *state != CardState::Active);
         let after = Card {
             state: CardState::Retired,
             stopped_at_ms: card
@@ -343,7 +342,7 @@ impl Cards {
                 .stopped_at_ms
                 .or(Some(self.core.commit_time_ms())),
             retired_to: card.value.family_of.is_none().then_some(to),
-            went_back_as: stopped_as.filter(|_| goes_back),
+            went_back_as: goes_back.then_some(card.value.state),
             auto_top_up: None,
             auto_top_up_by: None,
             ..card.value.clone()

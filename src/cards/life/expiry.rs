@@ -187,11 +187,11 @@ impl Cards {
                 let look_ms = next_look_ms(wait_ms, expired_at_ms, now_ms);
                 return Ok(Some(vec![due(BREAKAGE_JOB, id, look_ms)]));
             }
-            if family::can_spend(core, id).await? {
+            let Some(mut steps) = family::none_can_spend(core, id).await? else {
                 let look_ms = now_ms.saturating_add(DAY_MS);
                 return Ok(Some(vec![due(BREAKAGE_JOB, id, look_ms)]));
-            }
-            let mut steps: Vec<Step> = held.into_iter().collect();
+            };
+            steps.extend(held);
             self.retired(&card, RetireTo::Breakage, &mut steps)?;
             let transfer = core.new_id(TransferId::from_parts)?;
             let (from, kind) = (card.value.balance_account(), TransferKind::Breakage);

@@ -5,8 +5,8 @@ use super::model::AddFamilyCard;
 use crate::Error;
 use crate::access::{Credential, Role};
 use crate::cards::{
-    Activation, CARDS, Card, CardState, Cards, load, load_active, low_balance, programs, rules,
-    taps,
+    Activation, CARDS, Card, CardState, Cards, guard, load, load_active, low_balance, programs,
+    rules, taps,
 };
 use crate::core::{Answer, Caller, Core, Decision, Executed, emit};
 use crate::ids::{CardId, CredentialId};
@@ -30,14 +30,19 @@ pub(in crate::cards) async fn require_none(core: &Core, main: CardId) -> Result<
     Err(LifeError::HasFamily { card: main }.into())
 }
 
-/// Whether any of those that spend the balance of `main` still can, or will be able to.
-pub(super) async fn can_spend(core: &Core, main: CardId) -> Result<bool, Error> {
-    let at_ms = core.commit_time_ms();
-    let members = members(core, main).await?;
-    Ok(members.iter().any(|card| {
-        let is_held = matches!(card.state, CardState::Active | CardState::Frozen);
-        is_held && rules::require_not_expired(card, at_ms).is_ok()
-    }))
+/// The guards by which none of those that spend the balance of `main` can any more; `None` where one
+/// still can, or will be able to. One more of them is seen by the main card's own version.
+pub(super) async fn none_can_spend(core: &Core, main: CardId) -> Result<Option<Vec<Step>>, Error> {
+    let (at_ms, mut guards) = (core.commit_time_ms(), Vec::new());
+    for member in members(core, main).await? {
+        let member = load(core, member.id).await?;
+        let is_held = matches!(member.value.state, CardState::Active | CardState::Frozen);
+        if is_held && rules::require_not_expired(&member.value, at_ms).is_ok() {
+            return Ok(None);
+        }
+        guards.push(guard(&member));
+    }
+    Ok(Some(guards))
 }
 
 /// The steps that have the family of `old` spend the balance of `new`, which replaced it.

@@ -16,6 +16,7 @@ mod presented;
 mod recovery;
 mod virtual_card;
 mod wiping;
+mod written;
 
 use super::model::{
     ActivateCard, Activation, Card, CardState, FreezeCard, RenewHolder, SetCardLimits,

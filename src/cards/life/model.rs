@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::written::{WrittenRule, WrittenWish};
 use crate::access::Credential;
 use crate::cards::{Card, CardLimits};
 use crate::core::IdempotencyKey;
@@ -179,15 +180,16 @@ pub enum TopUpSource {
     Outside,
 }
 
-/// Fills a card up when it runs low.
+/// Fills a card up when it runs low. In JSON the amounts of a card in bitcoin are `below_msat` and
+/// `to_msat`, with no `unit`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "WrittenRule", into = "WrittenRule")]
 pub struct AutoTopUp {
-    /// It runs low below this, what is set aside not counted, in the minor unit of the card: msat for
-    /// bitcoin.
-    #[serde(alias = "below_msat")]
+    /// What the amounts are in: the unit of the card.
+    pub unit: Asset,
+    /// It runs low below this, what is set aside not counted, in the unit: msat for bitcoin.
     pub below: i64,
     /// It is filled up to this, in the same unit, and never above the most that may be on it.
-    #[serde(alias = "to_msat")]
     pub to: i64,
     /// How often within a day of the card's time zone: 1 to 100.
     pub times_per_day: i64,
@@ -210,22 +212,18 @@ pub struct SetAutoTopUp {
 }
 
 /// A card that runs low and could not be filled up here: the events `card.top_up_wanted`, where
-/// the money comes from outside, and `card.top_up_failed`, where it should have come from a card.
+/// the money comes from outside, and `card.top_up_failed`, where it should have come from a card. In
+/// JSON the amounts of a card in bitcoin are `amount_msat` and `balance_msat`, with no `unit`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "WrittenWish", into = "WrittenWish")]
 pub struct TopUpWanted {
     /// The card.
     pub card: CardId,
     /// What the amounts are in.
-    #[serde(
-        default = "crate::cards::model::bitcoin",
-        skip_serializing_if = "crate::cards::model::is_bitcoin"
-    )]
     pub unit: Asset,
     /// What would fill it up, in the minor unit.
-    #[serde(alias = "amount_msat")]
     pub amount: i64,
     /// What it has to spend.
-    #[serde(alias = "balance_msat")]
     pub balance: i64,
 }
 

@@ -83,7 +83,7 @@ fn reason(error: &Error) -> String {
         }
         Error::Card(CardError::NotActive { .. }) => "the card is not in use".to_owned(),
         Error::Store(_) => "the card's books cannot be read now: try again".to_owned(),
-        other => other.detail(),
+        other => other.for_a_stranger(),
     }
 }
 

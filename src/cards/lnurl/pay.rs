@@ -116,7 +116,7 @@ impl Cards {
         };
         let invoices = Invoices::new(core.clone());
         let made = invoices.asked_by_lnurl(asked, || async {
-            let (_, guards) = admit_top_up(core, card, address).await?;
+            let (_, guards) = admit_top_up(core, card, address, None).await?;
             Ok(guards)
         });
         let pr = made.await?.bolt11;

@@ -6,6 +6,7 @@ use ldk_node::bitcoin::hashes::Hash;
 use ldk_node::lightning::chain::channelmonitor::BalanceSource;
 use ldk_node::lightning::ln::channelmanager::PaymentId;
 use ldk_node::lightning::ln::types::ChannelId;
+use ldk_node::payment::{ConfirmationStatus, PaymentDirection, PaymentKind};
 use ldk_node::{BalanceDetails, ChannelDetails, LightningBalance, Node, PendingSweepBalance};
 
 use super::records::signed;
@@ -48,7 +49,9 @@ pub(super) fn node_balances(node: &Node, mempool_has_records: bool) -> NodeBalan
             .sum::<u64>()
     };
     let closed: u64 = closings.clone().filter_map(|b| closed_sats(b, &open)).sum();
-    let waiting = waiting_sats(&details).saturating_sub(swept(true));
+    let poor = closed > 0 && is_below_reserve(&details) && mempool_has_records;
+    let known = poor.then(|| unconfirmed_sats(node));
+    let waiting = waiting_sats(&details, known).saturating_sub(swept(true));
     let closing_sats = closings.filter_map(closing_sats).sum::<u64>()
         + closed.saturating_sub(waiting)
         + swept(false);
@@ -59,7 +62,18 @@ pub(super) fn node_balances(node: &Node, mempool_has_records: bool) -> NodeBalan
 /// Whether a channel that is open no more has something that is not settled: its commitment may have
 /// to be bumped, and its HTLCs pay for themselves out of the wallet, also those of which it is not
 /// known whose they are. The output of a cooperative close that a block has needs nothing more.
+/// What was closed alone is swept into the wallet in the end, which is waited for as well: whoever
+/// sends the wallet away then sends it once.
 pub(super) fn has_closings(channels: &[ChannelDetails], details: &BalanceDetails) -> bool {
+    let mut sweeps = details.pending_balances_from_channel_closures.iter();
+    if sweeps.any(|it| {
+        !matches!(
+            it,
+            PendingSweepBalance::AwaitingThresholdConfirmations { .. }
+        )
+    }) {
+        return true;
+    }
     let is_open = |id: &ChannelId| channels.iter().any(|channel| channel.channel_id == *id);
     details.lightning_balances.iter().any(|balance| {
         let id = match balance {
@@ -81,11 +95,34 @@ pub(super) fn has_closings(channels: &[ChannelDetails], details: &BalanceDetails
 /// What has come to the wallet and is in no block. The output of a cooperative close is among it as
 /// soon as its transaction is seen, and is told by the channel's monitor until it is in a block: of
 /// that it is counted once. Whatever else comes in that while is not, until its block.
-fn waiting_sats(details: &BalanceDetails) -> u64 {
+/// `known` is what the records have as waiting, where the wallet has less than the reserve: what of
+/// the reserve is in blocks is not told then.
+fn waiting_sats(details: &BalanceDetails, known: Option<u64>) -> u64 {
+    let total = details.total_onchain_balance_sats;
     let sure = details
         .spendable_onchain_balance_sats
         .saturating_add(details.total_anchor_channels_reserve_sats);
-    details.total_onchain_balance_sats.saturating_sub(sure)
+    let least = total.saturating_sub(sure);
+    known.map_or(least, |known| known.clamp(least, total))
+}
+
+/// All that the wallet has in blocks is kept for the channels, and it may be less than they need.
+fn is_below_reserve(details: &BalanceDetails) -> bool {
+    details.spendable_onchain_balance_sats == 0 && details.total_anchor_channels_reserve_sats > 0
+}
+
+/// What the records have as on its way to the wallet.
+fn unconfirmed_sats(node: &Node) -> u64 {
+    let waits = node.list_payments_with_filter(|payment| {
+        let status = match &payment.kind {
+            PaymentKind::Onchain { status, .. } => status,
+            _ => return false,
+        };
+        payment.direction == PaymentDirection::Inbound
+            && matches!(status, ConfirmationStatus::Unconfirmed)
+    });
+    let msat = waits.iter().filter_map(|payment| payment.amount_msat);
+    msat.sum::<u64>() / 1_000
 }
 
 /// What the channels can take in now, without what else the node has: its wallet is counted anew
@@ -257,5 +294,34 @@ fn sweep_sats(
         }
         // In the wallet; LDK keeps the entry for 4,032 blocks more.
         PendingSweepBalance::AwaitingThresholdConfirmations { .. } => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of a wallet that has less in blocks than open channels need, what waits is told by the records:
+    /// by the sums alone a part of it would be taken for what is in blocks.
+    #[test]
+    fn what_waits_is_told_apart_in_a_wallet_that_has_less_than_the_reserve() {
+        let wallet = |total, spendable, reserve| BalanceDetails {
+            total_onchain_balance_sats: total,
+            spendable_onchain_balance_sats: spendable,
+            total_anchor_channels_reserve_sats: reserve,
+            total_lightning_balance_sats: 0,
+            lightning_balances: Vec::new(),
+            pending_balances_from_channel_closures: Vec::new(),
+        };
+        // 10,000 in blocks, and 100,000 that a channel which was closed sends.
+        let poor = wallet(110_000, 0, 25_000);
+        assert!(is_below_reserve(&poor));
+        assert_eq!(waiting_sats(&poor, Some(100_000)), 100_000);
+        // A record of what will never be in a block is no more than there is.
+        assert_eq!(waiting_sats(&poor, Some(900_000)), 110_000);
+        assert_eq!(waiting_sats(&poor, Some(0)), 85_000);
+        let rich = wallet(150_000, 25_000, 25_000);
+        assert!(!is_below_reserve(&rich));
+        assert_eq!(waiting_sats(&rich, None), 100_000);
     }
 }

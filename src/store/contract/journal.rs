@@ -303,7 +303,10 @@ pub async fn commits_are_a_chain(fresh: &FreshStore) -> Kept {
 pub async fn answers_are_forgotten_and_keys_are_not(fresh: &FreshStore) -> Kept {
     let probe = Probe::new(fresh, "answers_are_forgotten_and_keys_are_not");
     let command = |number: i64| CommandRecord {
-        scope: format!("somebody/fund/{number}"),
+        scope: match number {
+            1 => "somebody/cards.charge/1".into(),
+            _ => format!("somebody/fund/{number}"),
+        },
         fingerprint: "f".into(),
         answer: serde_json::json!(number).into(),
     };

@@ -38,3 +38,7 @@ WHERE r.amount IS NOT t.amount
 UNION ALL
 SELECT 'commits has no command of ' || scope FROM commits
 WHERE scope IS NOT NULL AND fingerprint IS NULL
+UNION ALL
+SELECT 'commits has the batch ' || s.batch || ' twice' FROM commits s
+WHERE s.of_sale = 1 AND EXISTS (SELECT 1 FROM commits o
+    WHERE o.batch = s.batch AND o.of_sale = 0)

@@ -32,7 +32,7 @@ const TABLES: &str = "
 CREATE TABLE settings (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE commits (
     position INTEGER PRIMARY KEY,
-    batch TEXT NOT NULL UNIQUE,
+    batch TEXT NOT NULL,
     at_ms INTEGER NOT NULL,
     scope TEXT,
     writer TEXT NOT NULL,
@@ -40,9 +40,15 @@ CREATE TABLE commits (
     hash BLOB NOT NULL CHECK (length(hash) = 32),
     fingerprint TEXT,
     answer TEXT,
-    answer_event INTEGER
+    answer_event INTEGER,
+    of_sale INTEGER AS (coalesce(instr(scope, '/cards.charge/') > 0
+        OR instr(scope, '/cards.authorize/') > 0 OR instr(scope, '/cards.capture/') > 0, 0))
 ) STRICT;
-CREATE UNIQUE INDEX commits_by_scope ON commits (scope) WHERE scope IS NOT NULL;
+CREATE UNIQUE INDEX batches_of_sales ON commits (batch) WHERE of_sale = 1;
+CREATE UNIQUE INDEX batches_of_others ON commits (batch) WHERE of_sale = 0;
+CREATE UNIQUE INDEX commands_of_sales ON commits (scope) WHERE of_sale = 1;
+CREATE UNIQUE INDEX commands_of_others ON commits (scope)
+    WHERE of_sale = 0 AND scope IS NOT NULL;
 -- Lifetime totals can outgrow 64 bits, so they are decimal text; `balance` is for people.
 CREATE TABLE accounts (
     id INTEGER PRIMARY KEY,
@@ -199,13 +205,21 @@ CREATE TABLE moves (
 CREATE VIEW commands (scope, fingerprint, at_ms, answer) AS
     SELECT scope, fingerprint, at_ms,
            coalesce(answer, (SELECT body FROM events WHERE events.position = answer_event))
-    FROM commits WHERE scope IS NOT NULL AND fingerprint IS NOT NULL;
+    FROM commits WHERE of_sale = 1 AND fingerprint IS NOT NULL
+    UNION ALL SELECT scope, fingerprint, at_ms,
+           coalesce(answer, (SELECT body FROM events WHERE events.position = answer_event))
+    FROM commits WHERE of_sale = 0 AND scope IS NOT NULL AND fingerprint IS NOT NULL;
 CREATE TRIGGER commands_moved INSTEAD OF INSERT ON commands BEGIN
     SELECT RAISE(ABORT, 'a command without a commit, or twice') WHERE NOT EXISTS (
-        SELECT 1 FROM commits WHERE scope = new.scope AND at_ms = new.at_ms
+        SELECT 1 FROM commits WHERE scope = new.scope AND of_sale = 1 AND at_ms = new.at_ms
+            AND fingerprint IS NULL AND new.fingerprint IS NOT NULL
+        UNION ALL
+        SELECT 1 FROM commits WHERE scope = new.scope AND of_sale = 0 AND at_ms = new.at_ms
             AND fingerprint IS NULL AND new.fingerprint IS NOT NULL);
     UPDATE commits SET fingerprint = new.fingerprint, answer = new.answer
-        WHERE scope = new.scope;
+        WHERE scope = new.scope AND of_sale = 1;
+    UPDATE commits SET fingerprint = new.fingerprint, answer = new.answer
+        WHERE scope = new.scope AND of_sale = 0;
 END;
 CREATE VIEW document_keys (collection, name, key, id, document) AS
     SELECT collection, name, key, id, document FROM chip_keys

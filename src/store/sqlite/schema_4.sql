@@ -3,6 +3,30 @@
 -- of its own now; `trees.rs` says which names those are.
 -- Functions of texts end at a NUL, so that a name is looked at as its bytes.
 
+DROP VIEW commands;
+CREATE TABLE split_commits (
+    position INTEGER PRIMARY KEY,
+    batch TEXT NOT NULL,
+    at_ms INTEGER NOT NULL,
+    scope TEXT,
+    writer TEXT NOT NULL,
+    sequence INTEGER NOT NULL,
+    hash BLOB NOT NULL CHECK (length(hash) = 32),
+    fingerprint TEXT,
+    answer TEXT,
+    answer_event INTEGER,
+    of_sale INTEGER AS (coalesce(instr(scope, '/cards.charge/') > 0
+        OR instr(scope, '/cards.authorize/') > 0 OR instr(scope, '/cards.capture/') > 0, 0))
+) STRICT;
+INSERT INTO split_commits SELECT * FROM commits ORDER BY position;
+DROP TABLE commits;
+ALTER TABLE split_commits RENAME TO commits;
+CREATE UNIQUE INDEX batches_of_sales ON commits (batch) WHERE of_sale = 1;
+CREATE UNIQUE INDEX batches_of_others ON commits (batch) WHERE of_sale = 0;
+CREATE UNIQUE INDEX commands_of_sales ON commits (scope) WHERE of_sale = 1;
+CREATE UNIQUE INDEX commands_of_others ON commits (scope)
+    WHERE of_sale = 0 AND scope IS NOT NULL;
+
 CREATE TABLE split_accounts (
     id INTEGER PRIMARY KEY,
     account TEXT NOT NULL,
@@ -100,7 +124,27 @@ INSERT INTO other_counters SELECT * FROM counters
     WHERE substr(CAST(name AS BLOB), -13) IS NOT CAST('/claimed_from' AS BLOB) ORDER BY name;
 DROP TABLE counters;
 
--- What they were before, for people and for the stream of a store that is moved.
+-- What they were before, for people and for the stream of a store that is moved. Of the commands,
+-- their commits come first.
+CREATE VIEW commands (scope, fingerprint, at_ms, answer) AS
+    SELECT scope, fingerprint, at_ms,
+           coalesce(answer, (SELECT body FROM events WHERE events.position = answer_event))
+    FROM commits WHERE of_sale = 1 AND fingerprint IS NOT NULL
+    UNION ALL SELECT scope, fingerprint, at_ms,
+           coalesce(answer, (SELECT body FROM events WHERE events.position = answer_event))
+    FROM commits WHERE of_sale = 0 AND scope IS NOT NULL AND fingerprint IS NOT NULL;
+CREATE TRIGGER commands_moved INSTEAD OF INSERT ON commands BEGIN
+    SELECT RAISE(ABORT, 'a command without a commit, or twice') WHERE NOT EXISTS (
+        SELECT 1 FROM commits WHERE scope = new.scope AND of_sale = 1 AND at_ms = new.at_ms
+            AND fingerprint IS NULL AND new.fingerprint IS NOT NULL
+        UNION ALL
+        SELECT 1 FROM commits WHERE scope = new.scope AND of_sale = 0 AND at_ms = new.at_ms
+            AND fingerprint IS NULL AND new.fingerprint IS NOT NULL);
+    UPDATE commits SET fingerprint = new.fingerprint, answer = new.answer
+        WHERE scope = new.scope AND of_sale = 1;
+    UPDATE commits SET fingerprint = new.fingerprint, answer = new.answer
+        WHERE scope = new.scope AND of_sale = 0;
+END;
 CREATE VIEW document_keys (collection, name, key, id, document) AS
     SELECT collection, name, key, id, document FROM chip_keys
     UNION ALL SELECT collection, name, key, id, document FROM charge_keys

@@ -32,17 +32,18 @@ impl Rows for SqliteRows<'_> {
     fn commit_of_batch(&mut self, batch: BatchId) -> Result<Option<Commit>> {
         let greatest = &mut self.known.greatest_batch;
         if greatest.is_none() {
-            *greatest = greatest_id(self.connection, "SELECT max(batch) FROM commits")?;
+            *greatest = greatest_id(self.connection, trees::GREATEST_BATCH)?;
         }
         if greatest.is_some_and(|greatest| batch > greatest) {
             return Ok(None);
         }
         self.connection
-            .prepare_cached(
+            .prepare_cached(&format!(
                 "SELECT at_ms, coalesce(answer, (SELECT body FROM events
                                                 WHERE events.position = answer_event))
-                 FROM commits WHERE batch = ?1",
-            )?
+                 FROM {} WHERE batch = ?1",
+                trees::COMMITS
+            ))?
             .query_row([batch.to_string()], commit_from_row)
             .optional()
     }
@@ -200,12 +201,13 @@ where
 
 pub(super) fn command(connection: &Connection, scope: &str) -> Result<Option<(String, Commit)>> {
     connection
-        .prepare_cached(
-            // Not the view: a commit whose command is missing must not be taken for none.
+        // Not the view: a commit whose command is missing must not be taken for none.
+        .prepare_cached(&format!(
             "SELECT at_ms, coalesce(answer, (SELECT body FROM events
                                             WHERE events.position = answer_event)), fingerprint
-             FROM commits WHERE scope = ?1",
-        )?
+             FROM commits WHERE {}",
+            trees::command_is(scope)
+        ))?
         .query_row([scope], |row| Ok((row.get(2)?, commit_from_row(row)?)))
         .optional()
 }

@@ -23,7 +23,35 @@ macro_rules! condition {
     (other_accounts) => {
         "substr(account, 1, 15) <> 'points_balance/'"
     };
+    (sale_commits) => {
+        "of_sale = 1"
+    };
+    (other_commits) => {
+        "of_sale = 0"
+    };
 }
+
+/// What the scope of a sale's command has in it. The column of the table that the conditions speak
+/// of is reckoned from the same.
+const SALES: [&str; 3] = ["/cards.charge/", "/cards.authorize/", "/cards.capture/"];
+
+/// The greatest batch of all, which stands at the end of one of two trees.
+pub(super) const GREATEST_BATCH: &str = concat!(
+    "SELECT max(batch) FROM (SELECT max(batch) AS batch FROM commits WHERE ",
+    condition!(sale_commits),
+    " UNION ALL SELECT max(batch) FROM commits WHERE ",
+    condition!(other_commits),
+    ")"
+);
+
+/// All commits, to find one by its batch.
+pub(super) const COMMITS: &str = concat!(
+    "(SELECT * FROM commits WHERE ",
+    condition!(sale_commits),
+    " UNION ALL SELECT * FROM commits WHERE ",
+    condition!(other_commits),
+    ")"
+);
 
 /// All documents, in the order of their names where that is asked for.
 pub(super) const DOCUMENTS: &str = concat!(
@@ -65,6 +93,15 @@ pub(super) fn account_is(account: &Account) -> &'static str {
         concat!("account = ?1 AND ", condition!(points))
     } else {
         concat!("account = ?1 AND ", condition!(other_accounts))
+    }
+}
+
+/// Finds the commit of a command by its scope, the first value of the statement.
+pub(super) fn command_is(scope: &str) -> &'static str {
+    if SALES.iter().any(|operation| scope.contains(operation)) {
+        concat!("scope = ?1 AND ", condition!(sale_commits))
+    } else {
+        concat!("scope = ?1 AND ", condition!(other_commits))
     }
 }
 
@@ -113,13 +150,17 @@ mod tests {
         connection.query_row(sql, of, |row| row.get(0)).unwrap()
     }
 
-    /// The statement goes down the tree whose name begins like this, and reads nothing else.
-    fn goes_down(connection: &Connection, sql: &str, tree: &str) {
+    fn plan(connection: &Connection, sql: &str) -> Vec<String> {
         let mut plan = connection
             .prepare(&format!("EXPLAIN QUERY PLAN {sql}"))
             .unwrap();
         let lines = plan.raw_query().mapped(|row| row.get::<_, String>(3));
-        let lines: Vec<String> = lines.collect::<Result<_, _>>().unwrap();
+        lines.collect::<Result<_, _>>().unwrap()
+    }
+
+    /// The statement goes down the tree whose name begins like this, and reads nothing else.
+    fn goes_down(connection: &Connection, sql: &str, tree: &str) {
+        let lines = plan(connection, sql);
         assert!(lines.len() == 1 && lines[0].contains(tree), "{lines:?}");
     }
 
@@ -214,6 +255,70 @@ mod tests {
         }
     }
 
+    const SCOPES: [(&str, bool); 12] = [
+        ("cred_1/cards.charge/key", true),
+        ("cred_1/cards.authorize/key", true),
+        ("cred_1/cards.capture/key", true),
+        ("cred_1/cards.charge/", true),
+        ("é\0/cards.charge/key\0é", true),
+        ("cred_1/cards.issue/a/cards.charge/b", true),
+        ("cred_1/cards.charges/key", false),
+        ("cred_1/Cards.charge/key", false),
+        ("cred_1/cards.issue/key", false),
+        ("cards.charge/", false),
+        ("cred_1/cards.charge\0/key", false),
+        ("", false),
+    ];
+
+    /// A commit's two trees are of sales or of others both, and whoever looks for a batch looks
+    /// into both.
+    #[test]
+    fn a_commit_stands_in_the_trees_where_it_is_looked_for() {
+        let connection = tables();
+        let put = "INSERT INTO commits (position, batch, at_ms, scope, writer, sequence, hash)
+                   VALUES (?1, ?2, 1, ?3, 'sqlite', ?1, zeroblob(32))";
+        let scopes = SCOPES
+            .iter()
+            .map(|(scope, of_sale)| (Some(*scope), *of_sale));
+        for (position, (scope, of_sale)) in (1..).zip(scopes.chain([(None, false)])) {
+            let batch = format!("bat_{position:02}");
+            let row = rusqlite::params![position, batch, scope];
+            connection.execute(put, row).unwrap();
+            for (batch, is_taken) in [(batch.as_str(), true), ("bat_99", scope.is_some())] {
+                let again = connection.execute(put, rusqlite::params![99, batch, scope]);
+                assert_eq!(again.is_err(), is_taken, "{scope:?}");
+            }
+            connection
+                .execute("DELETE FROM commits WHERE position = 99", [])
+                .unwrap();
+            let stands = "SELECT of_sale FROM commits WHERE position = ?1";
+            assert_eq!(
+                count(&connection, stands, &[&position.to_string()]),
+                i64::from(of_sale)
+            );
+            let by_batch = format!("SELECT count(*) FROM {COMMITS} WHERE batch = ?1");
+            assert_eq!(count(&connection, &by_batch, &[&batch]), 1);
+            let greatest = format!("SELECT ({GREATEST_BATCH}) = ?1");
+            assert_eq!(count(&connection, &greatest, &[&batch]), 1);
+            if let Some(scope) = scope {
+                let sql = format!("SELECT count(*) FROM commits WHERE {}", command_is(scope));
+                assert_eq!(count(&connection, &sql, &[scope]), 1, "{scope:?}");
+                goes_down(&connection, &sql, "commands_of_");
+            }
+        }
+        for sql in [
+            format!("SELECT at_ms FROM {COMMITS} WHERE batch = ?1"),
+            GREATEST_BATCH.to_owned(),
+        ] {
+            let lines = plan(&connection, &sql);
+            for tree in ["batches_of_sales", "batches_of_others"] {
+                let goes_down = |line: &&String| line.starts_with("SEARCH") && line.contains(tree);
+                assert_eq!(lines.iter().filter(goes_down).count(), 1, "{lines:?}");
+            }
+            assert!(!lines.iter().any(|line| line.contains("SCAN")), "{lines:?}");
+        }
+    }
+
     #[test]
     fn a_key_stands_in_one_tree_and_is_looked_for_there() {
         let connection = tables();
@@ -261,15 +366,13 @@ mod tests {
             ("document_keys", "collection, name, key, id"),
             ("claims", "name"),
             ("counters", "name"),
+            ("commands", "scope"),
         ] {
             let after = vec!["?"; key.split(',').count()].join(", ");
             let sql = format!(
-                "EXPLAIN QUERY PLAN SELECT {key} FROM {from} WHERE ({key}) > ({after})
-                 ORDER BY {key} LIMIT 500"
+                "SELECT {key} FROM {from} WHERE ({key}) > ({after}) ORDER BY {key} LIMIT 500"
             );
-            let mut plan = connection.prepare(&sql).unwrap();
-            let lines = plan.raw_query().mapped(|row| row.get::<_, String>(3));
-            let lines: Vec<String> = lines.collect::<Result<_, _>>().unwrap();
+            let lines = plan(&connection, &sql);
             let searches = lines.iter().filter(|line| line.starts_with("SEARCH"));
             let all: Vec<&String> = searches.collect();
             assert!(all.len() >= 2, "{lines:?}");

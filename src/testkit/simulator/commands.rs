@@ -290,8 +290,10 @@ impl Command {
                     return wrong("nothing is refused without a reason", detail);
                 }
                 self.is_over = true;
+                // Another call that is under way may meet what this one did not.
+                let is_last = self.calls.is_empty();
                 let is_another = self.is_abuse || code == "command.key_reused";
-                if !is_done && !is_another {
+                if is_last && !is_done && !is_another {
                     self.refused = Some(code);
                 }
                 Ok(Meaning::Refused(code))

@@ -14,7 +14,7 @@ use crate::cards::{
 };
 use crate::ids::{CardId, ChargeId, MerchantId};
 use crate::lightning::{PaymentHash, Preimage};
-use crate::money::Price;
+use crate::money::{Asset, Price};
 
 /// A card at a till.
 struct Sale {
@@ -309,6 +309,7 @@ impl World {
             _ => TopUpSource::Card { card: source },
         };
         let rule = AutoTopUp {
+            unit: Asset::Btc,
             below: below_msat,
             to: to_msat,
             times_per_day: self.random.between(1, 3),

@@ -176,7 +176,10 @@ impl Steps {
         self.ids += 1;
         let id = BatchId::from_parts(1, random_part(self.ids));
         let command = (self.below(3) == 0).then(|| CommandRecord {
-            scope: format!("scope {}", self.below(60)),
+            scope: match self.below(60) {
+                number if number % 2 == 0 => format!("till/cards.charge/{number}"),
+                number => format!("scope {number}"),
+            },
             fingerprint: format!("request {}", self.below(2)),
             answer: serde_json::json!({ "answer": self.seed }).into(),
         });

@@ -87,8 +87,8 @@ impl Model {
         let from = from.and_then(Value::as_str).map(parse).transpose()?;
         let before = self.top_ups.get(&card);
         let rule = TopUpRule {
-            below_msat: number(rule, "below")?,
-            to_msat: number(rule, "to")?,
+            below_msat: number(rule, "below_msat")?,
+            to_msat: number(rule, "to_msat")?,
             times_per_day: number(rule, "times_per_day")?,
             from,
             day: before.map_or(0, |it| it.day),
@@ -120,8 +120,8 @@ impl Model {
             return not_lawful("more often than it may be");
         }
         let rule = *rule;
-        let wanted_msat = number(&event.body, "amount")?;
-        if number(&event.body, "balance")? >= rule.below_msat {
+        let wanted_msat = number(&event.body, "amount_msat")?;
+        if number(&event.body, "balance_msat")? >= rule.below_msat {
             return not_lawful("it was not low");
         }
         let (to, fired) = (self.balance_of(card), event.kind.as_str());

@@ -1,6 +1,9 @@
 //! The main job through the facade that the bindings see; books are checked by their trial
 //! balance.
 
+#[cfg(feature = "chain")]
+mod on_chain;
+
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
