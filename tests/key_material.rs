@@ -216,7 +216,8 @@ async fn nothing_secret_is_told_or_kept_on_postgres() {
         let dumped = dumped.unwrap();
         assert!(dumped.status.success(), "{dumped:?}");
         let rows = String::from_utf8_lossy(&dumped.stdout);
-        assert!(rows.matches("INSERT INTO").count() > 500, "{}", rows.len());
+        let rows = rows.matches("INSERT INTO").count();
+        assert!(rows > 200, "{rows} rows");
         seen.texts
             .push(("dump of the tables".to_owned(), dumped.stdout));
     })
@@ -313,7 +314,9 @@ async fn nothing_secret<S: Store + StoreAdmin + 'static>(store: Arc<S>, kept: im
         kinds
     });
     assert!(kinds.len() >= 4, "{kinds:?}");
-    assert!(kinds.contains_key("stream"), "{kinds:?}");
+    for kind in ["stream", "event", "answer", "error"] {
+        assert!(kinds.contains_key(kind), "{kinds:?}");
+    }
 }
 
 impl World {

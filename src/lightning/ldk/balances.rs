@@ -299,6 +299,8 @@ fn sweep_sats(
 
 #[cfg(test)]
 mod tests {
+    use ldk_node::bitcoin::{BlockHash, Txid};
+
     use super::*;
 
     /// Of a wallet that has less in blocks than open channels need, what waits is told by the records:
@@ -323,5 +325,40 @@ mod tests {
         let rich = wallet(150_000, 25_000, 25_000);
         assert!(!is_below_reserve(&rich));
         assert_eq!(waiting_sats(&rich, None), 100_000);
+    }
+
+    /// What was closed alone is not settled before its sweep is in a block.
+    #[test]
+    fn a_sweep_that_no_block_has_is_a_closing() {
+        let sweeps = |sweep| BalanceDetails {
+            total_onchain_balance_sats: 100_000,
+            spendable_onchain_balance_sats: 100_000,
+            total_anchor_channels_reserve_sats: 0,
+            total_lightning_balance_sats: 0,
+            lightning_balances: Vec::new(),
+            pending_balances_from_channel_closures: vec![sweep],
+        };
+        let (channel_id, amount_satoshis) = (None, 499_459);
+        let latest_spending_txid = Txid::all_zeros();
+        let made = PendingSweepBalance::PendingBroadcast {
+            channel_id,
+            amount_satoshis,
+        };
+        let sent = PendingSweepBalance::BroadcastAwaitingConfirmation {
+            channel_id,
+            latest_broadcast_height: 1,
+            latest_spending_txid,
+            amount_satoshis,
+        };
+        let in_block = PendingSweepBalance::AwaitingThresholdConfirmations {
+            channel_id,
+            latest_spending_txid,
+            confirmation_hash: BlockHash::all_zeros(),
+            confirmation_height: 2,
+            amount_satoshis,
+        };
+        for (sweep, expected) in [(made, true), (sent, true), (in_block, false)] {
+            assert_eq!(has_closings(&[], &sweeps(sweep)), expected);
+        }
     }
 }
