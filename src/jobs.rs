@@ -1,5 +1,6 @@
 //! Work that waits for its time: picked up under a lease, so that a crash only delays it.
 
+use std::collections::VecDeque;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -70,9 +71,12 @@ const BEHIND_MS: i64 = 1_000;
 /// differ by, or a clock is set by now and then, puts nothing off.
 const PUT_OFF_MS: i64 = 60_000;
 
-/// The most pages of jobs of one kind that are looked at then: those of another kind do not wait for
-/// however many there are of it.
-const MOST_PAGES: usize = 20;
+/// The most pages of jobs of one kind that are done then, from either end: those of another kind do
+/// not wait for however many there are of it.
+const MOST_PAGES: usize = 10;
+
+/// The most pages of jobs of one kind that are gone through to its far end.
+const MOST_TO_THE_END: usize = 500;
 
 /// What was done.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -139,22 +143,32 @@ async fn lease(core: &Core) -> Result<Vec<DueJob>, StoreError> {
 }
 
 /// Takes what a clock that was ahead may have put off, of one kind: all that goes by it. Each of them
-/// asks, or looks, and sets itself anew.
+/// asks, or looks, and sets itself anew. Where there are very many, those that are due first and those
+/// that are due last, where a clock that was far ahead has put them; what is between is leased
+/// meanwhile, and is further to one end the next time.
 async fn put_off(core: &Core, kind: &str) -> Result<Vec<DueJob>, StoreError> {
     let others: Vec<&str> = KINDS
         .iter()
         .map(|(other, ..)| *other)
         .filter(|other| *other != kind)
         .collect();
-    let mut leased = Vec::new();
-    for _ in 0..MOST_PAGES {
+    let (mut first, mut last) = (Vec::new(), VecDeque::new());
+    for number in 0..MOST_TO_THE_END {
         let page = take(core, i64::MAX, &others).await?;
         if page.is_empty() {
             break;
         }
-        leased.extend(page);
+        if number < MOST_PAGES {
+            first.extend(page);
+        } else {
+            last.push_back(page);
+            if last.len() > MOST_PAGES {
+                last.pop_front();
+            }
+        }
     }
-    Ok(leased)
+    first.extend(last.into_iter().flatten());
+    Ok(first)
 }
 
 /// Does what is due now.

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use flashkit::Engine;
 use flashkit::cards::CardLimits;
 use flashkit::ids::{BatchId, CardId, TransferId};
-use flashkit::ledger::{Account, Batch, NewTransfer, Step, TransferKind};
+use flashkit::ledger::{Account, Batch, JournalProblem, NewTransfer, Step, TransferKind};
 use flashkit::lightning::simulated::{SimulatedNetwork, SimulatedNode};
 use flashkit::lightning::{
     Dispatch, InvoiceRequest, LightningError, LightningEvent, LightningNode, NodeBalances,
@@ -23,6 +23,7 @@ use flashkit::store::sqlite::SqliteStore;
 use flashkit::store::{MemoryStore, Store};
 use flashkit::testkit::clock::ManualClock;
 use flashkit::treasury::{BookCapital, CapitalAccount, CapitalDirection};
+use support::gated_store::{Busy, GatedStore};
 use support::key;
 use support::shop::{self, SAT, sat};
 
@@ -364,6 +365,109 @@ async fn honest_books_balance_at_every_moment() {
         stop.store(true, Ordering::SeqCst);
         load.await.unwrap();
         engine.stop().await.unwrap();
+    }
+}
+
+/// Books in which three cards have money and the first one's row was edited by so much, while
+/// `moving` is charged before each look at an account as long as `next` says so.
+async fn busy(
+    edited_by: i128,
+    moving: Account,
+    next: impl Fn() -> bool + Send + Sync + 'static,
+) -> (Engine, Arc<dyn Store>) {
+    let clock = Arc::new(ManualClock::at(SystemClock.now_ms()));
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::new(clock.clone()));
+    let funds = (0..3).map(|number| transfer(number, Account::node_channels()));
+    store.commit(batch(0, funds.collect())).await.unwrap();
+    let count = AtomicU64::new(ACCOUNTS);
+    let others = Busy {
+        next: Box::new(move || {
+            let number = count.fetch_add(1, Ordering::SeqCst);
+            next().then(|| batch(number, vec![charge(number, moving)]))
+        }),
+        edited: Some((card(0), edited_by)),
+    };
+    let read: Arc<dyn Store> = Arc::new(GatedStore::busy(store.clone(), others));
+    (engine(read, clock).await, store)
+}
+
+/// Of 10, as all others.
+fn charge(number: u64, from: Account) -> Step {
+    let Step::Transfer(of_one) = transfer(number, from) else {
+        unreachable!()
+    };
+    Step::Transfer(NewTransfer {
+        amount: 10,
+        ..of_one
+    })
+}
+
+/// The accounts whose totals are wrong by a check of the journal, each with by how much its debits
+/// are off, and those of which it is not known.
+async fn wrong(engine: &Engine) -> (Vec<(Account, i128)>, Vec<Account>) {
+    let reports = engine.reports();
+    let verdict = reports.verify_journal(&engine.issuer(), &[]).await;
+    let verdict = verdict.unwrap().value;
+    let wrong = verdict.problems.iter().map(|problem| match problem {
+        JournalProblem::TotalsWrong {
+            account,
+            stored,
+            computed,
+        } => (*account, stored.debits_posted - computed.debits_posted),
+        other => panic!("{other:?}"),
+    });
+    (wrong.collect(), verdict.unsettled)
+}
+
+/// A row is edited, and there is no moment at which nothing is committed.
+#[tokio::test]
+async fn an_edited_balance_is_found_while_others_move() {
+    for moving in [card(1), card(0)] {
+        let (engine, _store) = busy(-7, moving, || true).await;
+        let (found, unsettled) = wrong(&engine).await;
+        assert_eq!(found.len(), 1, "{moving}: {found:?}");
+        assert_eq!(found[0].0, card(0), "{moving}");
+        if moving == card(1) {
+            // Nothing came between, so that it is known to the unit.
+            assert_eq!(found[0].1, -7);
+        }
+        assert!(!unsettled.contains(&card(0)), "{moving}");
+        let found = audit(&engine).await;
+        assert_eq!(found.differences.len(), 1, "{moving}: {found:?}");
+        assert_eq!(found.differences[0].account, card(0));
+    }
+}
+
+/// What is off by just as much as each charge may be a charge that came in between: of that account
+/// it is not known, and what an audit before has seen is not gone.
+#[tokio::test]
+async fn what_an_audit_cannot_tell_is_said_and_is_not_gone() {
+    let is_busy = Arc::new(AtomicBool::new(false));
+    let next = is_busy.clone();
+    let (engine, store) = busy(-10, card(0), move || next.load(Ordering::SeqCst)).await;
+    let found = audit(&engine).await;
+    assert_eq!(found.differences.len(), 1, "{found:?}");
+    assert_eq!(found.unsettled, []);
+    let seen = events(store.as_ref()).await;
+    is_busy.store(true, Ordering::SeqCst);
+    let found = audit(&engine).await;
+    assert_eq!(found.differences, []);
+    assert!(found.unsettled.contains(&card(0)), "{found:?}");
+    assert_eq!(events(store.as_ref()).await, seen);
+}
+
+/// The charges pause now and then, and whatever is off by just one of them is found then.
+#[tokio::test]
+async fn an_account_is_settled_at_a_look_at_which_it_rests() {
+    for edited_by in [-10, 0, 10] {
+        let looks = AtomicU64::new(0);
+        let moves = move || looks.fetch_add(1, Ordering::SeqCst) % 8 < 4;
+        let (engine, _store) = busy(edited_by, card(0), moves).await;
+        let wanted: Vec<_> = (edited_by != 0)
+            .then_some((card(0), edited_by))
+            .into_iter()
+            .collect();
+        assert_eq!(wrong(&engine).await, (wanted, Vec::new()), "{edited_by}");
     }
 }
 

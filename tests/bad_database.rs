@@ -634,6 +634,152 @@ async fn a_refused_node_leaves_the_number_as_it_was() {
     }
 }
 
+/// The lock's file is taken for one that a crash left, and removed; the engine runs.
+#[tokio::test]
+async fn a_lock_that_is_removed_lets_no_second_engine_in() {
+    let books = Books::closed().await;
+    let first = open(&books.file).unwrap();
+    node_writes(&first, 1).await;
+    fs::remove_file(books.beside(".lock")).unwrap();
+    let error = open(&books.file).map(drop).unwrap_err();
+    assert_eq!(error.code(), "store.in_use", "{error:?}");
+    let moved = first.commit(batch(101)).await.unwrap_err();
+    assert!(
+        matches!(moved, CommitError::Store(StoreError::Moved { .. })),
+        "{moved:?}"
+    );
+    assert_eq!(first.trouble().unwrap().error.code(), "store.moved");
+    first.close().await.unwrap();
+    open(&books.file).unwrap().begin_epoch().await.unwrap();
+}
+
+/// The number goes on where somebody has removed the file that says it.
+#[tokio::test]
+async fn a_number_that_is_removed_is_written_again() {
+    let books = Books::closed().await;
+    let store = open(&books.file).unwrap();
+    node_writes(&store, 2).await;
+    fs::remove_file(books.beside(".node-2")).unwrap();
+    node_writes(&store, 2).await;
+    assert!(books.beside(".node-4").exists());
+    store.close().await.unwrap();
+    open(&books.file).unwrap().begin_epoch().await.unwrap();
+}
+
+/// A file with books in it that was copied before its node first wrote: that may have begun since.
+#[tokio::test]
+async fn a_copy_from_before_the_node_began_starts_no_second_one() {
+    let books = Books::closed().await;
+    let elsewhere = Books::none();
+    fs::copy(&books.file, &elsewhere.file).unwrap();
+    let store = open(&books.file).unwrap();
+    node_writes(&store, 3).await;
+    store.close().await.unwrap();
+    for _ in 0..2 {
+        let store = open(&elsewhere.file).unwrap();
+        let refused = store.begin_epoch().await.unwrap_err();
+        assert_eq!(refused.code(), "store.stale_node_state");
+        assert_eq!(use_all(&store).await, [""; 0], "the books are usable");
+        store.close().await.unwrap();
+    }
+    let store = open(&elsewhere.file).unwrap();
+    store.trust_node_state();
+    node_writes(&store, 1).await;
+    store.close().await.unwrap();
+    open(&elsewhere.file).unwrap().begin_epoch().await.unwrap();
+}
+
+/// What the log says of itself, which is another thing each time it begins anew.
+fn salt(log: &Path) -> Vec<u8> {
+    fs::read(log).unwrap()[16..24].to_vec()
+}
+
+/// Writes so much that the log is written back, and begins anew.
+async fn until_log_begins_anew(books: &Books, store: &SqliteStore) {
+    let log = books.beside("-wal");
+    let epoch = store.begin_epoch().await.unwrap();
+    let before = salt(&log);
+    for number in 0..200_u8 {
+        let path = KeyPath {
+            primary: String::new(),
+            secondary: String::new(),
+            key: "scorer".to_owned(),
+        };
+        let value = vec![number; 1 << 16];
+        let change = KeyValueWrite::Put { path, value };
+        store.write(epoch, change).await.unwrap();
+        if salt(&log) != before {
+            return;
+        }
+    }
+    panic!("the log never began anew");
+}
+
+/// An older file is put back, and the log of the newer one was left beside it by a crash: SQLite would
+/// play it into the older file, and find both sound.
+#[tokio::test]
+async fn a_log_is_played_into_no_other_file() {
+    let books = Books::closed().await;
+    let monday = fs::read(&books.file).unwrap();
+    let store = open(&books.file).unwrap();
+    store.commit(batch(101)).await.unwrap();
+    // The same file still, to which the log has everything.
+    let first = fs::read(books.beside("-wal")).unwrap();
+    until_log_begins_anew(&books, &store).await;
+    store.commit(batch(102)).await.unwrap();
+    node_writes(&store, 1).await;
+    let backup = books.beside(".backup");
+    store.backup(&backup).await.unwrap();
+    let backup = fs::read(backup).unwrap();
+    let log = fs::read(books.beside("-wal")).unwrap();
+    let tuesday = fs::read(&books.file).unwrap();
+    store.close().await.unwrap();
+    let lie = |file: &[u8], log: &[u8]| {
+        books.write(file);
+        fs::write(books.beside("-wal"), log).unwrap();
+    };
+    for (what, file) in [("an older file", &monday), ("a backup", &backup)] {
+        lie(file, &log);
+        let error = books.refused(what, &["store.corrupt"]);
+        assert!(error.to_string().contains("books.db-wal"), "{error}");
+    }
+    lie(&[], &log);
+    books.refused("an empty file", &["store.corrupt"]);
+    // Without the log it is Monday, without Monday's node.
+    books.write(&monday);
+    let store = open(&books.file).unwrap();
+    let refused = store.begin_epoch().await.unwrap_err();
+    assert_eq!(refused.code(), "store.stale_node_state");
+    store.close().await.unwrap();
+    for (file, log, commits) in [(&monday, &first, 101), (&tuesday, &log, 102)] {
+        lie(file, log);
+        let store = open(&books.file).unwrap();
+        let found = store.commits(0, 1_000).await.unwrap();
+        assert_eq!(found.len(), commits);
+        store.close().await.unwrap();
+    }
+    open(&books.file).unwrap().begin_epoch().await.unwrap();
+}
+
+/// A version that knew nothing of it was killed: its log goes with its file.
+#[tokio::test]
+async fn a_log_of_before_is_played_into_its_file() {
+    let books = Books::closed().await;
+    let before = rusqlite::Connection::open(&books.file).unwrap();
+    let forget = "DELETE FROM settings WHERE name LIKE 'log_number%';
+                  PRAGMA wal_checkpoint(TRUNCATE);
+                  INSERT INTO cursors (name, position) VALUES ('reader', 7)";
+    before.execute_batch(forget).unwrap();
+    let killed = Books::none();
+    for ending in ["", "-wal"] {
+        fs::copy(books.beside(ending), killed.beside(ending)).unwrap();
+    }
+    assert!(fs::metadata(killed.beside("-wal")).unwrap().len() > 0);
+    let store = open(&killed.file).unwrap();
+    assert_eq!(store.cursor("reader").await, Ok(7));
+    assert_eq!(use_all(&store).await, [""; 0]);
+}
+
 /// One card's hold cannot be read any more: who debits that card learns of it, and everybody else,
 /// in the same groups, does not.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

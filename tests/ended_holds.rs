@@ -11,7 +11,8 @@ use flashkit::cards::lnurl::LnurlRequest;
 use flashkit::cards::{CardLimits, ChargeCard, ChargeState};
 use flashkit::ids::{BatchId, CardId, TransferId};
 use flashkit::ledger::{
-    Account, Batch, MOST_DUE_RELEASES, NewHold, NewTransfer, Step, TransferKind, UsageWindow,
+    Account, Batch, DueJob, MOST_DUE_RELEASES, NewHold, NewTransfer, Step, TransferKind,
+    UsageWindow,
 };
 use flashkit::store::sqlite::SqliteStore;
 use flashkit::store::{CommitError, MemoryStore, Store};
@@ -264,6 +265,42 @@ async fn books_that_were_taken_ahead_go_on() {
         assert_eq!(said(&scene).as_deref(), Some("store.clock_behind"));
         scene.stop("ahead").await;
     }
+}
+
+/// What a clock that was far ahead has put off is due last, and looked at all the same, however many
+/// jobs of its kind are due before.
+#[tokio::test]
+async fn what_is_due_last_is_looked_at_however_much_is_due_before() {
+    // The first commit is an hour ahead of what the clock says then.
+    let clock = Arc::new(ManualClock::at(NOW_MS + HOUR_MS));
+    let store = Arc::new(MemoryStore::new(clock.clone()));
+    let due = |number: i64, due_at_ms| {
+        Step::Due(DueJob {
+            kind: "invoice.expire".to_owned(),
+            // That it was looked at is told by its being no invoice.
+            object: format!("no invoice {number}"),
+            due_at_ms,
+        })
+    };
+    let mut jobs: Vec<Step> = (0..2_500)
+        .map(|number| due(number, NOW_MS + 24 * HOUR_MS + number))
+        .collect();
+    jobs.push(due(2_500, NOW_MS + 4 * 365 * 24 * HOUR_MS));
+    commit(&*store, 1, jobs).await.unwrap();
+    clock.jump(NOW_MS);
+    let engine = Engine::builder(store, shop::master())
+        .network("regtest")
+        .clock(clock)
+        .open()
+        .await
+        .unwrap();
+    let run = engine.run_due_jobs().await.unwrap();
+    let looked_at = |number: i64| {
+        let name = format!("invoice.expire no invoice {number}");
+        run.failed.iter().any(|(job, _)| *job == name)
+    };
+    assert!(looked_at(0));
+    assert!(looked_at(2_500));
 }
 
 fn card_of(scene: &Scene) -> Account {

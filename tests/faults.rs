@@ -392,6 +392,41 @@ async fn what_the_next_start_may_find_is_not_called_undone() {
     }
 }
 
+/// A lease is renewed without a write, so that it says nothing of the disk.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_renewed_lease_does_not_make_a_full_disk_healthy() {
+    use flashkit::ids::BatchId;
+    use flashkit::ledger::{Batch, NewEvent, Step};
+    use flashkit::store::{KeyValue, NodeHolder, Store};
+
+    let batch = |number: u8| Batch {
+        id: BatchId::from_parts(1, [number; 10]),
+        command: None,
+        steps: vec![Step::Emit(NewEvent {
+            kind: "card.topped_up",
+            object: "card 1".to_owned(),
+            body: serde_json::json!({}).into(),
+        })]
+        .into(),
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let disk = Disk::under(folder.path());
+    let file = folder.path().join("books.db");
+    let store = SqliteStore::open(file, Arc::new(SystemClock)).unwrap();
+    let lasts = Duration::from_secs(3_600);
+    let epoch = store.take_lease(NodeHolder(7), lasts).await.unwrap();
+    disk.fail(Fault::Full);
+    store.commit(batch(1)).await.unwrap_err();
+    let trouble = store.trouble();
+    assert_eq!(trouble.as_ref().unwrap().error.code(), "store.full");
+    store.renew_lease(epoch, lasts).await.unwrap();
+    assert_eq!(store.trouble(), trouble);
+    disk.heal();
+    store.commit(batch(1)).await.unwrap();
+    assert_eq!(store.trouble(), None);
+    store.close().await.unwrap();
+}
+
 /// Ends the mount.
 struct Mounted(tempfile::TempDir);
 

@@ -797,6 +797,106 @@ async fn an_unknown_outcome_is_known_by_submitting_the_batch_again() {
     }
 }
 
+/// What was sent over a connection that is lost may still be delivered. Once its caller was told that
+/// it is refused, or not there, it does nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_that_comes_late_does_nothing_after_a_refusal() {
+    let Some(_cluster) = Cluster::shared() else {
+        return;
+    };
+    for way in ["submitted again", "looked for", "by the next process"] {
+        let Some(bench) = Bench::new() else { return };
+        let proxy = Proxy::to(bench.cluster.port).await;
+        let store = bench.through(proxy.port).await;
+        store.commit(batch(vec![fund(card(1), 50)])).await.unwrap();
+        let ends_ms = NOW_MS + 60_000;
+        let (hold, step) = hold_of(1, Some(ends_ms));
+        store.commit(batch(vec![step])).await.unwrap();
+        let scope = "till/capture/1";
+        let (captured, step) = capture(hold, 10, false);
+        let late = Batch {
+            command: Some(CommandRecord {
+                scope: scope.to_owned(),
+                fingerprint: "f".to_owned(),
+                answer: serde_json::Value::Null.into(),
+            }),
+            ..batch(vec![step])
+        };
+        proxy.set(Fault::Late);
+        let unknown = Err(StoreError::OutcomeUnknown.into());
+        assert_eq!(store.commit(late.clone()).await, unknown, "{way}");
+        assert_eq!(proxy.fired(), 1, "{way}");
+        bench.clock.set(ends_ms + 1);
+        match way {
+            "submitted again" => {
+                let refused = store.commit(late.clone()).await;
+                assert!(matches!(refused, Err(CommitError::Refused(_))));
+            }
+            "looked for" => assert_eq!(store.command(scope).await, Ok(None)),
+            _ => {
+                let refused = bench.store().await.commit(late.clone()).await;
+                assert!(matches!(refused, Err(CommitError::Refused(_))));
+            }
+        }
+        proxy.let_go().await;
+        assert_eq!(store.transfer(captured).await, Ok(None), "{way}");
+        assert_eq!(store.command(scope).await, Ok(None), "{way}");
+        // And it goes on as before, in one round trip.
+        for _ in 0..2 {
+            store.commit(batch(vec![fund(card(1), 1)])).await.unwrap();
+        }
+        proxy.take_round_trips();
+        store.commit(batch(vec![fund(card(1), 1)])).await.unwrap();
+        assert_eq!(proxy.take_round_trips(), [1], "{way}");
+    }
+}
+
+/// The same with the node's state: an older value does not come back over a newer one.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_node_wrote_to_a_lost_connection_comes_too_late() {
+    let Some(bench) = Bench::new() else { return };
+    let proxy = Proxy::to(bench.cluster.port).await;
+    let store = bench.through(proxy.port).await;
+    let path = |key: &str| KeyPath {
+        primary: "monitors".to_owned(),
+        secondary: String::new(),
+        key: key.to_owned(),
+    };
+    let put = |key: &str, value: u8| KeyValueWrite::Put {
+        path: path(key),
+        value: vec![value],
+    };
+    let remove = |key: &str| KeyValueWrite::Remove { path: path(key) };
+    let epoch = store.begin_epoch().await.unwrap();
+    for (late, then) in [
+        (put("whole", 1), put("whole", 2)),
+        (remove("update"), put("update", 2)),
+        (put("removed", 1), remove("removed")),
+    ] {
+        store.write(epoch, put("before", 0)).await.unwrap();
+        proxy.set(Fault::Late);
+        // Given up with its connection, and done over another one.
+        store.write(epoch, late).await.unwrap();
+        store.write(epoch, then).await.unwrap();
+        proxy.let_go().await;
+    }
+    assert_eq!(proxy.fired(), 3);
+    assert_eq!(store.read(path("whole")).await, Ok(Some(vec![2])));
+    assert_eq!(store.read(path("update")).await, Ok(Some(vec![2])));
+    assert_eq!(store.read(path("removed")).await, Ok(None));
+    // Another instance that has its turn has numbers of its own, and takes it for good.
+    let other = bench.store().await;
+    let next = other.begin_epoch().await.unwrap();
+    other.write(next, put("whole", 3)).await.unwrap();
+    let fenced = StoreError::Fenced {
+        given: epoch,
+        current: next,
+    };
+    assert_eq!(store.write(epoch, put("whole", 4)).await, Err(fenced));
+    other.write(next, put("before", 5)).await.unwrap();
+    assert_eq!(store.read(path("whole")).await, Ok(Some(vec![3])));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backend_that_is_ended_loses_nothing() {
     let Some(bench) = Bench::new() else { return };
@@ -1279,7 +1379,7 @@ async fn what_no_standby_has_is_not_acknowledged_out_of_the_tables() {
     let config = PostgresConfig::new(cluster.url(cluster.port, "sslmode=disable"));
     let config = config.patience(Duration::from_secs(4));
     let clock = Arc::new(ManualClock::at(NOW_MS));
-    let store = PostgresStore::connect(config, clock).await.unwrap();
+    let store = PostgresStore::connect(config, clock.clone()).await.unwrap();
     let wait_for = async |names: &str| {
         let raw = cluster.raw().await;
         let set = format!("ALTER SYSTEM SET synchronous_standby_names = '{names}'");
@@ -1294,6 +1394,21 @@ async fn what_no_standby_has_is_not_acknowledged_out_of_the_tables() {
         store.balance(&card(1)).await.is_ok()
     })
     .await;
+    // Its wait is cancelled, and the server answers it as done.
+    let config = PostgresConfig::new(cluster.url(cluster.port, "sslmode=disable"));
+    let waiting = PostgresStore::connect(config.patience(Duration::from_secs(60)), clock.clone());
+    let waiting = waiting.await.unwrap();
+    let cancelled = batch(vec![fund(card(2), 5)]);
+    let answer = begin(&waiting, cancelled.clone());
+    let raw = cluster.raw().await;
+    wait_until("it waits for a standby", async || {
+        let sql = "SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity
+                   WHERE wait_event = 'SyncRep'";
+        raw.query_one(sql, &[]).await.unwrap().get::<_, i64>(0) > 0
+    })
+    .await;
+    let unknown = Err(CommitError::Store(StoreError::OutcomeUnknown));
+    assert_eq!(answer.await.unwrap(), unknown);
     let scope = "till/charge/1";
     let batch = Batch {
         command: Some(CommandRecord {
@@ -1314,12 +1429,13 @@ async fn what_no_standby_has_is_not_acknowledged_out_of_the_tables() {
     let seen = raw
         .query_one("SELECT count(*) FROM flashkit.commits", &[])
         .await;
-    assert_eq!(seen.unwrap().get::<_, i64>(0), 1);
+    assert_eq!(seen.unwrap().get::<_, i64>(0), 2);
     assert!(store.commit(batch.clone()).await.is_err());
     assert!(store.command(scope).await.is_err());
     wait_for("").await;
     let again = store.commit(batch).await.unwrap();
     assert!(again.replayed);
+    assert!(waiting.commit(cancelled).await.unwrap().replayed);
     assert!(store.command(scope).await.unwrap().is_some());
 }
 

@@ -390,6 +390,8 @@ pub struct Audit {
     pub untied: Vec<UntiedControl>,
     /// Accounts that are not the sum of what moved: none in honest books.
     pub differences: Vec<BooksDifference>,
+    /// Accounts of which it is not known, because money moved on them at every look: `kind/owner/asset`.
+    pub unsettled: Vec<String>,
     /// When the books were like this.
     pub as_of_ms: i64,
 }
@@ -431,6 +433,12 @@ impl From<Answer<reports::Audit>> for Audit {
             controls: controls.collect(),
             untied: untied.collect(),
             differences: differences.collect(),
+            unsettled: answer
+                .value
+                .unsettled
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
             as_of_ms: answer.as_of_ms,
         }
     }

@@ -89,6 +89,10 @@ pub struct Audit {
     pub untied: Vec<Untied>,
     /// Accounts that are not the sum of what moved: none in honest books.
     pub differences: Vec<BooksDifference>,
+    /// Accounts of which it is not known: money moved on them whenever they were looked at
+    /// ([`JournalVerdict::unsettled`]). The next audit looks at them again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unsettled: Vec<Account>,
 }
 
 /// A difference that an audit has seen.
@@ -130,11 +134,13 @@ impl Reports {
         let now_ms = books.as_of_ms;
         let (controls, untied) = self.controls(now_ms).await?;
         let verdict = self.verify_journal(credential, &[]).await?;
+        let differences = self.differences(&verdict, now_ms).await?;
         let value = Audit {
             is_balanced: books.is_balanced(),
             controls,
             untied,
-            differences: self.differences(&verdict, now_ms).await?,
+            differences,
+            unsettled: verdict.value.unsettled,
         };
         Ok(Answer {
             as_of_ms: now_ms,
@@ -230,7 +236,9 @@ impl Reports {
             }
         }
         for open in self.core.open_differences("books").await? {
-            if found.iter().all(|difference| difference.account != open) {
+            // One that could not be compared is not gone.
+            let is_settled = !verdict.unsettled.contains(&open);
+            if is_settled && found.iter().all(|difference| difference.account != open) {
                 self.core.remember("books", open, false, now_ms).await?;
             }
         }

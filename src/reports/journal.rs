@@ -1,6 +1,6 @@
 //! The journal checked as a whole, and its head kept outside.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bitcoin::hashes::{Hash, sha256};
 use bitcoin::hex::DisplayHex;
@@ -121,7 +121,8 @@ fn digest(at_ms: i64, heads: &[ChainHead]) -> Message {
 pub struct JournalVerdict {
     /// Nothing in honest books.
     pub problems: Vec<JournalProblem>,
-    /// Accounts that moved all the while, so that their totals could not be compared.
+    /// Accounts that moved at every look, and never had anything that they could not have had
+    /// then: whether their totals are right to the unit is not known.
     pub unsettled: Vec<Account>,
     /// How many commits were read.
     pub commits: i64,
@@ -154,30 +155,21 @@ impl Reports {
         reader.read_on(&mut check).await?;
         let said = reader.said().await?;
         let mut suspects = check.accounts_that_differ(&reader.balances().await?);
-        // What differs may have been changed by commits since: those are read as well, until
-        // nothing comes between the commits and the accounts any more.
-        for _ in 0..MAX_LOOKS {
-            let mut stored: Vec<(Account, Balance)> = Vec::new();
-            for account in &suspects {
-                stored.push((*account, self.core.store.balance(account).await?));
-            }
-            if !reader.read_on(&mut check).await? {
-                // Nothing came in between: what was read is what these commits left.
-                for (account, balance) in stored {
-                    check.account(account, balance);
-                }
-                suspects.clear();
-                break;
-            }
-            stored.retain(|(account, balance)| check.computed(account) != *balance);
-            suspects = stored.into_iter().map(|(account, _)| account).collect();
-        }
-        // At least once was read on since.
+        // One that moved before it was read may differ by this, and look right by it.
+        suspects.extend(
+            reader
+                .read_on_and_watch(&mut check, i64::MAX)
+                .await?
+                .into_keys(),
+        );
+        suspects.sort_unstable();
+        suspects.dedup();
         reader.compare(said, &mut check);
+        let unsettled = reader.settle(&mut check, suspects).await?;
         let (problems, heads) = check.finish();
         let value = JournalVerdict {
             problems,
-            unsettled: suspects,
+            unsettled,
             commits: reader.commits,
             heads,
         };
@@ -185,8 +177,11 @@ impl Reports {
     }
 }
 
-/// How often accounts that differ are looked at again while commits go on.
+/// How often accounts are looked at again that move meanwhile.
 const MAX_LOOKS: usize = 100;
+
+/// What accounts had one after another, by the journal.
+type Moved = BTreeMap<Account, Vec<Balance>>;
 
 /// What the store says that follows from the journal, beside what was computed just before it
 /// was asked.
@@ -205,6 +200,9 @@ struct JournalReader<'a> {
     /// What is left of each hold, and what was undone of each transfer of which something was.
     holds: BTreeMap<TransferId, i64>,
     reversed: BTreeMap<TransferId, i64>,
+    /// What moved in the commits up to this one, while somebody watches.
+    watched_until: i64,
+    moved: Moved,
     commits: i64,
 }
 
@@ -217,6 +215,8 @@ impl<'a> JournalReader<'a> {
             hold_changes: VecDeque::new(),
             holds: BTreeMap::new(),
             reversed: BTreeMap::new(),
+            watched_until: 0,
+            moved: Moved::new(),
             commits: 0,
         }
     }
@@ -239,6 +239,72 @@ impl<'a> JournalReader<'a> {
                 self.feed(commit, check).await?;
             }
         }
+    }
+
+    /// As [`read_on`](Self::read_on); answers what each account that moved had after every commit
+    /// up to `until`.
+    async fn read_on_and_watch(
+        &mut self,
+        check: &mut JournalCheck,
+        until: i64,
+    ) -> Result<Moved, StoreError> {
+        self.watched_until = until;
+        self.read_on(check).await?;
+        self.watched_until = 0;
+        Ok(std::mem::take(&mut self.moved))
+    }
+
+    /// Compares each of the accounts with what was computed, however much is committed meanwhile:
+    /// one is compared where nothing of it was. Answers those of which something always was, and
+    /// which never showed what they did not have then.
+    async fn settle(
+        &mut self,
+        check: &mut JournalCheck,
+        mut suspects: Vec<Account>,
+    ) -> Result<Vec<Account>, StoreError> {
+        // What stood there of one that moved, and was nothing of what it had meanwhile.
+        let mut wrong: BTreeMap<Account, (Balance, Balance)> = BTreeMap::new();
+        for _ in 0..MAX_LOOKS {
+            if suspects.is_empty() {
+                break;
+            }
+            let mut looks = Vec::new();
+            for account in suspects.drain(..) {
+                let stored = self.store.balance(&account).await?;
+                looks.push((account, stored, check.computed(&account)));
+            }
+            let until = self.last_commit().await?;
+            let moved = self.read_on_and_watch(check, until).await?;
+            for (account, stored, computed) in looks {
+                let Some(later) = moved.get(&account) else {
+                    wrong.remove(&account);
+                    if stored != computed {
+                        check.found(totals_wrong(account, stored, computed));
+                    }
+                    continue;
+                };
+                if stored != computed && !later.contains(&stored) {
+                    let last = later.last().copied().unwrap_or(computed);
+                    wrong.insert(account, (stored, last));
+                }
+                suspects.push(account);
+            }
+        }
+        suspects.retain(|account| !wrong.contains_key(account));
+        for (account, (stored, computed)) in wrong {
+            check.found(totals_wrong(account, stored, computed));
+        }
+        Ok(suspects)
+    }
+
+    /// The last commit there is now, or one after it: what is made later is not in what was read.
+    async fn last_commit(&self) -> Result<i64, StoreError> {
+        let page = self.store.commits(self.after.0, MAX_PAGE).await?;
+        Ok(match page.last() {
+            Some(_) if page.len() >= MAX_PAGE => i64::MAX,
+            Some(last) => last.position,
+            None => self.after.0,
+        })
     }
 
     async fn feed(
@@ -271,8 +337,27 @@ impl<'a> JournalReader<'a> {
             self.holds.insert(row.hold.transfer.id, row.remaining);
         }
         check.commit(commit, &transfers, &hold_changes);
+        if commit.position <= self.watched_until {
+            self.note_moved(check, &transfers, &hold_changes);
+        }
         self.commits = self.commits.saturating_add(1);
         Ok(())
+    }
+
+    fn note_moved(
+        &mut self,
+        check: &JournalCheck,
+        transfers: &[TransferRow],
+        hold_changes: &[HoldChangeRow],
+    ) {
+        let transfers = transfers.iter().map(|row| [row.debit, row.credit]);
+        let holds = hold_changes.iter().map(|row| &row.hold.transfer);
+        let held = holds.map(|transfer| [transfer.debit, transfer.credit]);
+        let accounts: BTreeSet<Account> = transfers.chain(held).flatten().collect();
+        for account in accounts {
+            let computed = check.computed(&account);
+            self.moved.entry(account).or_default().push(computed);
+        }
     }
 
     /// The next transfer of a commit up to and with `commit`.
@@ -373,5 +458,13 @@ impl<'a> JournalReader<'a> {
             after = Some(*last);
             all.extend(page);
         }
+    }
+}
+
+fn totals_wrong(account: Account, stored: Balance, computed: Balance) -> JournalProblem {
+    JournalProblem::TotalsWrong {
+        account,
+        stored,
+        computed,
     }
 }

@@ -55,6 +55,8 @@ pub struct NodeHolder(pub u64);
 ///   open forgets it when it is opened.
 /// - [`write`](Self::write) queues the change **when it is called**: writes to one key apply in
 ///   call order, however the futures are polled. The future completes after the change is durable.
+///   That holds for one as well whose outcome was not known: what is delivered after writes that
+///   were called later changes nothing.
 /// - Writes do not wait behind queued batches of the ledger, and a queue that is full of those
 ///   does not refuse them: see [`Lane`](super::group_commit::Lane).
 /// - The future of `write` needs no async runtime: it may be blocked on from any thread. One that

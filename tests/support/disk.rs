@@ -142,6 +142,12 @@ impl Disk {
         self.lock().durable.clone()
     }
 
+    /// What of the folder is on the disk before anything is flushed there: not what is read, which
+    /// may be in the memory of the system alone.
+    pub fn had(&self, durable: BTreeMap<String, Vec<u8>>) {
+        self.lock().durable = durable;
+    }
+
     /// How often a file was flushed.
     pub fn flushes(&self, name: &str) -> usize {
         self.lock().flushes.get(name).copied().unwrap_or(0)

@@ -21,6 +21,31 @@ pub struct GatedStore {
     pause: Arc<Pause>,
     /// How many commits it makes before it makes none any more.
     commits_left: Option<AtomicUsize>,
+    busy: Option<Busy>,
+}
+
+/// What others do while an account is read.
+pub struct Busy {
+    /// Committed before balances are read: nothing where it answers `None`.
+    pub next: Box<dyn Fn() -> Option<Batch> + Send + Sync>,
+    /// An account whose row somebody has edited, and by how much its debits are off.
+    pub edited: Option<(Account, i128)>,
+}
+
+impl Busy {
+    async fn go_on(&self, store: &Arc<dyn Store>) {
+        if let Some(batch) = (self.next)() {
+            store.commit(batch).await.unwrap();
+        }
+    }
+
+    fn read(&self, account: Account, balance: &mut Balance) {
+        if let Some((edited, by)) = self.edited
+            && edited == account
+        {
+            balance.debits_posted += by;
+        }
+    }
 }
 
 /// Holds up the first commit of an operation, of a kind of job, or that writes to a collection, until it
@@ -115,6 +140,15 @@ impl GatedStore {
             gate: None,
             pause: Arc::default(),
             commits_left: None,
+            busy: None,
+        }
+    }
+
+    /// Others are at it.
+    pub fn busy(store: Arc<dyn Store>, busy: Busy) -> Self {
+        Self {
+            busy: Some(busy),
+            ..Self::outliving(store)
         }
     }
 
@@ -175,7 +209,13 @@ impl Store for GatedStore {
     }
 
     async fn balance(&self, account: &Account) -> Result<Balance, StoreError> {
-        self.store.balance(account).await
+        let Some(busy) = &self.busy else {
+            return self.store.balance(account).await;
+        };
+        busy.go_on(&self.store).await;
+        let mut balance = self.store.balance(account).await?;
+        busy.read(*account, &mut balance);
+        Ok(balance)
     }
 
     async fn balances(
@@ -183,7 +223,15 @@ impl Store for GatedStore {
         after: Option<Account>,
         limit: usize,
     ) -> Result<Vec<(Account, Balance)>, StoreError> {
-        self.store.balances(after, limit).await
+        let Some(busy) = &self.busy else {
+            return self.store.balances(after, limit).await;
+        };
+        busy.go_on(&self.store).await;
+        let mut page = self.store.balances(after, limit).await?;
+        for (account, balance) in &mut page {
+            busy.read(*account, balance);
+        }
+        Ok(page)
     }
 
     async fn transfers(

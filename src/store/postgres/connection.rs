@@ -13,6 +13,7 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Row, Statement};
 
 use super::config::PostgresConfig;
+use super::notices::Connects;
 use super::tls;
 use crate::ports::BoxFuture;
 use crate::store::StoreError;
@@ -54,7 +55,7 @@ pub(super) fn pool(config: &PostgresConfig) -> Result<Pool, StoreError> {
     let recycling = ManagerConfig {
         recycling_method: RecyclingMethod::Fast,
     };
-    let manager = Manager::from_config(target.config, tls, recycling);
+    let manager = Manager::from_connect(target.config, Connects(tls), recycling);
     let settings = settings(config);
     Pool::builder(manager)
         .max_size(config.connections)

@@ -9,6 +9,7 @@
 //! 2. Write, and commit.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use deadpool_postgres::{ClientWrapper, Pool};
@@ -25,7 +26,7 @@ use super::schema::{SCHEMA_VERSION, version};
 use super::snapshot::{Keys, LOAD, Snapshot};
 use super::state::Loaded;
 use super::watch::Watch;
-use super::write::{CONFIRM, Head, LOCK_HEAD, Statement, statements};
+use super::write::{CONFIRM, Head, LOCK_HEAD, SETTLE, Statement, statements};
 use crate::ledger::{Batch, Changes, Commit, Group, LastPositions};
 use crate::store::{CommitClock, CommitError, StoreError, WriteHealth};
 
@@ -62,6 +63,9 @@ pub(super) struct GroupWriter {
     pub(super) known: Known,
     /// Set from when a commit is sent until it is answered.
     pub(super) is_committing: bool,
+    /// Set while a group in one round trip may still come to the server: nothing holds the head for
+    /// it, so that another answer could be given in the meantime and it be done after that.
+    pub(super) is_unsettled: Arc<AtomicBool>,
 }
 
 impl GroupWriter {
@@ -200,15 +204,11 @@ impl GroupWriter {
             }
         };
         if changes.is_empty() {
-            // What was done before may stand in no standby yet: nothing is acknowledged out of it
-            // before a commit that waits for them.
-            let has_replays = answers.iter().flatten().any(|commit| commit.replayed);
-            if has_replays {
-                connection.batch_execute(CONFIRM).await.map_err(not_done)?;
-            }
-            let end = if has_replays { "COMMIT" } else { "ROLLBACK" };
-            connection.batch_execute(end).await.map_err(not_done)?;
+            let is_moved = self.answer(connection, &answers).await?;
             known.loaded(&head, snapshot);
+            if is_moved {
+                known.settled();
+            }
         } else {
             let written = statements(&changes, &snapshot, &head, at_ms)?;
             self.write(connection, None, &written.statements).await?;
@@ -216,8 +216,29 @@ impl GroupWriter {
             known.loaded(&head, snapshot);
             known.written(&changes, &written);
         }
+        // The head has moved, or nothing was on its way.
+        self.is_unsettled.store(false, Ordering::SeqCst);
         self.known = known;
         Ok(answers)
+    }
+
+    /// Ends a transaction in which nothing is written. True when it moved the head.
+    async fn answer(&self, connection: &ClientWrapper, answers: &[Answer]) -> Result<bool, Failed> {
+        // What was done before may stand in no standby yet: nothing is acknowledged out of it
+        // before a commit that waits for them.
+        let has_replays = answers.iter().flatten().any(|commit| commit.replayed);
+        let is_unsettled = self.is_unsettled.load(Ordering::SeqCst);
+        let first = if is_unsettled {
+            Some(SETTLE)
+        } else {
+            has_replays.then_some(CONFIRM)
+        };
+        if let Some(sql) = first {
+            connection.batch_execute(sql).await.map_err(not_done)?;
+        }
+        let end = first.map_or("ROLLBACK", |_| "COMMIT");
+        connection.batch_execute(end).await.map_err(not_done)?;
+        Ok(is_unsettled)
     }
 
     /// The whole group in one round trip, upon what is known. `None` when it must be loaded: what
@@ -278,6 +299,9 @@ impl GroupWriter {
         }
         sent.push(plain(connection, "COMMIT"));
         self.is_committing = true;
+        if guard.is_some() {
+            self.is_unsettled.store(true, Ordering::SeqCst);
+        }
         // What was not sent in full has no commit at its end.
         let answers = in_one_round_trip(sent).await.map_err(not_done);
         self.is_committing = false;
@@ -286,6 +310,7 @@ impl GroupWriter {
         if kept {
             outcome(answers)?;
         }
+        self.is_unsettled.store(false, Ordering::SeqCst);
         Ok(kept)
     }
 }

@@ -145,6 +145,13 @@ impl Known {
         self.bound();
     }
 
+    /// The head was moved by [`SETTLE`](super::write::SETTLE) after it was loaded.
+    pub(super) fn settled(&mut self) {
+        if let Some(head) = &mut self.head {
+            head.account_id = head.account_id.saturating_add(1);
+        }
+    }
+
     /// Nobody else was at work, as far as could be seen.
     pub(super) fn is_alone(&self) -> bool {
         self.is_alone

@@ -14,10 +14,12 @@ mod config;
 mod connection;
 mod copying;
 mod group;
+mod key_value;
 mod known;
 mod lately;
 mod moving;
 mod node_state;
+mod notices;
 mod queue;
 mod reads;
 mod schema;
@@ -43,7 +45,7 @@ use self::known::Known;
 use self::node_state::{NodeTask, NodeWriter};
 use self::queue::{Queue, Taker};
 use self::watch::Watch;
-use self::write::CONFIRM;
+use self::write::{CONFIRM, SETTLE};
 use super::threads::Stopped;
 use super::{
     CommitClock, CommitError, DocumentPosition, DocumentQuery, MAX_PAGE, Store, StoreError,
@@ -85,6 +87,8 @@ struct Shared {
     watch: Arc<Watch>,
     health: Arc<WriteHealth>,
     times: Arc<CommitClock>,
+    /// Set while what was sent by this instance, or by one before it, may still be on its way.
+    is_unsettled: Arc<AtomicBool>,
 }
 
 impl Drop for Shared {
@@ -109,9 +113,16 @@ impl Shared {
             Ok(())
         }
     }
-}
 
-impl Shared {
+    /// Makes sure of what can be seen, and against what is still on its way.
+    fn confirm(&self) -> &'static str {
+        if self.is_unsettled.load(Ordering::SeqCst) {
+            SETTLE
+        } else {
+            CONFIRM
+        }
+    }
+
     /// The books live elsewhere, for ever.
     fn note_handed_over(&self) {
         let now_ms = self.times.wall_ms();
@@ -160,6 +171,8 @@ impl PostgresStore {
             watch: Arc::default(),
             health: Arc::default(),
             times: Arc::new(CommitClock::new(clock, last_ms)),
+            // A process that ended leaves what it had sent to the network.
+            is_unsettled: Arc::new(AtomicBool::new(true)),
         });
         if is_handed_over {
             shared.note_handed_over();
@@ -178,6 +191,7 @@ impl PostgresStore {
             connection: None,
             known: Known::default(),
             is_committing: false,
+            is_unsettled: shared.is_unsettled.clone(),
         };
         drop(shared.runtime.spawn(writer.run()));
         let writer = NodeWriter {
@@ -188,6 +202,7 @@ impl PostgresStore {
             },
             patience: config.patience,
             connection: None,
+            numbered: None,
         };
         drop(shared.runtime.spawn(writer.run()));
         drop(shared.runtime.spawn(shared.watch.clone().run(pool)));
@@ -267,8 +282,9 @@ impl Store for PostgresStore {
         let look = || self.rows(reads::COMMAND, vec![Box::new(scope.to_owned())]);
         let mut rows = look().await?;
         // Whoever asks takes what is found for done for ever, and what is not found for undone: a
-        // commit that waits for a standby has the head locked until it can be seen.
-        let confirmed = self.rows(CONFIRM, Vec::new()).await;
+        // commit that waits for a standby has the head locked until it can be seen, and one that is
+        // still on its way finds another head.
+        let confirmed = self.rows(self.shared.confirm(), Vec::new()).await;
         if rows.is_empty() {
             confirmed.map_err(|_| StoreError::OutcomeUnknown)?;
             rows = look().await?;

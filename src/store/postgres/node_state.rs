@@ -7,15 +7,14 @@ use deadpool_postgres::{ClientWrapper, Pool};
 use futures_channel::oneshot;
 use tokio_postgres::Row;
 
+use super::PAUSE;
 use super::connection::{
     Failed, Param, after_commit, connect_writer, in_one_round_trip, not_done, plain, prepared,
 };
 use super::queue::Taker;
-use super::reads::{NODE_KEYS, NODE_VALUE, value};
-use super::{PAUSE, PostgresStore};
-use crate::ports::BoxFuture;
+use super::reads::value;
 use crate::store::key_value::NodeLease;
-use crate::store::{KeyPath, KeyValue, KeyValueWrite, NodeHolder, StoreError};
+use crate::store::{KeyPath, KeyValueWrite, NodeHolder, StoreError};
 
 /// The most node writes that may wait. Far above what a node has in flight.
 pub(super) const MAX_WAITING: usize = 262_144;
@@ -51,6 +50,8 @@ pub(super) struct NodeWriter {
     pub(super) taker: Taker<NodeTask>,
     pub(super) patience: Duration,
     pub(super) connection: Option<ClientWrapper>,
+    /// The number of the connection, and the epoch for whose writes it was drawn.
+    pub(super) numbered: Option<(u64, i64)>,
 }
 
 /// What is done in one transaction.
@@ -141,11 +142,21 @@ impl NodeWriter {
     async fn attempt(&mut self, wanted: Wanted<'_>) -> Result<u64, Failed> {
         let connection = match self.connection.take() {
             Some(connection) if !connection.is_closed() => connection,
-            _ => connect_writer(&self.pool).await?,
+            _ => {
+                self.numbered = None;
+                connect_writer(&self.pool).await?
+            }
         };
         // Whatever fails on the way takes the connection with it, and so its transaction.
         let current = match wanted {
-            Wanted::Values(group) => put_all(&connection, group.epoch, &group.values).await?,
+            Wanted::Values(group) => {
+                let number = match self.numbered {
+                    Some((epoch, number)) if epoch == group.epoch => number,
+                    _ => draw_number(&connection, group.epoch).await?,
+                };
+                self.numbered = Some((group.epoch, number));
+                put_all(&connection, group, number).await?
+            }
             Wanted::Epoch(change) => change_epoch(&connection, change).await?,
         };
         self.connection = Some(connection);
@@ -204,7 +215,7 @@ const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
 pub(super) const MAKE_EPOCH: &str = concat!(
     "INSERT INTO settings (name, value) VALUES ('node_epoch', 0), ('node_home', ",
     place!(),
-    "), ('node_home_written_by', pg_current_xact_id()::text::bigint)
+    "), ('node_home_written_by', pg_current_xact_id()::text::bigint), ('node_connection', 0)
      ON CONFLICT (name) DO NOTHING"
 );
 
@@ -325,53 +336,90 @@ async fn stale(connection: &ClientWrapper) -> Failed {
     }
 }
 
-/// Shared with other writes of the node, and against a new epoch.
+/// A connection that was given up may still come to the server: what was written to it is delivered
+/// whenever the network is well again, in the same epoch, and would put an older state over a newer
+/// one. So each connection that writes has a number, as far as its epoch is the current one, and the
+/// writes of one with an earlier number are none. The epoch is locked: the writes before are over.
+const DRAW_NUMBER: &str = "
+INSERT INTO settings (name, value) VALUES ('node_connection', 1)
+ON CONFLICT (name) DO UPDATE SET value = settings.value + CASE
+    WHEN (SELECT e.value FROM settings e WHERE e.name = 'node_epoch') = $1 THEN 1 ELSE 0 END
+RETURNING value";
+
+async fn draw_number(connection: &ClientWrapper, epoch: u64) -> Result<i64, Failed> {
+    let prepare = |sql| connection.prepare_cached(sql);
+    let lock = prepare(LOCK_FOR_CHANGE).await.map_err(not_done)?;
+    let draw = prepare(DRAW_NUMBER).await.map_err(not_done)?;
+    let params: Vec<Param> = vec![Box::new(epoch.cast_signed())];
+    let sent = vec![
+        plain(connection, BEGIN),
+        prepared(connection, lock, &[]),
+        prepared(connection, draw, &params),
+        plain(connection, "COMMIT"),
+    ];
+    let mut number = None;
+    for answer in in_one_round_trip(sent).await.map_err(not_done)? {
+        if let Some(row) = answer.map_err(not_done)?.first() {
+            number = Some(value(row, 0)?);
+        }
+    }
+    number.ok_or_else(no_epoch)
+}
+
+/// Shared with other writes of the node, and against a new epoch and a new connection.
 const LOCK_EPOCH: &str = concat!(
     "SELECT e.value, ",
     at_home!(),
-    " FROM settings e WHERE e.name = 'node_epoch' FOR SHARE OF e"
+    ", c.value
+     FROM settings e, settings c WHERE e.name = 'node_epoch' AND c.name = 'node_connection'
+     FOR SHARE OF e, c"
 );
+
+/// Whether what is written belongs to the current epoch and comes by its last connection.
+macro_rules! is_current {
+    () => {
+        concat!(
+            "(SELECT value FROM settings WHERE name = 'node_epoch') = $1
+             AND (SELECT value FROM settings WHERE name = 'node_connection') = $2 AND ",
+            at_home!()
+        )
+    };
+}
 
 const PUT_VALUES: &str = concat!(
     "INSERT INTO node_state (primary_namespace, secondary_namespace, key, value)
-     SELECT * FROM unnest($2::text[], $3::text[], $4::text[], $5::bytea[])
-     WHERE (SELECT value FROM settings WHERE name = 'node_epoch') = $1 AND ",
-    at_home!(),
+     SELECT * FROM unnest($3::text[], $4::text[], $5::text[], $6::bytea[]) WHERE ",
+    is_current!(),
     " ON CONFLICT (primary_namespace, secondary_namespace, key) DO UPDATE SET value = excluded.value"
 );
 
 const DROP_VALUES: &str = concat!(
     "DELETE FROM node_state
-     USING unnest($2::text[], $3::text[], $4::text[]) AS row (primary_namespace, secondary_namespace, key)
+     USING unnest($3::text[], $4::text[], $5::text[]) AS row (primary_namespace, secondary_namespace, key)
      WHERE node_state.primary_namespace = row.primary_namespace
            AND node_state.secondary_namespace = row.secondary_namespace
-           AND node_state.key = row.key
-           AND (SELECT value FROM settings WHERE name = 'node_epoch') = $1 AND ",
-    at_home!()
+           AND node_state.key = row.key AND ",
+    is_current!()
 );
 
-/// Writes if the epoch is the current one and the state at home, in one round trip. Answers the
-/// current epoch.
-async fn put_all(
-    connection: &ClientWrapper,
-    epoch: u64,
-    values: &BTreeMap<KeyPath, Option<Vec<u8>>>,
-) -> Result<u64, Failed> {
+/// Writes if the epoch is the current one, the connection the last one and the state at home, in
+/// one round trip. Answers the current epoch.
+async fn put_all(connection: &ClientWrapper, group: &Group, number: i64) -> Result<u64, Failed> {
     let prepare = |sql| connection.prepare_cached(sql);
     let lock = prepare(LOCK_EPOCH).await.map_err(not_done)?;
     let put = prepare(PUT_VALUES).await.map_err(not_done)?;
     let remove = prepare(DROP_VALUES).await.map_err(not_done)?;
     let (mut set, mut removed) = (Vec::new(), Vec::new());
-    for (path, value) in values {
+    for (path, value) in &group.values {
         match value {
             Some(value) => set.push((path, value)),
             None => removed.push(path),
         }
     }
-    let mut put_params = params(epoch, set.iter().map(|(path, _)| *path));
+    let mut put_params = params(group, number, set.iter().map(|(path, _)| *path));
     let values: Vec<Vec<u8>> = set.iter().map(|(_, value)| (*value).clone()).collect();
     put_params.push(Box::new(values));
-    let remove_params = params(epoch, removed.iter().copied());
+    let remove_params = params(group, number, removed.iter().copied());
     let mut sent = vec![plain(connection, BEGIN), prepared(connection, lock, &[])];
     if !set.is_empty() {
         sent.push(prepared(connection, put, &put_params));
@@ -380,119 +428,39 @@ async fn put_all(
         sent.push(prepared(connection, remove, &remove_params));
     }
     sent.push(plain(connection, "COMMIT"));
-    let (mut current, mut is_at_home) = (0, true);
+    let (mut current, mut is_at_home, mut last) = (0, true, number);
     let answers = in_one_round_trip(sent).await.map_err(not_done)?;
     for (at, answer) in answers.into_iter().enumerate() {
         let rows = answer.map_err(not_done)?;
         if let (1, Some(row)) = (at, rows.first()) {
             current = value::<i64>(row, 0)?.cast_unsigned();
             is_at_home = value(row, 1)?;
+            last = value(row, 2)?;
         }
     }
     if !is_at_home {
         return Err(stale(connection).await);
     }
+    if current == group.epoch && last != number {
+        // Nothing was written: another connection has drawn a number since, and this one is over.
+        return Err(Failed::Again(StoreError::OutcomeUnknown));
+    }
     Ok(current)
 }
 
-fn params<'a>(epoch: u64, paths: impl Iterator<Item = &'a KeyPath> + Clone) -> Vec<Param> {
+fn params<'a>(
+    group: &Group,
+    number: i64,
+    paths: impl Iterator<Item = &'a KeyPath> + Clone,
+) -> Vec<Param> {
     let column = |part: fn(&KeyPath) -> &String| -> Param {
         Box::new(paths.clone().map(part).cloned().collect::<Vec<_>>())
     };
     vec![
-        Box::new(epoch.cast_signed()),
+        Box::new(group.epoch.cast_signed()),
+        Box::new(number),
         column(|path| &path.primary),
         column(|path| &path.secondary),
         column(|path| &path.key),
     ]
-}
-
-impl PostgresStore {
-    fn change_epoch(&self, change: EpochChange) -> BoxFuture<'static, Result<u64, StoreError>> {
-        let (answer, answered) = oneshot::channel();
-        let pushed = self.shared.node.push(NodeTask::Epoch { change, answer });
-        Box::pin(async move {
-            pushed?;
-            answered.await.unwrap_or(Err(StoreError::OutcomeUnknown))
-        })
-    }
-}
-
-impl KeyValue for PostgresStore {
-    fn begin_epoch(&self) -> BoxFuture<'static, Result<u64, StoreError>> {
-        self.change_epoch(EpochChange::Begin)
-    }
-
-    fn take_lease(
-        &self,
-        holder: NodeHolder,
-        lasts: Duration,
-    ) -> BoxFuture<'static, Result<u64, StoreError>> {
-        self.change_epoch(EpochChange::Take { holder, lasts })
-    }
-
-    fn renew_lease(
-        &self,
-        epoch: u64,
-        lasts: Duration,
-    ) -> BoxFuture<'static, Result<(), StoreError>> {
-        let renewed = self.change_epoch(EpochChange::Renew { epoch, lasts });
-        Box::pin(async move { renewed.await.map(drop) })
-    }
-
-    fn release_lease(&self, epoch: u64) -> BoxFuture<'static, Result<(), StoreError>> {
-        let released = self.change_epoch(EpochChange::Release { epoch });
-        Box::pin(async move { released.await.map(drop) })
-    }
-
-    fn write(
-        &self,
-        epoch: u64,
-        change: KeyValueWrite,
-    ) -> BoxFuture<'static, Result<(), StoreError>> {
-        let (answer, answered) = oneshot::channel();
-        let pushed = self.shared.node.push(NodeTask::Write {
-            epoch,
-            change,
-            answer,
-        });
-        Box::pin(async move {
-            pushed?;
-            answered.await.unwrap_or(Err(StoreError::OutcomeUnknown))
-        })
-    }
-
-    fn read(&self, path: KeyPath) -> BoxFuture<'static, Result<Option<Vec<u8>>, StoreError>> {
-        let store = self.clone();
-        Box::pin(async move {
-            let params: Vec<Param> = vec![
-                Box::new(path.primary),
-                Box::new(path.secondary),
-                Box::new(path.key),
-            ];
-            let rows = store.rows(NODE_VALUE, params).await?;
-            rows.first().map(|row| value(row, 0)).transpose()
-        })
-    }
-
-    fn forget_channels(
-        &self,
-        instead: Vec<KeyValueWrite>,
-    ) -> BoxFuture<'static, Result<bool, StoreError>> {
-        let store = self.clone();
-        Box::pin(async move { store.forget_channels_now(instead).await })
-    }
-
-    fn list(
-        &self,
-        primary: String,
-        secondary: String,
-    ) -> BoxFuture<'static, Result<Vec<String>, StoreError>> {
-        let store = self.clone();
-        Box::pin(async move {
-            let params: Vec<Param> = vec![Box::new(primary), Box::new(secondary)];
-            let rows = store.rows(NODE_KEYS, params).await?;
-            rows.iter().map(|row| value(row, 0)).collect()
-        })
-    }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use futures_channel::oneshot;
 use rusqlite::{Connection, OpenFlags, params};
 
-use super::{SqliteStore, connect, io_error, schema, spawn, sql_error};
+use super::{SqliteStore, connect, io_error, log, schema, seat, spawn, sql_error};
 use crate::store::StoreError;
 use crate::store::moving::is_shown;
 
@@ -41,6 +41,7 @@ impl SqliteStore {
             if copied.is_err() {
                 drop(std::fs::remove_file(&unfinished));
             }
+            seat::flush_names(&to);
             copied
         })
         .await
@@ -111,6 +112,8 @@ fn copy(from: &Path, to: &Path) -> Result<(), StoreError> {
     // An older copy of the state of channels is poison, so it is in no backup.
     super::moving::drop_channel_state(&copy).map_err(sql_error)?;
     copy.execute_batch(LOCK_NODE).map_err(sql_error)?;
+    // Nor is it the file that the log goes with.
+    log::change_number(&copy).map_err(sql_error)?;
     copy.close().map_err(|(_, error)| sql_error(error))?;
     let file = std::fs::File::open(to).map_err(io_error)?;
     file.sync_all().map_err(io_error)

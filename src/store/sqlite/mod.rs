@@ -7,8 +7,10 @@ mod answers;
 mod backup;
 mod cache;
 mod errors;
+mod identity;
 mod key;
 mod known;
+mod log;
 mod moving;
 mod node_state;
 mod place;
@@ -23,7 +25,7 @@ mod writer;
 mod writing;
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -34,6 +36,7 @@ use rusqlite::{Connection, MAIN_DB, OpenFlags, params};
 use self::cache::Cache;
 use self::errors::{io_error, sql_error};
 use self::known::Known;
+use self::log::Log;
 use self::place::Place;
 use self::seat::{Seat, real_path};
 use self::tasks::run_task;
@@ -52,9 +55,8 @@ use crate::ledger::{
 };
 use crate::ports::Clock;
 
-/// After how many pages the log is written back, with two more flushes that a commit waits for: the
-/// longer it is, the more often a page has changed in it that is then written once. Eight megabytes.
-const LOG_PAGES: &str = "4000";
+/// How long somebody else's lock is waited for.
+const BUSY: Duration = Duration::from_secs(5);
 const READER_THREADS: usize = 2;
 const STATEMENT_CACHE: usize = 96;
 
@@ -64,6 +66,12 @@ const STATEMENT_CACHE: usize = 96;
 /// Beside it lie `<file>.lock` and `<file>.node-<number>`: they belong to it. A file that was put
 /// back is noticed, with or without those, and the node does not start on it. **A snapshot of the
 /// whole volume that was put back is not**: then recover the node before it starts.
+///
+/// While it is open, and after a crash, `<file>-wal` and `<file>-shm` lie there too. What was
+/// committed last is in `<file>-wal`: a copy of the file without it is no copy, unless the store was
+/// closed. **Whoever puts a copy back removes the `-wal` and the `-shm` of what was there before**; a
+/// log beside a file that it does not belong to is refused. Never remove any of these while the
+/// engine runs. To copy a store that is open there is [`backup`](Self::backup).
 ///
 /// Once the node was [handed over](super::NodeState::HandOver) nothing is committed here any more:
 /// `store.handed_over`.
@@ -83,6 +91,8 @@ struct Shared {
     health: Arc<WriteHealth>,
     /// It is not known whether the last write was made: what nobody reads now may come back.
     is_unsettled: Arc<AtomicBool>,
+    /// What was found in the log may be lost yet.
+    is_unflushed: Arc<AtomicBool>,
     times: Arc<CommitClock>,
     /// Why the node must not run on its state here.
     stale: Mutex<Option<StoreError>>,
@@ -121,10 +131,11 @@ impl SqliteStore {
         let file = file.as_path();
         let mut seat = Seat::take(file)?;
         let mut connection = connect(file, OpenFlags::SQLITE_OPEN_CREATE)?;
-        schema::prepare(&mut connection, file, seat.was_used)?;
+        let unflushed = schema::prepare(&mut connection, file, seat.was_used)?;
         harden(&connection)?;
         let node_writes = node_state::writes(&connection).map_err(sql_error)?;
-        let stale = seat.meet(node_writes)?;
+        let has_commits = moving::has_commits(&connection).map_err(sql_error)?;
+        let stale = seat.meet(node_writes, has_commits)?;
         let last_commit_ms = moving::last_commit_ms(&connection).map_err(sql_error)?;
         let stale = stale.then_some(StoreError::StaleNodeState {
             found: node_writes,
@@ -145,13 +156,17 @@ impl SqliteStore {
             place: Arc::new(Place::of(file)?),
             health: Arc::default(),
             is_unsettled: Arc::default(),
+            is_unflushed: Arc::new(AtomicBool::new(unflushed.is_some())),
             times: Arc::new(CommitClock::new(clock, last_commit_ms)),
             stale: Mutex::new(stale),
             lease: Arc::default(),
         });
         if *lock(&shared.stale) == Some(StoreError::NodeHandedOver) {
             shared.note_handed_over();
+        } else if let Some(cause) = unflushed {
+            shared.health.failed(cause, shared.times.wall_ms());
         }
+        let log = Log::new(&connection, file, shared.is_unflushed.clone())?;
         let mut threads = Vec::new();
         for _ in 0..READER_THREADS {
             let (readers, reader) = (shared.readers.clone(), connect(file, OpenFlags::empty())?);
@@ -165,8 +180,10 @@ impl SqliteStore {
             queue: shared.queue.clone(),
             cache: shared.cache.clone(),
             known: Known::default(),
+            log,
             times: shared.times.clone(),
             committed: shared.committed.clone(),
+            node_writes,
             seat,
             readers: threads,
             stopped: StopsWhenDropped {
@@ -230,8 +247,10 @@ fn connect(file: &Path, more: OpenFlags) -> Result<Connection, StoreError> {
         let reason = format!("{} may not be written", file.display());
         return Err(StoreError::ReadOnly { reason });
     }
+    connection.busy_timeout(BUSY).map_err(sql_error)?;
+    // The writer writes the log back, and nobody else: it has to know of it.
     connection
-        .busy_timeout(Duration::from_secs(5))
+        .pragma_update(None, "wal_autocheckpoint", 0)
         .map_err(sql_error)?;
     connection.set_prepared_statement_cache_capacity(STATEMENT_CACHE);
     Ok(connection)
@@ -239,19 +258,12 @@ fn connect(file: &Path, more: OpenFlags) -> Result<Connection, StoreError> {
 
 /// Only after the file is known to be ours: these settings write to it.
 fn harden(connection: &Connection) -> Result<(), StoreError> {
-    for (name, value) in [
-        ("journal_mode", "WAL"),
-        ("synchronous", "FULL"),
-        ("wal_autocheckpoint", LOG_PAGES),
-        ("fullfsync", "ON"),
-        ("checkpoint_fullfsync", "ON"),
-        ("foreign_keys", "ON"),
-    ] {
+    for (name, value) in [("journal_mode", "WAL"), ("foreign_keys", "ON")] {
         connection
             .pragma_update(None, name, value)
             .map_err(sql_error)?;
     }
-    Ok(())
+    log::flush_fully(connection)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -279,15 +291,27 @@ impl Store for SqliteStore {
     }
 
     async fn command(&self, scope: &str) -> Result<Option<(String, Commit)>, StoreError> {
-        let found = self.known_command(scope).await?;
-        if found.is_some() {
-            return Ok(found);
+        // What the log had in it when it was opened may not have been flushed: it is not taken for
+        // done either, before it was.
+        if !self.shared.is_unflushed.load(Ordering::SeqCst) {
+            let found = self.known_command(scope).await?;
+            if found.is_some() {
+                return Ok(found);
+            }
         }
         // Nor may anybody take it for undone while it is on its way to the disk, or while the next
         // start could find it in the log. What comes after it in the line settles both; alone it
         // writes nothing, and so costs no flush.
         let settled = self.write(|_, _| Ok(())).await;
-        settled.map_err(|_| StoreError::OutcomeUnknown)?;
+        if let Err(error) = settled {
+            let is_known = !self.shared.is_unsettled.load(Ordering::SeqCst)
+                && !self.shared.is_unflushed.load(Ordering::SeqCst);
+            return Err(match error {
+                // Another program has it, so that nothing of ours is on its way.
+                StoreError::Locked { .. } if is_known => error,
+                _ => StoreError::OutcomeUnknown,
+            });
+        }
         self.known_command(scope).await
     }
 

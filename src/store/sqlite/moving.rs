@@ -37,6 +37,12 @@ pub(super) fn last_commit_ms(connection: &Connection) -> rusqlite::Result<i64> {
     )
 }
 
+pub(super) fn has_commits(connection: &Connection) -> rusqlite::Result<bool> {
+    connection.query_row("SELECT EXISTS (SELECT 1 FROM commits)", [], |row| {
+        row.get(0)
+    })
+}
+
 /// Whether the books and their node live elsewhere, for ever.
 pub(super) fn handed_over(connection: &Connection) -> rusqlite::Result<bool> {
     connection
@@ -171,7 +177,13 @@ impl Sink for Into<'_> {
 
 fn check_empty(connection: &Connection) -> Result<(), MoveError> {
     for table in TABLES {
-        let sql = format!("SELECT EXISTS (SELECT 1 FROM {})", table.name);
+        // What is written down of the log is nothing of the books.
+        let of_the_log = if table.name == "settings" {
+            " WHERE name NOT IN ('log_number', 'log_number_before')"
+        } else {
+            ""
+        };
+        let sql = format!("SELECT EXISTS (SELECT 1 FROM {}{of_the_log})", table.name);
         let has_rows: bool = connection
             .query_row(&sql, [], |row| row.get(0))
             .map_err(sql_error)?;

@@ -2,12 +2,12 @@
 //!
 //! A file that is removed or replaced while it is open goes on taking writes, which nobody will
 //! ever find. So before every transaction, and again before it is answered, the file and its log
-//! are looked for under their names.
+//! are looked for under their names. The lock is too: whoever removes it lets another engine in.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::io_error;
+use super::{io_error, log, seat};
 use crate::store::StoreError;
 
 /// What a name leads to.
@@ -37,22 +37,24 @@ impl Identity {
     }
 }
 
-/// The file and its log as they were opened.
+/// The file, its log and its lock as they were opened.
 pub(super) struct Place {
-    files: [(PathBuf, Identity); 2],
+    files: [(PathBuf, Identity); 3],
 }
 
 impl Place {
-    /// To be asked when both files are open.
+    /// To be asked when all of them are open.
     pub(super) fn of(file: &Path) -> Result<Self, StoreError> {
-        let mut log = file.as_os_str().to_owned();
-        log.push("-wal");
         let found = |path: PathBuf| {
             let identity = Identity::of(&path).map_err(io_error)?;
             Ok::<_, StoreError>((path, identity))
         };
         Ok(Self {
-            files: [found(file.to_owned())?, found(PathBuf::from(log))?],
+            files: [
+                found(file.to_owned())?,
+                found(log::path(file))?,
+                found(seat::lock_path(file))?,
+            ],
         })
     }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OptionalExtension};
 
-use super::{io_error, sql_error};
+use super::{io_error, log, seat, sql_error};
 use crate::store::StoreError;
 
 /// Marks the file as ours: "FLSH" in the header of the file (`file` and SQLite tools show it).
@@ -286,29 +286,31 @@ pub(super) const DERIVED: &str = include_str!("derived.sql");
 /// Finds what of that does not follow.
 pub(super) const DERIVED_WRONGLY: &str = include_str!("derived_wrongly.sql");
 
-/// Makes the tables in a new file, or checks that an old one is ours and sound.
+/// Makes the tables in a new file, or checks that an old one is ours and sound. Answers why what a
+/// process that ended left in the log could not be flushed, where it could not.
 pub(super) fn prepare(
     connection: &mut Connection,
     file: &Path,
     was_used: bool,
-) -> Result<(), StoreError> {
+) -> Result<Option<StoreError>, StoreError> {
+    log::check_not_orphaned(file)?;
     // A connection that ends writes the log back: into a file that may turn out not to be ours.
     let keep_log = DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
     connection
         .set_db_config(keep_log, true)
         .map_err(sql_error)?;
-    check_or_create(connection, file, was_used)?;
+    let unflushed = check_or_create(connection, file, was_used)?;
     connection
         .set_db_config(keep_log, false)
-        .map(drop)
-        .map_err(sql_error)
+        .map_err(sql_error)?;
+    Ok(unflushed)
 }
 
 fn check_or_create(
     connection: &mut Connection,
     file: &Path,
     was_used: bool,
-) -> Result<(), StoreError> {
+) -> Result<Option<StoreError>, StoreError> {
     let application_id = number(connection, "PRAGMA application_id")?;
     let found = number(connection, "PRAGMA user_version")?;
     // Asked after the first read, which undoes what a crash left half-made. SQLite itself would
@@ -318,7 +320,7 @@ fn check_or_create(
             let reason = "the file is empty, and was not before".to_owned();
             return Err(StoreError::Corrupt { reason });
         }
-        return create(connection);
+        return create(connection).map(|()| None);
     }
     if application_id != APPLICATION_ID {
         let reason = "the file belongs to another program".to_owned();
@@ -330,13 +332,22 @@ fn check_or_create(
             known: SCHEMA_VERSION,
         });
     }
+    log::check_pair(connection, file)?;
     check_length(connection, file)?;
     if fs::metadata(file).map_err(io_error)?.len() <= CHECKED_WHOLE_BYTES {
         check_pages(connection)?;
     } else {
         check_ends(connection)?;
     }
-    migrate(connection, file, found)
+    let unflushed = log::settle(connection, file).err();
+    if found != SCHEMA_VERSION {
+        // Nothing is to stand behind what may be lost.
+        if let Some(error) = unflushed {
+            return Err(error);
+        }
+        migrate(connection, file, found)?;
+    }
+    Ok(unflushed)
 }
 
 fn check_pages(connection: &Connection) -> Result<(), StoreError> {
@@ -383,9 +394,6 @@ fn check_ends(connection: &Connection) -> Result<(), StoreError> {
 /// Brings an older file up to this version: first a copy of it is written beside it, as
 /// `<file>.schema-<version>`; then all steps are one transaction.
 fn migrate(connection: &mut Connection, file: &Path, found: i64) -> Result<(), StoreError> {
-    if found == SCHEMA_VERSION {
-        return Ok(());
-    }
     let done = usize::try_from(found.saturating_sub(1)).ok();
     let Some(missing) = done.and_then(|done| MIGRATIONS.get(done..)) else {
         let reason = format!("there never was a schema {found}");
@@ -396,9 +404,13 @@ fn migrate(connection: &mut Connection, file: &Path, found: i64) -> Result<(), S
     connection
         .pragma_update(None, "foreign_keys", "OFF")
         .map_err(sql_error)?;
+    let begins_log = !log::is_there(file);
     let transaction = connection.transaction().map_err(sql_error)?;
     for step in missing {
         transaction.execute_batch(step).map_err(sql_error)?;
+    }
+    if begins_log {
+        log::change_number(&transaction).map_err(sql_error)?;
     }
     transaction
         .pragma_update(None, "user_version", SCHEMA_VERSION)
@@ -419,21 +431,21 @@ fn copy_before(connection: &Connection, file: &Path, found: i64) -> Result<(), S
     let copied = connection
         .execute("VACUUM INTO ?1", [unfinished.to_string_lossy()])
         .map_err(sql_error)
-        .and_then(|_| fs::File::open(&unfinished).map_err(io_error))
+        .and_then(|_| log::set_apart(&unfinished))
+        .and_then(|()| fs::File::open(&unfinished).map_err(io_error))
         .and_then(|copied| copied.sync_all().map_err(io_error))
         .and_then(|()| fs::rename(&unfinished, &copy).map_err(io_error));
     if copied.is_err() {
         drop(fs::remove_file(&unfinished));
     }
+    seat::flush_names(&copy);
     copied
 }
 
 /// A page that is cut short reads as if it ended in zeros. While there is a log, the file may be
 /// behind it.
 fn check_length(connection: &Connection, file: &Path) -> Result<(), StoreError> {
-    let mut log = file.as_os_str().to_owned();
-    log.push("-wal");
-    if fs::metadata(PathBuf::from(log)).is_ok_and(|log| log.len() > 0) {
+    if log::is_there(file) {
         return Ok(());
     }
     let pages = number(connection, "PRAGMA page_count")?;

@@ -11,10 +11,11 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::identity::identity;
 use super::io_error;
 use crate::store::StoreError;
 
@@ -22,8 +23,9 @@ pub(super) struct Seat {
     lock: File,
     /// The database, of whose name the others are made.
     database: PathBuf,
-    /// The file with the newest name, where that is this database's own.
-    own: Option<PathBuf>,
+    /// The file with the newest name, where that is this database's own. It is locked as well: the
+    /// other lock's file may be removed by whoever takes it for a stale one.
+    own: Option<(PathBuf, File)>,
     /// Others by such a name, which are left of what was put back; the greatest last.
     others: Vec<(i64, PathBuf)>,
     /// How often the node has written, as found at the start; `None` in a new seat, and in a copy
@@ -45,25 +47,11 @@ impl OldNumber {
     fn of(text: &str, lock: &File) -> std::io::Result<Self> {
         let mut words = text.split_whitespace();
         let writes = words.next().and_then(|number| number.parse().ok());
-        let identity = identity(lock)?;
+        let identity = identity(lock, lock)?;
         // The oldest wrote the number alone.
         let is_copied = words.next().is_some_and(|word| word != identity);
         Ok(Self { writes, is_copied })
     }
-}
-
-/// The file's number and when it was made, as far as the system tells: both stay when the file is
-/// renamed or written to, and neither is another file's.
-fn identity(file: &File) -> std::io::Result<String> {
-    let metadata = file.metadata()?;
-    #[cfg(unix)]
-    let number = std::os::unix::fs::MetadataExt::ino(&metadata);
-    #[cfg(not(unix))]
-    let number = 0;
-    let made = metadata.created().ok();
-    let made = made.and_then(|made| made.duration_since(std::time::UNIX_EPOCH).ok());
-    let made = made.map_or(0, |made| made.as_nanos());
-    Ok(format!("{number}-{made}"))
 }
 
 fn beside(database: &Path, end: &str) -> PathBuf {
@@ -101,16 +89,23 @@ fn numbers(database: &Path) -> std::io::Result<Vec<(i64, PathBuf)>> {
     Ok(found)
 }
 
-fn folder_of(database: &Path) -> &Path {
-    database.parent().unwrap_or(Path::new("."))
+fn folder_of(file: &Path) -> &Path {
+    let folder = file.parent();
+    let folder = folder.filter(|folder| !folder.as_os_str().is_empty());
+    folder.unwrap_or(Path::new("."))
 }
 
-/// True where the file says of itself that it is the one it is.
-fn is_original(path: &Path) -> std::io::Result<bool> {
+pub(super) fn lock_path(database: &Path) -> PathBuf {
+    beside(database, ".lock")
+}
+
+/// The file, where it says of itself that it is the one it is.
+fn original(path: &Path, lock: &File) -> std::io::Result<Option<File>> {
     let mut file = File::open(path)?;
     let mut text = Vec::new();
     file.read_to_end(&mut text)?;
-    Ok(text.trim_ascii_end() == identity(&file)?.as_bytes())
+    let is_original = text.trim_ascii_end() == identity(&file, lock)?.as_bytes();
+    Ok(is_original.then_some(file))
 }
 
 /// One name for a file, however it is reached.
@@ -140,9 +135,10 @@ pub(super) fn flush(database: &Path) {
     flush_names(database);
 }
 
-/// Where the system lets a folder be flushed.
-fn flush_names(database: &Path) {
-    drop(File::open(folder_of(database)).and_then(|folder| folder.sync_all()));
+/// So that a loss of power leaves the name that the file was given last, where the system lets a
+/// folder be flushed.
+pub(super) fn flush_names(file: &Path) {
+    drop(File::open(folder_of(file)).and_then(|folder| folder.sync_all()));
 }
 
 /// How often a seat that is taken is asked for again, and how long after: a second in all. A process
@@ -161,6 +157,15 @@ fn lock(file: &File) -> Result<(), TryLockError> {
     file.try_lock()
 }
 
+fn take_lock(file: &File, database: &Path) -> Result<(), StoreError> {
+    lock(file).map_err(|error| match error {
+        TryLockError::WouldBlock => StoreError::InUse {
+            location: database.display().to_string(),
+        },
+        TryLockError::Error(error) => io_error(error),
+    })
+}
+
 impl Seat {
     /// Takes the seat, which is the operating system's lock, so that it ends with the process.
     pub(super) fn take(database: &Path) -> Result<Self, StoreError> {
@@ -169,25 +174,18 @@ impl Seat {
             .truncate(false)
             .read(true)
             .write(true)
-            .open(beside(database, ".lock"))
+            .open(lock_path(database))
             .map_err(io_error)?;
-        match lock(&file) {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(StoreError::InUse {
-                    location: database.display().to_string(),
-                });
-            }
-            Err(TryLockError::Error(error)) => return Err(io_error(error)),
-        }
+        take_lock(&file, database)?;
         let mut text = String::new();
         file.read_to_string(&mut text).map_err(io_error)?;
         let mut others = numbers(database).map_err(io_error)?;
         let was_used = !text.is_empty() || !others.is_empty();
         let (mut own, mut found) = (None, None);
         if let Some((number, newest)) = others.pop() {
-            if is_original(&newest).map_err(io_error)? {
-                (own, found) = (Some(newest), Some(number));
+            if let Some(own_file) = original(&newest, &file).map_err(io_error)? {
+                take_lock(&own_file, database)?;
+                (own, found) = (Some((newest, own_file)), Some(number));
             } else {
                 others.push((number, newest));
             }
@@ -207,20 +205,21 @@ impl Seat {
     }
 
     /// Whether a database with so many writes in it is not known to be the newest there was.
-    fn is_stale(&self, writes: i64) -> bool {
+    fn is_stale(&self, writes: i64, has_commits: bool) -> bool {
         let others = self.others.last().map_or(0, |(number, _)| *number);
         match self.found {
             Some(expected) => expected > writes,
-            None => writes != 0 || others > 0,
+            // A file has its number before its first commit.
+            None => writes != 0 || others > 0 || has_commits,
         }
     }
 
     /// Looks at a database with so many writes in it, and answers whether it is not known to be
     /// the newest there was. The first number of a new seat is flushed: without any the node would
     /// not start.
-    pub(super) fn meet(&mut self, writes: i64) -> Result<bool, StoreError> {
+    pub(super) fn meet(&mut self, writes: i64, has_commits: bool) -> Result<bool, StoreError> {
         self.seen = writes;
-        let is_stale = self.is_stale(writes);
+        let is_stale = self.is_stale(writes, has_commits);
         if !is_stale && self.own.is_none() {
             let made = self.make(writes).map_err(io_error)?;
             self.own = Some(made);
@@ -234,22 +233,27 @@ impl Seat {
         if writes <= self.seen {
             return;
         }
-        let named = match &self.own {
-            Some(own) => {
-                let to = self.named(writes);
-                fs::rename(own, &to).map(|()| to)
-            }
-            None => self.make(writes),
+        let to = self.named(writes);
+        let renamed = match &self.own {
+            Some((own, _)) => fs::rename(own, &to),
+            None => Err(ErrorKind::NotFound.into()),
         };
-        if let Ok(named) = named {
-            for (_, other) in self.others.drain(..) {
-                if other != named {
-                    drop(fs::remove_file(other));
-                }
-            }
-            self.own = Some(named);
-            self.seen = writes;
+        let named = match renamed {
+            // None yet, or somebody has removed it.
+            Err(error) if error.kind() == ErrorKind::NotFound => self.make(writes).map(Some),
+            other => other.map(|()| None),
+        };
+        let Ok(made) = named else { return };
+        match (made, &mut self.own) {
+            (None, Some((own, _))) => own.clone_from(&to),
+            (made, own) => *own = made,
         }
+        for (_, other) in self.others.drain(..) {
+            if other != to {
+                drop(fs::remove_file(other));
+            }
+        }
+        self.seen = writes;
     }
 
     fn named(&self, writes: i64) -> PathBuf {
@@ -257,12 +261,13 @@ impl Seat {
     }
 
     /// A new file, which nothing that was copied is.
-    fn make(&mut self, writes: i64) -> std::io::Result<PathBuf> {
+    fn make(&mut self, writes: i64) -> std::io::Result<(PathBuf, File)> {
         let unfinished = beside(&self.database, ".node-unfinished");
         drop(fs::remove_file(&unfinished));
         let mut file = File::create_new(&unfinished)?;
-        let identity = identity(&file)?;
-        writeln!(file, "{identity}")?;
+        file.try_lock()?;
+        let written = identity(&file, &self.lock)?;
+        writeln!(file, "{written}")?;
         file.sync_all()?;
         let named = self.named(writes);
         fs::rename(&unfinished, &named)?;
@@ -272,7 +277,14 @@ impl Seat {
         self.lock.seek(SeekFrom::Start(0))?;
         writeln!(self.lock, "used")?;
         self.lock.sync_all()?;
-        Ok(named)
+        let identity = identity(&file, &self.lock)?;
+        if identity != written {
+            file.set_len(0)?;
+            file.seek(SeekFrom::Start(0))?;
+            writeln!(file, "{identity}")?;
+            file.sync_all()?;
+        }
+        Ok((named, file))
     }
 }
 

@@ -14,6 +14,7 @@ use rusqlite::Connection;
 
 use super::cache::Cache;
 use super::known::Known;
+use super::log::Log;
 use super::moving::last_commit_ms;
 use super::place::Place;
 use super::seat::Seat;
@@ -99,8 +100,11 @@ pub(super) struct Writer {
     pub(super) queue: Arc<Queue>,
     pub(super) cache: Cache,
     pub(super) known: Known,
+    pub(super) log: Log,
     pub(super) times: Arc<CommitClock>,
     pub(super) committed: Arc<Event>,
+    /// How often the node has written, as far as it was seen here.
+    pub(super) node_writes: i64,
     /// Held until the last write is done: only then may another engine open the file.
     pub(super) seat: Seat,
     /// Their connections end before the writer's does, so that the writer's is the last one:
@@ -120,11 +124,13 @@ impl Writer {
             readers,
             stopped,
             committed,
+            log,
             ..
         } = self;
         for reader in readers {
             drop(reader.join());
         }
+        drop(log);
         // A failed close leaves the write-ahead log, which the next open reads.
         drop(connection.close());
         drop(seat);
@@ -138,7 +144,7 @@ impl Writer {
         let at_ms = self.times.next_ms();
         let outcome = match begun {
             Ok(()) => self.commit(&mut group, at_ms),
-            Err(error) => Err(error.into()),
+            Err(failure) => Err(failure),
         };
         if let Err(failure) = &outcome
             && failure.is_of_a_row()
@@ -153,11 +159,14 @@ impl Writer {
                 let has_settled = self.is_unsettled.swap(false, Ordering::SeqCst);
                 self.times.written(at_ms, written.any_batch);
                 self.cache.written(&written.documents);
+                let before = self.node_writes;
                 if let Some(node_writes) = written.node_writes {
                     self.seat.note(node_writes);
+                    self.node_writes = node_writes;
                 }
-                // A transaction with nothing in it writes nothing, on a full disk as well.
-                if written.any_batch || written.node_writes.is_some() || has_settled {
+                // A transaction with nothing in it writes nothing, on a full disk as well: that a
+                // lease was renewed says nothing of the disk.
+                if written.any_batch || self.node_writes != before || has_settled {
                     self.health.wrote();
                 }
             }
@@ -173,14 +182,21 @@ impl Writer {
                 self.health.failed(failure.cause.clone(), now_ms);
             }
         }
+        let has_written = outcome.is_ok();
         group.finish(&outcome.map(drop).map_err(|failure| failure.answer));
         self.committed.notify(usize::MAX);
+        if has_written {
+            self.log.write_back(&self.connection);
+        }
     }
 
     /// From here on nobody else writes; what others have written since the last group is not known,
     /// but for when: books may have been moved in, by somebody who did not wait for it.
-    fn begin(&mut self) -> Result<(), StoreError> {
+    fn begin(&mut self) -> Result<(), Failure> {
         self.place.check()?;
+        // What is asked for may stand in the log, and be lost yet.
+        let flushed = self.log.begin(&self.connection);
+        flushed.map_err(Failure::unknown)?;
         let data_version = begin(&self.connection).map_err(sql_error)?;
         if self.known.data_version != Some(data_version) {
             self.known = Known::default();
@@ -197,8 +213,12 @@ impl Writer {
         // A failure leaves nothing known.
         let known = std::mem::take(&mut self.known);
         let mut writing = Writing::new(connection, &self.cache, known, at_ms);
+        let counted = self.log.count(connection).map_err(sql_error)?;
         run_all(&mut writing, &mut group.tasks).map_err(sql_error)?;
-        if self.is_unsettled.load(Ordering::SeqCst) {
+        let is_unsettled = self.is_unsettled.load(Ordering::SeqCst);
+        let numbered = self.log.before_commit(connection, counted, is_unsettled);
+        let numbered = numbered.map_err(sql_error)?;
+        if is_unsettled {
             // The frames of a flush that failed lie behind the log's end, where the next start would
             // find them; this is written over them, whatever else there is to be written. Only
             // when it was flushed anybody is told that something was refused.
@@ -212,6 +232,9 @@ impl Writer {
         let committed = connection
             .prepare_cached("COMMIT")
             .and_then(|mut commit| commit.execute([]));
+        if committed.is_ok() {
+            self.log.committed(numbered);
+        }
         match committed {
             // It was written, and it may be into a file that nobody can open any more.
             Ok(_) => match self.place.check() {

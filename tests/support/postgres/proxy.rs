@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 
 /// What happens to the next commit that goes through.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -19,6 +20,9 @@ pub enum Fault {
     LoseAnswer,
     /// The instance stops for ever while it holds the lock, with its connection open.
     Freeze,
+    /// The connection ends at once, and a transaction of one round trip that was sent over it comes
+    /// to the server when it is [let go](Proxy::let_go).
+    Late,
 }
 
 #[derive(Clone)]
@@ -27,6 +31,8 @@ pub struct Proxy {
     fault: Arc<AtomicU8>,
     fired: Arc<AtomicUsize>,
     round_trips: Arc<Mutex<Vec<usize>>>,
+    let_go: Arc<Notify>,
+    arrived: Arc<Notify>,
 }
 
 impl Proxy {
@@ -37,6 +43,8 @@ impl Proxy {
             fault: Arc::default(),
             fired: Arc::default(),
             round_trips: Arc::default(),
+            let_go: Arc::default(),
+            arrived: Arc::default(),
         };
         let serving = proxy.clone();
         drop(tokio::spawn(async move {
@@ -49,6 +57,12 @@ impl Proxy {
 
     pub fn set(&self, fault: Fault) {
         self.fault.store(fault as u8, Ordering::SeqCst);
+    }
+
+    /// What is late comes to the server now; answers once it has done with it.
+    pub async fn let_go(&self) {
+        self.let_go.notify_one();
+        self.arrived.notified().await;
     }
 
     /// How often a fault has happened.
@@ -76,21 +90,31 @@ impl Proxy {
 
     async fn serve(self, client: TcpStream, server: u16) {
         let server = TcpStream::connect(("127.0.0.1", server)).await.unwrap();
-        let (from_client, to_client) = client.into_split();
-        let (from_server, to_server) = server.into_split();
-        let (there, answered) = (self.clone(), AtomicBool::new(false));
-        tokio::select! {
-            () = there.requests(from_client, to_server, &answered) => {}
-            () = self.answers(from_server, to_client, &answered) => {}
-        }
+        let (mut from_client, mut to_client) = client.into_split();
+        let (mut from_server, mut to_server) = server.into_split();
+        let answered = AtomicBool::new(false);
+        let late = tokio::select! {
+            late = self.requests(&mut from_client, &mut to_server, &answered) => late,
+            () = self.answers(&mut from_server, &mut to_client, &answered) => return,
+        };
+        let Some(late) = late else { return };
+        drop((from_client, to_client));
+        self.let_go.notified().await;
+        to_server.write_all(&late).await.unwrap();
+        to_server.shutdown().await.unwrap();
+        // The server ends it when it has carried out all that it was sent.
+        let mut said = Vec::new();
+        from_server.read_to_end(&mut said).await.unwrap();
+        self.arrived.notify_one();
     }
 
+    /// Answers what was sent and kept back.
     async fn requests(
-        self,
-        mut from: OwnedReadHalf,
-        mut to: OwnedWriteHalf,
+        &self,
+        from: &mut OwnedReadHalf,
+        to: &mut OwnedWriteHalf,
         answered: &AtomicBool,
-    ) {
+    ) -> Option<Vec<u8>> {
         let mut bytes = vec![0; 1 << 16];
         let mut round_trips = 0;
         while let Ok(length @ 1..) = from.read(&mut bytes).await {
@@ -104,18 +128,31 @@ impl Proxy {
                 self.round_trips.lock().unwrap().push(round_trips);
             }
             if commits && self.happens(Fault::LoseRequest) {
-                return;
+                return None;
+            }
+            if has(bytes, b"BEGIN") && self.happens(Fault::Late) {
+                let mut late = bytes.to_vec();
+                while !has(&late, b"COMMIT\0") {
+                    assert!(from.read_buf(&mut late).await.unwrap() > 0);
+                }
+                return Some(late);
             }
             if commits && self.happens(Fault::Freeze) {
                 std::future::pending::<()>().await;
             }
             if to.write_all(bytes).await.is_err() {
-                return;
+                return None;
             }
         }
+        None
     }
 
-    async fn answers(self, mut from: OwnedReadHalf, mut to: OwnedWriteHalf, answered: &AtomicBool) {
+    async fn answers(
+        &self,
+        from: &mut OwnedReadHalf,
+        to: &mut OwnedWriteHalf,
+        answered: &AtomicBool,
+    ) {
         let mut bytes = vec![0; 1 << 16];
         while let Ok(length @ 1..) = from.read(&mut bytes).await {
             let bytes = &bytes[..length];
