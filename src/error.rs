@@ -136,7 +136,7 @@ impl Error {
         self.to_string()
     }
 
-    /// The text for a person who asks without a credential: of what the node, the chain and the books
+    /// The text for a person who asks without a credential: of what the node, the chain, the rates and the books
     /// have, no more than the code. How much the channels can take in is nobody's business there.
     pub(crate) fn for_a_stranger(&self) -> String {
         use LightningError::{BadInvoice, WrongNetwork};
@@ -144,6 +144,7 @@ impl Error {
             // Of what was given.
             Self::Lightning(BadInvoice { .. } | WrongNetwork { .. }) => false,
             Self::Lightning(_) | Self::Ledger(_) | Self::Chain(_) | Self::Entropy(_) => true,
+            Self::Rate(_) | Self::Store(_) => true,
             #[cfg(feature = "chain")]
             Self::Wallet(_) => true,
             _ => false,

@@ -14,7 +14,7 @@ use super::{Core, MAX_DECISIONS};
 use crate::Error;
 use crate::access::Role;
 use crate::ids::{BatchId, CredentialId};
-use crate::ledger::{Batch, CommandRecord, Json, Refusal, Step};
+use crate::ledger::{Batch, CommandRecord, Commit, Json, Refusal, Step};
 use crate::store::StoreError;
 
 /// The caller's name for one attempt to do something, made and kept **before** the call, so that
@@ -207,7 +207,12 @@ impl Core {
         };
         // A retry must get its answer although the card is empty, the tap used or the invoice
         // expired by now: because of the first time, it may be.
-        match self.done_before(scope, fingerprint).await? {
+        let known = match refusal {
+            // That it is to be asked again is no last word, and nothing more is made to wait.
+            Error::Store(StoreError::Busy { .. }) => self.store.known_command(scope).await?,
+            _ => self.store.command(scope).await?,
+        };
+        match self.done_before(known, fingerprint)? {
             Some(done) => Ok(done),
             None => Err(refusal),
         }
@@ -233,20 +238,21 @@ impl Core {
         let scope = scope(caller, operation, key);
         let fingerprint = self.fingerprint(operation, command)?;
         let _turn = self.command_turns.take(&scope).await;
-        if let Some(done) = self.done_before(&scope, &fingerprint).await? {
+        let known = self.store.known_command(&scope).await?;
+        if let Some(done) = self.done_before(known, &fingerprint)? {
             return Ok(done);
         }
         self.execute_once(caller, &scope, &fingerprint, decide)
             .await
     }
 
-    /// What came of the command, if it was done before.
-    async fn done_before<A: DeserializeOwned>(
+    /// What came of a command, if it was done before.
+    fn done_before<A: DeserializeOwned>(
         &self,
-        scope: &str,
+        known: Option<(String, Commit)>,
         fingerprint: &Fingerprint,
     ) -> Result<Option<Executed<A>>, Error> {
-        let Some((known, commit)) = self.store.command(scope).await? else {
+        let Some((known, commit)) = known else {
             return Ok(None);
         };
         if !fingerprint.is(&known, &self.secrets) {

@@ -15,6 +15,9 @@ const LAST_BLOCKS: &str = "chain_last_blocks";
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct LastBlocks {
     pub(crate) blocks: Vec<BlockId>,
+    /// When they were written down; 0 by an earlier version.
+    #[serde(default)]
+    pub(crate) seen_at_ms: i64,
 }
 
 /// A tip that was seen, and that no other one was seen after.

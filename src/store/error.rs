@@ -138,6 +138,15 @@ impl StoreError {
         }
     }
 
+    /// What the failure of a wait behind a commit says of that commit: that it is not known, but for
+    /// what kept the wait itself from beginning.
+    pub(crate) fn of_waiting(self) -> Self {
+        match self {
+            Self::Busy { .. } | Self::Closed | Self::HandedOver => self,
+            _ => Self::OutcomeUnknown,
+        }
+    }
+
     /// True when the same call may succeed later.
     pub fn is_retryable(&self) -> bool {
         matches!(

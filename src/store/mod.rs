@@ -167,6 +167,12 @@ pub trait Store: Send + Sync {
     /// takes too long. Whoever reads it may tell a caller that nothing was done.
     async fn command(&self, scope: &str) -> Result<Option<(String, Commit)>, StoreError>;
 
+    /// As [`command`](Self::command), but nothing is waited for: what is found was done, and `None`
+    /// says nothing. For whoever looks only to be spared the work.
+    async fn known_command(&self, scope: &str) -> Result<Option<(String, Commit)>, StoreError> {
+        self.command(scope).await
+    }
+
     /// A document at its last version, or `None`.
     async fn document(&self, collection: &str, id: &str) -> Result<Option<Document>, StoreError>;
 

@@ -4,7 +4,9 @@
 //! proxy may be two of which one lags. What an older view has told after a newer one would take a
 //! settled payment away. So a round says which tip it has seen before it tells anything, and tells
 //! only while nobody has said another one. A tip among the last blocks that were seen before is older;
-//! one on another branch is a reorganisation, however low it is.
+//! one on another branch is a reorganisation, however low it is. After hours without another block
+//! the source is believed whatever it says: what was seen last may have been another chain's, of a
+//! server that was asked by mistake.
 
 use super::Wallets;
 use crate::Error;
@@ -14,6 +16,9 @@ use crate::core::{Core, LastBlocks, SeenTip};
 /// How many of the last blocks are kept: a chain that is shorter by more comes through when it has
 /// grown as high as the lowest of them.
 const KEPT: usize = 6;
+/// For how long a tip is older that is lower than those that were seen. So long no half of a server
+/// lags, and so long without a block no chain is but one that nobody mines.
+const OLDER_MS: i64 = 3 * 3_600_000;
 /// How often it is written down anew when others do at the same time.
 const TRIES: usize = 5;
 
@@ -24,14 +29,17 @@ enum Sight {
     Same,
     /// It is one before it, or lower than all that are kept.
     Older,
-    /// It is above them, or on another branch.
+    /// It is above them, or on another branch, or they were seen long ago.
     Newer,
 }
 
-fn sight(known: &[BlockId], tip: BlockId) -> Sight {
-    match (known.first(), known.last()) {
+fn sight(known: &LastBlocks, tip: BlockId, now_ms: i64) -> Sight {
+    let blocks = &known.blocks;
+    let is_long_ago = now_ms.saturating_sub(known.seen_at_ms) > OLDER_MS;
+    match (blocks.first(), blocks.last()) {
         (_, Some(last)) if *last == tip => Sight::Same,
-        (Some(first), _) if tip.height < first.height || known.contains(&tip) => Sight::Older,
+        _ if is_long_ago => Sight::Newer,
+        (Some(first), _) if tip.height < first.height || blocks.contains(&tip) => Sight::Older,
         _ => Sight::Newer,
     }
 }
@@ -48,13 +56,15 @@ impl Wallets {
     ) -> Result<SeenTip, Error> {
         for _ in 0..TRIES {
             let (known, before) = self.core.last_blocks().await?;
-            match sight(&known.blocks, tip) {
+            let now_ms = self.core.clock.now_ms();
+            match sight(&known, tip, now_ms) {
                 Sight::Same => return Ok(before),
                 Sight::Older => break,
                 Sight::Newer => {}
             }
             let after = LastBlocks {
                 blocks: below(source, &known.blocks, tip).await?,
+                seen_at_ms: now_ms,
             };
             let step = Core::write_last_blocks(&after, before)?;
             match self.core.commit(vec![step]).await {
@@ -107,7 +117,11 @@ mod tests {
 
     #[test]
     fn an_ancestor_is_older_and_another_branch_is_not() {
-        let known = [block(8, 1), block(9, 1), block(10, 1)];
+        let known = LastBlocks {
+            blocks: vec![block(8, 1), block(9, 1), block(10, 1)],
+            seen_at_ms: 1_000,
+        };
+        let soon = known.seen_at_ms + OLDER_MS;
         for (tip, expected) in [
             (block(10, 1), Sight::Same),
             (block(11, 1), Sight::Newer),
@@ -119,8 +133,13 @@ mod tests {
             (block(8, 2), Sight::Newer),
             (block(10, 2), Sight::Newer),
         ] {
-            assert_eq!(sight(&known, tip), expected, "{tip:?}");
+            assert_eq!(sight(&known, tip, soon), expected, "{tip:?}");
+            // A server of another chain, asked by mistake, is forgotten.
+            let later = sight(&known, tip, soon + 1);
+            assert_eq!(later == Sight::Same, expected == Sight::Same, "{tip:?}");
+            assert_ne!(later, Sight::Older);
         }
-        assert_eq!(sight(&[], block(3, 1)), Sight::Newer);
+        let none = LastBlocks::default();
+        assert_eq!(sight(&none, block(3, 1), soon), Sight::Newer);
     }
 }

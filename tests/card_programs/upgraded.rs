@@ -229,17 +229,17 @@ async fn a_card_that_went_back_before_comes_over_as_it_was_stopped() {
     let keys = HostKeys::new(HostKey::new([3; 32]));
     let builder = builder.host_keys(keys).clock(clock.clone());
     let world = world_on(store, builder.open().await.unwrap(), None).await;
-    let base = old_base(5);
+    let base = old_base(6);
     world.take_over("base", &rows(&base)).await;
     let here = world.export().await;
     let ids: Vec<CardId> = base.iter().map(|card| here[&chip(card)].card).collect();
     let (cards, issuer) = (world.engine.cards(), world.engine.issuer());
-    let [frozen, lost, until, thawed] = ["frozen", "lost", "until", "thawed"].map(key);
-    let command = FreezeCard {
-        key: frozen,
-        card: ids[1],
-    };
-    cards.freeze(&issuer, command).await.unwrap();
+    let [lost, until, thawed] = ["lost", "until", "thawed"].map(key);
+    for (name, card) in [("frozen", ids[1]), ("first", ids[5])] {
+        let key = key(name);
+        let command = FreezeCard { key, card };
+        cards.freeze(&issuer, command).await.unwrap();
+    }
     let command = RenewHolder {
         key: key("holder"),
         card: ids[4],
@@ -264,6 +264,12 @@ async fn a_card_that_went_back_before_comes_over_as_it_was_stopped() {
     cards.set_expiry(&issuer, command).await.unwrap();
     clock.advance(Duration::from_millis((2 * DAY_MS).unsigned_abs()));
     assert_eq!(world.engine.run_due_jobs().await.unwrap().failed, []);
+    // One that was frozen at once, and given up later.
+    let command = ReportLost {
+        key: key("given-up"),
+        card: ids[5],
+    };
+    cards.report_lost(&issuer, command).await.unwrap();
     let back = world.all_back("back").await;
     for (place, id) in ids.iter().enumerate() {
         let id = id.to_string();
@@ -299,6 +305,6 @@ async fn a_card_that_went_back_before_comes_over_as_it_was_stopped() {
         states.push(card.state);
     }
     use CardState::{Active, Expired, Frozen, Lost};
-    assert_eq!(states, [Active, Frozen, Lost, Expired, Active]);
+    assert_eq!(states, [Active, Frozen, Lost, Expired, Active, Lost]);
     world.stop("before").await;
 }

@@ -1,7 +1,9 @@
 //! How a card stood that an earlier version gave back to its former issuer, and did not write down.
 //!
 //! Since when a card is out of use was written: of one that was in use until it went back, the moment
-//! at which it went; of a frozen or a lost one, when it was stopped. The event of that moment says which.
+//! at which it went; of a frozen or a lost one, when it was stopped. The event of that moment says which;
+//! but one that was frozen first and found lost later keeps the moment at which it was frozen, so what
+//! came after that is read as well, and where it is too much the card is taken for lost.
 
 use crate::Error;
 use crate::cards::model::{Card, CardState};
@@ -12,6 +14,8 @@ use crate::ledger::EventRecord;
 /// commit.
 const APART_MS: i64 = 60_000;
 const PAGE: usize = 200;
+/// How many pages are read for one card behind the moment at which it was frozen.
+const MOST_PAGES: usize = 50;
 
 /// How the card stood: as one that was stopped, where nothing says that it was in use.
 pub(super) async fn stood(core: &Core, card: &Card) -> Result<CardState, Error> {
@@ -23,27 +27,31 @@ pub(super) async fn stood(core: &Core, card: &Card) -> Result<CardState, Error> 
     }
     let id = card.id.to_string();
     let mut after = before(core, stopped_at_ms.saturating_sub(APART_MS)).await?;
-    let mut state = CardState::Frozen;
-    loop {
+    let (mut state, mut was_frozen) = (CardState::Frozen, false);
+    for _ in 0..MOST_PAGES {
         let page = core.store.events(after, PAGE).await?;
         for event in &page {
-            if event.at_ms > stopped_at_ms.saturating_add(APART_MS) {
+            if event.at_ms > stopped_at_ms.saturating_add(APART_MS) && !was_frozen {
                 return Ok(state);
             }
             if event.object != id || stopped_at(event) != Some(stopped_at_ms) {
                 continue;
             }
             match event.kind.as_str() {
-                "card.retired" => state = CardState::Active,
                 "card.lost" => return Ok(CardState::Lost),
-                _ => return Ok(CardState::Frozen),
+                // It went back as it was.
+                "card.retired" if was_frozen => return Ok(CardState::Frozen),
+                "card.retired" => state = CardState::Active,
+                _ => was_frozen = true,
             }
         }
         match page.last() {
             Some(last) => after = last.position,
+            None if was_frozen => return Ok(CardState::Frozen),
             None => return Ok(state),
         }
     }
+    Ok(CardState::Lost)
 }
 
 fn stopped_at(event: &EventRecord) -> Option<i64> {

@@ -34,17 +34,20 @@ impl<T: Tree> Store for OrderedStore<T> {
     }
 
     async fn command(&self, scope: &str) -> Result<Option<(String, Commit)>, StoreError> {
-        let scope = scope.to_owned();
-        let look = |scope: String| self.ask(move |books| books.command(&scope));
-        let found = look(scope.clone()).await?;
+        let found = self.known_command(scope).await?;
         if found.is_some() {
             return Ok(found);
         }
         // Nobody may take it for undone while it is on its way to the disk: what comes after it in
         // the line waits for it.
         let settled = self.change(Lane::Batches, |_| Ok(())).await;
-        settled.map_err(|_| StoreError::OutcomeUnknown)?;
-        look(scope).await
+        settled.map_err(StoreError::of_waiting)?;
+        self.known_command(scope).await
+    }
+
+    async fn known_command(&self, scope: &str) -> Result<Option<(String, Commit)>, StoreError> {
+        let scope = scope.to_owned();
+        self.ask(move |books| books.command(&scope)).await
     }
 
     async fn document(&self, collection: &str, id: &str) -> Result<Option<Document>, StoreError> {

@@ -11,6 +11,7 @@
 //! writes the values of its statements to the log at the level `debug`: leave that off.
 
 mod config;
+mod confirm;
 mod connection;
 mod copying;
 mod group;
@@ -39,13 +40,13 @@ use futures_channel::oneshot;
 use tokio::runtime::Handle;
 use tokio_postgres::Row;
 
+use self::confirm::Confirm;
 use self::connection::{Failed, Param, connect, not_done};
 use self::group::{CommitTask, GroupWriter};
 use self::known::Known;
 use self::node_state::{NodeTask, NodeWriter};
 use self::queue::{Queue, Taker};
 use self::watch::Watch;
-use self::write::{CONFIRM, SETTLE};
 use super::threads::Stopped;
 use super::{
     CommitClock, CommitError, DocumentPosition, DocumentQuery, MAX_PAGE, Store, StoreError,
@@ -87,8 +88,7 @@ struct Shared {
     watch: Arc<Watch>,
     health: Arc<WriteHealth>,
     times: Arc<CommitClock>,
-    /// Set while what was sent by this instance, or by one before it, may still be on its way.
-    is_unsettled: Arc<AtomicBool>,
+    confirm: Confirm,
 }
 
 impl Drop for Shared {
@@ -111,15 +111,6 @@ impl Shared {
             Err(StoreError::Closed)
         } else {
             Ok(())
-        }
-    }
-
-    /// Makes sure of what can be seen, and against what is still on its way.
-    fn confirm(&self) -> &'static str {
-        if self.is_unsettled.load(Ordering::SeqCst) {
-            SETTLE
-        } else {
-            CONFIRM
         }
     }
 
@@ -160,6 +151,8 @@ impl PostgresStore {
         let is_handed_over = reads::value(&handed_over.map_err(not_done)?, 0)?;
         drop(first);
 
+        // A process that ended leaves what it had sent to the network.
+        let is_unsettled = Arc::new(AtomicBool::new(true));
         let shared = Arc::new(Shared {
             runtime,
             pool: pool.clone(),
@@ -171,8 +164,12 @@ impl PostgresStore {
             watch: Arc::default(),
             health: Arc::default(),
             times: Arc::new(CommitClock::new(clock, last_ms)),
-            // A process that ended leaves what it had sent to the network.
-            is_unsettled: Arc::new(AtomicBool::new(true)),
+            confirm: Confirm {
+                pool: pool.clone(),
+                patience: config.patience,
+                is_unsettled: is_unsettled.clone(),
+                connection: Arc::default(),
+            },
         });
         if is_handed_over {
             shared.note_handed_over();
@@ -191,7 +188,7 @@ impl PostgresStore {
             connection: None,
             known: Known::default(),
             is_committing: false,
-            is_unsettled: shared.is_unsettled.clone(),
+            is_unsettled,
         };
         drop(shared.runtime.spawn(writer.run()));
         let writer = NodeWriter {
@@ -279,17 +276,27 @@ impl Store for PostgresStore {
     }
 
     async fn command(&self, scope: &str) -> Result<Option<(String, Commit)>, StoreError> {
-        let look = || self.rows(reads::COMMAND, vec![Box::new(scope.to_owned())]);
-        let mut rows = look().await?;
-        // Whoever asks takes what is found for done for ever, and what is not found for undone: a
-        // commit that waits for a standby has the head locked until it can be seen, and one that is
-        // still on its way finds another head.
-        let confirmed = self.rows(self.shared.confirm(), Vec::new()).await;
-        if rows.is_empty() {
-            confirmed.map_err(|_| StoreError::OutcomeUnknown)?;
-            rows = look().await?;
-        } else {
-            confirmed?;
+        let found = self.known_command(scope).await?;
+        if found.is_some() {
+            return Ok(found);
+        }
+        // And what is not found for undone: a commit that waits for a standby has the head locked
+        // until it can be seen, and one that is still on its way finds another head.
+        let confirm = self.shared.confirm.clone();
+        let waited = self.shared.runtime.spawn(confirm.on_its_way());
+        let waited = waited.await.unwrap_or(Err(StoreError::Closed));
+        waited.map_err(StoreError::of_waiting)?;
+        self.known_command(scope).await
+    }
+
+    async fn known_command(&self, scope: &str) -> Result<Option<(String, Commit)>, StoreError> {
+        let scope: Vec<Param> = vec![Box::new(scope.to_owned())];
+        let rows = self.rows(reads::COMMAND, scope).await?;
+        if !rows.is_empty() {
+            // Whoever asks takes what is found for done for ever.
+            let confirm = self.shared.confirm.clone();
+            let confirmed = self.shared.runtime.spawn(confirm.seen());
+            confirmed.await.unwrap_or(Err(StoreError::Closed))?;
         }
         rows.first().map(reads::command).transpose()
     }

@@ -213,7 +213,13 @@ impl SqliteStore {
         }
     }
 
-    async fn known_command(&self, scope: &str) -> Result<Option<(String, Commit)>, StoreError> {
+    /// Whether nothing that can be read, or found by the next start, may be lost, or come back.
+    fn is_known(&self) -> bool {
+        !self.shared.is_unsettled.load(Ordering::SeqCst)
+            && !self.shared.is_unflushed.load(Ordering::SeqCst)
+    }
+
+    async fn read_command(&self, scope: &str) -> Result<Option<(String, Commit)>, StoreError> {
         let scope = scope.to_owned();
         let found = self
             .read(move |connection| state::command(connection, &scope))
@@ -229,6 +235,11 @@ impl SqliteStore {
     ) -> Result<T, StoreError> {
         let query = move |connection: &Connection| query(connection).map_err(sql_error);
         self.shared.readers.read(query).await
+    }
+
+    /// Waits for all that was queued before.
+    async fn pass(&self) -> Result<(), StoreError> {
+        tasks::pass(&self.shared.queue).await
     }
 
     async fn write<T: Send + 'static>(
@@ -294,7 +305,7 @@ impl Store for SqliteStore {
         // What the log had in it when it was opened may not have been flushed: it is not taken for
         // done either, before it was.
         if !self.shared.is_unflushed.load(Ordering::SeqCst) {
-            let found = self.known_command(scope).await?;
+            let found = self.read_command(scope).await?;
             if found.is_some() {
                 return Ok(found);
             }
@@ -302,17 +313,20 @@ impl Store for SqliteStore {
         // Nor may anybody take it for undone while it is on its way to the disk, or while the next
         // start could find it in the log. What comes after it in the line settles both; alone it
         // writes nothing, and so costs no flush.
-        let settled = self.write(|_, _| Ok(())).await;
-        if let Err(error) = settled {
-            let is_known = !self.shared.is_unsettled.load(Ordering::SeqCst)
-                && !self.shared.is_unflushed.load(Ordering::SeqCst);
-            return Err(match error {
-                // Another program has it, so that nothing of ours is on its way.
-                StoreError::Locked { .. } if is_known => error,
-                _ => StoreError::OutcomeUnknown,
-            });
+        match self.pass().await {
+            Err(error @ (StoreError::Busy { .. } | StoreError::Closed)) => return Err(error),
+            Err(_) if !self.is_known() => return Err(StoreError::OutcomeUnknown),
+            // Its turn came, so that nothing of ours is on its way.
+            Err(_) | Ok(()) => {}
         }
-        self.known_command(scope).await
+        self.read_command(scope).await
+    }
+
+    async fn known_command(&self, scope: &str) -> Result<Option<(String, Commit)>, StoreError> {
+        match self.is_known() {
+            true => self.read_command(scope).await,
+            false => self.command(scope).await,
+        }
     }
 
     async fn document(&self, collection: &str, id: &str) -> Result<Option<Document>, StoreError> {

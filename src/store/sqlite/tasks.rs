@@ -43,12 +43,26 @@ pub(super) fn run_task<T: Send + 'static>(
     lane: Lane,
     change: impl FnMut(&Connection, i64) -> Result<T, rusqlite::Error> + Send + 'static,
 ) -> impl Future<Output = Result<T, StoreError>> + Send + 'static {
+    push(queue, lane, lane == Lane::Node, change)
+}
+
+/// Waits for all batches that were queued before, and changes nothing.
+pub(super) fn pass(queue: &Queue) -> impl Future<Output = Result<(), StoreError>> + Send + 'static {
+    push(queue, Lane::Batches, true, |_, _| Ok(()))
+}
+
+fn push<T: Send + 'static>(
+    queue: &Queue,
+    lane: Lane,
+    leaves_books: bool,
+    change: impl FnMut(&Connection, i64) -> Result<T, rusqlite::Error> + Send + 'static,
+) -> impl Future<Output = Result<T, StoreError>> + Send + 'static {
     let (answer, answered) = oneshot::channel();
     queue.push(
         lane,
         Box::new(FunctionTask {
             change,
-            leaves_books: lane == Lane::Node,
+            leaves_books,
             result: None,
             answer,
         }),

@@ -124,13 +124,17 @@ impl Store for SimulatedStore {
     }
 
     async fn command(&self, scope: &str) -> Result<Option<(String, Commit)>, StoreError> {
-        let found = self.look().await?.command(scope).await?;
+        let found = self.known_command(scope).await?;
         if found.is_some() {
             return Ok(found);
         }
         // As the real ones: whatever is on its way comes first.
         let settled = changed(&self.queue, Lane::Batches, |_| ()).await;
-        settled.map_err(|_| StoreError::OutcomeUnknown)?;
+        settled.map_err(StoreError::of_waiting)?;
+        self.known_command(scope).await
+    }
+
+    async fn known_command(&self, scope: &str) -> Result<Option<(String, Commit)>, StoreError> {
         self.look().await?.command(scope).await
     }
 
