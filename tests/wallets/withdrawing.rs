@@ -186,8 +186,8 @@ async fn what_the_node_has_elsewhere_is_told_and_not_sent() {
     scene.engine.stop().await.unwrap();
 }
 
-/// A caller that heard nothing asks again while the first call is still at it: the one that finds
-/// nothing left to send is answered what the other has sent.
+/// A caller that heard nothing asks another instance again while the first call is still at it: the
+/// one that finds nothing left to send is answered what the other has sent.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_same_command_at_the_same_time_sends_everything_once() {
     let servers = servers().await;
@@ -195,8 +195,9 @@ async fn the_same_command_at_the_same_time_sends_everything_once() {
     chain.mine(110).unwrap();
     let pause = Arc::new(Pause::default());
     let store = Arc::new(MemoryStore::new(Arc::new(SystemClock)));
-    let store = Arc::new(GatedStore::pausing(store, pause.clone()));
-    let scene = Arc::new(Scene::on(store, servers.sources[0].1.clone()).await);
+    let held_up = Arc::new(GatedStore::pausing(store.clone(), pause.clone()));
+    let scene = Arc::new(Scene::on(held_up, servers.sources[0].1.clone()).await);
+    let other = Scene::on(store, servers.sources[0].1.clone()).await;
     let wallet = scene
         .wallet(WalletOwner::Operator, WalletSource::Node)
         .await
@@ -210,7 +211,7 @@ async fn the_same_command_at_the_same_time_sends_everything_once() {
         tokio::spawn(async move { scene.withdraw("all", wallet, Some(2_000)).await })
     };
     pause.reached().await;
-    let sent = scene.withdraw("all", wallet, Some(2_000)).await.unwrap();
+    let sent = other.withdraw("all", wallet, Some(2_000)).await.unwrap();
     assert_eq!((sent.spends.len(), sent.left_sat), (3, 0));
     assert_eq!(sent.amount_sat + sent.fee_sat, 300_000);
     pause.release();
