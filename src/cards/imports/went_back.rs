@@ -2,8 +2,8 @@
 //!
 //! Since when a card is out of use was written: of one that was in use until it went back, the moment
 //! at which it went; of a frozen or a lost one, when it was stopped. The event of that moment says which;
-//! but one that was frozen first and found lost later keeps the moment at which it was frozen, so what
-//! came after that is read as well, and where it is too much the card is taken for lost.
+//! but one that was frozen first and given up later keeps the moment at which it was frozen, so what
+//! came after that is read as well. Where that is too much it comes over as it was first: frozen.
 
 use crate::Error;
 use crate::cards::model::{Card, CardState};
@@ -14,7 +14,7 @@ use crate::ledger::EventRecord;
 /// commit.
 const APART_MS: i64 = 60_000;
 const PAGE: usize = 200;
-/// How many pages are read for one card behind the moment at which it was frozen.
+/// How many pages are read for one card behind the one in which it was frozen.
 const MOST_PAGES: usize = 50;
 
 /// How the card stood: as one that was stopped, where nothing says that it was in use.
@@ -27,8 +27,8 @@ pub(super) async fn stood(core: &Core, card: &Card) -> Result<CardState, Error> 
     }
     let id = card.id.to_string();
     let mut after = before(core, stopped_at_ms.saturating_sub(APART_MS)).await?;
-    let (mut state, mut was_frozen) = (CardState::Frozen, false);
-    for _ in 0..MOST_PAGES {
+    let (mut state, mut was_frozen, mut pages_left) = (CardState::Frozen, false, MOST_PAGES);
+    while pages_left > 0 {
         let page = core.store.events(after, PAGE).await?;
         for event in &page {
             if event.at_ms > stopped_at_ms.saturating_add(APART_MS) && !was_frozen {
@@ -42,16 +42,16 @@ pub(super) async fn stood(core: &Core, card: &Card) -> Result<CardState, Error> 
                 // It went back as it was.
                 "card.retired" if was_frozen => return Ok(CardState::Frozen),
                 "card.retired" => state = CardState::Active,
-                _ => was_frozen = true,
+                _ => (state, was_frozen) = (CardState::Frozen, true),
             }
         }
         match page.last() {
             Some(last) => after = last.position,
-            None if was_frozen => return Ok(CardState::Frozen),
             None => return Ok(state),
         }
+        pages_left -= usize::from(was_frozen);
     }
-    Ok(CardState::Lost)
+    Ok(CardState::Frozen)
 }
 
 fn stopped_at(event: &EventRecord) -> Option<i64> {

@@ -164,12 +164,7 @@ impl PostgresStore {
             watch: Arc::default(),
             health: Arc::default(),
             times: Arc::new(CommitClock::new(clock, last_ms)),
-            confirm: Confirm {
-                pool: pool.clone(),
-                patience: config.patience,
-                is_unsettled: is_unsettled.clone(),
-                connection: Arc::default(),
-            },
+            confirm: Confirm::new(pool.clone(), config.patience, is_unsettled.clone()),
         });
         if is_handed_over {
             shared.note_handed_over();
@@ -539,6 +534,7 @@ impl Store for PostgresStore {
         }
         self.shared.watch.committed.notify(usize::MAX);
         self.shared.pool.close();
+        self.shared.confirm.close();
         Ok(())
     }
 }

@@ -130,8 +130,8 @@ fn number_alone(file: &Path) -> rusqlite::Result<i64> {
     number(&alone, NUMBER)
 }
 
-/// Makes what is in the log survive a loss of power, which whoever wrote it may not have come to, and
-/// writes it back. Answers whether the log is empty then.
+/// Makes what is in the log survive a loss of power, which whoever wrote it may not have come to.
+/// Then it is written back, for which there may be no room yet. Answers whether the log is empty.
 ///
 /// A flush that failed may have left pages that are in the memory of the system and will never reach
 /// the disk. So all of the log is written once more, as it is, before that is flushed.
@@ -151,7 +151,19 @@ pub(super) fn settle(connection: &Connection, file: &Path) -> Result<bool, Store
     connection.busy_timeout(Duration::ZERO).map_err(sql_error)?;
     let is_written_back = write_back(connection, "PRAGMA wal_checkpoint(TRUNCATE)");
     connection.busy_timeout(BUSY).map_err(sql_error)?;
-    is_written_back
+    match is_written_back {
+        // It is flushed where it is, and may go on to grow.
+        Err(StoreError::Full) => Ok(false),
+        other => other,
+    }
+}
+
+/// Gives a file a number that has none, before there is a log again: so that the first one after an
+/// update is not taken for that of every file of before. What fails here leaves it so.
+pub(super) fn begin_numbers(connection: &Connection) {
+    if number(connection, NUMBER) == Ok(NO_NUMBER) && change_number(connection).is_ok() {
+        drop(write_back(connection, "PRAGMA wal_checkpoint(TRUNCATE)"));
+    }
 }
 
 /// Answers whether all of it was, and whoever reads it needs it no more.
@@ -220,13 +232,14 @@ impl Log {
         })
     }
 
-    /// Before anything else is written, or answered.
-    pub(super) fn begin(&mut self, connection: &Connection) -> Result<(), StoreError> {
-        if self.is_unflushed.load(Ordering::SeqCst) {
-            self.may_begin = settle(connection, &self.file)?;
-            self.is_unflushed.store(false, Ordering::SeqCst);
+    /// Before anything else is written, or answered. Answers whether something was flushed.
+    pub(super) fn begin(&mut self, connection: &Connection) -> Result<bool, StoreError> {
+        if !self.is_unflushed.load(Ordering::SeqCst) {
+            return Ok(false);
         }
-        Ok(())
+        self.may_begin = settle(connection, &self.file)?;
+        self.is_unflushed.store(false, Ordering::SeqCst);
+        Ok(true)
     }
 
     /// How much was changed so far, where it will be asked.
@@ -255,12 +268,12 @@ impl Log {
         if has_changed_number {
             self.may_begin = false;
         }
-        let salt = self.salt_at(16).ok();
+        let Ok(salt) = self.salt_at(16) else { return };
         // Somebody else had written all of it back.
-        if self.salt.is_some() && self.salt != salt && !has_changed_number {
+        if self.salt.is_some_and(|before| before != salt) && !has_changed_number {
             self.may_begin = true;
         }
-        self.salt = salt;
+        self.salt = Some(salt);
     }
 
     /// Writes the log back when it is long enough. What fails here is tried again after the next

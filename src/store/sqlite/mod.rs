@@ -133,18 +133,12 @@ impl SqliteStore {
         let mut connection = connect(file, OpenFlags::SQLITE_OPEN_CREATE)?;
         let unflushed = schema::prepare(&mut connection, file, seat.was_used)?;
         harden(&connection)?;
+        if seat.was_used {
+            log::begin_numbers(&connection);
+        }
         let node_writes = node_state::writes(&connection).map_err(sql_error)?;
-        let has_commits = moving::has_commits(&connection).map_err(sql_error)?;
-        let stale = seat.meet(node_writes, has_commits)?;
+        let stale = why_stale(&connection, &mut seat, node_writes)?;
         let last_commit_ms = moving::last_commit_ms(&connection).map_err(sql_error)?;
-        let stale = stale.then_some(StoreError::StaleNodeState {
-            found: node_writes,
-            expected: seat.found,
-        });
-        let stale = node_state::locked(&connection)
-            .map_err(sql_error)?
-            .filter(|locked| *locked == StoreError::NodeHandedOver)
-            .or(stale);
 
         let shared = Arc::new(Shared {
             queue: Arc::new(Queue::new(Bounds::default())),
@@ -250,6 +244,23 @@ impl SqliteStore {
     }
 }
 
+/// Why the node must not run on its state in this file.
+fn why_stale(
+    connection: &Connection,
+    seat: &mut Seat,
+    node_writes: i64,
+) -> Result<Option<StoreError>, StoreError> {
+    let has_commits = moving::has_commits(connection).map_err(sql_error)?;
+    let is_stale = seat.meet(node_writes, has_commits)?;
+    let stale = is_stale.then_some(StoreError::StaleNodeState {
+        found: node_writes,
+        expected: seat.found,
+    });
+    let locked = node_state::locked(connection).map_err(sql_error)?;
+    let handed_over = locked.filter(|locked| *locked == StoreError::NodeHandedOver);
+    Ok(handed_over.or(stale))
+}
+
 fn connect(file: &Path, more: OpenFlags) -> Result<Connection, StoreError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | more;
     let connection = Connection::open_with_flags(file, flags).map_err(sql_error)?;
@@ -315,6 +326,8 @@ impl Store for SqliteStore {
         // writes nothing, and so costs no flush.
         match self.pass().await {
             Err(error @ (StoreError::Busy { .. } | StoreError::Closed)) => return Err(error),
+            // The writer is gone, whatever it was at.
+            Err(StoreError::OutcomeUnknown) => return Err(StoreError::OutcomeUnknown),
             Err(_) if !self.is_known() => return Err(StoreError::OutcomeUnknown),
             // Its turn came, so that nothing of ours is on its way.
             Err(_) | Ok(()) => {}

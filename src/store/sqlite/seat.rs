@@ -28,6 +28,8 @@ pub(super) struct Seat {
     own: Option<(PathBuf, File)>,
     /// Others by such a name, which are left of what was put back; the greatest last.
     others: Vec<(i64, PathBuf)>,
+    /// The greatest of the others, locked where there was no own one.
+    _held: Option<File>,
     /// How often the node has written, as found at the start; `None` in a new seat, and in a copy
     /// of one.
     pub(super) found: Option<i64>,
@@ -99,13 +101,17 @@ pub(super) fn lock_path(database: &Path) -> PathBuf {
     beside(database, ".lock")
 }
 
-/// The file, where it says of itself that it is the one it is.
-fn original(path: &Path, lock: &File) -> std::io::Result<Option<File>> {
-    let mut file = File::open(path)?;
+/// The file, and whether it says of itself that it is the one it is.
+fn read_own(path: &Path, lock: &File) -> std::io::Result<(File, bool)> {
+    // To be written to, where it may be: some systems want that of a file that is locked.
+    let mut file = match File::options().read(true).write(true).open(path) {
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => File::open(path)?,
+        opened => opened?,
+    };
     let mut text = Vec::new();
     file.read_to_end(&mut text)?;
     let is_original = text.trim_ascii_end() == identity(&file, lock)?.as_bytes();
-    Ok(is_original.then_some(file))
+    Ok((file, is_original))
 }
 
 /// One name for a file, however it is reached.
@@ -149,11 +155,26 @@ const PAUSE: Duration = Duration::from_millis(5);
 
 fn lock(file: &File) -> Result<(), TryLockError> {
     for _ in 1..TRIES {
-        match file.try_lock() {
+        match try_lock(file) {
             Err(TryLockError::WouldBlock) => std::thread::sleep(PAUSE),
             locked => return locked,
         }
     }
+    try_lock(file)
+}
+
+/// The lock that the standard library takes where it takes any: on Android it has none.
+#[cfg(unix)]
+fn try_lock(file: &File) -> Result<(), TryLockError> {
+    use rustix::fs::{FlockOperation, flock};
+    flock(file, FlockOperation::NonBlockingLockExclusive).map_err(|error| match error {
+        rustix::io::Errno::WOULDBLOCK => TryLockError::WouldBlock,
+        error => TryLockError::Error(error.into()),
+    })
+}
+
+#[cfg(not(unix))]
+fn try_lock(file: &File) -> Result<(), TryLockError> {
     file.try_lock()
 }
 
@@ -181,13 +202,16 @@ impl Seat {
         file.read_to_string(&mut text).map_err(io_error)?;
         let mut others = numbers(database).map_err(io_error)?;
         let was_used = !text.is_empty() || !others.is_empty();
-        let (mut own, mut found) = (None, None);
+        let (mut own, mut found, mut held) = (None, None, None);
         if let Some((number, newest)) = others.pop() {
-            if let Some(own_file) = original(&newest, &file).map_err(io_error)? {
-                take_lock(&own_file, database)?;
-                (own, found) = (Some((newest, own_file)), Some(number));
+            let (newest_file, is_original) = read_own(&newest, &file).map_err(io_error)?;
+            // Whoever has it runs, although the other lock was removed under it.
+            take_lock(&newest_file, database)?;
+            if is_original {
+                (own, found) = (Some((newest, newest_file)), Some(number));
             } else {
                 others.push((number, newest));
+                held = Some(newest_file);
             }
         } else {
             let old = OldNumber::of(&text, &file).map_err(io_error)?;
@@ -198,6 +222,7 @@ impl Seat {
             database: database.to_owned(),
             own,
             others,
+            _held: held,
             found,
             seen: 0,
             was_used,
@@ -265,7 +290,7 @@ impl Seat {
         let unfinished = beside(&self.database, ".node-unfinished");
         drop(fs::remove_file(&unfinished));
         let mut file = File::create_new(&unfinished)?;
-        file.try_lock()?;
+        try_lock(&file)?;
         let written = identity(&file, &self.lock)?;
         writeln!(file, "{written}")?;
         file.sync_all()?;

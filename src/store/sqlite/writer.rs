@@ -142,8 +142,9 @@ impl Writer {
         let begun = self.begin();
         // Not before it is known what others have written.
         let at_ms = self.times.next_ms();
+        let has_flushed = matches!(begun, Ok(true));
         let outcome = match begun {
-            Ok(()) => self.commit(&mut group, at_ms),
+            Ok(_) => self.commit(&mut group, at_ms),
             Err(failure) => Err(failure),
         };
         if let Err(failure) = &outcome
@@ -166,6 +167,7 @@ impl Writer {
                 }
                 // A transaction with nothing in it writes nothing, on a full disk as well: that a
                 // lease was renewed says nothing of the disk.
+                let has_settled = has_settled || has_flushed;
                 if written.any_batch || self.node_writes != before || has_settled {
                     self.health.wrote();
                 }
@@ -192,11 +194,12 @@ impl Writer {
 
     /// From here on nobody else writes; what others have written since the last group is not known,
     /// but for when: books may have been moved in, by somebody who did not wait for it.
-    fn begin(&mut self) -> Result<(), Failure> {
+    /// Answers whether something of before was flushed.
+    fn begin(&mut self) -> Result<bool, Failure> {
         self.place.check()?;
         // What is asked for may stand in the log, and be lost yet.
         let flushed = self.log.begin(&self.connection);
-        flushed.map_err(Failure::unknown)?;
+        let has_flushed = flushed.map_err(Failure::unknown)?;
         let data_version = begin(&self.connection).map_err(sql_error)?;
         if self.known.data_version != Some(data_version) {
             self.known = Known::default();
@@ -205,7 +208,7 @@ impl Writer {
             self.times.seen(last_ms);
         }
         self.known.data_version = Some(data_version);
-        Ok(())
+        Ok(has_flushed)
     }
 
     fn commit(&mut self, group: &mut Group, at_ms: i64) -> Result<Written, Failure> {
