@@ -4,7 +4,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::Core;
-use super::documents::{Loaded, put};
+use super::documents::Loaded;
+#[cfg(feature = "chain")]
+use super::documents::put;
 use crate::Error;
 use crate::chain::{BlockId, ChainError};
 use crate::ledger::Step;

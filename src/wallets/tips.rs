@@ -5,8 +5,8 @@
 //! settled payment away. So a round says which tip it has seen before it tells anything, and tells
 //! only while nobody has said another one. A tip among the last blocks that were seen before is older;
 //! one on another branch is a reorganisation, however low it is. After hours without another block
-//! the source is believed whatever it says: what was seen last may have been another chain's, of a
-//! server that was asked by mistake.
+//! a tip is believed that was made just now: what was seen last may have been another chain's, of a
+//! server that was asked by mistake. That of a node that reads its chain anew was made long ago.
 
 use super::Wallets;
 use crate::Error;
@@ -29,16 +29,14 @@ enum Sight {
     Same,
     /// It is one before it, or lower than all that are kept.
     Older,
-    /// It is above them, or on another branch, or they were seen long ago.
+    /// It is above them, or on another branch.
     Newer,
 }
 
-fn sight(known: &LastBlocks, tip: BlockId, now_ms: i64) -> Sight {
+fn sight(known: &LastBlocks, tip: BlockId) -> Sight {
     let blocks = &known.blocks;
-    let is_long_ago = now_ms.saturating_sub(known.seen_at_ms) > OLDER_MS;
     match (blocks.first(), blocks.last()) {
         (_, Some(last)) if *last == tip => Sight::Same,
-        _ if is_long_ago => Sight::Newer,
         (Some(first), _) if tip.height < first.height || blocks.contains(&tip) => Sight::Older,
         _ => Sight::Newer,
     }
@@ -57,10 +55,10 @@ impl Wallets {
         for _ in 0..TRIES {
             let (known, before) = self.core.last_blocks().await?;
             let now_ms = self.core.clock.now_ms();
-            match sight(&known, tip, now_ms) {
+            match sight(&known, tip) {
                 Sight::Same => return Ok(before),
-                Sight::Older => break,
-                Sight::Newer => {}
+                Sight::Older if !is_forgotten(source, &known, tip, now_ms).await? => break,
+                Sight::Older | Sight::Newer => {}
             }
             let after = LastBlocks {
                 blocks: below(source, &known.blocks, tip).await?,
@@ -74,6 +72,22 @@ impl Wallets {
         }
         Err(ChainError::Moved.into())
     }
+}
+
+/// Whether what was seen last is no measure any more: nobody has seen a block for hours but this one,
+/// and it was made within them.
+async fn is_forgotten(
+    source: &dyn ChainSource,
+    known: &LastBlocks,
+    tip: BlockId,
+    now_ms: i64,
+) -> Result<bool, ChainError> {
+    if now_ms.saturating_sub(known.seen_at_ms) <= OLDER_MS {
+        return Ok(false);
+    }
+    let header = source.header(tip.hash).await?;
+    let made_ms = header.map_or(0, |header| i64::from(header.time).saturating_mul(1_000));
+    Ok(now_ms.saturating_sub(made_ms) <= OLDER_MS)
 }
 
 /// The last blocks up to a tip by the source, which judges what is in the best chain; it is asked down
@@ -121,7 +135,6 @@ mod tests {
             blocks: vec![block(8, 1), block(9, 1), block(10, 1)],
             seen_at_ms: 1_000,
         };
-        let soon = known.seen_at_ms + OLDER_MS;
         for (tip, expected) in [
             (block(10, 1), Sight::Same),
             (block(11, 1), Sight::Newer),
@@ -133,13 +146,8 @@ mod tests {
             (block(8, 2), Sight::Newer),
             (block(10, 2), Sight::Newer),
         ] {
-            assert_eq!(sight(&known, tip, soon), expected, "{tip:?}");
-            // A server of another chain, asked by mistake, is forgotten.
-            let later = sight(&known, tip, soon + 1);
-            assert_eq!(later == Sight::Same, expected == Sight::Same, "{tip:?}");
-            assert_ne!(later, Sight::Older);
+            assert_eq!(sight(&known, tip), expected, "{tip:?}");
         }
-        let none = LastBlocks::default();
-        assert_eq!(sight(&none, block(3, 1), soon), Sight::Newer);
+        assert_eq!(sight(&LastBlocks::default(), block(3, 1)), Sight::Newer);
     }
 }

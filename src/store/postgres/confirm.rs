@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use deadpool_postgres::{ClientWrapper, Pool};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::connection::{Failed, connect_writer, not_done};
 use super::write::{CONFIRM, SETTLE};
@@ -13,7 +13,8 @@ use crate::store::StoreError;
 
 /// Whoever commits has the head locked until it can be seen, also while it waits for a standby. Nothing
 /// is written, and so nothing flushed.
-const WAIT: &str = "BEGIN; SELECT 1 FROM head FOR UPDATE; ROLLBACK";
+const WAIT: &str =
+    "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SELECT 1 FROM head FOR UPDATE; ROLLBACK";
 
 /// What a run makes sure of.
 #[derive(Clone, Copy)]
@@ -72,25 +73,33 @@ impl Confirm {
 
     async fn ask(self, of: Of) -> Result<(), StoreError> {
         let mine = self.came.fetch_add(1, Ordering::SeqCst);
-        let served = async {
-            let mut line = self.line.lock().await;
+        let patience = self.patience;
+        let served = async move {
+            let line = self.line.clone().lock_owned().await;
             if mine < line.served[of as usize] {
                 return Ok(());
             }
-            let came = self.came.load(Ordering::SeqCst);
-            let sql = match (self.is_unsettled.load(Ordering::SeqCst), of) {
-                (true, _) => SETTLE,
-                (false, Of::Seen) => CONFIRM,
-                (false, Of::OnItsWay) => WAIT,
-            };
-            self.run(&mut line, sql).await?;
-            line.served[of as usize] = came;
-            Ok::<(), Failed>(())
+            // Nobody's own: who came last and gives up first leaves no connection behind.
+            let run = tokio::spawn(self.serve(line, of));
+            run.await.unwrap_or(Err(Failed::Unknown))
         };
-        let served = tokio::time::timeout(self.patience, served).await;
+        let served = tokio::time::timeout(patience, served).await;
         served.map_or(Err(StoreError::OutcomeUnknown), |served| {
             served.map_err(StoreError::from)
         })
+    }
+
+    async fn serve(self, mut line: OwnedMutexGuard<Line>, of: Of) -> Result<(), Failed> {
+        let came = self.came.load(Ordering::SeqCst);
+        let sql = match (self.is_unsettled.load(Ordering::SeqCst), of) {
+            (true, _) => SETTLE,
+            (false, Of::Seen) => CONFIRM,
+            (false, Of::OnItsWay) => WAIT,
+        };
+        let run = tokio::time::timeout(self.patience, self.run(&mut line, sql)).await;
+        run.unwrap_or(Err(Failed::Unknown))?;
+        line.served[of as usize] = came;
+        Ok(())
     }
 
     async fn run(&self, line: &mut Line, sql: &str) -> Result<(), Failed> {

@@ -161,7 +161,12 @@ pub(super) fn settle(connection: &Connection, file: &Path) -> Result<bool, Store
 /// Gives a file a number that has none, before there is a log again: so that the first one after an
 /// update is not taken for that of every file of before. What fails here leaves it so.
 pub(super) fn begin_numbers(connection: &Connection) {
-    if number(connection, NUMBER) == Ok(NO_NUMBER) && change_number(connection).is_ok() {
+    let has_none = |sql| number(connection, sql) == Ok(NO_NUMBER);
+    if has_none(NUMBER) && change_number(connection).is_err() {
+        return;
+    }
+    // Written back, so that the next log has this number before its own.
+    if has_none(NUMBER_BEFORE) {
         drop(write_back(connection, "PRAGMA wal_checkpoint(TRUNCATE)"));
     }
 }
@@ -268,7 +273,12 @@ impl Log {
         if has_changed_number {
             self.may_begin = false;
         }
-        let Ok(salt) = self.salt_at(16) else { return };
+        let Ok(salt) = self.salt_at(16) else {
+            if has_changed_number {
+                self.salt = None;
+            }
+            return;
+        };
         // Somebody else had written all of it back.
         if self.salt.is_some_and(|before| before != salt) && !has_changed_number {
             self.may_begin = true;

@@ -133,7 +133,7 @@ impl SqliteStore {
         let mut connection = connect(file, OpenFlags::SQLITE_OPEN_CREATE)?;
         let unflushed = schema::prepare(&mut connection, file, seat.was_used)?;
         harden(&connection)?;
-        if seat.was_used {
+        if seat.was_used && unflushed.is_none() {
             log::begin_numbers(&connection);
         }
         let node_writes = node_state::writes(&connection).map_err(sql_error)?;
