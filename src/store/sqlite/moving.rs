@@ -38,9 +38,11 @@ pub(super) fn last_commit_ms(connection: &Connection) -> rusqlite::Result<i64> {
 }
 
 pub(super) fn has_commits(connection: &Connection) -> rusqlite::Result<bool> {
-    connection.query_row("SELECT EXISTS (SELECT 1 FROM commits)", [], |row| {
-        row.get(0)
-    })
+    connection.query_row(
+        "SELECT EXISTS (SELECT 1 FROM commits WHERE position > 0)",
+        [],
+        |row| row.get(0),
+    )
 }
 
 /// Whether the books and their node live elsewhere, for ever.

@@ -13,6 +13,26 @@ pub(crate) struct Sum {
     pub(super) credits_pending: i128,
 }
 
+impl Sum {
+    /// What stands in the books, without the holds that have ended by now.
+    fn stored(stored: Balance, due: &[HoldState], account: &Account) -> Self {
+        let stored = stored.without(due, account);
+        Self {
+            net: stored.debits_posted - stored.credits_posted,
+            debits_pending: stored.debits_pending.into(),
+            credits_pending: stored.credits_pending.into(),
+        }
+    }
+
+    fn and(self, other: Self) -> Self {
+        Self {
+            net: self.net + other.net,
+            debits_pending: self.debits_pending + other.debits_pending,
+            credits_pending: self.credits_pending + other.credits_pending,
+        }
+    }
+}
+
 /// The model's own sums.
 #[derive(Default)]
 pub(crate) struct Books {
@@ -79,12 +99,7 @@ impl Books {
         stored: Balance,
         due: &[HoldState],
     ) -> Result<(), Wrong> {
-        let stored = stored.without(due, account);
-        let found = Sum {
-            net: stored.debits_posted - stored.credits_posted,
-            debits_pending: stored.debits_pending.into(),
-            credits_pending: stored.credits_pending.into(),
-        };
+        let found = Sum::stored(stored, due, account);
         let expected = self.sum(account);
         if found == expected {
             return Ok(());
@@ -93,6 +108,15 @@ impl Books {
             "the model and the books agree",
             format!("{account}: {found:?} in the books, {expected:?} in the model"),
         )
+    }
+
+    /// Whether accounts have together what they should have, whichever of them has it.
+    pub(crate) fn have_together(&self, line: &[(Account, Balance, Vec<HoldState>)]) -> bool {
+        let found = line
+            .iter()
+            .map(|(it, stored, due)| Sum::stored(*stored, due, it));
+        let expected = line.iter().map(|(it, ..)| self.sum(it));
+        found.fold(Sum::default(), Sum::and) == expected.fold(Sum::default(), Sum::and)
     }
 
     /// Debits less credits of all accounts of each asset, and of what is on hold.

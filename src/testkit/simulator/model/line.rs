@@ -38,7 +38,7 @@ impl Model {
     }
 
     /// The account in whose place another one came.
-    pub(super) fn account_now(&self, account: Account) -> Account {
+    pub(crate) fn account_now(&self, account: Account) -> Account {
         match (account.kind(), account.owner()) {
             (AccountKind::CardBalance, Owner::Card(card)) => self.balance_of(self.now(card)),
             _ => account,
