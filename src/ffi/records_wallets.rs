@@ -76,9 +76,9 @@ pub enum WalletSource {
         /// The kind of its addresses, where the key's prefix does not say it; P2WPKH if neither does.
         script: Option<XpubKind>,
     },
-    /// A descriptor of public keys that ends in `/*`, of several signers as well.
+    /// A descriptor of public keys with a wildcard at its end, of several signers as well.
     Descriptor {
-        /// For what is received; with `/<0;1>/*` for change as well.
+        /// For what is received; with `<0;1>` before the wildcard for change as well.
         external: String,
         /// For change; without one, change goes where everything goes.
         change: Option<String>,
