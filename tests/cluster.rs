@@ -79,6 +79,10 @@ impl Road {
     }
 }
 
+/// Of the instances of which one is paused: so long that no slow disk keeps the other one from
+/// renewing it, after which the node would be the first one's again.
+const LONG_LEASE: Duration = Duration::from_secs(15);
+
 /// A database, a chain, and whom the merchant is paid by and pays out to.
 struct World {
     cluster: Cluster,
@@ -103,7 +107,7 @@ impl World {
         tokio::spawn(wallet.clone().run());
 
         let store = store_on(&cluster.url(cluster.port, "sslmode=disable")).await;
-        let (node, address) = node_on(&store, &chain.url());
+        let (node, address) = node_on(&store, &chain.url(), LEASE);
         let engine = shop::engine_on(Arc::new(store), Some(node.clone())).await;
         engine.start().await.unwrap();
         local_network::connect(&chain, &node, &address, &world.node, |_| {})
@@ -132,9 +136,9 @@ impl World {
         })
     }
 
-    fn instance(&self, esplora: &str) -> Instance {
+    fn instance(&self, esplora: &str, lease: Duration) -> Instance {
         let database = self.cluster.url(self.cluster.port, "sslmode=disable");
-        Instance::start(&database, Some(esplora))
+        Instance::start_with(&database, Some(esplora), lease)
     }
 
     /// Connects an instance's node with the world's.
@@ -144,21 +148,21 @@ impl World {
     }
 
     /// The first instance, which has the node, and a second one that would have it.
-    async fn two_instances(&self) -> [(Instance, Road); 2] {
+    async fn two_instances(&self, lease: Duration) -> [(Instance, Road); 2] {
         let roads = [
             Road::to(&self.chain.url()).await,
             Road::to(&self.chain.url()).await,
         ];
         let [first_road, second_road] = roads;
         let begun = Instant::now();
-        let mut first = self.instance(&first_road.url);
+        let mut first = self.instance(&first_road.url, lease);
         assert_eq!(first.ask("status"), "Running");
         println!(
             "given back: the next instance has the node after {:?}",
             begun.elapsed()
         );
         self.connect(&mut first);
-        let mut second = self.instance(&second_road.url);
+        let mut second = self.instance(&second_road.url, lease);
         assert_eq!(second.ask("status"), "Standby");
         assert_eq!(second.ask("balances"), "lightning.not_running");
         [(first, first_road), (second, second_road)]
@@ -217,7 +221,7 @@ async fn the_other_instance_takes_the_node_over_when_its_holder_is_killed() {
     let Some(mut world) = World::open().await else {
         return;
     };
-    let [(first, _), (mut second, _)] = world.two_instances().await;
+    let [(first, _), (mut second, _)] = world.two_instances(LEASE).await;
     // One that has no node answers what stays in the books; what it queues, the holder sends.
     world.charge(&mut second, "charge-1");
     let payout = world.queue(&mut second, "payout-1", 10_000).await;
@@ -244,7 +248,7 @@ async fn a_holder_that_was_paused_writes_and_broadcasts_nothing_more() {
     let Some(mut world) = World::open().await else {
         return;
     };
-    let [(mut first, road), (mut second, second_road)] = world.two_instances().await;
+    let [(mut first, road), (mut second, second_road)] = world.two_instances(LONG_LEASE).await;
     let epoch = world.epoch().await;
     let written = format!("write {epoch}");
     assert_eq!(first.ask(&written), "written");
@@ -255,7 +259,7 @@ async fn a_holder_that_was_paused_writes_and_broadcasts_nothing_more() {
     world.charge(&mut second, "charge-1");
     let payout = world.queue(&mut second, "payout-1", 10_000).await;
     let waited = second.until("status", "Running");
-    println!("taken over {waited:?} after the holder was paused, with a lease of {LEASE:?}");
+    println!("taken over {waited:?} after the holder was paused, with a lease of {LONG_LEASE:?}");
     world.connect(&mut second);
     world.arrives(&mut second, &payout).await;
     // New blocks, so that a node which went on would have something to do.
@@ -270,7 +274,8 @@ async fn a_holder_that_was_paused_writes_and_broadcasts_nothing_more() {
     world.charge(&mut first, "charge-2");
     let payout = world.queue(&mut first, "payout-2", 20_000).await;
     world.arrives(&mut first, &payout).await;
-    tokio::time::sleep(LEASE).await;
+    // Longer than a node waits before it looks at the chain again.
+    tokio::time::sleep(Duration::from_secs(12)).await;
     assert_eq!(road.broadcasts(), broadcasts, "it broadcast");
     assert_eq!(world.epoch().await, epoch + 1);
     second.until("agrees", "true");
@@ -293,13 +298,16 @@ async fn a_holder_that_was_paused_closes_no_channel() {
     let Some(world) = World::open().await else {
         return;
     };
-    let [(mut first, road), (mut second, second_road)] = world.two_instances().await;
+    let [(mut first, road), (mut second, second_road)] = world.two_instances(LONG_LEASE).await;
     world.wallet.hold(true);
     let payout = world.queue(&mut first, "payout-1", 10_000).await;
+    let wallet = &world.wallet;
+    until("it is on its way", async || wallet.is_holding()).await;
     tokio::time::sleep(Duration::from_millis(1_500)).await;
     first.pause();
     second.until("status", "Running");
     world.connect(&mut second);
+    let epoch = world.epoch().await;
     // Nobody is left who could give the payment back.
     world.node.stop().await.unwrap();
     for _ in 0..12 {
@@ -318,6 +326,8 @@ async fn a_holder_that_was_paused_closes_no_channel() {
         road.broadcasts(),
         second_road.broadcasts()
     );
+    // Had the new one lost its lease, the old one would be the holder again, and lawfully close it.
+    assert_eq!(world.epoch().await, epoch);
     assert_eq!(first.ask("status"), "Standby");
     assert_eq!(road.broadcasts(), 0);
     let asked = format!("paid-out {}", payout.id);
@@ -449,7 +459,7 @@ async fn the_node_is_locked_on_a_standby_that_may_lack_something() {
     assert_eq!(renewed, Err(stale.clone()));
     let taken = store.take_lease(holder, LEASE).await;
     assert_eq!(taken, Err(stale));
-    let (node, _) = node_on(&store, &chain.url());
+    let (node, _) = node_on(&store, &chain.url(), LEASE);
     let locked = shop::engine_on(Arc::new(store.clone()), Some(node)).await;
     let started = locked.start().await.unwrap_err();
     assert_eq!(started.code(), "lightning.stale_state");

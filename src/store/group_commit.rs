@@ -16,7 +16,7 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use event_listener::Event;
 use futures_channel::oneshot;
@@ -26,6 +26,9 @@ use crate::ledger::{self, Batch, Commit, Rows};
 
 /// How long a writer waits for further tasks: a small part of what a flush takes.
 const PAUSE: Duration = Duration::from_micros(40);
+/// From which turn on it waits for further ones although only one came the last time: the wait is
+/// then a fiftieth of it, and whoever comes in that time is not a whole turn late.
+const LONG_TURN: Duration = PAUSE.saturating_mul(50);
 /// How often at most, while more and more arrive.
 const MOST_PAUSES: usize = 16;
 
@@ -72,8 +75,18 @@ struct Lanes<T> {
     closing: bool,
     /// How many tasks the last group had.
     last_group: usize,
+    /// When that was taken, and how long the one before took.
+    taken: Option<Instant>,
+    last_turn: Duration,
     /// The taker sleeps until it is told of a task.
     is_waiting: bool,
+}
+
+impl<T> Lanes<T> {
+    /// Whether to wait for further batches is worth it.
+    fn may_come_together(&self) -> bool {
+        self.last_group > 1 || self.last_turn >= LONG_TURN
+    }
 }
 
 /// What is done in one atomic change.
@@ -121,6 +134,8 @@ impl<T: Waiting> Queue<T> {
                 batches: VecDeque::new(),
                 closing: false,
                 last_group: 0,
+                taken: None,
+                last_turn: Duration::ZERO,
                 is_waiting: false,
             }),
             changed: Condvar::new(),
@@ -190,11 +205,15 @@ impl<T: Waiting> Queue<T> {
     /// Waits for work; `None` once the queue is closed and empty. Blocks the thread.
     pub fn take(&self) -> Option<Group<T>> {
         let mut lanes = self.lock();
+        if let Some(taken) = lanes.taken.take() {
+            lanes.last_turn = taken.elapsed();
+        }
         loop {
-            if !lanes.batches.is_empty() && lanes.last_group > 1 {
+            if !lanes.batches.is_empty() && lanes.may_come_together() {
                 lanes = self.gather(lanes);
             }
             if let Some(group) = self.group(&mut lanes) {
+                lanes.taken = Some(Instant::now());
                 return Some(group);
             }
             if lanes.closing {
@@ -210,7 +229,8 @@ impl<T: Waiting> Queue<T> {
 
     /// Waits until no more tasks arrive, for a moment at most. Those who were answered together
     /// come again together, and without this the first of them would have a flush for itself while
-    /// all others wait for the next. A caller who is alone never waits here, nor does the node.
+    /// all others wait for the next. A caller who is alone waits here only where that is a small
+    /// part of his turn, and the node never.
     fn gather<'a>(&'a self, mut lanes: MutexGuard<'a, Lanes<T>>) -> MutexGuard<'a, Lanes<T>> {
         for _ in 0..MOST_PAUSES {
             let before = lanes.batches.len();

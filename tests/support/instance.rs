@@ -26,6 +26,7 @@ use super::{books, key};
 
 const DATABASE: &str = "FLASHKIT_INSTANCE_DATABASE";
 const CHAIN: &str = "FLASHKIT_INSTANCE_CHAIN";
+const LEASE_SECONDS: &str = "FLASHKIT_INSTANCE_LEASE_SECONDS";
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long the node stays with an instance that was killed.
 pub const LEASE: Duration = Duration::from_secs(5);
@@ -41,10 +42,15 @@ impl Instance {
     /// Starts this test binary again, as an instance on `database`; with a node that reads the
     /// chain at `esplora`, or without one.
     pub fn start(database: &str, esplora: Option<&str>) -> Self {
+        Self::start_with(database, esplora, LEASE)
+    }
+
+    pub fn start_with(database: &str, esplora: Option<&str>, lease: Duration) -> Self {
         let mut process = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "instance_process", "--nocapture"])
             .env(DATABASE, database)
             .env(CHAIN, esplora.unwrap_or_default())
+            .env(LEASE_SECONDS, lease.as_secs().to_string())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit())
@@ -133,13 +139,17 @@ impl Drop for Instance {
 }
 
 /// The operator's node on a store, as every instance has it.
-pub fn node_on(store: &PostgresStore, esplora: &str) -> (Arc<LdkNode>, String) {
+pub fn node_on(
+    store: &PostgresStore,
+    esplora: &str,
+    lease: Duration,
+) -> (Arc<LdkNode>, String) {
     let address = local_network::free_address().unwrap();
     let endpoint = ChainEndpoint::Esplora {
         url: esplora.to_owned(),
     };
     let mut config = local_network::config(*shop::master().node_entropy(), endpoint, &address);
-    config.lease = LEASE;
+    config.lease = lease;
     let state: Arc<dyn KeyValue> = Arc::new(store.clone());
     let runtime = tokio::runtime::Handle::current();
     let node = LdkNode::new(config, state, Arc::new(SystemClock), runtime).unwrap();
@@ -165,7 +175,9 @@ pub async fn run_if_told() {
         return;
     };
     let store = store_on(&database).await;
-    let node = (!chain.is_empty()).then(|| node_on(&store, &chain).0);
+    let lease = std::env::var(LEASE_SECONDS).unwrap().parse().unwrap();
+    let lease = Duration::from_secs(lease);
+    let node = (!chain.is_empty()).then(|| node_on(&store, &chain, lease).0);
     let port = node.clone().map(|node| node as Arc<dyn LightningNode>);
     let engine = shop::engine_on(Arc::new(store.clone()), port).await;
     engine.start().await.unwrap();
