@@ -186,6 +186,11 @@ impl CommitClock {
         self.clock.now_ms()
     }
 
+    /// What has passed since some moment, by the clock that is never set.
+    pub fn steady_ms(&self) -> i64 {
+        self.clock.steady_ms()
+    }
+
     /// When a commit would be made that is made now: what a store answers as its
     /// [`commit_time_ms`](super::Store::commit_time_ms).
     pub fn now_ms(&self) -> i64 {

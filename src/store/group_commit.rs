@@ -16,7 +16,7 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use event_listener::Event;
 use futures_channel::oneshot;
@@ -27,8 +27,8 @@ use crate::ledger::{self, Batch, Commit, Rows};
 /// How long a writer waits for further tasks: a small part of what a flush takes.
 const PAUSE: Duration = Duration::from_micros(40);
 /// From which turn on it waits for further ones although only one came the last time: the wait is
-/// then a fiftieth of it, and whoever comes in that time is not a whole turn late.
-const LONG_TURN: Duration = PAUSE.saturating_mul(50);
+/// then a small part of it, and whoever comes in that time is not a whole turn late.
+const LONG_TURN_MS: i64 = 3;
 /// How often at most, while more and more arrive.
 const MOST_PAUSES: usize = 16;
 
@@ -75,9 +75,8 @@ struct Lanes<T> {
     closing: bool,
     /// How many tasks the last group had.
     last_group: usize,
-    /// When that was taken, and how long the one before took.
-    taken: Option<Instant>,
-    last_turn: Duration,
+    /// What its turn took, where the taker tells that.
+    last_turn_ms: i64,
     /// The taker sleeps until it is told of a task.
     is_waiting: bool,
 }
@@ -85,7 +84,7 @@ struct Lanes<T> {
 impl<T> Lanes<T> {
     /// Whether to wait for further batches is worth it.
     fn may_come_together(&self) -> bool {
-        self.last_group > 1 || self.last_turn >= LONG_TURN
+        self.last_group > 1 || self.last_turn_ms >= LONG_TURN_MS
     }
 }
 
@@ -134,8 +133,7 @@ impl<T: Waiting> Queue<T> {
                 batches: VecDeque::new(),
                 closing: false,
                 last_group: 0,
-                taken: None,
-                last_turn: Duration::ZERO,
+                last_turn_ms: 0,
                 is_waiting: false,
             }),
             changed: Condvar::new(),
@@ -202,18 +200,20 @@ impl<T: Waiting> Queue<T> {
         }
     }
 
+    /// What the turn of the last group took, by a clock that is never set: for [`take`](Self::take),
+    /// which may wait a moment for further tasks where that is a small part of a turn.
+    pub fn took(&self, turn_ms: i64) {
+        self.lock().last_turn_ms = turn_ms;
+    }
+
     /// Waits for work; `None` once the queue is closed and empty. Blocks the thread.
     pub fn take(&self) -> Option<Group<T>> {
         let mut lanes = self.lock();
-        if let Some(taken) = lanes.taken.take() {
-            lanes.last_turn = taken.elapsed();
-        }
         loop {
             if !lanes.batches.is_empty() && lanes.may_come_together() {
                 lanes = self.gather(lanes);
             }
             if let Some(group) = self.group(&mut lanes) {
-                lanes.taken = Some(Instant::now());
                 return Some(group);
             }
             if lanes.closing {
@@ -340,5 +340,35 @@ impl Waiting for CommitTask {
         };
         // A caller that went away finds its commit by asking again.
         drop(self.answer.send(result));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Nothing;
+
+    impl Waiting for Nothing {
+        fn finish(self, _outcome: Result<(), StoreError>) {}
+    }
+
+    /// A caller who is alone waits for nobody where that costs more than it can bring.
+    #[test]
+    fn a_writer_waits_for_more_where_more_may_come_or_a_turn_is_long() {
+        for (group, turn_ms, waits) in [(1, 0, false), (1, 2, false), (1, 3, true), (2, 0, true)] {
+            let queue = Queue::new(Bounds::default());
+            for _ in 0..group {
+                queue.push(Lane::Batches, Nothing);
+            }
+            assert!(!queue.lock().may_come_together(), "nothing was taken yet");
+            assert_eq!(queue.take().map(|group| group.tasks.len()), Some(group));
+            queue.took(turn_ms);
+            assert_eq!(
+                queue.lock().may_come_together(),
+                waits,
+                "{group} in {turn_ms} ms"
+            );
+        }
     }
 }

@@ -113,7 +113,10 @@ pub(super) struct Writer<T: Tree> {
 impl<T: Tree> Writer<T> {
     pub(super) fn run(mut self) {
         while let Some(group) = self.queue.take() {
+            let begun_ms = self.times.steady_ms();
             self.write(group);
+            let ended_ms = self.times.steady_ms();
+            self.queue.took(ended_ms.saturating_sub(begun_ms));
         }
     }
 
