@@ -17,6 +17,8 @@ use support::books::expect_sound;
 use support::deadline::Deadline;
 use support::load::Load;
 use support::shop::{self, Merchant, SAT, sat};
+#[cfg(feature = "ldk")]
+use support::until;
 
 const LIMIT: Duration = Duration::from_secs(600);
 const LOAD_TASKS: u64 = 200;
@@ -110,7 +112,6 @@ async fn two_hundred_payments_on_a_simulated_node() {
 async fn twenty_payments_on_a_real_node() {
     use support::books::node_agrees;
     use support::real::RealShop;
-    use support::until;
 
     let folder = tempfile::tempdir().unwrap();
     let shop = RealShop::open(folder.path()).await;
@@ -122,4 +123,58 @@ async fn twenty_payments_on_a_real_node() {
     })
     .await;
     shop.stop().await;
+}
+
+/// The host has one thread, and ldk-node writes down how far it has seen the chain, under a lock. What
+/// it has to tell waits for that; the host, whose thread the write may need, does not.
+#[cfg(feature = "ldk")]
+#[tokio::test]
+async fn the_host_goes_on_while_an_event_waits_for_a_write() {
+    use flashkit::lightning::LightningNode;
+    use flashkit::lightning::ldk::LdkNode;
+    use flashkit::testkit::chain::{RegtestChain, TestChain};
+    use flashkit::testkit::faulty_store::FaultyKeyValue;
+    use flashkit::testkit::local_network::{self, LocalNode};
+
+    let folder = tempfile::tempdir().unwrap();
+    let chain = Arc::new(RegtestChain::in_memory()).serve().await.unwrap();
+    let world = LocalNode::open(&folder.path().join("world.db"), [9; 64], chain.source()).unwrap();
+    world.node.start().await.unwrap();
+    let address = local_network::free_address().unwrap();
+    let config = local_network::config([7; 64], chain.source(), &address);
+    let state = FaultyKeyValue::new();
+    let runtime = tokio::runtime::Handle::current();
+    let clock = Arc::new(SystemClock);
+    let node = LdkNode::new(config, Arc::new(state.clone()), clock, runtime).unwrap();
+    node.start().await.unwrap();
+    local_network::connect(&chain, &node, &address, &world.node, |_| {})
+        .await
+        .unwrap();
+    let first = node.next_event().await.unwrap();
+
+    let synced = state.applied().len();
+    state.hold_answers();
+    let is_held = async || {
+        let applied = state.applied();
+        applied[synced..]
+            .iter()
+            .any(|path| path.key == "node_metrics")
+    };
+    until("a sync is being written down", is_held).await;
+    // Should the host's thread stand still, somebody else ends that.
+    let (ends, held) = (Duration::from_secs(20), state.clone());
+    std::thread::spawn(move || {
+        std::thread::sleep(ends);
+        held.release();
+    });
+    let waited = tokio::time::timeout(Duration::from_millis(500), node.next_event()).await;
+    assert!(
+        waited.is_err(),
+        "it needed nothing that is being written, or kept the thread"
+    );
+    state.release();
+    assert_eq!(node.next_event().await.unwrap(), first);
+    node.acknowledge().await.unwrap();
+    node.stop().await.unwrap();
+    world.node.stop().await.unwrap();
 }

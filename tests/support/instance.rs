@@ -139,11 +139,7 @@ impl Drop for Instance {
 }
 
 /// The operator's node on a store, as every instance has it.
-pub fn node_on(
-    store: &PostgresStore,
-    esplora: &str,
-    lease: Duration,
-) -> (Arc<LdkNode>, String) {
+pub fn node_on(store: &PostgresStore, esplora: &str, lease: Duration) -> (Arc<LdkNode>, String) {
     let address = local_network::free_address().unwrap();
     let endpoint = ChainEndpoint::Esplora {
         url: esplora.to_owned(),

@@ -15,12 +15,11 @@
 //! # Why a fenced write neither succeeds nor fails
 //! Another instance runs this node, or may by now. If the write of a channel's state returned success, this
 //! instance would sign and send on a state that nobody kept; if it returned failure, LDK would
-//! panic inside its locks. So the thread that writes channel state is parked for good, and an
-//! asynchronous write never completes: the channel hangs, nothing of it is sent or broadcast,
-//! and the watcher in `node.rs` ends the runtime of the node with its broadcaster and its
-//! connections. Everything that is
-//! no channel state (payment records, peers, the on-chain wallet) answers an error, which
-//! ldk-node passes on without acting.
+//! panic inside its locks. And whatever it returned, a task of LDK's would go on upon a runtime that
+//! has ended or is about to, and panic there at its next timer. So a thread that reads or writes is
+//! parked for good, and an asynchronous write never completes: the channel hangs, nothing of it is
+//! sent or broadcast, and the watcher in `node.rs` ends the runtime of the node with its
+//! broadcaster and its connections. Who called ldk-node is answered when the fence falls.
 
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
@@ -32,11 +31,7 @@ use std::time::Duration;
 
 use futures_timer::Delay;
 use ldk_node::lightning::io;
-use ldk_node::lightning::util::persist::{
-    ARCHIVED_CHANNEL_MONITOR_PERSISTENCE_PRIMARY_NAMESPACE,
-    CHANNEL_MONITOR_PERSISTENCE_PRIMARY_NAMESPACE,
-    CHANNEL_MONITOR_UPDATE_PERSISTENCE_PRIMARY_NAMESPACE, KVStore, KVStoreSync,
-};
+use ldk_node::lightning::util::persist::{KVStore, KVStoreSync};
 use ldk_node::tokio::runtime::{Handle, RuntimeFlavor};
 use ldk_node::tokio::task::block_in_place;
 
@@ -113,7 +108,25 @@ impl LdkStore {
 
     fn write_blocking(&self, change: KeyValueWrite) -> Result<(), io::Error> {
         let (write, first) = PendingWrite::queue(&self.0, change);
-        on_this_thread(|| write.drive_blocking(first))
+        self.on_this_thread(|| write.drive_blocking(first))
+    }
+
+    /// Runs blocking work; a runtime's worker hands its other tasks over first. What comes of it
+    /// reaches nobody once the fence is down.
+    fn on_this_thread<T>(&self, work: impl FnOnce() -> T) -> T {
+        let work = || {
+            let done = work();
+            while self.0.fence.is_down() {
+                thread::park();
+            }
+            done
+        };
+        match Handle::try_current() {
+            Ok(handle) if handle.runtime_flavor() == RuntimeFlavor::MultiThread => {
+                block_in_place(work)
+            }
+            _ => work(),
+        }
     }
 
     fn write_async(&self, change: KeyValueWrite) -> LdkFuture<()> {
@@ -137,18 +150,20 @@ impl LdkStore {
         if !is_new {
             return;
         }
-        let read = self.0.state.read(facts.clone());
-        let kept = match on_this_thread(|| block_on(read)) {
-            Ok(Some(_)) => true,
-            Ok(None) => {
-                let value = value.to_vec();
-                let put = KeyValueWrite::Put { path: facts, value };
-                self.write_blocking(put).is_ok()
+        // As a write does it: the monitor is not written before.
+        let is_kept = self.on_this_thread(|| {
+            while !self.0.fence.is_down() {
+                match block_on(self.0.state.read(facts.clone())) {
+                    Ok(kept) => return kept.is_some(),
+                    Err(_) => thread::sleep(LONGEST_RETRY),
+                }
             }
-            Err(_) => false,
-        };
-        if !kept {
-            self.0.known_facts().remove(&path.key);
+            false
+        });
+        if !is_kept {
+            let value = value.to_vec();
+            let put = KeyValueWrite::Put { path: facts, value };
+            drop(self.write_blocking(put));
         }
     }
 
@@ -302,7 +317,7 @@ impl PendingWrite {
         loop {
             match step {
                 Step::Done => return Ok(()),
-                Step::Fenced => return self.refuse(),
+                Step::Fenced => return Err(fenced()),
                 Step::Wait(pause) => thread::sleep(pause),
             }
             step = match self.again() {
@@ -311,27 +326,13 @@ impl PendingWrite {
             };
         }
     }
+}
 
-    /// What a fenced write answers: an error, or nothing for ever where an error would make LDK
-    /// panic while it holds the locks of its channels.
-    fn refuse(self) -> Result<(), io::Error> {
-        let is_channel_state = [
-            CHANNEL_MONITOR_PERSISTENCE_PRIMARY_NAMESPACE,
-            CHANNEL_MONITOR_UPDATE_PERSISTENCE_PRIMARY_NAMESPACE,
-            ARCHIVED_CHANNEL_MONITOR_PERSISTENCE_PRIMARY_NAMESPACE,
-        ]
-        .contains(&self.path().primary.as_str());
-        drop(self);
-        if is_channel_state {
-            loop {
-                thread::park();
-            }
-        }
-        Err(io::Error::new(
-            io::ErrorKind::PermissionDenied,
-            "another epoch of this node began",
-        ))
-    }
+fn fenced() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::PermissionDenied,
+        "another epoch of this node began",
+    )
 }
 
 impl Drop for PendingWrite {
@@ -371,18 +372,10 @@ pub(super) fn block_on<T>(future: impl Future<Output = T>) -> T {
     }
 }
 
-/// Runs blocking work; a runtime's worker hands its other tasks over first.
-fn on_this_thread<T>(work: impl FnOnce() -> T) -> T {
-    match Handle::try_current() {
-        Ok(handle) if handle.runtime_flavor() == RuntimeFlavor::MultiThread => block_in_place(work),
-        _ => work(),
-    }
-}
-
 impl KVStoreSync for LdkStore {
     fn read(&self, primary: &str, secondary: &str, key: &str) -> Result<Vec<u8>, io::Error> {
         let future = self.read_future(path(primary, secondary, key));
-        on_this_thread(|| block_on(future))
+        self.on_this_thread(|| block_on(future))
     }
 
     fn write(
@@ -423,7 +416,7 @@ impl KVStoreSync for LdkStore {
 
     fn list(&self, primary: &str, secondary: &str) -> Result<Vec<String>, io::Error> {
         let future = self.list_future(primary, secondary);
-        on_this_thread(|| block_on(future))
+        self.on_this_thread(|| block_on(future))
     }
 }
 
@@ -587,13 +580,15 @@ mod tests {
             assert!(store.0.fence.is_down());
             assert!(store.0.health.report().fenced.is_some());
             let attempts = state.attempts();
-            // Payment records answer an error, channel state parks its thread.
-            KVStoreSync::write(&store, "payments", "", "k", vec![1]).expect_err("fenced");
-            let parked = store.clone();
-            let thread =
-                thread::spawn(move || KVStoreSync::write(&parked, "monitors", "", "k", vec![1]));
+            let threads = ["payments", "monitors"].map(|primary| {
+                let parked = store.clone();
+                thread::spawn(move || KVStoreSync::write(&parked, primary, "", "k", vec![1]))
+            });
             sleep(Duration::from_millis(100)).await;
-            assert!(!thread.is_finished(), "a monitor write came back");
+            assert!(
+                threads.iter().all(|thread| !thread.is_finished()),
+                "one came back"
+            );
             assert_eq!(state.attempts(), attempts, "a fenced node wrote again");
             assert!(state.applied().is_empty());
         });

@@ -11,11 +11,15 @@
 //! that is looked at every [`WATCH`], and whenever the fence is asked. A clock that was set
 //! anew fells it too, which costs a start of the node.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use event_listener::{Event, EventListener};
 use futures_timer::Delay;
+
+use ldk_node::tokio::runtime::{Builder as RuntimeBuilder, Runtime};
 
 use super::health::NodeHealth;
 use crate::store::{KeyValue, StoreError};
@@ -24,6 +28,8 @@ use crate::store::{KeyValue, StoreError};
 const APART: Duration = Duration::from_secs(1);
 /// How often they are compared.
 const WATCH: Duration = Duration::from_millis(200);
+/// How often a worker looks whether it may leave.
+const REST: Duration = Duration::from_millis(20);
 
 /// A moment by both clocks.
 #[derive(Debug, Clone, Copy)]
@@ -71,6 +77,8 @@ pub(super) struct Fence {
     state: Mutex<State>,
     changed: Event,
     health: Arc<NodeHealth>,
+    /// The runtime of the run was told to end.
+    is_abandoned: AtomicBool,
 }
 
 impl Fence {
@@ -93,6 +101,7 @@ impl Fence {
             }),
             changed: Event::new(),
             health,
+            is_abandoned: AtomicBool::new(false),
         }
     }
 
@@ -131,6 +140,26 @@ impl Fence {
     pub(super) fn end(&self) {
         self.state().ended = true;
         self.changed.notify(usize::MAX);
+    }
+
+    /// Ends every task of the run at its next pause, and waits for none.
+    pub(super) fn abandon(&self, runtime: &Mutex<Option<Runtime>>) {
+        let taken = runtime
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(runtime) = taken {
+            runtime.shutdown_background();
+        }
+        self.is_abandoned.store(true, Ordering::SeqCst);
+    }
+
+    /// Keeps a worker that may do nothing more until its runtime was told to end: then it leaves, and
+    /// the tasks with their connections are dropped.
+    fn rest(&self) {
+        while !self.is_abandoned.load(Ordering::SeqCst) && self.is_down() {
+            thread::sleep(REST);
+        }
     }
 
     fn extend(&self, asked_at: Moment, lasts: Duration) {
@@ -205,6 +234,21 @@ impl Fence {
     }
 }
 
+/// The runtime of a run. A worker that wakes up asks the fence before it goes on with any task of
+/// the node: after a pause of the process nobody has to be quicker than the node, which may have an
+/// answer of the chain in its hands. Once told to end, it does one step of one task at most.
+pub(super) fn workers(fence: &Arc<Fence>) -> std::io::Result<Runtime> {
+    let fence = Arc::clone(fence);
+    RuntimeBuilder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("ldk")
+        .enable_all()
+        .on_thread_unpark(move || fence.rest())
+        // A worker looks whether it is to end before each step, and not before each sixty-first.
+        .event_interval(1)
+        .build()
+}
+
 /// True for what no later try can mend: the epoch is not the current one, or not of this database,
 /// or the node lives elsewhere.
 pub(super) fn ends_run(error: &StoreError) -> bool {
@@ -216,7 +260,8 @@ pub(super) fn ends_run(error: &StoreError) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicI64, Ordering};
+    use std::sync::atomic::AtomicI64;
+    use std::sync::mpsc::RecvTimeoutError;
 
     use ldk_node::tokio::{self, time::timeout};
 
@@ -303,6 +348,43 @@ mod tests {
                 fence.end();
                 keeping.await.expect("keeping");
             }
+        }
+    }
+
+    /// What the node waited for comes after it lost its place, and nobody has told it yet. When its
+    /// runtime ends, its tasks do.
+    #[test]
+    fn a_run_that_lost_its_place_goes_on_with_nothing() {
+        for (shift_ms, goes_on) in [(0, true), (3_600_000, false)] {
+            let clock = Arc::new(Shifted::default());
+            let health = Arc::new(NodeHealth::new(Arc::<Shifted>::clone(&clock)));
+            let (asked_at, hour) = (Moment::now(&health), Duration::from_secs(3_600));
+            let fence = Arc::new(Fence::new(1, asked_at, hour, health));
+            let runtime = workers(&fence).expect("runtime");
+            let (begun, has_begun) = std::sync::mpsc::channel();
+            let (answer, answered) = tokio::sync::oneshot::channel::<()>();
+            let (act, acted) = std::sync::mpsc::channel();
+            let acts = act.clone();
+            runtime.spawn(async move {
+                begun.send(()).expect("begun");
+                answered.await.expect("answer");
+                acts.send(()).expect("act");
+            });
+            runtime.spawn(async move {
+                let _held = act;
+                std::future::pending::<()>().await;
+            });
+            has_begun.recv().expect("begun");
+            clock.0.store(shift_ms, Ordering::SeqCst);
+            // The workers have nothing to do any more, and rest.
+            thread::sleep(Duration::from_millis(200));
+            answer.send(()).expect("answer");
+            let patience = Duration::from_secs(if goes_on { 60 } else { 1 });
+            assert_eq!(acted.recv_timeout(patience).is_ok(), goes_on);
+            fence.abandon(&Mutex::new(Some(runtime)));
+            while let Ok(()) = acted.recv_timeout(Duration::from_secs(60)) {}
+            let all_ended = acted.recv_timeout(Duration::ZERO);
+            assert_eq!(all_ended, Err(RecvTimeoutError::Disconnected));
         }
     }
 

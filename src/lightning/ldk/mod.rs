@@ -10,12 +10,12 @@
 //!   whose lease was not renewed in time, is *fenced*: it is stopped, nothing more of it is
 //!   written, and [`next_event`](super::LightningNode::next_event) answers
 //!   [`LightningError::Displaced`](super::LightningError::Displaced). It may be started again, and
-//!   then reads all of its state anew. A thread of it that was about to persist channel state
-//!   stays parked until the process ends, because returning from that write in any way would let
-//!   the channel go on (see [`health`](NodeHealth)).
-//! - What the fence cannot prevent: ldk-node broadcasts by itself, and has no hook before it. A
-//!   transaction that was queued at the very moment when the process was paused may leave in the
-//!   instant between the end of the pause and the fall of the fence, which asks nobody. Were it
+//!   then reads all of its state anew. A thread of it that was reading or writing its state stays
+//!   parked until the process ends, because returning in any way would let a channel go on (see
+//!   [`health`](NodeHealth)).
+//! - What the fence cannot prevent: ldk-node broadcasts by itself, and has no hook before it. Its
+//!   workers ask the fence whenever they wake up. A transaction that a worker was sending at the very
+//!   moment when the process was paused, with one answer or none left to wait for, may leave. Were it
 //!   one that closes a channel by force, the next holder may have revoked it meanwhile.
 //! - ldk-node writes the channel monitor and the channel manager one after the other. A process
 //!   killed in between finds its manager outdated when it starts again, and LDK then

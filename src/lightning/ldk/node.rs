@@ -14,7 +14,7 @@ use ldk_node::config::{
     AnchorChannelsConfig, BackgroundSyncConfig, Config, ElectrumSyncConfig, EsploraSyncConfig,
 };
 use ldk_node::lightning::ln::msgs::SocketAddress;
-use ldk_node::tokio::runtime::{Builder as RuntimeBuilder, Handle, Runtime};
+use ldk_node::tokio::runtime::{Handle, Runtime};
 use ldk_node::tokio::sync::Mutex as AsyncMutex;
 use ldk_node::{Builder, Node, NodeError};
 
@@ -22,7 +22,7 @@ use super::ahead;
 use super::config::{LdkChainSource, LdkConfig};
 use super::health::NodeHealth;
 use super::kv::{LdkStore, block_on};
-use super::lease::{Fence, Moment};
+use super::lease::{Fence, Moment, workers};
 use super::operator::{node_key, peer_address};
 use super::records::{refused, unknown};
 use crate::lightning::LightningError;
@@ -73,7 +73,8 @@ type Liquidity = (PublicKey, SocketAddress, Option<String>);
 /// every worker that meets such a lock stands still, and the host's must not.
 pub(super) struct NodeHandle {
     pub(super) node: Option<Node>,
-    runtime: Mutex<Option<Runtime>>,
+    runtime: Arc<Mutex<Option<Runtime>>>,
+    fence: Arc<Fence>,
     handle: Handle,
 }
 
@@ -89,11 +90,25 @@ impl NodeHandle {
         }
     }
 
-    /// Ends every task of the node at its next pause, and waits for none.
     fn abandon(&self) {
-        if let Some(runtime) = lock(&self.runtime).take() {
-            runtime.shutdown_background();
+        self.fence.abandon(&self.runtime);
+    }
+
+    /// Stops it, or stops waiting for that once the fence is down: its threads may be parked (see
+    /// `kv.rs`), and it does nothing more, not even what belongs to a stop.
+    async fn end(self: Arc<Self>) -> Result<(), LightningError> {
+        if self.fence.is_down() {
+            self.abandon();
+            return Ok(());
         }
+        let node = Arc::clone(&self);
+        let stopping = self.handle.spawn_blocking(move || node.stop());
+        let stopped = ldk_node::tokio::select! {
+            stopped = stopping => stopped.map_err(|error| unknown(error.to_string())),
+            () = self.fence.down() => Ok(Ok(())),
+        };
+        self.abandon();
+        stopped?
     }
 }
 
@@ -218,9 +233,10 @@ impl LdkNode {
 
     /// Under the lock of the lifecycle.
     pub(super) fn refuse_while_it_runs(&self) -> Result<(), LightningError> {
-        match lock(&self.shared.seat).is_some() {
-            true => Err(refused("the node runs")),
-            false => Ok(()),
+        // A run that lost its place may not be cleared yet.
+        match self.shared.running() {
+            Ok(_) => Err(refused("the node runs")),
+            Err(_) => Ok(()),
         }
     }
 
@@ -253,7 +269,7 @@ impl LdkNode {
 }
 
 impl Running {
-    async fn call<T: Send + 'static>(
+    pub(super) async fn call<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Node) -> T + Send + 'static,
     ) -> Result<T, LightningError> {
@@ -338,19 +354,16 @@ impl Shared {
             Arc::clone(&self.health),
             Arc::clone(&fence),
         );
-        let runtime = RuntimeBuilder::new_multi_thread()
-            .worker_threads(2)
-            .thread_name("ldk")
-            .enable_all()
-            .build()
-            .map_err(|error| start_failed(error.to_string()))?;
+        let runtime = workers(&fence).map_err(|error| start_failed(error.to_string()))?;
         let handle = runtime.handle().clone();
+        let runtime = Arc::new(Mutex::new(Some(runtime)));
         let mut starting = NodeHandle {
             node: None,
-            runtime: Mutex::new(Some(runtime)),
+            runtime: Arc::clone(&runtime),
+            fence: Arc::clone(&fence),
             handle: handle.clone(),
         };
-        let shared = Arc::clone(&self);
+        let (shared, place) = (Arc::clone(&self), Arc::clone(&fence));
         let starting = handle.spawn_blocking(move || {
             let node = shared.build(&store, starting.handle.clone())?;
             let node = starting.node.insert(node);
@@ -368,8 +381,13 @@ impl Shared {
             });
             Ok(())
         });
-        let started = starting.await;
-        started.map_err(|error| start_failed(error.to_string()))?
+        ldk_node::tokio::select! {
+            started = starting => started.map_err(|error| start_failed(error.to_string()))?,
+            () = place.down() => {
+                place.abandon(&runtime);
+                Err(start_failed("the node lost its place while it started"))
+            }
+        }
     }
 
     /// Stops the node once it is fenced. Holds no strong reference meanwhile: a node that is
@@ -411,20 +429,7 @@ impl Shared {
             fence,
             ..
         } = running;
-        if fence.is_down() {
-            // It does nothing more, not even what belongs to a stop; and its threads may be
-            // parked (see `kv.rs`), so nothing is waited for.
-            node.abandon();
-            return Ok(());
-        }
-        let handle = node.handle.clone();
-        let stopping = Arc::clone(&node);
-        let stopping = handle.spawn_blocking(move || stopping.stop());
-        let stopped = ldk_node::tokio::select! {
-            stopped = stopping => stopped.map_err(|error| unknown(error.to_string()))?,
-            () = fence.down() => Ok(()),
-        };
-        node.abandon();
+        let stopped = node.end().await;
         let mut waited = Duration::ZERO;
         while stopped.is_ok() && !store.is_idle() && !fence.is_down() {
             if waited >= LAST_WRITES {
@@ -516,7 +521,7 @@ impl Drop for LdkNode {
         let spawned = std::thread::Builder::new()
             .name("ldk-stop".into())
             .spawn(move || {
-                let stopped = node.stop();
+                let stopped = block_on(node.end());
                 fence.end();
                 // Nobody is left to tell; a lease that is not given back runs out.
                 if stopped.is_ok() && !fence.is_down() {

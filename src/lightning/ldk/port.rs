@@ -184,16 +184,21 @@ impl LightningNode for LdkNode {
         let Some(node) = &running.node.node else {
             return Err(LightningError::NotRunning);
         };
-        ldk_node::tokio::select! {
-            event = node.next_event_async() => {
-                *lock(&running.delivered) = true;
-                let height = node.status().current_best_block.height;
-                let details = received_payment(&event).and_then(|id| node.payment(&id));
-                Ok(lightning_event(event, details.as_ref(), height))
-            }
-            () = moved => Err(self.shared.no_event()),
-            () = running.fence.down() => Err(self.shared.no_event()),
-        }
+        let event = ldk_node::tokio::select! {
+            event = node.next_event_async() => event,
+            () = moved => return Err(self.shared.no_event()),
+            () = running.fence.down() => return Err(self.shared.no_event()),
+        };
+        // ldk-node tells these under locks that it holds while it writes: on the host's thread, which
+        // the write may need, nothing would ever go on.
+        let told = running.call(move |node| {
+            let height = node.status().current_best_block.height;
+            let details = received_payment(&event).and_then(|id| node.payment(&id));
+            lightning_event(event, details.as_ref(), height)
+        });
+        let told = told.await.map_err(|_| self.shared.no_event())?;
+        *lock(&running.delivered) = true;
+        Ok(told)
     }
 
     async fn recover(&self) -> Result<Vec<LostChannel>, LightningError> {
