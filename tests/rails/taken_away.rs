@@ -1,0 +1,205 @@
+//! What was to go back before the chain took it away.
+
+use std::sync::Arc;
+
+use flashkit::invoices::{Invoice, InvoiceState, PaymentRules};
+use flashkit::ledger::Account;
+use flashkit::money::Currency;
+use flashkit::refunds::{
+    AnswerRefund, CancelRefund, CreateRefund, Refund, RefundAmount, RefundState, RefundTo,
+};
+use flashkit::{Error, Settings};
+
+use crate::refunds::order;
+use crate::support::gated_store::{GatedStore, Pause};
+use crate::support::key;
+use crate::support::shop::{SAT, jmd, sat};
+use crate::traps::{GONE, Set, block, set, set_on};
+
+/// What the host of a Lightning address answers first.
+const PAY_REQUEST: &str = r#"{"tag":"payRequest","callback":"https://x.com/cb","minSendable":1000,"maxSendable":90000000,"metadata":"[]"}"#;
+
+/// What a sale of 150,000 comes to, in sats.
+const PRICE: i64 = 10_000;
+
+fn to_ann(name: &str, invoice: &Invoice, amount: RefundAmount) -> CreateRefund {
+    let address = "ann@x.com".to_owned();
+    order(
+        name,
+        invoice,
+        RefundTo::LightningAddress { address },
+        amount,
+    )
+}
+
+fn answer(name: &str, refund: &Refund, body: &str) -> AnswerRefund {
+    AnswerRefund {
+        key: key(name),
+        refund: refund.id,
+        asked: refund.ask.clone().unwrap(),
+        body: body.to_owned(),
+    }
+}
+
+fn code<T>(told: Result<T, Error>) -> Result<T, &'static str> {
+    told.map_err(|error| error.code())
+}
+
+impl Set {
+    /// The merchant has 11,000 sats of another sale, and 10,000 of one that a block has.
+    async fn two_sales(&self) -> Invoice {
+        let other = self.sale("other", sat(11_000), PaymentRules::NONE).await;
+        self.over_lightning(&other, 11_000 * SAT).await;
+        let sale = self.sale("sale", jmd(150_000), PaymentRules::NONE).await;
+        assert_eq!(sale.amount_msat, PRICE * SAT);
+        self.chain(&sale, 1, PRICE, block(1)).await
+    }
+
+    /// A refund that has its first answer from whoever has the address.
+    async fn asked(&self, command: CreateRefund) -> Refund {
+        let refund = self.refund(command).await.unwrap();
+        let first = answer("first", &refund, PAY_REQUEST);
+        let refunds = self.engine.refunds();
+        let issuer = self.engine.issuer();
+        refunds.answer(&issuer, first).await.unwrap().value
+    }
+
+    async fn billed(&self, refund: &Refund) -> String {
+        let bill = self.customer.invoice(refund.sent_msat, "refund").await;
+        format!(r#"{{"pr":"{}","routes":[]}}"#, bill.unwrap())
+    }
+
+    async fn sats(&self, account: Account) -> i64 {
+        self.available(account).await / SAT
+    }
+}
+
+/// Whatever the amount was asked for as: what the chain took away meanwhile is not paid back out of
+/// what the merchant has of others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_gone_when_the_address_answers_is_not_paid_back() {
+    let minor_units = 150_000;
+    let currency = Currency::from_code("JMD").unwrap();
+    let amount_msat = PRICE * SAT;
+    for amount in [
+        RefundAmount::Everything,
+        RefundAmount::Bitcoin { amount_msat },
+        RefundAmount::RateThen { minor_units },
+        RefundAmount::RateNow { minor_units: None },
+        RefundAmount::Fiat {
+            currency,
+            minor_units,
+        },
+    ] {
+        let set = set().await;
+        let sale = set.two_sales().await;
+        let refund = set.asked(to_ann("back", &sale, amount)).await;
+        set.chain(&sale, 1, PRICE, GONE).await;
+        let (refunds, issuer) = (set.engine.refunds(), set.engine.issuer());
+        let reply = set.billed(&refund).await;
+        let gone = refunds
+            .answer(&issuer, answer("gone", &refund, &reply))
+            .await;
+        assert_eq!(
+            code(gone).map(drop),
+            Err("refund.exceeds_paid"),
+            "{amount:?}"
+        );
+        assert_eq!(set.sats(set.payable()).await, 11_000, "{amount:?}");
+        assert_eq!(set.node.sent.lock().unwrap().len(), 0);
+        // When it is there again it goes back.
+        set.chain(&sale, 1, PRICE, block(1)).await;
+        let sent = refunds
+            .answer(&issuer, answer("there", &refund, &reply))
+            .await;
+        set.until_refund(&sent.unwrap(), RefundState::Succeeded)
+            .await;
+        assert_eq!(set.sats(set.payable()).await, 11_000, "{amount:?}");
+    }
+}
+
+/// Of two payments one vanishes: what is left of them is no more than goes back, whatever of the
+/// invoice that is at the rate of now.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_bitcoin_than_is_left_is_not_paid_back_at_the_rate_of_now() {
+    let set = set().await;
+    let other = set.sale("other", sat(11_000), PaymentRules::NONE).await;
+    set.over_lightning(&other, 11_000 * SAT).await;
+    let sale = set.sale("sale", jmd(150_000), PaymentRules::NONE).await;
+    for output in [1, 2] {
+        set.chain(&sale, output, PRICE / 2, block(1)).await;
+    }
+    // Bitcoin costs half as much: 4,000 sats of the invoice are 8,000 now.
+    set.rate("7500000");
+    let minor_units = Some(60_000);
+    let amount = RefundAmount::RateNow { minor_units };
+    let refund = set.asked(to_ann("back", &sale, amount)).await;
+    let (covers, amount) = (refund.covers_msat / SAT, refund.amount_msat / SAT);
+    assert_eq!((covers, amount), (4_000, 8_000));
+    set.chain(&sale, 1, PRICE / 2, GONE).await;
+    let reply = set.billed(&refund).await;
+    let (refunds, issuer) = (set.engine.refunds(), set.engine.issuer());
+    let sent = refunds.answer(&issuer, answer("sent", &refund, &reply));
+    assert_eq!(code(sent.await).map(drop), Err("refund.exceeds_paid"));
+    assert_eq!(set.sats(set.payable()).await, 16_000);
+}
+
+/// What came too late waits in suspense for a person: it is not there in the place of the price.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refund_of_the_price_is_not_covered_by_what_waits_in_suspense() {
+    let set = set().await;
+    let sale = set.two_sales().await;
+    let amount_msat = PRICE * SAT;
+    let amount = RefundAmount::Bitcoin { amount_msat };
+    let refund = set.asked(to_ann("back", &sale, amount)).await;
+    set.chain(&sale, 1, PRICE, GONE).await;
+    set.pass(601);
+    set.until(&sale, InvoiceState::Expired).await;
+    set.chain(&sale, 2, PRICE, block(1)).await;
+    let reply = set.billed(&refund).await;
+    let (refunds, issuer) = (set.engine.refunds(), set.engine.issuer());
+    let sent = refunds
+        .answer(&issuer, answer("sent", &refund, &reply))
+        .await;
+    assert_eq!(code(sent).map(drop), Err("refund.exceeds_paid"));
+    // Asked for anew, it is paid out of there.
+    let command = CancelRefund {
+        key: key("cancel"),
+        refund: refund.id,
+    };
+    refunds.cancel(&issuer, command).await.unwrap();
+    let refund = set.refund(to_ann("again", &sale, amount)).await.unwrap();
+    let asks = refunds.answer(&issuer, answer("1", &refund, PAY_REQUEST));
+    let asks = asks.await.unwrap().value;
+    let sent = refunds.answer(&issuer, answer("2", &asks, &reply)).await;
+    set.until_refund(&sent.unwrap(), RefundState::Succeeded)
+        .await;
+    assert_eq!(set.sats(set.payable()).await, 11_000);
+    assert_eq!(set.sats(Account::suspense()).await, 0);
+}
+
+/// The chain takes it away while the answer is decided: the commit sees it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_goes_while_an_answer_is_decided_is_not_paid_back() {
+    let pause = Arc::new(Pause::default());
+    let set = set_on(Settings::default(), |store| {
+        Arc::new(GatedStore::pausing(Arc::new(store), pause.clone()))
+    })
+    .await;
+    let sale = set.two_sales().await;
+    let amount_msat = PRICE * SAT;
+    let amount = RefundAmount::Bitcoin { amount_msat };
+    let refund = set.asked(to_ann("back", &sale, amount)).await;
+    let reply = set.billed(&refund).await;
+    let (refunds, issuer) = (set.engine.refunds(), set.engine.issuer());
+    pause.arm("refunds.answer");
+    let command = answer("race", &refund, &reply);
+    let racing = tokio::spawn(async move { refunds.answer(&issuer, command).await });
+    pause.reached().await;
+    set.chain(&sale, 1, PRICE, GONE).await;
+    pause.release();
+    let told = racing.await.unwrap();
+    assert_eq!(code(told).map(drop), Err("refund.exceeds_paid"));
+    assert_eq!(set.sats(set.payable()).await, 11_000);
+    assert_eq!(set.node.sent.lock().unwrap().len(), 0);
+}
