@@ -271,9 +271,11 @@ impl Refunds {
     /// What the host fetched: the next question, or the invoice that is paid.
     pub(super) async fn decide_answer(
         &self,
+        caller: &Caller,
         command: &AnswerRefund,
     ) -> Result<Decision<Refund>, Error> {
         let found = self.require(command.refund).await?;
+        drafting::admit_known(caller, &found.value)?;
         let mut refund = self.waiting(&found)?;
         let asked = refund.ask.take();
         let is_first = match &refund.to {
@@ -331,7 +333,9 @@ impl Refunds {
             }
             .into());
         }
+        // No more than whoever asked for it was to give out.
         let posting = &mut refund.posting;
+        posting.from_suspense_msat = posting.to_take_msat;
         let mut steps = vec![invoices::guard(&invoice)];
         steps.extend(drafting::given_out(core, &came, refund.id, posting)?);
         Ok(steps)
@@ -339,9 +343,11 @@ impl Refunds {
 
     pub(super) async fn decide_cancel(
         &self,
+        caller: &Caller,
         command: &CancelRefund,
     ) -> Result<Decision<Refund>, Error> {
         let found = self.require(command.refund).await?;
+        drafting::admit_known(caller, &found.value)?;
         let mut refund = self.waiting(&found)?;
         refund.state = RefundState::Cancelled;
         refund.ask = None;

@@ -6,7 +6,8 @@ use flashkit::invoices::{Invoice, InvoiceState, PaymentRules};
 use flashkit::ledger::Account;
 use flashkit::money::Currency;
 use flashkit::refunds::{
-    AnswerRefund, CancelRefund, CreateRefund, Refund, RefundAmount, RefundState, RefundTo,
+    AnswerRefund, CancelRefund, CreateRefund, Refund, RefundAmount, RefundFeeBearer, RefundState,
+    RefundTo,
 };
 use flashkit::{Error, Settings};
 
@@ -202,4 +203,68 @@ async fn what_goes_while_an_answer_is_decided_is_not_paid_back() {
     assert_eq!(code(told).map(drop), Err("refund.exceeds_paid"));
     assert_eq!(set.sats(set.payable()).await, 11_000);
     assert_eq!(set.node.sent.lock().unwrap().len(), 0);
+}
+
+/// Whereto the issuer's refund goes is the issuer's to say: of what waits in suspense, and where the
+/// operator bears what it costs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_till_does_not_answer_for_what_is_the_issuers_to_pay_back() {
+    let set = set().await;
+    let other = set.sale("other", sat(1_000), PaymentRules::NONE).await;
+    set.over_lightning(&other, 1_000 * SAT).await;
+    let late = set.sale("late", sat(2_000), PaymentRules::NONE).await;
+    set.pass(601);
+    set.until(&late, InvoiceState::Expired).await;
+    set.chain(&late, 2, 2_000, block(1)).await;
+    let (refunds, issuer) = (set.engine.refunds(), set.engine.issuer());
+    let till = &set.merchant.till;
+    let suspense = to_ann("late", &late, RefundAmount::Everything);
+    let costs = CreateRefund {
+        fee_bearer: RefundFeeBearer::Operator,
+        ..to_ann("costs", &other, RefundAmount::Everything)
+    };
+    for (name, command) in [("late", suspense), ("costs", costs)] {
+        let refund = set.refund(command).await.unwrap();
+        let told = |step: &str, refund: &Refund, body: &str| {
+            answer(&format!("{name}/{step}"), refund, body)
+        };
+        let first = told("first", &refund, PAY_REQUEST);
+        let by_till = refunds.answer(till, first.clone()).await;
+        assert_eq!(code(by_till).map(drop), Err("access.not_allowed"));
+        let asks = refunds.answer(&issuer, first).await.unwrap().value;
+        let reply = set.billed(&refund).await;
+        let second = told("second", &asks, &reply);
+        let by_till = refunds.answer(till, second.clone()).await;
+        assert_eq!(code(by_till).map(drop), Err("access.not_allowed"));
+        let command = CancelRefund {
+            key: key(&format!("{name}/cancel")),
+            refund: refund.id,
+        };
+        let by_till = refunds.cancel(till, command).await;
+        assert_eq!(code(by_till).map(drop), Err("access.not_allowed"));
+        let sent = refunds.answer(&issuer, second).await.unwrap();
+        set.until_refund(&sent, RefundState::Succeeded).await;
+    }
+}
+
+/// For a till there is nothing in suspense: its own refund of the sale leaves what waits there alone,
+/// also when its address answers.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_refund_of_a_till_takes_nothing_out_of_suspense() {
+    let set = set().await;
+    let sale = set.two_sales().await;
+    set.chain(&sale, 2, 3_000, block(1)).await;
+    assert_eq!(set.sats(Account::suspense()).await, 3_000);
+    let (refunds, till) = (set.engine.refunds(), &set.merchant.till);
+    let command = to_ann("till", &sale, RefundAmount::Everything);
+    let refund = refunds.create(till, command).await.unwrap().value;
+    assert_eq!(refund.amount_msat, PRICE * SAT);
+    let asks = refunds.answer(till, answer("1", &refund, PAY_REQUEST));
+    let asks = asks.await.unwrap().value;
+    let reply = set.billed(&refund).await;
+    let sent = refunds.answer(till, answer("2", &asks, &reply)).await;
+    set.until_refund(&sent.unwrap(), RefundState::Succeeded)
+        .await;
+    assert_eq!(set.sats(Account::suspense()).await, 3_000);
+    assert_eq!(set.sats(set.payable()).await, 11_000);
 }
