@@ -11,6 +11,11 @@ impl InvoicePayment {
         self.rail != Rail::OnChain && self.state == InvoicePaymentState::Pending
     }
 
+    /// It is set aside, and waits for a person.
+    pub(super) fn is_authorized(&self) -> bool {
+        self.state == InvoicePaymentState::Authorized
+    }
+
     /// What counts of it is decided, whatever becomes of others.
     pub(super) fn is_fixed(&self) -> bool {
         self.is_live() && (self.rail != Rail::OnChain || self.state == InvoicePaymentState::Settled)
@@ -118,6 +123,35 @@ impl Invoice {
             InvoiceState::Expired
         } else {
             InvoiceState::New
+        }
+    }
+
+    /// The kind of the event that tells of it, which was `before`.
+    pub(super) fn event(&self, before: &Self) -> &'static str {
+        if self.flags.marked != before.flags.marked {
+            return match self.flags.marked.as_ref().map(|mark| mark.as_state) {
+                Some(MarkedAs::GivenUp) => "invoice.given_up",
+                Some(MarkedAs::Cancelled) => "invoice.cancelled",
+                _ => "invoice.marked",
+            };
+        }
+        if self.flags.reorged_msat > before.flags.reorged_msat {
+            return "invoice.reorged";
+        }
+        if self.flags.refunded_msat > before.flags.refunded_msat {
+            return "invoice.refunded";
+        }
+        if self.state == before.state {
+            return "invoice.updated";
+        }
+        let authorized = self.payments.iter().any(InvoicePayment::is_authorized);
+        match self.state {
+            InvoiceState::New => "invoice.reopened",
+            InvoiceState::Processing if authorized => "invoice.authorized",
+            InvoiceState::Processing => "invoice.processing",
+            InvoiceState::Settled => "invoice.settled",
+            InvoiceState::Expired => "invoice.expired",
+            InvoiceState::Invalid => "invoice.invalid",
         }
     }
 

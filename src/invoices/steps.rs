@@ -2,7 +2,7 @@
 
 use super::model::{Custody, Invoice, InvoicePurpose, InvoiceState};
 use super::moved::Moved;
-use super::payment::{InvoicePayment, InvoicePaymentState, MarkedAs, PaymentEntries, Rail};
+use super::payment::{InvoicePayment, PaymentEntries, Rail};
 use super::rules::{Move, Outcome, claim_name, state_key};
 use super::{CHECK_JOB, EXPIRE_JOB, HOLD_JOB, INVOICES, MONITOR_JOB, RAIL_JOB, own_wallet, search};
 use crate::Error;
@@ -139,7 +139,7 @@ pub(super) fn steps(
     for step in moves {
         carry_out(step, &mut after, context, &mut moved)?;
     }
-    let event = event(before, &after);
+    let event = after.event(before);
     // Written first: whoever lost a race is to read again, and not to find the hold gone.
     let mut steps = write(invoice, &mut after, event)?.to_vec();
     steps.append(&mut moved.steps);
@@ -148,42 +148,9 @@ pub(super) fn steps(
     Ok((after, moved))
 }
 
-fn event(before: &Invoice, after: &Invoice) -> &'static str {
-    let mark = |invoice: &Invoice| invoice.flags.marked.as_ref().map(|mark| mark.at_ms);
-    if mark(before) != mark(after) {
-        return match after.flags.marked.as_ref().map(|mark| mark.as_state) {
-            Some(MarkedAs::GivenUp) => "invoice.given_up",
-            Some(MarkedAs::Cancelled) => "invoice.cancelled",
-            _ => "invoice.marked",
-        };
-    }
-    if after.flags.reorged_msat > before.flags.reorged_msat {
-        return "invoice.reorged";
-    }
-    if after.flags.refunded_msat > before.flags.refunded_msat {
-        return "invoice.refunded";
-    }
-    if after.state == before.state {
-        return "invoice.updated";
-    }
-    let authorized = after.payments.iter().any(is_authorized);
-    match after.state {
-        InvoiceState::New => "invoice.reopened",
-        InvoiceState::Processing if authorized => "invoice.authorized",
-        InvoiceState::Processing => "invoice.processing",
-        InvoiceState::Settled => "invoice.settled",
-        InvoiceState::Expired => "invoice.expired",
-        InvoiceState::Invalid => "invoice.invalid",
-    }
-}
-
-fn is_authorized(payment: &InvoicePayment) -> bool {
-    payment.state == InvoicePaymentState::Authorized
-}
-
 /// When what is set aside by book goes back.
 fn held_until_ms(invoice: &Invoice) -> Option<i64> {
-    let held = invoice.payments.iter().filter(|paid| is_authorized(paid));
+    let held = invoice.payments.iter().filter(|paid| paid.is_authorized());
     held.filter_map(|paid| paid.held_until_ms).min()
 }
 

@@ -404,6 +404,17 @@ async fn late_and_over_and_under_and_marked_stand_beside_each_other() {
         marked.flags.marked.as_ref().unwrap().missing_msat,
         600 * SAT
     );
+    // Said otherwise in the same millisecond, it is told as that.
+    let command = MarkInvoice {
+        key: key("mark again"),
+        invoice: other.id,
+        as_state: MarkedAs::Invalid,
+        reason: "the cash was not".to_owned(),
+    };
+    let invoices = set.engine.invoices();
+    invoices.mark(&set.engine.issuer(), command).await.unwrap();
+    let events = set.events(&other).await;
+    assert_eq!(events[events.len() - 2..], ["marked", "marked"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
