@@ -27,8 +27,7 @@ pub(super) struct Context<'a> {
     pub(super) credit: Account,
     /// The account that a surplus goes to.
     pub(super) surplus: Account,
-    /// The most that a card may come to.
-    pub(super) credit_ceiling: Option<i64>,
+    pub(super) ceilings: Ceilings,
     /// Whose account a payment by book comes from.
     pub(super) payer: Option<Account>,
     /// What the operator keeps of what goes to the merchant's own wallet.
@@ -37,6 +36,25 @@ pub(super) struct Context<'a> {
     pub(super) owes: Option<Account>,
     /// The steps that bring back what went on from the account that it is to be taken back from.
     pub(super) brought_back: Vec<Step>,
+}
+
+/// The most that the cards may come to which money that can still go back goes on.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Ceilings {
+    /// That of what counts.
+    pub(super) counted: Option<i64>,
+    /// That of a surplus, by rule.
+    pub(super) surplus: Option<i64>,
+}
+
+impl Context<'_> {
+    fn ceiling_of(&self, account: Account) -> Option<i64> {
+        match account {
+            own if own == self.credit => self.ceilings.counted,
+            other if other == self.surplus => self.ceilings.surplus,
+            _ => None,
+        }
+    }
 }
 
 /// What whoever has an account owes the operator.
@@ -248,7 +266,6 @@ fn parts(invoice: &Invoice, at: usize, context: &Context<'_>) -> Result<Parts, E
     };
     let mut transfer = |debit: Account, credit: Account, amount: i64, kind: TransferKind| {
         let id = (context.new_id)()?;
-        let is_card = credit == context.credit;
         transfers.push(NewTransfer {
             id,
             debit,
@@ -256,7 +273,7 @@ fn parts(invoice: &Invoice, at: usize, context: &Context<'_>) -> Result<Parts, E
             amount,
             kind,
             reference: invoice.id.to_string(),
-            credit_ceiling: context.credit_ceiling.filter(|_| is_card),
+            credit_ceiling: context.ceiling_of(credit),
         });
         Ok::<_, Error>(id)
     };
