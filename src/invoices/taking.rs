@@ -98,7 +98,7 @@ pub(super) async fn decide_of(
         onward.extend(cards::onward(core, credit).await?);
         onward.extend(cards::onward(core, surplus).await?);
     }
-    let brought_back = brought_back(core, invoice, &outcome, &mut guards).await?;
+    let brought_back = brought_back(core, invoice, &outcome, &mut guards, &mut onward).await?;
     let receipt = receipts::owed(core, &invoice.value, &outcome.after).await?;
     let payers = by_book::payers_end(core, &invoice.value, &outcome.moves).await?;
     let lows = looks(core, &invoice.value, &outcome.moves).await?;

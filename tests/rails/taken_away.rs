@@ -1,21 +1,27 @@
-//! What was to go back before the chain took it away.
+//! What was to go back, or went on to another card, before the chain took it away.
 
 use std::sync::Arc;
 
-use flashkit::invoices::{Invoice, InvoiceState, PaymentRules};
+use flashkit::cards::{CardLimits, IssueCard, ReplaceCard};
+use flashkit::invoices::{
+    CreateInvoice, Custody, Invoice, InvoiceOptions, InvoicePurpose, InvoiceState, PaymentRules,
+    Rail,
+};
 use flashkit::ledger::Account;
-use flashkit::money::Currency;
+use flashkit::money::{Currency, Spread, SpreadSide};
+use flashkit::rates::RatePolicy;
 use flashkit::refunds::{
     AnswerRefund, CancelRefund, CreateRefund, Refund, RefundAmount, RefundFeeBearer, RefundState,
     RefundTo,
 };
+use flashkit::testkit::virtual_card::VirtualCard;
 use flashkit::{Error, Settings};
 
 use crate::refunds::order;
 use crate::support::gated_store::{GatedStore, Pause};
 use crate::support::key;
-use crate::support::shop::{SAT, jmd, sat};
-use crate::traps::{GONE, Set, block, set, set_on};
+use crate::support::shop::{self, HeldCard, SAT, jmd, sat};
+use crate::traps::{GONE, Set, block, on_chain, set, set_on, set_with};
 
 /// What the host of a Lightning address answers first.
 const PAY_REQUEST: &str = r#"{"tag":"payRequest","callback":"https://x.com/cb","minSendable":1000,"maxSendable":90000000,"metadata":"[]"}"#;
@@ -267,4 +273,74 @@ async fn the_refund_of_a_till_takes_nothing_out_of_suspense() {
         .await;
     assert_eq!(set.sats(Account::suspense()).await, 3_000);
     assert_eq!(set.sats(set.payable()).await, 11_000);
+}
+
+/// The operator's share of a top-up comes back to the card that was topped up, which is out of use:
+/// from there it goes on to the card in its place, which gave all of the top-up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_of_a_top_up_that_vanishes_is_left_on_a_card_that_was_replaced() {
+    let settings = Settings {
+        rates: RatePolicy {
+            spread: Some(Spread {
+                bps: 150,
+                side: SpreadSide::CustomerPays,
+            }),
+            ..Settings::default().rates
+        },
+        ..Settings::default()
+    };
+    let set = set_with(settings).await;
+    let old = shop::card(&set.engine, shop::UID, CardLimits::default()).await;
+    let purpose = InvoicePurpose::TopUp { card: old.id };
+    let options = InvoiceOptions {
+        rails: vec![Rail::OnChain],
+        ..on_chain("top-up", Custody::Operator)
+    };
+    let command = CreateInvoice {
+        purpose,
+        ..set.command("top-up", jmd(150_000), options)
+    };
+    let top_up = set.make(command).await.unwrap();
+    assert_eq!(top_up.amount_msat, 10_150 * SAT);
+    let sats = 10_150;
+    set.chain(&top_up, 1, sats, block(1)).await;
+    assert_eq!(set.sats(Account::spread_income()).await, 150);
+    let new = replaced(&set, &old).await;
+    shop::top_up(&set.engine, &set.customer, &new, "own", sat(5_000)).await;
+    let on_cards = async || {
+        let [old, new] = [old.id, new.id].map(Account::card_balance);
+        (set.sats(old).await, set.sats(new).await)
+    };
+    assert_eq!(on_cards().await, (0, 15_000));
+    for _ in 0..2 {
+        set.chain(&top_up, 1, sats, GONE).await;
+        assert_eq!(on_cards().await, (0, 5_000));
+        assert_eq!(set.sats(Account::spread_income()).await, 0);
+        set.chain(&top_up, 1, sats, block(1)).await;
+        assert_eq!(on_cards().await, (0, 15_000));
+    }
+}
+
+/// A card in the place of another.
+async fn replaced(set: &Set, old: &HeldCard) -> HeldCard {
+    let (cards, issuer) = (set.engine.cards(), set.engine.issuer());
+    let uid = "04a39493cc8681";
+    let command = IssueCard {
+        key: key("new"),
+        uid: uid.to_owned(),
+        existing_chip: None,
+        limits: CardLimits::default(),
+        program: None,
+    };
+    let id = cards.issue(&issuer, command).await.unwrap().id;
+    let keys = cards.programming_keys(&issuer, uid).await.unwrap();
+    let mut chip = VirtualCard::program(uid, &keys).unwrap();
+    let command = ReplaceCard {
+        key: key("replace"),
+        card: old.id,
+        tap: chip.tap(),
+    };
+    let activation = cards.replace(&old.holder, command).await.unwrap();
+    let holder = activation.holder.clone();
+    HeldCard { id, holder, chip }
 }
