@@ -125,7 +125,8 @@ pub struct PaymentRules {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refund_up_to_per_mille: Option<u32>,
     /// How many confirmations a payment on chain needs, by its amount: the first tier whose amount
-    /// is not exceeded, else the last one's. 1 where there is none.
+    /// is not exceeded. Beyond the last tier what that one says, and never none: 1 at least. 1 where
+    /// there is no tier.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub confirmations: Vec<ConfirmationTier>,
 }
@@ -169,9 +170,14 @@ impl PaymentRules {
     /// How many confirmations a payment of this amount needs.
     pub fn confirmations_for(&self, amount_msat: i64) -> u32 {
         let fits = |tier: &&ConfirmationTier| amount_msat <= tier.up_to_msat;
-        let tier = self.confirmations.iter().find(fits);
-        tier.or(self.confirmations.last())
-            .map_or(1, |tier| tier.confirmations)
+        match self.confirmations.iter().find(fits) {
+            Some(tier) => tier.confirmations,
+            // What is said of less does not let it settle unconfirmed.
+            None => self
+                .confirmations
+                .last()
+                .map_or(1, |last| last.confirmations.max(1)),
+        }
     }
 
     /// What may be missing of an amount.
