@@ -63,10 +63,20 @@ impl Invoice {
         let missing_msat = self.amount_msat.saturating_sub(counted_msat).max(0);
         self.received_msat = received_msat;
         self.note_refund_due();
-        self.flags.overpaid_msat = overpaid_msat;
+        let beyond_msat = self.beyond_price_msat(counted_msat);
+        self.flags.overpaid_msat = overpaid_msat.saturating_add(beyond_msat);
         self.flags.late_msat = late_msat;
         self.flags.underpaid_msat = if counted_msat > 0 { missing_msat } else { 0 };
         self.state = self.standing(counted_msat, now_ms);
+    }
+
+    /// What counts beyond the price: where what was to go back did not, and was paid again meanwhile.
+    /// The part of a sat is none.
+    pub(super) fn beyond_price_msat(&self, counted_msat: i64) -> i64 {
+        match counted_msat.saturating_sub(self.amount_msat) {
+            beyond_msat @ 1_000.. if !self.is_open_amount() => beyond_msat,
+            _ => 0,
+        }
     }
 
     /// What of the surplus is to be paid back and was not: whatever was paid back was the surplus
@@ -76,7 +86,8 @@ impl Invoice {
             .payments
             .iter()
             .filter(|payment| payment.state == InvoicePaymentState::Settled && !payment.suspended);
-        let surplus_msat = came.fold(0_i64, |sum, payment| {
+        let beyond_msat = self.beyond_price_msat(self.kept(self.received_msat));
+        let surplus_msat = came.fold(beyond_msat, |sum, payment| {
             sum.saturating_add(payment.surplus_msat())
         });
         self.refund_due_msat = match self.rules().surplus {

@@ -275,6 +275,43 @@ async fn the_refund_of_a_till_takes_nothing_out_of_suspense() {
     assert_eq!(set.sats(set.payable()).await, 11_000);
 }
 
+/// A part is to go back, and all of the price comes meanwhile. When the part is not sent after all,
+/// the merchant has it beside the price, and says so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_part_that_does_not_go_back_is_too_much_beside_the_price() {
+    let set = set().await;
+    let rules = PaymentRules {
+        accept_late_within_per_mille: Some(0),
+        ..PaymentRules::NONE
+    };
+    let sale = set.sale("sale", sat(10_000), rules).await;
+    set.chain(&sale, 1, 4_000, block(1)).await;
+    set.pass(601);
+    set.until(&sale, InvoiceState::Expired).await;
+    let back = to_ann("back", &sale, RefundAmount::Everything);
+    let back = set.refund(back).await.unwrap();
+    let paid = set.chain(&sale, 2, 10_000, block(1)).await;
+    assert_eq!(
+        (paid.state, paid.flags.overpaid_msat),
+        (InvoiceState::Settled, 0)
+    );
+    let (refunds, issuer) = (set.engine.refunds(), set.engine.issuer());
+    let command = CancelRefund {
+        key: key("cancel"),
+        refund: back.id,
+    };
+    refunds.cancel(&issuer, command).await.unwrap();
+    let over = set.get(&sale).await;
+    assert_eq!(
+        (over.state, over.flags.overpaid_msat),
+        (InvoiceState::Settled, 4_000 * SAT)
+    );
+    assert_eq!(set.sats(set.payable()).await, 14_000);
+    let bearer = RefundFeeBearer::Merchant;
+    let quote = refunds.quote(&issuer, sale.id, RefundAmount::Surplus, bearer);
+    assert_eq!(quote.await.unwrap().amount_msat, 4_000 * SAT);
+}
+
 /// The operator's share of a top-up comes back to the card that was topped up, which is out of use:
 /// from there it goes on to the card in its place, which gave all of the top-up.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
