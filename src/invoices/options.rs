@@ -69,6 +69,14 @@ pub struct InvoiceOptions {
     pub address: Option<GivenAddress>,
     /// Its payment is only set aside, until it is captured or given back. Lightning and book
     /// alone, and the exact amount alone.
+    ///
+    /// By book it stays set aside for as long as
+    /// [`Settings::authorization_ms`](crate::Settings::authorization_ms) says. Over Lightning it does so
+    /// for minutes: a node can claim until 39 blocks before a payment's end, LDK's texts
+    /// ask payers for 42 and no more can be asked for, and the payment goes back when 2 are left. Of
+    /// a payer that adds none of its own that leaves a single block, 10 minutes on average, and of
+    /// LND, which adds 3, some 40. What is to wait for hours, such as for goods to be packed, is paid
+    /// by book, or is paid and refunded.
     #[serde(skip_serializing_if = "is_false")]
     pub hold: bool,
     /// For how long after its time payments on chain are followed: 0 to 90 days; a day where it is
