@@ -173,7 +173,9 @@ impl ChainSource for Esplora {
         if answer.is_ok() {
             return Ok(());
         }
-        if answer.status >= 500 {
+        // Only this is what its node says of the transaction: any other is the server's own trouble,
+        // such as too many questions.
+        if answer.status != 400 {
             return Err(ChainError::Unreachable {
                 reason: format!("it answers with status {}", answer.status),
             });

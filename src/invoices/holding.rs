@@ -40,7 +40,8 @@ impl Invoices {
     /// Takes what was set aside for a hold invoice. The answer says `processing`; that the money
     /// is booked follows as an event. Whoever may make the invoice may capture it. What is within
     /// two blocks of its deadline is not taken any more: it goes back, since a claim could come
-    /// too late.
+    /// too late. Over Lightning that is minutes after it came: see
+    /// [`hold`](super::InvoiceOptions::hold).
     ///
     /// # Errors
     /// `invoice.not_found`, `invoice.not_authorized`, `invoice.capture_too_late`,

@@ -35,17 +35,23 @@ pub(super) fn captured(outcome: &Outcome) -> Vec<usize> {
     at.collect()
 }
 
-/// What the chain takes back is wherever the card's money went since: the steps that bring it back.
+/// What the chain takes back is wherever the card's money went since: the steps that bring it back,
+/// and those by which what is left of it then goes on again, since the operator's share of it comes
+/// back as well.
 pub(super) async fn brought_back(
     core: &Core,
     invoice: &Loaded<Invoice>,
     outcome: &Outcome,
     guards: &mut Vec<Step>,
+    onward: &mut Vec<Step>,
 ) -> Result<Vec<Step>, Error> {
     let mut steps = Vec::new();
     for undone in undone(invoice, outcome) {
         let (held, back) = cards::back_from(core, undone).await?;
         guards.extend(held);
+        if let Some(Step::TransferUpTo(back)) = &back {
+            onward.extend(cards::onward(core, back.credit).await?);
+        }
         steps.extend(back);
     }
     Ok(steps)

@@ -24,9 +24,10 @@ impl Invoices {
     /// about to be, once its Lightning address has answered) or went on a card by rule is not taken
     /// from there, and the invoice stands unpaid with its `overpaid_msat` beside
     /// `reorged_msat`; and what had the confirmations that it needed stays settled when more comes
-    /// and all of it together needs more. What was known more than two hours before the invoice was
-    /// made did not pay it: it is money at any other address, or, at one of the merchant's own, nothing
-    /// of these books. True when the address is an invoice's; money at any other
+    /// and all of it together needs more. What was known more than a day before the invoice was made,
+    /// or where the chain's height was known when its address was given out, what was in a block well
+    /// below that, did not pay it: it is money at any other address, or, at one of the merchant's own,
+    /// nothing of these books. True when the address is an invoice's; money at any other
     /// waits in suspense while a block has it. Issuer only.
     ///
     /// # Errors

@@ -69,6 +69,14 @@ pub struct InvoiceOptions {
     pub address: Option<GivenAddress>,
     /// Its payment is only set aside, until it is captured or given back. Lightning and book
     /// alone, and the exact amount alone.
+    ///
+    /// By book it stays set aside for as long as
+    /// [`Settings::authorization_ms`](crate::Settings::authorization_ms) says. Over Lightning it does so
+    /// for minutes: a node can claim until 39 blocks before a payment's end, LDK's texts
+    /// ask payers for 42 and no more can be asked for, and the payment goes back when 2 are left. Of
+    /// a payer that adds none of its own that leaves a single block, 10 minutes on average, and of
+    /// LND, which adds 3, some 40. What is to wait for hours, such as for goods to be packed, is paid
+    /// by book, or is paid and refunded.
     #[serde(skip_serializing_if = "is_false")]
     pub hold: bool,
     /// For how long after its time payments on chain are followed: 0 to 90 days; a day where it is
@@ -125,7 +133,8 @@ pub struct PaymentRules {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refund_up_to_per_mille: Option<u32>,
     /// How many confirmations a payment on chain needs, by its amount: the first tier whose amount
-    /// is not exceeded, else the last one's. 1 where there is none.
+    /// is not exceeded. Beyond the last tier what that one says, and never none: 1 at least. 1 where
+    /// there is no tier.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub confirmations: Vec<ConfirmationTier>,
 }
@@ -169,9 +178,14 @@ impl PaymentRules {
     /// How many confirmations a payment of this amount needs.
     pub fn confirmations_for(&self, amount_msat: i64) -> u32 {
         let fits = |tier: &&ConfirmationTier| amount_msat <= tier.up_to_msat;
-        let tier = self.confirmations.iter().find(fits);
-        tier.or(self.confirmations.last())
-            .map_or(1, |tier| tier.confirmations)
+        match self.confirmations.iter().find(fits) {
+            Some(tier) => tier.confirmations,
+            // What is said of less does not let it settle unconfirmed.
+            None => self
+                .confirmations
+                .last()
+                .map_or(1, |last| last.confirmations.max(1)),
+        }
     }
 
     /// What may be missing of an amount.

@@ -45,7 +45,10 @@ fn owner_of(purpose: InvoicePurpose) -> SuspenseTarget {
 /// What came by the settled payments of an invoice and is its owner's, or waits in suspense. What
 /// went on another card as surplus, or was given to somebody else, cannot be paid back by it.
 pub(crate) async fn refundable(core: &Core, invoice: &Invoice) -> Result<Refundable, Error> {
-    let mut sum = Refundable::default();
+    let mut sum = Refundable {
+        surplus_msat: invoice.beyond_price_msat(invoice.kept(invoice.received_msat)),
+        ..Refundable::default()
+    };
     let settled = |paid: &&InvoicePayment| paid.state == InvoicePaymentState::Settled;
     for paid in invoice.payments.iter().filter(settled) {
         sum.owners_msat = sum.owners_msat.saturating_add(paid.counted_msat);

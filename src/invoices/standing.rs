@@ -11,6 +11,11 @@ impl InvoicePayment {
         self.rail != Rail::OnChain && self.state == InvoicePaymentState::Pending
     }
 
+    /// It is set aside, and waits for a person.
+    pub(super) fn is_authorized(&self) -> bool {
+        self.state == InvoicePaymentState::Authorized
+    }
+
     /// What counts of it is decided, whatever becomes of others.
     pub(super) fn is_fixed(&self) -> bool {
         self.is_live() && (self.rail != Rail::OnChain || self.state == InvoicePaymentState::Settled)
@@ -58,10 +63,20 @@ impl Invoice {
         let missing_msat = self.amount_msat.saturating_sub(counted_msat).max(0);
         self.received_msat = received_msat;
         self.note_refund_due();
-        self.flags.overpaid_msat = overpaid_msat;
+        let beyond_msat = self.beyond_price_msat(counted_msat);
+        self.flags.overpaid_msat = overpaid_msat.saturating_add(beyond_msat);
         self.flags.late_msat = late_msat;
         self.flags.underpaid_msat = if counted_msat > 0 { missing_msat } else { 0 };
         self.state = self.standing(counted_msat, now_ms);
+    }
+
+    /// What counts beyond the price: where what was to go back did not, and was paid again meanwhile.
+    /// The part of a sat is none.
+    pub(super) fn beyond_price_msat(&self, counted_msat: i64) -> i64 {
+        match counted_msat.saturating_sub(self.amount_msat) {
+            beyond_msat @ 1_000.. if !self.is_open_amount() => beyond_msat,
+            _ => 0,
+        }
     }
 
     /// What of the surplus is to be paid back and was not: whatever was paid back was the surplus
@@ -71,7 +86,8 @@ impl Invoice {
             .payments
             .iter()
             .filter(|payment| payment.state == InvoicePaymentState::Settled && !payment.suspended);
-        let surplus_msat = came.fold(0_i64, |sum, payment| {
+        let beyond_msat = self.beyond_price_msat(self.kept(self.received_msat));
+        let surplus_msat = came.fold(beyond_msat, |sum, payment| {
             sum.saturating_add(payment.surplus_msat())
         });
         self.refund_due_msat = match self.rules().surplus {
@@ -118,6 +134,35 @@ impl Invoice {
             InvoiceState::Expired
         } else {
             InvoiceState::New
+        }
+    }
+
+    /// The kind of the event that tells of it, which was `before`.
+    pub(super) fn event(&self, before: &Self) -> &'static str {
+        if self.flags.marked != before.flags.marked {
+            return match self.flags.marked.as_ref().map(|mark| mark.as_state) {
+                Some(MarkedAs::GivenUp) => "invoice.given_up",
+                Some(MarkedAs::Cancelled) => "invoice.cancelled",
+                _ => "invoice.marked",
+            };
+        }
+        if self.flags.reorged_msat > before.flags.reorged_msat {
+            return "invoice.reorged";
+        }
+        if self.flags.refunded_msat > before.flags.refunded_msat {
+            return "invoice.refunded";
+        }
+        if self.state == before.state {
+            return "invoice.updated";
+        }
+        let authorized = self.payments.iter().any(InvoicePayment::is_authorized);
+        match self.state {
+            InvoiceState::New => "invoice.reopened",
+            InvoiceState::Processing if authorized => "invoice.authorized",
+            InvoiceState::Processing => "invoice.processing",
+            InvoiceState::Settled => "invoice.settled",
+            InvoiceState::Expired => "invoice.expired",
+            InvoiceState::Invalid => "invoice.invalid",
         }
     }
 

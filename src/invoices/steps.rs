@@ -2,7 +2,7 @@
 
 use super::model::{Custody, Invoice, InvoicePurpose, InvoiceState};
 use super::moved::Moved;
-use super::payment::{InvoicePayment, InvoicePaymentState, MarkedAs, PaymentEntries, Rail};
+use super::payment::{InvoicePayment, PaymentEntries, Rail};
 use super::rules::{Move, Outcome, claim_name, state_key};
 use super::{CHECK_JOB, EXPIRE_JOB, HOLD_JOB, INVOICES, MONITOR_JOB, RAIL_JOB, own_wallet, search};
 use crate::Error;
@@ -27,8 +27,7 @@ pub(super) struct Context<'a> {
     pub(super) credit: Account,
     /// The account that a surplus goes to.
     pub(super) surplus: Account,
-    /// The most that a card may come to.
-    pub(super) credit_ceiling: Option<i64>,
+    pub(super) ceilings: Ceilings,
     /// Whose account a payment by book comes from.
     pub(super) payer: Option<Account>,
     /// What the operator keeps of what goes to the merchant's own wallet.
@@ -37,6 +36,25 @@ pub(super) struct Context<'a> {
     pub(super) owes: Option<Account>,
     /// The steps that bring back what went on from the account that it is to be taken back from.
     pub(super) brought_back: Vec<Step>,
+}
+
+/// The most that the cards may come to which money that can still go back goes on.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Ceilings {
+    /// That of what counts.
+    pub(super) counted: Option<i64>,
+    /// That of a surplus, by rule.
+    pub(super) surplus: Option<i64>,
+}
+
+impl Context<'_> {
+    fn ceiling_of(&self, account: Account) -> Option<i64> {
+        match account {
+            own if own == self.credit => self.ceilings.counted,
+            other if other == self.surplus => self.ceilings.surplus,
+            _ => None,
+        }
+    }
 }
 
 /// What whoever has an account owes the operator.
@@ -139,7 +157,7 @@ pub(super) fn steps(
     for step in moves {
         carry_out(step, &mut after, context, &mut moved)?;
     }
-    let event = event(before, &after);
+    let event = after.event(before);
     // Written first: whoever lost a race is to read again, and not to find the hold gone.
     let mut steps = write(invoice, &mut after, event)?.to_vec();
     steps.append(&mut moved.steps);
@@ -148,42 +166,9 @@ pub(super) fn steps(
     Ok((after, moved))
 }
 
-fn event(before: &Invoice, after: &Invoice) -> &'static str {
-    let mark = |invoice: &Invoice| invoice.flags.marked.as_ref().map(|mark| mark.at_ms);
-    if mark(before) != mark(after) {
-        return match after.flags.marked.as_ref().map(|mark| mark.as_state) {
-            Some(MarkedAs::GivenUp) => "invoice.given_up",
-            Some(MarkedAs::Cancelled) => "invoice.cancelled",
-            _ => "invoice.marked",
-        };
-    }
-    if after.flags.reorged_msat > before.flags.reorged_msat {
-        return "invoice.reorged";
-    }
-    if after.flags.refunded_msat > before.flags.refunded_msat {
-        return "invoice.refunded";
-    }
-    if after.state == before.state {
-        return "invoice.updated";
-    }
-    let authorized = after.payments.iter().any(is_authorized);
-    match after.state {
-        InvoiceState::New => "invoice.reopened",
-        InvoiceState::Processing if authorized => "invoice.authorized",
-        InvoiceState::Processing => "invoice.processing",
-        InvoiceState::Settled => "invoice.settled",
-        InvoiceState::Expired => "invoice.expired",
-        InvoiceState::Invalid => "invoice.invalid",
-    }
-}
-
-fn is_authorized(payment: &InvoicePayment) -> bool {
-    payment.state == InvoicePaymentState::Authorized
-}
-
 /// When what is set aside by book goes back.
 fn held_until_ms(invoice: &Invoice) -> Option<i64> {
-    let held = invoice.payments.iter().filter(|paid| is_authorized(paid));
+    let held = invoice.payments.iter().filter(|paid| paid.is_authorized());
     held.filter_map(|paid| paid.held_until_ms).min()
 }
 
@@ -281,7 +266,6 @@ fn parts(invoice: &Invoice, at: usize, context: &Context<'_>) -> Result<Parts, E
     };
     let mut transfer = |debit: Account, credit: Account, amount: i64, kind: TransferKind| {
         let id = (context.new_id)()?;
-        let is_card = credit == context.credit;
         transfers.push(NewTransfer {
             id,
             debit,
@@ -289,7 +273,7 @@ fn parts(invoice: &Invoice, at: usize, context: &Context<'_>) -> Result<Parts, E
             amount,
             kind,
             reference: invoice.id.to_string(),
-            credit_ceiling: context.credit_ceiling.filter(|_| is_card),
+            credit_ceiling: context.ceiling_of(credit),
         });
         Ok::<_, Error>(id)
     };

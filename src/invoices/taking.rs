@@ -5,7 +5,7 @@ use super::moved::{Moved, brought_back, captured};
 use super::options::SurplusTo;
 use super::payment::{InvoicePayment, InvoicePaymentState, Rail};
 use super::rules::{self, Arrival, Fact, Moment, Offer, Outcome, Verdict};
-use super::steps::{self, Context};
+use super::steps::{self, Ceilings, Context};
 use super::{CHECK_JOB, EXPIRE_JOB, INVOICES, Invoices, MONITOR_JOB, by_book, guard, upgraded};
 use crate::Error;
 use crate::cards;
@@ -70,10 +70,10 @@ pub(super) async fn decide_of(
     let takes = moves.any(|step| matches!(step, rules::Move::Hold(_) | rules::Move::Book(_)));
     let mut moves = outcome.moves.iter();
     let refusable = payer.is_some() || moves.any(|step| matches!(step, rules::Move::Hold(_)));
-    let (mut credit_ceiling, mut guards, mut onward) = (None, Vec::new(), Vec::new());
+    let (mut ceilings, mut guards, mut onward) = (Ceilings::default(), Vec::new(), Vec::new());
     // What has arrived on chain is booked, whatever the card is by now.
     if takes && refusable {
-        (credit_ceiling, guards) = admitted(core, &invoice.value, payer).await?;
+        (ceilings, guards) = admitted(core, &invoice.value, &outcome, payer).await?;
     }
     let mut credit = cards::account_now(core, invoice.value.purpose.account()).await?;
     let owes = steps::owed_by(credit);
@@ -98,7 +98,7 @@ pub(super) async fn decide_of(
         onward.extend(cards::onward(core, credit).await?);
         onward.extend(cards::onward(core, surplus).await?);
     }
-    let brought_back = brought_back(core, invoice, &outcome, &mut guards).await?;
+    let brought_back = brought_back(core, invoice, &outcome, &mut guards, &mut onward).await?;
     let receipt = receipts::owed(core, &invoice.value, &outcome.after).await?;
     let payers = by_book::payers_end(core, &invoice.value, &outcome.moves).await?;
     let lows = looks(core, &invoice.value, &outcome.moves).await?;
@@ -109,7 +109,7 @@ pub(super) async fn decide_of(
         surplus,
         now_ms,
         check_at_ms: core.ask_again_at(now_ms),
-        credit_ceiling,
+        ceilings,
         payer,
         owes,
         brought_back,
@@ -135,24 +135,42 @@ async fn looks(core: &Core, invoice: &Invoice, moves: &[rules::Move]) -> Result<
     Ok(steps)
 }
 
-/// Whoever gets the money can: the most that may come to a card, and what holds in the commit.
+/// Whoever gets the money can: the most that may come to the cards, and what holds in the commit. The
+/// card of a surplus is asked where there is one: what is exact comes whatever became of that card.
 async fn admitted(
     core: &Core,
     invoice: &Invoice,
+    outcome: &Outcome,
     payer: Option<Account>,
-) -> Result<(Option<i64>, Vec<Step>), Error> {
-    let (mut credit_ceiling, mut guards) = (None, Vec::new());
+) -> Result<(Ceilings, Vec<Step>), Error> {
+    let (mut ceilings, mut guards) = (Ceilings::default(), Vec::new());
     if let InvoicePurpose::TopUp { card } = invoice.purpose {
         let address = invoice.top_up_address.as_deref();
-        (credit_ceiling, guards) = cards::admit_top_up(core, card, address, payer).await?;
+        (ceilings.counted, guards) = cards::admit_top_up(core, card, address, payer).await?;
     }
-    if let Some(SurplusTo::Card { card }) = invoice.rules().surplus {
+    if let Some(SurplusTo::Card { card }) = invoice.rules().surplus
+        && has_surplus(outcome)
+    {
         let card = cards::current(core, card).await?.value.id;
         let card = cards::load_active(core, card).await?;
         cards::require_bitcoin(&card.value)?;
+        let (ceiling, held) = cards::programs::ceiling(core, &card.value).await?;
+        ceilings.surplus = ceiling;
         guards.push(cards::guard(&card));
+        guards.extend(held);
     }
-    Ok((credit_ceiling, guards))
+    Ok((ceilings, guards))
+}
+
+/// True where a rule says whereto something of what is taken goes that was not asked for.
+fn has_surplus(outcome: &Outcome) -> bool {
+    outcome.moves.iter().any(|step| match step {
+        rules::Move::Hold(at) | rules::Move::Book(at) => {
+            let paid = &outcome.after.payments[*at];
+            paid.surplus_msat() > 0 && !paid.suspended
+        }
+        _ => false,
+    })
 }
 
 /// What the operator keeps of what is paid to the wallet of the invoice's merchant, as its terms

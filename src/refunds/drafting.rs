@@ -58,6 +58,16 @@ fn admit_asked(
     Ok(())
 }
 
+/// Whoever may ask for a refund that is known: what is the issuer's alone to pay back, is the
+/// issuer's alone to say where to.
+pub(super) fn admit_known(caller: &Caller, refund: &Refund) -> Result<(), Error> {
+    admit_asked(caller, refund.purpose, refund.fee_bearer)?;
+    if refund.posting.to_take_msat > 0 {
+        caller.require_issuer()?;
+    }
+    Ok(())
+}
+
 impl Refunds {
     /// What is asked for comes to so much. What waits in suspense is given out by the issuer
     /// alone, so that for a till it is not there.

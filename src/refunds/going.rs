@@ -271,9 +271,11 @@ impl Refunds {
     /// What the host fetched: the next question, or the invoice that is paid.
     pub(super) async fn decide_answer(
         &self,
+        caller: &Caller,
         command: &AnswerRefund,
     ) -> Result<Decision<Refund>, Error> {
         let found = self.require(command.refund).await?;
+        drafting::admit_known(caller, &found.value)?;
         let mut refund = self.waiting(&found)?;
         let asked = refund.ask.take();
         let is_first = match &refund.to {
@@ -302,7 +304,7 @@ impl Refunds {
             return Err(RefundError::QuoteExpired { refund }.into());
         }
         let bolt11 = address::invoice_of(&command.body)?;
-        let mut steps = self.given_out_now(&mut refund).await?;
+        let mut steps = self.covered_now(&mut refund).await?;
         let taken_msat = std::mem::take(&mut refund.posting.to_take_msat);
         steps.extend(self.to_bolt11(&mut refund, &bolt11).await?);
         written_again(&mut steps, found.version);
@@ -314,34 +316,38 @@ impl Refunds {
         })
     }
 
-    /// What waited in suspense when the refund was asked for goes with it, if it still does.
-    async fn given_out_now(&self, refund: &mut Refund) -> Result<Vec<Step>, Error> {
-        if refund.posting.from_suspense_msat == 0 {
-            return Ok(Vec::new());
-        }
+    /// What was to go back when the refund was asked for is still there, in the commit as well; and
+    /// what of it waited in suspense goes with it.
+    async fn covered_now(&self, refund: &mut Refund) -> Result<Vec<Step>, Error> {
         let core = &self.core;
-        let invoice = invoices::load(core, refund.invoice).await?.value;
-        let came = invoices::refundable(core, &invoice).await?;
-        let received_msat = came.owners_msat.saturating_add(came.waiting_msat());
-        let covered_msat = invoice.flags.refund_covers_msat;
-        if covered_msat > received_msat {
-            // Somebody has got it meanwhile.
+        let invoice = invoices::load(core, refund.invoice).await?;
+        let came = invoices::refundable(core, &invoice.value).await?;
+        let missing_msat = rules::missing_msat(&invoice.value, &came)?;
+        if missing_msat > 0 {
+            // The chain has taken it away, or somebody has got it meanwhile.
             let asked_msat = refund.covers_msat;
-            let left_msat = asked_msat.saturating_sub(covered_msat - received_msat);
+            let left_msat = asked_msat.saturating_sub(missing_msat).max(0);
             return Err(RefundError::ExceedsPaid {
                 left_msat,
                 asked_msat,
             }
             .into());
         }
-        drafting::given_out(core, &came, refund.id, &mut refund.posting)
+        // No more than whoever asked for it was to give out.
+        let posting = &mut refund.posting;
+        posting.from_suspense_msat = posting.to_take_msat;
+        let mut steps = vec![invoices::guard(&invoice)];
+        steps.extend(drafting::given_out(core, &came, refund.id, posting)?);
+        Ok(steps)
     }
 
     pub(super) async fn decide_cancel(
         &self,
+        caller: &Caller,
         command: &CancelRefund,
     ) -> Result<Decision<Refund>, Error> {
         let found = self.require(command.refund).await?;
+        drafting::admit_known(caller, &found.value)?;
         let mut refund = self.waiting(&found)?;
         refund.state = RefundState::Cancelled;
         refund.ask = None;

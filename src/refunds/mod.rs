@@ -171,10 +171,14 @@ impl Refunds {
     /// [`Refund::ask`] said. After the first answer it says what is to be fetched next; after the
     /// second it is sent. A refused answer changes nothing: the same may be fetched again.
     ///
+    /// Whoever may ask for it: where it takes what waits in suspense, or the operator bears what it
+    /// costs, that is the issuer. What the chain took away since it was asked for, or somebody else
+    /// has got, is not sent (`refund.exceeds_paid`).
+    ///
     /// # Errors
     /// `refund.not_found`, `refund.wrong_state`, `refund.other_question`, `refund.bad_answer`,
-    /// `refund.amount_not_taken`, `refund.quote_expired`, and those of a BOLT11 of
-    /// [`create`](Self::create).
+    /// `refund.amount_not_taken`, `refund.quote_expired`, `refund.exceeds_paid`, those of a BOLT11 of
+    /// [`create`](Self::create), `access.*`.
     pub async fn answer(
         &self,
         credential: &Credential,
@@ -189,7 +193,7 @@ impl Refunds {
                 drafting::admit(&caller, found.value.purpose)?;
                 let executed: Executed<Refund> = core
                     .execute(&caller, "refunds.answer", &command.key, &command, || {
-                        refunds.decide_answer(&command)
+                        refunds.decide_answer(&caller, &command)
                     })
                     .await
                     .map_err(rules::refused)?;
@@ -198,7 +202,8 @@ impl Refunds {
             .await
     }
 
-    /// Gives up a refund to a Lightning address that was not sent. Whoever may ask for it.
+    /// Gives up a refund to a Lightning address that was not sent. Whoever may
+    /// [answer](Self::answer) it.
     ///
     /// # Errors
     /// `refund.not_found`, `refund.wrong_state`, `command.*`, `access.*`.
@@ -216,7 +221,7 @@ impl Refunds {
                 drafting::admit(&caller, found.value.purpose)?;
                 let executed: Executed<Refund> = core
                     .execute(&caller, "refunds.cancel", &command.key, &command, || {
-                        refunds.decide_cancel(&command)
+                        refunds.decide_cancel(&caller, &command)
                     })
                     .await?;
                 Ok(executed.answer)

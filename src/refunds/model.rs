@@ -184,7 +184,9 @@ pub enum RefundOutcome {
 #[serde(rename_all = "snake_case")]
 pub enum RefundState {
     /// The host is to fetch what [`Refund::ask`] says. It counts against what may be paid back,
-    /// and no money is set aside yet.
+    /// and no money is set aside yet. That has no end of its own: while nobody answers, nothing else
+    /// can be paid back in its place, and the surplus that it is to take does not count for a price
+    /// that vanishes, until a person [cancels](super::Refunds::cancel) it.
     Resolving,
     /// Its money is on hold, and it is on its way or about to be.
     Sending,

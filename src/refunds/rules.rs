@@ -4,7 +4,7 @@ use super::RefundError;
 use super::model::{Refund, RefundAmount, RefundFeeBearer, RefundState};
 use crate::Error;
 use crate::exchange::{self, share_down, share_up};
-use crate::invoices::{Invoice, InvoiceState, RefundEntry};
+use crate::invoices::{Invoice, InvoiceState, RefundEntry, Refundable};
 use crate::ledger::{AccountKind, Refusal};
 use crate::lightning::Bolt11Details;
 use crate::money::{Asset, Currency, MoneyError, Price, Quote, Rounding};
@@ -89,6 +89,23 @@ pub(super) fn check_open(invoice: &Invoice) -> Result<(), RefundError> {
         }
         InvoiceState::Settled | InvoiceState::Expired | InvoiceState::Invalid => Ok(()),
     }
+}
+
+/// How much of what refunds of an invoice pay back is not there any more. What is still to be taken
+/// out of suspense is nobody's before, and whoever the invoice is of has all the rest.
+pub(super) fn missing_msat(invoice: &Invoice, came: &Refundable) -> Result<i64, MoneyError> {
+    let flags = &invoice.flags;
+    let covered_msat = flags.refund_covers_msat;
+    let of_owners_msat = covered_msat.saturating_sub(flags.refund_to_take_msat);
+    let received_msat = came.owners_msat.saturating_add(came.waiting_msat());
+    let sent_msat = flags.refunded_msat.saturating_add(flags.refunding_msat);
+    let most_msat = cap_msat(invoice, received_msat)?.max(received_msat);
+    let missing = [
+        of_owners_msat.saturating_sub(came.owners_msat),
+        covered_msat.saturating_sub(received_msat),
+        sent_msat.saturating_sub(most_msat),
+    ];
+    Ok(missing.into_iter().fold(0, i64::max))
 }
 
 /// What a refund comes to, and that it is no more than may go back.
@@ -224,8 +241,7 @@ fn now(quote: &Option<Quote>, currency: Currency, minor_units: i64) -> Result<i6
 /// Under the rate of now the merchant says how much may go; never more than was paid where it says
 /// nothing.
 fn check_cap(invoice: &Invoice, paid: &Paid, amount_msat: i64) -> Result<(), Error> {
-    let per_mille = invoice.rules().refund_up_to_per_mille.unwrap_or(1_000);
-    let cap_msat = share_down(paid.received_msat, i64::from(per_mille), 1_000)?;
+    let cap_msat = cap_msat(invoice, paid.received_msat)?;
     let left_msat = cap_msat.saturating_sub(paid.sent_msat).max(0);
     if amount_msat > left_msat {
         let asked_msat = amount_msat;
@@ -236,6 +252,11 @@ fn check_cap(invoice: &Invoice, paid: &Paid, amount_msat: i64) -> Result<(), Err
         .into());
     }
     Ok(())
+}
+
+fn cap_msat(invoice: &Invoice, received_msat: i64) -> Result<i64, MoneyError> {
+    let per_mille = invoice.rules().refund_up_to_per_mille.unwrap_or(1_000);
+    share_down(received_msat, i64::from(per_mille), 1_000)
 }
 
 /// What arrives of an amount.

@@ -375,7 +375,8 @@ pub enum SpendState {
     Broadcast,
     /// A block has it.
     Confirmed,
-    /// The network does not take it. It can be submitted again, or cancelled.
+    /// The network does not take it. It can be submitted again, or cancelled; that of a refund is
+    /// broadcast again by itself.
     Refused,
     /// Something else spends its coins, in a block. It is followed all the same, and so is one
     /// that was cancelled: whoever has a signed transaction can broadcast it.

@@ -113,14 +113,17 @@ impl Wallets {
         })
     }
 
-    /// The job that broadcasts a spend, until a block has it or something else spends its coins.
+    /// The job that broadcasts a spend, until a block has it or something else spends its coins. One
+    /// that the network refuses waits for a person, unless it is a refund's.
     pub(crate) async fn broadcast(&self, id: SpendId) -> Result<(), Error> {
         self.sign_if_refund(id).await?;
         let spend = self.load_spend(id).await?.value;
-        let wanted = matches!(
-            spend.state,
-            SpendState::Broadcasting | SpendState::Broadcast
-        );
+        let wanted = match spend.state {
+            SpendState::Broadcasting | SpendState::Broadcast => true,
+            // A refund waits for nobody: what is refused while the mempool is full is taken later.
+            SpendState::Refused => spend.refund.is_some(),
+            _ => false,
+        };
         let Some(transaction) = spend.transaction.as_ref().filter(|_| wanted) else {
             let (kind, object) = (BROADCAST_JOB, id.to_string());
             return self
@@ -151,9 +154,10 @@ fn after_broadcast(
     taken: &Result<(), String>,
 ) -> Result<Option<Vec<Step>>, Error> {
     let before = &spend.value;
-    if before.state != SpendState::Broadcasting {
+    match (before.state, taken) {
+        (SpendState::Broadcasting, _) | (SpendState::Refused, Ok(())) => {}
         // It was there before; that it is not taken again says nothing by itself.
-        return Ok(None);
+        _ => return Ok(None),
     }
     let (after, event) = match taken {
         Ok(()) => (SpendState::Broadcast, "wallet.spend_broadcast"),

@@ -60,12 +60,17 @@ impl Set {
 
     /// How many confirmations settle an invoice of so many sats that so many are paid to.
     async fn needed(&self, asked: i64, paid: i64) -> u32 {
-        const SATS: [(i64, u32); 4] = [(10_000, 0), (100_000, 1), (1_000_000, 2), (5_000_000, 6)];
-        let tier = |(sats, confirmations)| ConfirmationTier {
+        let tiers = [(10_000, 0), (100_000, 1), (1_000_000, 2), (5_000_000, 6)];
+        self.needed_by(&tiers, asked, paid).await
+    }
+
+    /// The same by other tiers than those.
+    async fn needed_by(&self, tiers: &[(i64, u32)], asked: i64, paid: i64) -> u32 {
+        let tier = |(sats, confirmations): &(i64, u32)| ConfirmationTier {
             up_to_msat: sats * SAT,
-            confirmations,
+            confirmations: *confirmations,
         };
-        let name = format!("tier{asked}x{paid}");
+        let name = format!("tier{}-{asked}x{paid}", tiers.len());
         let address = nobodys_address(&name);
         let command = CreateInvoice {
             key: key(&name),
@@ -82,7 +87,7 @@ impl Set {
                     custody: Custody::Operator,
                 }),
                 rules: Some(PaymentRules {
-                    confirmations: SATS.map(tier).to_vec(),
+                    confirmations: tiers.iter().map(tier).collect(),
                     ..PaymentRules::NONE
                 }),
                 ..InvoiceOptions::default()
@@ -93,6 +98,7 @@ impl Set {
         let mut txid = [3; 32];
         txid[..8].copy_from_slice(&asked.to_be_bytes());
         txid[8..16].copy_from_slice(&paid.to_be_bytes());
+        txid[16..24].copy_from_slice(&tiers.len().to_be_bytes());
         for confirmations in 0..=6 {
             let (height, hash) = (100, "ab".repeat(32));
             let place = match confirmations {
@@ -188,6 +194,17 @@ async fn every_tier_of_confirmations_begins_and_ends_where_it_says() {
     ] {
         let needed = set.needed(asked, paid).await;
         assert_eq!(needed, confirmations, "{asked} asked, {paid} paid");
+    }
+}
+
+/// That little settles unconfirmed says nothing of more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn beyond_the_last_tier_nothing_settles_unconfirmed() {
+    let set = set().await;
+    let small = [(10_000, 0)];
+    for (sats, confirmations) in [(10_000, 0), (10_001, 1), (100_000_000, 1)] {
+        let needed = set.needed_by(&small, sats, sats).await;
+        assert_eq!(needed, confirmations, "{sats}");
     }
 }
 

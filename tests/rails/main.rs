@@ -34,6 +34,7 @@ mod set;
 #[path = "../support/mod.rs"]
 mod support;
 mod suspense;
+mod taken_away;
 mod top_up;
 mod traps;
 mod withdrawal;

@@ -2,10 +2,10 @@
 //! deadlines; a surplus goes on a card only where that can be.
 
 use flashkit::cards::{
-    CardLimits, CardPaymentState, CardProgramTerms, ChargeCard, CreateCardProgram, IssueCard,
-    PayWithCard,
+    ActivateCard, CardLimits, CardPaymentState, CardProgramTerms, ChargeCard, CreateCardProgram,
+    FreezeCard, IssueCard, PayWithCard,
 };
-use flashkit::ids::CardId;
+use flashkit::ids::{CardId, CardProgramId};
 use flashkit::invoices::{
     CancelInvoice, CaptureInvoice, CreateInvoice, Custody, Invoice, InvoiceOptions,
     InvoicePaymentState, InvoicePurpose, InvoiceState, PaymentRules, SurplusTo,
@@ -15,10 +15,11 @@ use flashkit::money::{Asset, Currency};
 use flashkit::rewards::{BudgetMove, MoveRewardBudget};
 use flashkit::settlement::{CreateMerchant, PayoutState, PayoutTerms, RequestPayout};
 use flashkit::store::Store;
+use flashkit::testkit::virtual_card::VirtualCard;
 use sha2::{Digest, Sha256};
 
 use crate::support::key;
-use crate::support::shop::{self, Merchant, SAT, sat};
+use crate::support::shop::{self, HeldCard, Merchant, SAT, sat};
 use crate::traps::{GONE, Set, block, held, on_chain, set};
 
 impl Set {
@@ -261,6 +262,108 @@ async fn an_invoice_s_own_rules_send_a_surplus_only_to_a_card_that_takes_it() {
     ] {
         assert_eq!(set.make(with(name, card)).await.unwrap_err(), code);
     }
+}
+
+/// The rules of a merchant whose customers' surplus goes on a card.
+fn onto(card: CardId) -> PaymentRules {
+    PaymentRules {
+        surplus: Some(SurplusTo::Card { card }),
+        ..PaymentRules::NONE
+    }
+}
+
+/// What is exact is taken whatever became of the card that a surplus is to go on: over Lightning and
+/// in the books. Only a surplus goes back meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_card_that_is_out_of_use_keeps_out_a_surplus_alone() {
+    let set = set().await;
+    let card = shop::card(&set.engine, shop::UID, CardLimits::default()).await;
+    let mut payer = shop::card(&set.engine, "04a39493cc8681", CardLimits::default()).await;
+    shop::top_up(&set.engine, &set.customer, &payer, "top-up", sat(5_000)).await;
+    let sale = async |name: &str| set.sale(name, sat(1_000), onto(card.id)).await;
+    let (network, book, over) = (sale("1").await, sale("2").await, sale("3").await);
+    let cards = set.engine.cards();
+    let command = |name: &str| FreezeCard {
+        key: key(name),
+        card: card.id,
+    };
+    cards.freeze(&card.holder, command("stop")).await.unwrap();
+    let paid = set.over_lightning(&network, 1_000 * SAT).await;
+    assert_eq!(paid.state, InvoiceState::Settled);
+    let pays = PayWithCard {
+        key: key("pay"),
+        tap: payer.chip.tap(),
+        bolt11: book.bolt11.clone(),
+        pin: None,
+    };
+    let paid = cards.pay(&set.merchant.till, pays).await.unwrap();
+    assert_eq!(paid.state, CardPaymentState::Succeeded);
+    let back = set.offer(&over, 1_200 * SAT, None).await;
+    assert_eq!((back.state, back.payments.len()), (InvoiceState::New, 0));
+    cards.unfreeze(&card.holder, command("on")).await.unwrap();
+    let paid = set.over_lightning(&over, 1_200 * SAT).await;
+    assert_eq!(paid.state, InvoiceState::Settled);
+    let on_card = set.available(Account::card_balance(card.id)).await;
+    assert_eq!(on_card, 200 * SAT);
+}
+
+/// A surplus that could still go back does not fill a card beyond what it, or its program, may have.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_surplus_does_not_come_on_a_card_above_what_may_be_on_it() {
+    for is_programs in [false, true] {
+        let set = set().await;
+        let (cards, issuer) = (set.engine.cards(), set.engine.issuer());
+        let most = Some(50_000 * SAT);
+        let terms = CardProgramTerms {
+            max_balance_minor_units: most.filter(|_| is_programs),
+            ..CardProgramTerms::default()
+        };
+        let command = CreateCardProgram {
+            key: key("program"),
+            name: "Bitcoin".to_owned(),
+            terms,
+        };
+        let program = cards.programs().create(&issuer, command).await.unwrap();
+        let limits = CardLimits {
+            max_balance: most.filter(|_| !is_programs),
+            ..CardLimits::default()
+        };
+        let card = card_of(&set, limits, program.id).await;
+        let balance = Account::card_balance(card.id);
+        shop::top_up(&set.engine, &set.customer, &card, "top-up", sat(45_000)).await;
+        let sale = set.sale("sale", sat(10_000), onto(card.id)).await;
+        let back = set.offer(&sale, 15_001 * SAT, None).await;
+        assert_eq!((back.state, back.payments.len()), (InvoiceState::New, 0));
+        let paid = set.over_lightning(&sale, 15_000 * SAT).await;
+        assert_eq!(paid.state, InvoiceState::Settled);
+        assert_eq!(set.available(balance).await, 50_000 * SAT);
+        // On chain nothing can go back.
+        let sale = set.sale("chain", sat(10_000), onto(card.id)).await;
+        set.chain(&sale, 1, 11_000, block(1)).await;
+        assert_eq!(set.available(balance).await, 51_000 * SAT);
+    }
+}
+
+/// A card of a program, in somebody's hand.
+async fn card_of(set: &Set, limits: CardLimits, program: CardProgramId) -> HeldCard {
+    let (cards, issuer) = (set.engine.cards(), set.engine.issuer());
+    let command = IssueCard {
+        key: key("issue"),
+        uid: shop::UID.to_owned(),
+        existing_chip: None,
+        limits,
+        program: Some(program),
+    };
+    let id = cards.issue(&issuer, command).await.unwrap().id;
+    let keys = cards.programming_keys(&issuer, shop::UID).await.unwrap();
+    let chip = VirtualCard::program(shop::UID, &keys).unwrap();
+    let command = ActivateCard {
+        key: key("activate"),
+        card: id,
+    };
+    let activation = cards.activate(&issuer, command).await.unwrap();
+    let holder = activation.holder.clone();
+    HeldCard { id, holder, chip }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use flashkit::Engine;
 use flashkit::invoices::{
     CancelInvoice, CaptureInvoice, ConfirmationTier, CreateInvoice, Custody, GivenAddress, Invoice,
     InvoiceFilter, InvoiceLine, InvoiceOptions, InvoiceOwner, InvoicePaymentState, InvoicePurpose,
@@ -22,6 +21,7 @@ use flashkit::testkit::chain::nobodys_address;
 use flashkit::testkit::clock::ManualClock;
 use flashkit::testkit::wallet::Wallet;
 use flashkit::treasury::SuspenseTarget;
+use flashkit::{Engine, Settings};
 
 use crate::refunds::{bolt11, order};
 use crate::support::books::expect;
@@ -42,15 +42,28 @@ pub(crate) struct Set {
 }
 
 pub(crate) async fn set() -> Set {
+    set_with(Settings::default()).await
+}
+
+pub(crate) async fn set_with(settings: Settings) -> Set {
+    set_on(settings, |store| Arc::new(store)).await
+}
+
+/// On what is made of a store.
+pub(crate) async fn set_on(
+    settings: Settings,
+    made_of: impl FnOnce(MemoryStore) -> Arc<dyn Store>,
+) -> Set {
     let clock = Arc::new(ManualClock::at(1_800_000_000_000));
     let store = MemoryStore::new(clock.clone());
     let network = SimulatedNetwork::new(clock.clone());
     let node = ScriptedNode::new(network.node(100_000 * SAT));
     let rates = Arc::new(FixedRates::new());
-    let builder = Engine::builder(Arc::new(store.clone()), shop::master())
+    let builder = Engine::builder(made_of(store.clone()), shop::master())
         .network("regtest")
         .clock(clock.clone())
         .rates(rates.clone())
+        .settings(settings)
         .lightning(Arc::new(node.clone()));
     let engine = builder.open().await.unwrap();
     engine.start().await.unwrap();
@@ -391,6 +404,17 @@ async fn late_and_over_and_under_and_marked_stand_beside_each_other() {
         marked.flags.marked.as_ref().unwrap().missing_msat,
         600 * SAT
     );
+    // Said otherwise in the same millisecond, it is told as that.
+    let command = MarkInvoice {
+        key: key("mark again"),
+        invoice: other.id,
+        as_state: MarkedAs::Invalid,
+        reason: "the cash was not".to_owned(),
+    };
+    let invoices = set.engine.invoices();
+    invoices.mark(&set.engine.issuer(), command).await.unwrap();
+    let events = set.events(&other).await;
+    assert_eq!(events[events.len() - 2..], ["marked", "marked"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use flashkit::chain::ChainSource;
 use flashkit::chain::bitcoin::Transaction;
 use flashkit::chain::bitcoin::consensus::encode::deserialize_hex;
 use flashkit::ids::{InvoiceId, MerchantId, WalletId};
@@ -18,6 +19,7 @@ use flashkit::wallets::{
     BumpSpend, CancelSpend, Spend, SpendState, SubmitSpend, WalletOwner, WalletSource, XpubKind,
 };
 
+use crate::racing::Slow;
 use crate::scene::{Scene, Signer};
 use crate::sources::{Servers, script, servers};
 use crate::spending::everything;
@@ -36,11 +38,20 @@ pub(crate) struct World {
 impl World {
     /// A sale of 60,000 sats that came to the operator's wallet, and one of 40,000.
     pub(crate) async fn new(source: WalletSource) -> Self {
+        Self::over(source, |chain| chain).await
+    }
+
+    /// The same over what is made of its source of the chain.
+    async fn over(
+        source: WalletSource,
+        made_of: impl FnOnce(Arc<dyn ChainSource>) -> Arc<dyn ChainSource>,
+    ) -> Self {
         let servers = servers().await;
         servers.chain.mine(110).unwrap();
         let clock = Arc::new(ManualClock::at(SystemClock.now_ms()));
         let store = Arc::new(MemoryStore::new(clock.clone()));
-        let scene = Scene::at(store, servers.sources[0].1.clone(), clock.clone()).await;
+        let chain = made_of(servers.sources[0].1.clone());
+        let scene = Scene::at(store, chain, clock.clone()).await;
         let merchant = scene.merchant().await;
         let wallet = scene.wallet(WalletOwner::Operator, source).await.id;
         let sale = scene.invoice("sale", merchant, 60_000, 1).await;
@@ -265,6 +276,44 @@ async fn a_refund_on_chain_is_signed_sent_and_done_with_its_block() {
         .posted(Account::node_onchain(), Side::Debit)
         .await;
     assert_eq!(on_chain, (50_000 - fee) * 1_000);
+}
+
+/// What the network does not take while its mempool is full it takes another day, and nobody has to
+/// come for that. One that was given up is left alone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refund_that_the_network_refuses_is_broadcast_again() {
+    let mut refusing = None;
+    let world = World::over(WalletSource::Node, |chain| {
+        refusing.insert(Arc::new(Slow::new(chain))).clone()
+    })
+    .await;
+    let refusing = refusing.unwrap();
+    let bearer = RefundFeeBearer::Operator;
+    refusing.set_refuses(true);
+    let refund = world.refund("refund", 20_000, bearer).await.unwrap();
+    let given_up = world.refund("given up", 10_000, bearer).await.unwrap();
+    for _ in 0..2 {
+        let spend = world.spend_of(&refund).await;
+        let why = spend.refusal.as_deref();
+        assert_eq!(
+            (spend.state, why),
+            (SpendState::Refused, Some("too little"))
+        );
+        world.later().await;
+    }
+    world.cancel(&given_up).await;
+    let (told, _) = world.scene.told(0).await;
+    let refused = |kind: &&String| *kind == "wallet.spend_refused";
+    assert_eq!(told.iter().filter(refused).count(), 2, "each told once");
+    refusing.set_refuses(false);
+    world.later().await;
+    let spend = world.spend_of(&refund).await;
+    assert_eq!((spend.state, spend.refusal), (SpendState::Broadcast, None));
+    let left_alone = world.spend_of(&given_up).await;
+    assert_eq!(left_alone.state, SpendState::Cancelled);
+    world.mine().await;
+    assert_eq!(world.now(&refund).await.state, RefundState::Succeeded);
+    assert_eq!(world.now(&given_up).await.state, RefundState::Unknown);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

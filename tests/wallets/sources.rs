@@ -8,6 +8,8 @@ use flashkit::chain::{
     standing,
 };
 use flashkit::testkit::chain::{ChainEndpoint, ElectrumServer, EsploraServer, RegtestChain};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 
 pub struct Servers {
     pub chain: Arc<RegtestChain>,
@@ -60,6 +62,48 @@ pub fn script(number: u8) -> (ScriptBuf, String) {
         WitnessProgram::new(flashkit::chain::bitcoin::WitnessVersion::V0, &[number; 20]).unwrap();
     let address = Address::from_witness_program(program, Network::Regtest);
     (address.script_pubkey(), address.to_string())
+}
+
+/// A server that says the same of every transaction, and has none.
+async fn answering(status: u16) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut asked = vec![0; 65_536];
+            let length = stream.read(&mut asked).await.unwrap_or(0);
+            let status = match asked[..length].starts_with(b"POST") {
+                true => status,
+                false => 404,
+            };
+            let answer =
+                format!("HTTP/1.1 {status} no\r\ncontent-length: 2\r\nconnection: close\r\n\r\nno");
+            drop(stream.write_all(answer.as_bytes()).await);
+        }
+    });
+    url
+}
+
+/// Too many questions, or a door that is shut, say nothing of a transaction: it may be taken later.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_what_an_esplora_server_says_of_a_transaction_is_a_refusal() {
+    let servers = servers().await;
+    servers.chain.mine(101).unwrap();
+    let txid = servers.chain.fund(&script(1).1, 50_000).unwrap();
+    let paid = servers.chain.transaction(&txid).unwrap().unwrap();
+    for (status, code) in [
+        (400, "chain.transaction_refused"),
+        (401, "chain.unreachable"),
+        (403, "chain.unreachable"),
+        (404, "chain.unreachable"),
+        (408, "chain.unreachable"),
+        (429, "chain.unreachable"),
+        (503, "chain.unreachable"),
+    ] {
+        let source = Esplora::new(&answering(status).await).unwrap();
+        let told = source.broadcast(&paid).await.unwrap_err();
+        assert_eq!(told.code(), code, "{status}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
