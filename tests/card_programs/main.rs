@@ -13,3 +13,4 @@ mod old_tills;
 mod rolled_back;
 mod rules;
 mod upgraded;
+mod waiting;

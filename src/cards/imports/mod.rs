@@ -436,8 +436,8 @@ impl CardImports {
     async fn used_of(&self, card: &Card) -> Result<u32, Error> {
         let name = card_rules::counter_name(card);
         let stored = self.core.store.counter(&name).await?;
-        let last = stored.and_then(|last| u32::try_from(last).ok());
-        Ok(roll_back::used(card, last.unwrap_or(0)))
+        let used = stored.map(|stored| stored.saturating_sub(card_rules::ahead(card)));
+        Ok(used.and_then(|used| u32::try_from(used).ok()).unwrap_or(0))
     }
 }
 

@@ -171,14 +171,6 @@ impl CardImports {
     }
 }
 
-/// The counter of a card that went back was moved by one more when it did.
-pub(super) fn used(card: &Card, stored: u32) -> u32 {
-    if card.retired_to == Some(RetireTo::FormerIssuer) {
-        return stored.saturating_sub(1);
-    }
-    stored
-}
-
 /// The card that comes over again in its own place, and the steps that end the one before. The server
 /// that had it meanwhile knows neither that it was stopped nor what its holder has set.
 pub(super) async fn come_again(

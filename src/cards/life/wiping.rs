@@ -5,12 +5,12 @@
 use super::model::WipeCard;
 use crate::Error;
 use crate::access::Credential;
-use crate::cards::boltcard::{Opened, TapError, TapUrl};
+use crate::cards::boltcard::{Opened, PiccData, TapError, TapUrl};
 use crate::cards::{
     CARDS, Card, CardError, CardState, Cards, ExistingChip, FIRST_VERSION, ProgrammingKeys, load,
     parse_uid, rules,
 };
-use crate::core::{Answer, Decision, Executed, emit};
+use crate::core::{Answer, Decision, Executed, Loaded, emit};
 use crate::store::MAX_PAGE;
 
 /// The keys of such a card are told to nobody.
@@ -43,6 +43,13 @@ fn next_version(
         Some(_) => format!("chip/{chip}/v{version}"),
     };
     Ok((version, claim))
+}
+
+/// Whether the keys of a card, one of those that its chip ever was, have signed a tap.
+fn has_signed(opened: &Opened<'_>, card: &Card, tap: &TapUrl) -> bool {
+    let form = card.pull_payment_id.as_deref();
+    let signed = opened.key.verify(&opened.picc, card.version, form, tap);
+    signed.is_ok()
 }
 
 impl Cards {
@@ -83,6 +90,25 @@ impl Cards {
         Ok(found)
     }
 
+    /// The card that has signed a tap, in use or not: of those with the same keys the newest.
+    pub(in crate::cards) async fn signed_before(
+        &self,
+        tap: &str,
+    ) -> Result<Option<(Loaded<Card>, PiccData)>, Error> {
+        let Ok(tap) = TapUrl::parse(tap) else {
+            return Ok(None);
+        };
+        let issuer_keys = self.issuer_keys.state();
+        for opened in issuer_keys.ring.open(tap.p()) {
+            let chip = hex::encode(opened.key.card_id_hash(&opened.picc.uid));
+            let all = self.all_of_hash(&chip).await?;
+            if let Some(card) = all.iter().find(|card| has_signed(&opened, card, &tap)) {
+                return Ok(Some((load(&self.core, card.id).await?, opened.picc)));
+            }
+        }
+        Ok(None)
+    }
+
     /// The keys to reset a chip with that is out of use (lost, replaced, retired, wiped, or never
     /// handed over): those of every version that was ever written on it, the newest first. With
     /// a tap of the chip only those that signed it: these are on the chip. Issuer only.
@@ -120,15 +146,14 @@ impl Cards {
         if opened.is_empty() {
             return Err(CardError::from(TapError::NotOurs).into());
         }
-        let has_signed = |card: &&Card| {
-            let form = card.pull_payment_id.as_deref();
-            opened.iter().any(|Opened { key, picc }| {
-                picc.uid == uid
-                    && hex::encode(key.card_id_hash(&uid)) == card.chip
-                    && key.verify(picc, card.version, form, &tap).is_ok()
+        let is_on_chip = |card: &&Card| {
+            opened.iter().any(|opened| {
+                opened.picc.uid == uid
+                    && hex::encode(opened.key.card_id_hash(&uid)) == card.chip
+                    && has_signed(opened, card, &tap)
             })
         };
-        let signed: Vec<&Card> = found.iter().filter(has_signed).collect();
+        let signed: Vec<&Card> = found.iter().filter(is_on_chip).collect();
         if signed.is_empty() {
             return Err(CardError::from(TapError::WrongMac).into());
         }
