@@ -12,4 +12,5 @@ mod receipts;
 mod story;
 #[path = "../support/mod.rs"]
 mod support;
+mod taken_home;
 mod who;
