@@ -3,6 +3,7 @@
 
 mod codes;
 mod desk;
+mod family_balance;
 mod hands;
 mod model;
 mod owed;
