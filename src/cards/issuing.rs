@@ -181,6 +181,7 @@ impl Cards {
     ) -> Result<ProgrammingKeys, Error> {
         let caller = self.core.authenticate(credential).await?;
         caller.require_issuer()?;
+        self.issuer_keys.refresh(&self.core).await?;
         self.keys_to_program(uid).await
     }
 
@@ -197,6 +198,7 @@ impl Cards {
         let caller = self.core.authenticate(credential).await?;
         caller.require_issuer()?;
         check_batch(uids)?;
+        self.issuer_keys.refresh(&self.core).await?;
         let mut keys = Vec::with_capacity(uids.len());
         for uid in uids {
             keys.push(self.keys_to_program(uid).await?);

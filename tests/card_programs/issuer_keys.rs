@@ -8,8 +8,9 @@ use flashkit::cards::boltcard::{
 };
 use flashkit::cards::lnurl::LnurlRequest;
 use flashkit::cards::{
-    ActivateCard, CardLimits, ChargeCard, ExistingChip, ImportIssuerKey, IssueCard, IssueCards,
-    IssuerKeyOrigin, Pin, ProgrammingKeys, RotateIssuerKey, SetCardPin,
+    ActivateCard, CardLimits, ChargeCard, CreateCardImport, CutOver, ExistingChip, ImportIssuerKey,
+    ImportedCard, IssueCard, IssueCards, IssuerKeyOrigin, Pin, ProgrammingKeys,
+    RotateIssuerKey, SetCardPin,
 };
 use flashkit::ports::SystemClock;
 use flashkit::store::{MemoryStore, Store};
@@ -269,6 +270,69 @@ async fn a_card_keeps_its_key_and_a_new_one_gets_the_current() {
     };
     let refused = told(without.cards().import_issuer_key(&issuer, command).await).map(drop);
     assert_eq!(refused, Err("card.no_host_key"));
+}
+
+/// Each of these is the first that an instance hears of a key which another one has made or taken in.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_instance_that_was_open_before_has_a_new_key_at_once() {
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::new(Arc::new(SystemClock)));
+    let here = engine(&store, Some(host_keys())).await;
+    let mut elsewhere = Vec::new();
+    for _ in 0..5 {
+        elsewhere.push(engine(&store, Some(host_keys())).await.cards());
+    }
+    let (cards, issuer) = (here.cards(), here.issuer());
+    let command = RotateIssuerKey { key: key("rotate") };
+    cards.rotate_issuer_key(&issuer, command).await.unwrap();
+    let uid = "04000000000001".to_owned();
+    let command = IssueCard {
+        key: key("issue"),
+        uid: uid.clone(),
+        existing_chip: None,
+        limits: CardLimits::default(),
+        program: None,
+    };
+    cards.issue(&issuer, command).await.unwrap();
+    let keys = cards.programming_keys(&issuer, &uid).await.unwrap();
+    let told_there = elsewhere[0].programming_keys(&issuer, &uid).await;
+    assert_eq!(told_there.unwrap(), keys);
+    let uids = std::slice::from_ref(&uid);
+    let told_there = elsewhere[1].programming_keys_batch(&issuer, uids).await;
+    assert_eq!(told_there.unwrap(), std::slice::from_ref(&keys));
+    let told_there = elsewhere[2].wipe_keys(&issuer, &uid, None).await;
+    assert_eq!(told_there.unwrap(), [keys]);
+
+    let command = ImportIssuerKey {
+        key: key("import"),
+        issuer_key: numbered(7),
+    };
+    cards.import_issuer_key(&issuer, command).await.unwrap();
+    let command = CreateCardImport {
+        key: key("base"),
+        name: "base".to_owned(),
+        issuer_key: numbered(7).id(),
+        limits: CardLimits::default(),
+        program: None,
+    };
+    let import = cards.imports().create(&issuer, command).await.unwrap().id;
+    let rows = [ImportedCard {
+        id: None,
+        uid: Some("04000000000002".to_owned()),
+        version: 1,
+        counter: 0,
+        pull_payment_id: None,
+        balance_msat: 5,
+    }];
+    let checked = elsewhere[3].imports().check(&issuer, import, &rows).await;
+    assert!(checked.unwrap().is_clean());
+    let command = CutOver {
+        key: key("over"),
+        import,
+        old_issuer_is_frozen: true,
+        cards: rows.to_vec(),
+    };
+    let over = elsewhere[4].imports().cut_over(&issuer, command).await;
+    assert_eq!(over.unwrap().cards, 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -126,6 +126,7 @@ impl Cards {
         let caller = self.core.authenticate(credential).await?;
         caller.require_issuer()?;
         let uid = parse_uid(uid)?;
+        self.issuer_keys.refresh(&self.core).await?;
         let found = self.all_of_chip(&uid).await?;
         if found.is_empty() {
             return Err(CardError::NotFound.into());
