@@ -143,7 +143,7 @@ impl Cards {
         let of = programs::terms_of_a_new_card(making.program.as_ref(), &command.limits);
         let existing: Option<&ExistingChip> = command.existing_chip.as_ref();
         let chip = hex::encode(key.card_id_hash(&uid));
-        let (version, claim) = self.next_version(&chip, existing).await?;
+        let (version, claim) = self.next_version(&uid, &chip, existing).await?;
         let card = Card {
             chip,
             version,

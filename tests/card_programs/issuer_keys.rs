@@ -9,8 +9,8 @@ use flashkit::cards::boltcard::{
 use flashkit::cards::lnurl::LnurlRequest;
 use flashkit::cards::{
     ActivateCard, CardLimits, ChargeCard, CreateCardImport, CutOver, ExistingChip, ImportIssuerKey,
-    ImportedCard, IssueCard, IssueCards, IssuerKeyOrigin, Pin, ProgrammingKeys,
-    RotateIssuerKey, SetCardPin,
+    ImportedCard, IssueCard, IssueCards, IssuerKeyOrigin, Pin, ProgrammingKeys, RetireCard,
+    RetireTo, RotateIssuerKey, SetCardPin, WipeCard,
 };
 use flashkit::ports::SystemClock;
 use flashkit::store::{MemoryStore, Store};
@@ -333,6 +333,53 @@ async fn an_instance_that_was_open_before_has_a_new_key_at_once() {
     };
     let over = elsewhere[4].imports().cut_over(&issuer, command).await;
     assert_eq!(over.unwrap().cards, 1);
+}
+
+/// A chip has one set of keys: while it is a card of one issuer key it is no other card of another.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_chip_in_use_is_issued_under_no_other_key() {
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::new(Arc::new(SystemClock)));
+    let engine = engine(&store, None).await;
+    let (cards, issuer, uid) = (engine.cards(), engine.issuer(), "04000000000001");
+    let card = shop::card(&engine, uid, CardLimits::default()).await;
+    let command = RotateIssuerKey { key: key("rotate") };
+    let rotated = cards.rotate_issuer_key(&issuer, command).await.unwrap();
+    let issue = |name: &str| IssueCard {
+        key: key(name),
+        uid: uid.to_owned(),
+        existing_chip: None,
+        limits: CardLimits::default(),
+        program: None,
+    };
+    let refused = told(cards.issue(&issuer, issue("in use")).await).map(drop);
+    assert_eq!(refused, Err("card.already_issued"));
+    let batch = IssueCards {
+        key: key("batch"),
+        uids: vec!["04000000000002".to_owned(), uid.to_owned()],
+        limits: CardLimits::default(),
+        program: None,
+    };
+    let refused = told(cards.issue_batch(&issuer, batch).await).map(drop);
+    assert_eq!(refused, Err("card.already_issued"));
+    let merchant = shop::merchant(&engine, "Cookshop").await.id;
+    let command = RetireCard {
+        key: key("retire"),
+        card: card.id,
+        to: RetireTo::Merchant { merchant },
+    };
+    cards.retire(&card.holder, command).await.unwrap();
+    let refused = told(cards.issue(&issuer, issue("not reset")).await).map(drop);
+    assert_eq!(refused, Err("card.already_issued"));
+    let command = WipeCard {
+        key: key("wipe"),
+        card: card.id,
+    };
+    cards.wipe(&issuer, command).await.unwrap();
+    let again = cards.issue(&issuer, issue("again")).await.unwrap();
+    // The first that this key makes for it.
+    assert_eq!((again.issuer_key, again.version), (Some(rotated.id), 1));
+    let keys = cards.wipe_keys(&issuer, uid, None).await.unwrap();
+    assert_eq!(keys.len(), 2, "of either key");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

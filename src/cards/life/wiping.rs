@@ -21,7 +21,8 @@ fn is_in_use(card: &Card) -> bool {
 }
 
 /// The key version of a new card, and the name that its chip is taken by: once for ever, and once
-/// more each time that it was reset.
+/// more each time that it was reset. `past` are the cards that the chip ever was, of whatever issuer key:
+/// each key has versions of its own.
 fn next_version(
     chip: &str,
     past: &[Card],
@@ -31,7 +32,8 @@ fn next_version(
         let card = card.id.to_string();
         return Err(CardError::AlreadyIssued { card });
     }
-    let last = past.iter().map(|card| card.version).max();
+    let of_key = past.iter().filter(|card| card.chip == chip);
+    let last = of_key.map(|card| card.version).max();
     let next = last.map_or(FIRST_VERSION, |last| last.saturating_add(1));
     let version = match existing {
         // A version that was on the chip before would take its old taps again.
@@ -55,10 +57,11 @@ fn has_signed(opened: &Opened<'_>, card: &Card, tap: &TapUrl) -> bool {
 impl Cards {
     pub(in crate::cards) async fn next_version(
         &self,
+        uid: &[u8; 7],
         chip: &str,
         existing: Option<&ExistingChip>,
     ) -> Result<(u32, String), Error> {
-        let past = self.all_of_hash(chip).await?;
+        let past = self.all_of_chip(uid).await?;
         Ok(next_version(chip, &past, existing)?)
     }
 
