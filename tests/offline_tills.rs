@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use flashkit::access::Credential;
 use flashkit::cards::{
-    CardLimits, EnrollOfflineKey, FreezeCard, IssueCard, LossBearer, OfflineBook, OfflineEnvelope,
-    OfflineKey, OfflineOutcome, OfflineState, OfflineTerms, ReplaceCard, ReportLost, SetCardExpiry,
-    SetOfflineTerms, StoppedCard, VirtualTap,
+    ActivateCard, AddFamilyCard, CardLimits, EnrollOfflineKey, FreezeCard, IssueCard, LossBearer,
+    OfflineBook, OfflineEnvelope, OfflineKey, OfflineOutcome, OfflineState, OfflineTerms,
+    ReplaceCard, ReportLost, SetCardExpiry, SetOfflineTerms, StoppedCard, VirtualTap, WipeCard,
 };
 use flashkit::ids::{CardId, CredentialId, MerchantId};
 use flashkit::ledger::Account;
@@ -144,6 +144,7 @@ on_both_stores! {
     a_shortfall_is_a_loss_by_rule_and_never_the_cards;
     a_card_stopped_in_between_is_by_rule;
     a_card_replaced_in_between_pays_with_the_one_in_its_place;
+    a_chip_that_was_wiped_or_written_again_since_is_no_forger;
     an_expired_card_is_the_same_whether_or_not_a_job_told_it;
     a_cards_own_limits_hold_offline;
     limits_of_a_till_and_its_merchant_hold;
@@ -428,6 +429,119 @@ async fn a_card_replaced_in_between_pays_with_the_one_in_its_place(is_sqlite: bo
         assert_eq!(scene.payable().await, 300);
         scene.stop("replaced").await;
     }
+}
+
+/// What a chip has signed as the card that it was is genuine, whether it was reset since or is another card
+/// by now: of a card alone, and of one of a family.
+async fn a_chip_that_was_wiped_or_written_again_since_is_no_forger(is_sqlite: bool) {
+    for (stopped_card, is_again, is_family) in [
+        (StoppedCard::Pays, false, false),
+        (StoppedCard::Pays, true, false),
+        (StoppedCard::Pays, true, true),
+        (StoppedCard::Loss, true, false),
+    ] {
+        let mut scene = Scene::new(is_sqlite, CardLimits::default()).await;
+        let engine = scene.engine().clone();
+        let other = shop::merchant(&engine, "Bakery").await;
+        let terms = OfflineTerms {
+            stopped_card,
+            loss: LossBearer::Operator,
+            ..TERMS
+        };
+        let mut one = till(&engine, &scene.merchant, 1, terms).await;
+        let mut two = till(&engine, &other, 2, terms).await;
+        let (cards, issuer) = (engine.cards(), engine.issuer());
+        let holder = scene.card.holder.clone();
+        let (mut old, mut uid, mut child) = (scene.card.id, shop::UID, None);
+        if is_family {
+            uid = "04cccccccccccc";
+            let (id, mut chip) = blank(&engine, "child", uid).await;
+            let command = AddFamilyCard {
+                key: key("child"),
+                main: scene.card.id,
+                tap: chip.tap(),
+                limits: CardLimits::default(),
+            };
+            cards.add_to_family(&holder, command).await.unwrap();
+            (old, child) = (id, Some(chip));
+        }
+        let chip = child.as_mut().unwrap_or(&mut scene.card.chip);
+        // More of them than forged ones are taken of a till.
+        let taps: Vec<String> = (0..12).map(|_| chip.tap()).collect();
+        for tap in &taps {
+            one.take(tap, 100, NOON + 10);
+        }
+        two.take(&taps[0], 100, NOON + 10);
+        scene.clock.set(NOON + 20);
+        let (new, mut plastic) = blank(&engine, "blank", "04bbbbbbbbbbbb").await;
+        let command = ReplaceCard {
+            key: key("replace"),
+            card: old,
+            tap: plastic.tap(),
+        };
+        let replaced = cards.replace(&holder, command).await.unwrap();
+        let command = WipeCard {
+            key: key("wipe"),
+            card: old,
+        };
+        cards.wipe(&issuer, command).await.unwrap();
+        if is_again {
+            // Somebody else's by now, who has money too.
+            let (again, _) = blank(&engine, "again", uid).await;
+            let command = ActivateCard {
+                key: key("again"),
+                card: again,
+            };
+            cards.activate(&issuer, command).await.unwrap();
+            shop::fund(&*scene.store, 7, again, 1_000 * SAT).await;
+        }
+        let (outcome, spent) = match stopped_card {
+            StoppedCard::Pays => (paid(100), 1_200),
+            StoppedCard::Loss => (lost(100, LossBearer::Operator, "card.not_active"), 0),
+        };
+        for settled in one.sync(&engine).await {
+            assert_eq!((short(&settled), settled.card), (outcome, Some(old)));
+        }
+        // Each once.
+        let replayed = lost(100, LossBearer::Merchant, "card.tap_replayed");
+        assert_eq!(short(&two.sync(&engine).await[0]), replayed);
+        // And the till was no forger's.
+        scene
+            .charge_tap("online", &plastic.tap(), 10, None)
+            .await
+            .unwrap();
+        let mut forged = taps[1].clone();
+        let last = forged.pop().unwrap();
+        forged.push(if last == '0' { '1' } else { '0' });
+        one.take(&forged, 100, NOON + 10);
+        let code = match is_again {
+            true => "card.tap_wrong_mac",
+            false => "card.not_found",
+        };
+        let merchants = lost(100, LossBearer::Merchant, code);
+        assert_eq!(short(&one.sync(&engine).await[0]), merchants);
+        if !is_family {
+            scene.card.id = new;
+            scene.card.holder = replaced.holder.clone();
+        }
+        assert_eq!(scene.balance().await, 50_000 - spent - 10);
+        scene.stop("written again").await;
+    }
+}
+
+/// A chip that was programmed as a card, which is not handed over.
+async fn blank(engine: &Engine, name: &str, uid: &str) -> (CardId, VirtualCard) {
+    let (cards, issuer) = (engine.cards(), engine.issuer());
+    let command = IssueCard {
+        key: key(name),
+        uid: uid.to_owned(),
+        existing_chip: None,
+        limits: CardLimits::default(),
+        program: None,
+    };
+    let card = cards.issue(&issuer, command).await.unwrap().id;
+    let keys = cards.programming_keys(&issuer, uid).await.unwrap();
+    (card, VirtualCard::program(uid, &keys).unwrap())
 }
 
 /// Whether a card has expired is decided by the time: whoever hands in before a job has looked is

@@ -332,6 +332,22 @@ impl Cards {
         verified
     }
 
+    /// As [`verify_from`](Self::verify_from), of a tap that was made a while ago: its chip may have been
+    /// wiped since, be another card by now, or be with the issuer again that had it before. It is forged
+    /// only where no key that was ever on the chip has signed it.
+    pub(super) async fn verify_late(&self, source: &str, tap: &str) -> Result<VerifiedTap, Error> {
+        let now_ms = self.core.clock.now_ms();
+        self.bad_taps.admit(source, now_ms)?;
+        let mut verified = self.verify(tap).await;
+        if let Err(Error::Card(CardError::NotFound | CardError::Tap(TapError::WrongMac))) = verified
+            && let Some((card, picc)) = self.signed_before(tap).await?
+        {
+            verified = self.of_card(card, picc).await;
+        }
+        self.bad_taps.count_if_bad(source, now_ms, &verified);
+        verified
+    }
+
     /// Finds the card of a tap and checks the chip's signature.
     pub(super) async fn verify(&self, tap: &str) -> Result<VerifiedTap, Error> {
         if let Some(tap) = VirtualTap::parse(tap) {
@@ -347,6 +363,10 @@ impl Cards {
             verified.map_err(CardError::from)
         };
         let (card, picc) = self.card_of(tap.p(), is_signed).await?;
+        self.of_card(card, picc).await
+    }
+
+    async fn of_card(&self, card: Loaded<Card>, picc: PiccData) -> Result<VerifiedTap, Error> {
         let program = programs::of(&self.core, &card.value).await?;
         Ok(VerifiedTap {
             card,

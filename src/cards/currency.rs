@@ -2,7 +2,8 @@
 //!
 //! Roundings, each in one direction: bitcoin that is owed to a merchant is rounded up to the next
 //! msat, what a card pays for a price in another unit up to the next minor unit. A price in the
-//! card's own currency is paid exactly, and so is what is refunded or topped up.
+//! card's own currency is paid exactly, and so is what is refunded or topped up; for an amount of bitcoin
+//! that somebody sends to a card, what goes on it is rounded down.
 
 use super::charge_model::{Charge, ChargeAmount, ChargeConversion};
 use super::model::Card;
@@ -11,7 +12,7 @@ use crate::Error;
 use crate::core::Core;
 use crate::exchange::{self, ConversionRules, DriftBearer, share_down, share_up};
 use crate::ids::CardId;
-use crate::money::{Asset, Currency, Price, Quote, Rounding, Spread, SpreadSide};
+use crate::money::{Asset, Currency, MAX_MSAT, Price, Quote, Rounding, Spread, SpreadSide};
 use crate::rates::price_in_msat;
 
 /// What a price comes to on a card.
@@ -157,15 +158,67 @@ pub(crate) async fn top_up(
         minor_units: *minor_units,
     }
     .validate()?;
-    let program = programs::of(core, &card).await?;
-    let side = programs::conversion(program.as_ref()).top_up_side;
-    let market = exchange::quote(core, unit, side).await?;
-    // What goes on the card is the price: a spread can only be put on top.
-    let spread = core.settings.rates.spread;
-    let spread = spread.filter(|spread| spread.side == SpreadSide::CustomerPays);
-    let amount_msat = with_spread_on_top(in_msat(&market, *minor_units)?, spread)?;
-    let quote = exchange::with_spread(market, spread)?;
-    Ok(Some((amount_msat, quote)))
+    let terms = TopUpTerms::of(core, &card, unit).await?;
+    Ok(Some((terms.amount_msat(*minor_units)?, terms.quote)))
+}
+
+/// How bitcoin goes on a card in a currency now.
+pub(super) struct TopUpTerms {
+    quote: Quote,
+    spread: Option<Spread>,
+}
+
+impl TopUpTerms {
+    pub(super) async fn of(core: &Core, card: &Card, unit: Currency) -> Result<Self, Error> {
+        let program = programs::of(core, card).await?;
+        let side = programs::conversion(program.as_ref()).top_up_side;
+        let market = exchange::quote(core, unit, side).await?;
+        // What goes on the card is the price: a spread can only be put on top.
+        let spread = core.settings.rates.spread;
+        let spread = spread.filter(|spread| spread.side == SpreadSide::CustomerPays);
+        let quote = exchange::with_spread(market, spread)?;
+        Ok(Self { quote, spread })
+    }
+
+    /// What has to be paid for so much on the card.
+    pub(super) fn amount_msat(&self, minor_units: i64) -> Result<i64, Error> {
+        with_spread_on_top(in_msat(&self.quote, minor_units)?, self.spread)
+    }
+
+    /// The most that can be paid and puts no more than so much on the card.
+    pub(super) fn most_msat(&self, minor_units: i64) -> Result<i64, Error> {
+        let (rate, unit) = (self.quote.rate, self.quote.currency);
+        let whole_msat = rate.fiat_to_msat(unit, minor_units.max(0), Rounding::Down);
+        // There is not as much bitcoin.
+        let whole_msat = whole_msat.unwrap_or(MAX_MSAT).min(MAX_MSAT);
+        let bps = self.spread.map_or(0, |spread| i64::from(spread.bps));
+        let with = whole_msat.saturating_add(share_down(whole_msat, bps, 10_000)?);
+        Ok(with.min(MAX_MSAT))
+    }
+
+    /// What goes on the card for an amount, rounded down to its minor unit; and the rate. Not beyond the
+    /// operator's cap.
+    pub(super) async fn price_of(
+        self,
+        core: &Core,
+        amount_msat: i64,
+    ) -> Result<(Price, Quote), Error> {
+        let (rate, currency) = (self.quote.rate, self.quote.currency);
+        let rest_msat = self.quote.split(amount_msat)?.merchant_msat;
+        let minor_units = rate.msat_to_fiat(currency, rest_msat, Rounding::Down)?;
+        let price = Price::Fiat {
+            currency,
+            minor_units,
+        };
+        price.validate()?;
+        exchange::require_left(core, currency, minor_units).await?;
+        let rounding = Rounding::Down;
+        let quote = Quote {
+            rounding,
+            ..self.quote
+        };
+        Ok((price, quote))
+    }
 }
 
 /// What is set aside for an amount on the card: with a margin where the card bears the drift.

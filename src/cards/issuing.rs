@@ -143,7 +143,7 @@ impl Cards {
         let of = programs::terms_of_a_new_card(making.program.as_ref(), &command.limits);
         let existing: Option<&ExistingChip> = command.existing_chip.as_ref();
         let chip = hex::encode(key.card_id_hash(&uid));
-        let (version, claim) = self.next_version(&chip, existing).await?;
+        let (version, claim) = self.next_version(&uid, &chip, existing).await?;
         let card = Card {
             chip,
             version,
@@ -181,6 +181,7 @@ impl Cards {
     ) -> Result<ProgrammingKeys, Error> {
         let caller = self.core.authenticate(credential).await?;
         caller.require_issuer()?;
+        self.issuer_keys.refresh(&self.core).await?;
         self.keys_to_program(uid).await
     }
 
@@ -197,6 +198,7 @@ impl Cards {
         let caller = self.core.authenticate(credential).await?;
         caller.require_issuer()?;
         check_batch(uids)?;
+        self.issuer_keys.refresh(&self.core).await?;
         let mut keys = Vec::with_capacity(uids.len());
         for uid in uids {
             keys.push(self.keys_to_program(uid).await?);

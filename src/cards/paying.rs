@@ -14,7 +14,7 @@ use super::payment_model::{
     WithdrawalQuote,
 };
 use super::programs::{self, CardProgram, FeeBearer};
-use super::{Cards, guard, load, load_active, low_balance, payment_rules as rules, pin, taps};
+use super::{Cards, guard, load, low_balance, payment_rules as rules, pin, taps};
 use crate::Error;
 use crate::access::Credential;
 use crate::core::{Answer, Caller, Decision, Executed, Loaded};
@@ -399,8 +399,8 @@ impl Cards {
         rules::fee_bearer(program, is_at_a_till, card_bears_route)
     }
 
-    /// What can be withdrawn from a card now: all of it, less what the route may cost. Its holder,
-    /// or the issuer.
+    /// What can be withdrawn from a card now, as by [`withdraw`](Self::withdraw): all of it, less what
+    /// the route may cost. Its holder, or the issuer.
     ///
     /// # Errors
     /// `card.not_found`, `card.frozen`, `card.not_active`, `access.*`.
@@ -412,7 +412,8 @@ impl Cards {
         let caller = self.core.authenticate(credential).await?;
         caller.require_issuer_or_holder(card)?;
         let as_of_ms = self.core.clock.now_ms();
-        let card = load_active(&self.core, card).await?.value;
+        let card = load(&self.core, card).await?.value;
+        rules::require_withdrawable(&card, self.core.commit_time_ms())?;
         let value = self.largest_withdrawal(&card).await?;
         Ok(Answer { as_of_ms, value })
     }
@@ -456,6 +457,8 @@ impl Cards {
 
     /// Sends what is on a card to its holder's own wallet. Neither a tap nor its limits are
     /// needed for it, and a tap does not suffice: the holder alone; of a family card the main card's.
+    /// Also from a card that is lost or has expired, whose money waits for its holder; not from a frozen
+    /// one, nor by a family card that is out of use, where the money is the main card's.
     ///
     /// # Errors
     /// As for [`pay`](Self::pay), without those of taps, PINs and limits.
@@ -488,7 +491,7 @@ impl Cards {
         let core = &self.core;
         let card = load(core, command.card).await?;
         owns(caller, &card.value)?;
-        super::rules::require_active(&card.value, core.commit_time_ms())?;
+        rules::require_withdrawable(&card.value, core.commit_time_ms())?;
         let invoice = rules::payable(&command.bolt11, &core.network, core.clock.now_ms())?;
         let amount_msat = match (invoice.amount_msat, command.amount_msat) {
             (Some(asked), None) => asked,

@@ -2,7 +2,9 @@
 
 use async_trait::async_trait;
 
-use super::model::Card;
+use super::error::CardError;
+use super::life::LifeError;
+use super::model::{Card, CardState};
 use super::payment_error::CardPaymentError;
 use super::payment_model::{CardPayment, CardPaymentOutcome, CardPaymentState};
 use super::programs::{self, CardProgram, FeeBearer};
@@ -307,6 +309,23 @@ pub(super) fn in_flight_window(card: CardId) -> UsageWindow {
         subject: format!("{card}/payments/in_flight"),
         start_ms: 0,
         end_ms: i64::MAX,
+    }
+}
+
+/// A card whose holder can send its money to a wallet of their own: one in use, and one that is lost or
+/// has expired, whose money waits. That of a family card is the main card's, and waits for nobody.
+pub(super) fn require_withdrawable(card: &Card, at_ms: i64) -> Result<(), CardError> {
+    use CardState::{Expired, Lost};
+
+    match rules::require_active(card, at_ms) {
+        Err(
+            CardError::Life(LifeError::Expired { .. })
+            | CardError::NotActive {
+                state: Lost | Expired,
+                ..
+            },
+        ) if card.family_of.is_none() => Ok(()),
+        other => other,
     }
 }
 

@@ -24,6 +24,12 @@ pub(super) fn tap_name(card: &Card, counter: i64) -> String {
     format!("tap/{}/{counter}", counter_name(card))
 }
 
+/// How far its counter stands above what was used: it was moved by one more when the card went back to
+/// the issuer that had it before.
+pub(super) fn ahead(card: &Card) -> i64 {
+    i64::from(card.retired_to == Some(RetireTo::FormerIssuer))
+}
+
 /// The step that claims a tap for what it pays.
 pub(super) fn claim_tap(card: &Card, counter: i64, by: String) -> Step {
     Step::Claim {

@@ -124,6 +124,7 @@ impl Checkout {
             id,
             purpose,
             amount_msat,
+            in_currency: None,
             description: terms.description.clone(),
             description_hash: description_hash(&rules::metadata(address), hashed_data),
             top_up_address: None,

@@ -221,6 +221,24 @@ pub(crate) async fn within_cap(
     ])
 }
 
+/// Refuses what would take the operator's position beyond its cap, were it to give so much of the
+/// currency now, what is on hold counted.
+pub(crate) async fn require_left(
+    core: &Core,
+    currency: Currency,
+    amount: i64,
+) -> Result<(), Error> {
+    let (_, max_open) = load_cap(core, currency).await?;
+    let account = Account::exchange(Asset::Fiat(currency));
+    let balance = core.balance(&account).await?;
+    let lowest = balance.available(account.kind().side());
+    if lowest.saturating_add(max_open.into()) >= i128::from(amount) {
+        return Ok(());
+    }
+    let currency = currency.code().to_owned();
+    Err(RateError::PositionCapReached { currency, max_open }.into())
+}
+
 /// What a refusal of the ledger means for a conversion.
 pub(crate) fn refused(error: Error) -> Error {
     match error {

@@ -3,16 +3,17 @@
 use super::model::{Invoice, InvoicePurpose, InvoiceState};
 use super::options::InvoiceOptions;
 use super::payment::{InvoiceFlags, InvoicePaymentState, Rail};
-use super::{Invoices, proof, steps};
+use super::{Invoices, proof, rules, steps};
 use crate::Error;
 use crate::core::{CommandError, Core};
 use crate::ids::InvoiceId;
 use crate::ledger::{CalendarPeriod, CalendarZone, Step};
 use crate::lightning::PaymentHash;
-use crate::money::Price;
+use crate::money::{Price, Quote};
 use crate::settlement;
 
-/// LUD-06 has wallets pay at once; this is for one that asks its owner first.
+/// LUD-06 has wallets pay at once; this is for one that asks its owner first. Where there is a rate,
+/// no longer than that holds.
 const EXPIRY_SECONDS: u32 = 3_600;
 
 /// What is asked for.
@@ -20,6 +21,8 @@ pub(crate) struct AskedByLnurl {
     pub(crate) id: InvoiceId,
     pub(crate) purpose: InvoicePurpose,
     pub(crate) amount_msat: i64,
+    /// What it comes to in the unit of a card in a currency, and the rate of that.
+    pub(crate) in_currency: Option<(Price, Quote)>,
     pub(crate) description: String,
     /// Of the metadata that the payer was shown: 64 hex digits.
     pub(crate) description_hash: String,
@@ -43,24 +46,29 @@ impl Invoices {
         Fut: Future<Output = Result<Vec<Step>, Error>>,
     {
         let core = &self.core;
-        let price = Price::Bitcoin {
+        let in_bitcoin = Price::Bitcoin {
             amount_msat: asked.amount_msat,
         };
-        price.validate()?;
+        in_bitcoin.validate()?;
+        let (price, quote) = match asked.in_currency {
+            Some((price, quote)) => (price, Some(quote)),
+            None => (in_bitcoin, None),
+        };
         let (now_ms, id) = (core.clock.now_ms(), asked.id);
+        let expiry_seconds = rules::expiry(EXPIRY_SECONDS, quote.as_ref(), now_ms);
         let merchant = asked.purpose.merchant();
         let mut invoice = Invoice {
             id,
             purpose: asked.purpose,
             price: Some(price),
             amount_msat: asked.amount_msat,
-            quote: None,
+            quote,
             description: asked.description,
             payment_hash: core.secrets.preimage(id).payment_hash(),
             bolt11: String::new(),
             state: InvoiceState::New,
             created_at_ms: now_ms,
-            expires_at_ms: now_ms.saturating_add(i64::from(EXPIRY_SECONDS) * 1_000),
+            expires_at_ms: now_ms.saturating_add(i64::from(expiry_seconds) * 1_000),
             received_msat: 0,
             options: InvoiceOptions {
                 rules: self.rules_of(merchant).await?,
@@ -85,7 +93,7 @@ impl Invoices {
         core.settle(|| async { Ok(Some(vec![counted.clone()])) })
             .await?;
         // Made before the commit: without one nobody learns of it, and it cannot be claimed.
-        let rails = self.make_rails(&mut invoice, EXPIRY_SECONDS).await?;
+        let rails = self.make_rails(&mut invoice, expiry_seconds).await?;
         core.settle(|| async {
             let mut batch = guards().await?;
             if let Some(merchant) = merchant {

@@ -16,7 +16,7 @@ use crate::hands::{blank, charge, fund, on_card, replace, uid};
 use crate::support::deadline::Deadline;
 use crate::support::gated_store::{GatedStore, Pause};
 use crate::support::key;
-use crate::support::scene::{Scene, on_both_stores, told};
+use crate::support::scene::{NOON, Scene, on_both_stores, told};
 use crate::support::shop::{self, SAT};
 
 on_both_stores! {
@@ -24,6 +24,7 @@ on_both_stores! {
     whoever_knows_the_number_alone_locks_nothing;
     a_code_that_was_looked_at_in_time_is_good_as_long_as_a_tap;
     a_card_in_anothers_place_is_filled_up_no_more_often;
+    a_clock_that_was_wrong_once_uses_up_no_code_to_come;
 }
 
 async fn right(engine: &Engine, card: CardId, holder: &Credential) -> String {
@@ -70,6 +71,34 @@ async fn a_right_code_ends_the_wrong_ones(is_sqlite: bool) {
     let locked = charge(&engine, &till, "locked", &good, 1).await;
     assert_eq!(locked, Err("card.code_locked"));
     scene.stop("right").await;
+}
+
+/// Codes go by the time of the books, whether a clock that is ahead is believed or not: once it is set
+/// right, the card is as good as before.
+async fn a_clock_that_was_wrong_once_uses_up_no_code_to_come(is_sqlite: bool) {
+    for hours in [6, 48] {
+        let scene = Scene::new(is_sqlite, CardLimits::default()).await;
+        let (engine, till) = (scene.engine().clone(), scene.merchant.till.clone());
+        let (card, holder) = shop::virtual_card(&engine, &*scene.store).await;
+        let good = right(&engine, card, &holder).await;
+        assert_eq!(charge(&engine, &till, "before", &good, 1).await, Ok(1));
+        scene.clock.advance(Duration::from_secs(60));
+        scene.clock.jump(NOON + 60_000 + hours * 3_600_000);
+        let ahead = right(&engine, card, &holder).await;
+        assert_eq!(charge(&engine, &till, "ahead", &ahead, 1).await, Ok(1));
+        scene.clock.jump(NOON + 60_000);
+        scene.clock.advance(Duration::from_secs(60));
+        let shown = engine.cards().virtual_details(&holder, card).await.unwrap();
+        let left_ms = shown.next_code_at_ms - shown.as_of_ms;
+        assert!((1..=30_000).contains(&left_ms), "{left_ms}");
+        let good = right(&engine, card, &holder).await;
+        assert_eq!(
+            charge(&engine, &till, "after", &good, 1).await,
+            Ok(1),
+            "{hours}"
+        );
+        scene.stop("wrong once").await;
+    }
 }
 
 /// A cashier takes as long as for any other card; and whoever is too late with a right code has guessed

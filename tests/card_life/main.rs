@@ -3,6 +3,7 @@
 
 mod codes;
 mod desk;
+mod family_balance;
 mod hands;
 mod model;
 mod owed;
@@ -12,4 +13,5 @@ mod receipts;
 mod story;
 #[path = "../support/mod.rs"]
 mod support;
+mod taken_home;
 mod who;

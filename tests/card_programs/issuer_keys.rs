@@ -8,8 +8,9 @@ use flashkit::cards::boltcard::{
 };
 use flashkit::cards::lnurl::LnurlRequest;
 use flashkit::cards::{
-    ActivateCard, CardLimits, ChargeCard, ExistingChip, ImportIssuerKey, IssueCard, IssueCards,
-    IssuerKeyOrigin, Pin, ProgrammingKeys, RotateIssuerKey, SetCardPin,
+    ActivateCard, CardLimits, ChargeCard, CreateCardImport, CutOver, ExistingChip, ImportIssuerKey,
+    ImportedCard, IssueCard, IssueCards, IssuerKeyOrigin, Pin, ProgrammingKeys, RetireCard,
+    RetireTo, RotateIssuerKey, SetCardPin, WipeCard,
 };
 use flashkit::ports::SystemClock;
 use flashkit::store::{MemoryStore, Store};
@@ -269,6 +270,116 @@ async fn a_card_keeps_its_key_and_a_new_one_gets_the_current() {
     };
     let refused = told(without.cards().import_issuer_key(&issuer, command).await).map(drop);
     assert_eq!(refused, Err("card.no_host_key"));
+}
+
+/// Each of these is the first that an instance hears of a key which another one has made or taken in.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_instance_that_was_open_before_has_a_new_key_at_once() {
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::new(Arc::new(SystemClock)));
+    let here = engine(&store, Some(host_keys())).await;
+    let mut elsewhere = Vec::new();
+    for _ in 0..5 {
+        elsewhere.push(engine(&store, Some(host_keys())).await.cards());
+    }
+    let (cards, issuer) = (here.cards(), here.issuer());
+    let command = RotateIssuerKey { key: key("rotate") };
+    cards.rotate_issuer_key(&issuer, command).await.unwrap();
+    let uid = "04000000000001".to_owned();
+    let command = IssueCard {
+        key: key("issue"),
+        uid: uid.clone(),
+        existing_chip: None,
+        limits: CardLimits::default(),
+        program: None,
+    };
+    cards.issue(&issuer, command).await.unwrap();
+    let keys = cards.programming_keys(&issuer, &uid).await.unwrap();
+    let told_there = elsewhere[0].programming_keys(&issuer, &uid).await;
+    assert_eq!(told_there.unwrap(), keys);
+    let uids = std::slice::from_ref(&uid);
+    let told_there = elsewhere[1].programming_keys_batch(&issuer, uids).await;
+    assert_eq!(told_there.unwrap(), std::slice::from_ref(&keys));
+    let told_there = elsewhere[2].wipe_keys(&issuer, &uid, None).await;
+    assert_eq!(told_there.unwrap(), [keys]);
+
+    let command = ImportIssuerKey {
+        key: key("import"),
+        issuer_key: numbered(7),
+    };
+    cards.import_issuer_key(&issuer, command).await.unwrap();
+    let command = CreateCardImport {
+        key: key("base"),
+        name: "base".to_owned(),
+        issuer_key: numbered(7).id(),
+        limits: CardLimits::default(),
+        program: None,
+    };
+    let import = cards.imports().create(&issuer, command).await.unwrap().id;
+    let rows = [ImportedCard {
+        id: None,
+        uid: Some("04000000000002".to_owned()),
+        version: 1,
+        counter: 0,
+        pull_payment_id: None,
+        balance_msat: 5,
+    }];
+    let checked = elsewhere[3].imports().check(&issuer, import, &rows).await;
+    assert!(checked.unwrap().is_clean());
+    let command = CutOver {
+        key: key("over"),
+        import,
+        old_issuer_is_frozen: true,
+        cards: rows.to_vec(),
+    };
+    let over = elsewhere[4].imports().cut_over(&issuer, command).await;
+    assert_eq!(over.unwrap().cards, 1);
+}
+
+/// A chip has one set of keys: while it is a card of one issuer key it is no other card of another.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_chip_in_use_is_issued_under_no_other_key() {
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::new(Arc::new(SystemClock)));
+    let engine = engine(&store, None).await;
+    let (cards, issuer, uid) = (engine.cards(), engine.issuer(), "04000000000001");
+    let card = shop::card(&engine, uid, CardLimits::default()).await;
+    let command = RotateIssuerKey { key: key("rotate") };
+    let rotated = cards.rotate_issuer_key(&issuer, command).await.unwrap();
+    let issue = |name: &str| IssueCard {
+        key: key(name),
+        uid: uid.to_owned(),
+        existing_chip: None,
+        limits: CardLimits::default(),
+        program: None,
+    };
+    let refused = told(cards.issue(&issuer, issue("in use")).await).map(drop);
+    assert_eq!(refused, Err("card.already_issued"));
+    let batch = IssueCards {
+        key: key("batch"),
+        uids: vec!["04000000000002".to_owned(), uid.to_owned()],
+        limits: CardLimits::default(),
+        program: None,
+    };
+    let refused = told(cards.issue_batch(&issuer, batch).await).map(drop);
+    assert_eq!(refused, Err("card.already_issued"));
+    let merchant = shop::merchant(&engine, "Cookshop").await.id;
+    let command = RetireCard {
+        key: key("retire"),
+        card: card.id,
+        to: RetireTo::Merchant { merchant },
+    };
+    cards.retire(&card.holder, command).await.unwrap();
+    let refused = told(cards.issue(&issuer, issue("not reset")).await).map(drop);
+    assert_eq!(refused, Err("card.already_issued"));
+    let command = WipeCard {
+        key: key("wipe"),
+        card: card.id,
+    };
+    cards.wipe(&issuer, command).await.unwrap();
+    let again = cards.issue(&issuer, issue("again")).await.unwrap();
+    // The first that this key makes for it.
+    assert_eq!((again.issuer_key, again.version), (Some(rotated.id), 1));
+    let keys = cards.wipe_keys(&issuer, uid, None).await.unwrap();
+    assert_eq!(keys.len(), 2, "of either key");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -10,6 +10,8 @@ mod imports;
 mod issuer_keys;
 mod killed;
 mod old_tills;
+mod on_its_way;
 mod rolled_back;
 mod rules;
 mod upgraded;
+mod waiting;

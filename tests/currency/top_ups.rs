@@ -1,12 +1,17 @@
 //! Money that comes on cards in a currency, and what the operator keeps of conversions.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use flashkit::cards::lnurl::LnurlRequest;
 use flashkit::cards::{CardLimits, ChargeCard, TopUpCard};
 use flashkit::invoices::{CreateInvoice, Invoice, InvoiceOptions, InvoicePurpose, PaymentRules};
 use flashkit::ledger::Account;
+use flashkit::lightning::Bolt11Details;
 use flashkit::money::{Price, QuoteSide, Spread, SpreadSide};
 use flashkit::rewards::RedeemPoints;
+use flashkit::testkit::wallet::Wallet;
+use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use crate::support::key;
@@ -16,6 +21,9 @@ use crate::world::{Terms, World, fiat, msat};
 
 on_both_stores! {
     a_top_up_is_exact_at_the_rate_of_its_invoice;
+    what_anybody_sends_to_a_cards_address_goes_on_it_in_its_currency;
+    what_is_kept_of_what_is_sent_to_an_address_is_on_top;
+    nothing_is_asked_for_at_an_address_that_cannot_be_paid;
     sixty_four_top_ups_stay_within_the_cap;
     points_are_turned_into_the_currency;
     a_spread_of_invoices_and_bitcoin_cards_is_booked;
@@ -89,6 +97,184 @@ async fn a_top_up_is_exact_at_the_rate_of_its_invoice(is_sqlite: bool) {
     assert!(customer.pay(&full.bolt11).await.is_err());
     assert_eq!(world.books().await, books);
     world.stop("topped up").await;
+}
+
+/// The card's own address, and what is answered there.
+async fn address(world: &World) -> String {
+    let cards = world.engine.cards();
+    let found = cards.top_up_address(&world.card.holder, world.card.id);
+    found.await.unwrap().url.clone()
+}
+
+async fn ask(world: &World, url: &str) -> (u16, Value) {
+    let request = LnurlRequest {
+        url: url.to_owned(),
+        till: None,
+        source: None,
+    };
+    let reply = world.engine.cards().answer(&request).await;
+    (reply.status, serde_json::from_str(&reply.body).unwrap())
+}
+
+/// The invoice that a wallet gets for an amount.
+async fn asked(world: &World, url: &str, amount_msat: i64) -> String {
+    let sign = if url.contains('?') { '&' } else { '?' };
+    let (status, made) = ask(world, &format!("{url}{sign}amount={amount_msat}")).await;
+    assert_eq!(status, 200, "{made}");
+    let bolt11 = made["pr"].as_str().unwrap().to_owned();
+    let details: Bolt11Details = bolt11.parse().unwrap();
+    // LUD-06: exactly what was asked for.
+    assert_eq!(details.amount_msat, Some(amount_msat));
+    bolt11
+}
+
+async fn pay(customer: &Wallet, world: &World, url: &str, amount_msat: i64) {
+    let bolt11 = asked(world, url, amount_msat).await;
+    customer.pay(&bolt11).await.unwrap();
+}
+
+async fn what_anybody_sends_to_a_cards_address_goes_on_it_in_its_currency(is_sqlite: bool) {
+    let terms = Terms {
+        limits: CardLimits {
+            max_balance: Some(300_000),
+            ..CardLimits::default()
+        },
+        ..Terms::default()
+    };
+    let (mut world, customer) = World::online(is_sqlite, "15000000", terms).await;
+    world.cap("cap", 1_000_000).await;
+    let url = address(&world).await;
+    let (status, offer) = ask(&world, &url).await;
+    // 300,000 cents are 20,000,000 msat.
+    let bounds = (&offer["minSendable"], &offer["maxSendable"]);
+    assert_eq!((status, bounds), (200, (&json!(1_000), &json!(20_000_000))));
+    // No longer than the rate holds.
+    asked(&world, &url, 10_000_067).await;
+    let purpose = InvoicePurpose::TopUp {
+        card: world.card.id,
+    };
+    let (invoices, issuer) = (world.engine.invoices(), world.engine.issuer());
+    let made = invoices.list(&issuer, purpose, None, 10).await.unwrap();
+    assert_eq!(made[0].expires_at_ms - made[0].created_at_ms, 600_000);
+    assert_eq!(made[0].price, Some(fiat("JMD", 150_001)));
+    // 150,001.005 cents; the rate is that of when it was asked for.
+    let bolt11 = asked(&world, &url, 10_000_067).await;
+    world.rate("JMD", "5000000");
+    customer.pay(&bolt11).await.unwrap();
+    let is_on_card = async |cents: i64| {
+        crate::support::until("it is on the card", || async {
+            world.on_card().await == cents
+        })
+        .await;
+    };
+    is_on_card(150_001).await;
+    assert_eq!(world.books().await, [150_001, 0, -150_001, 10_000_067, 0]);
+    // By the `p` of a tap, as older apps have it: another one of the same card.
+    world.rate("JMD", "15000000");
+    let tap = world.card.chip.tap();
+    let (_, p) = tap.split_once("?p=").unwrap();
+    let by_tap = format!("https://localhost/boltcard/pay?p={}", &p[..32]);
+    pay(&customer, &world, &by_tap, 1_000).await;
+    let is_on_card = async |cents: i64| {
+        crate::support::until("it is on the card", || async {
+            world.on_card().await == cents
+        })
+        .await;
+    };
+    is_on_card(150_016).await;
+    // Each of two fits, and both do not: the second goes back while it can.
+    let mut bills = Vec::new();
+    for _ in 0..2 {
+        bills.push(asked(&world, &url, 6_000_000).await);
+    }
+    customer.pay(&bills[0]).await.unwrap();
+    assert!(customer.pay(&bills[1]).await.is_err());
+    is_on_card(240_016).await;
+    assert_eq!(world.position().await, -240_016);
+    world.stop("sent").await;
+}
+
+async fn what_is_kept_of_what_is_sent_to_an_address_is_on_top(is_sqlite: bool) {
+    for (side, cents, kept_msat) in [
+        (SpreadSide::CustomerPays, 150_000, 200_000),
+        // What goes on the card is what was paid.
+        (SpreadSide::MerchantReceives, 153_000, 0),
+    ] {
+        let spread = Some(Spread { bps: 200, side });
+        let terms = Terms {
+            spread,
+            ..Terms::default()
+        };
+        let (world, customer) = World::online(is_sqlite, "15000000", terms).await;
+        world.cap("cap", 1_000_000).await;
+        let url = address(&world).await;
+        pay(&customer, &world, &url, 10_200_000).await;
+        crate::support::until("it is on the card", || async {
+            world.on_card().await == cents
+        })
+        .await;
+        let books = [cents, 0, -cents, 10_200_000 - kept_msat, kept_msat];
+        assert_eq!(world.books().await, books);
+        world.stop("kept").await;
+    }
+}
+
+async fn nothing_is_asked_for_at_an_address_that_cannot_be_paid(is_sqlite: bool) {
+    let mut terms = Terms::default();
+    terms.limits.max_balance = Some(1_000);
+    terms.rules.top_up_side = Some(QuoteSide::Bid);
+    let (world, customer) = World::online(is_sqlite, "15000000", terms).await;
+    let url = address(&world).await;
+    let refused = async |what: &str, amount: Option<i64>| {
+        let amount = amount.map(|amount| format!("?amount={amount}"));
+        let (status, reply) = ask(&world, &format!("{url}{}", amount.unwrap_or_default())).await;
+        assert_eq!((status, &reply["status"]), (400, &json!("ERROR")), "{what}");
+        reply["reason"].as_str().unwrap().to_owned()
+    };
+    // Neither without a rate of the side that the program says, nor where nothing can be opened.
+    let reason = refused("no side", None).await;
+    assert!(
+        reason.contains("side") || reason.contains("bid"),
+        "{reason}"
+    );
+    world.side("JMD", QuoteSide::Bid, "50000");
+    let reason = refused("no cap", None).await;
+    assert!(reason.contains("position"), "{reason}");
+    // A cent is 20,000 msat. How much the cap leaves is told to nobody who asks.
+    world.cap("cap", 10).await;
+    let (_, offer) = ask(&world, &url).await;
+    let bounds = (&offer["minSendable"], &offer["maxSendable"]);
+    assert_eq!(bounds, (&json!(20_000), &json!(20_000_000)));
+    for amount in [19_999, 20_000_001] {
+        refused("out of bounds", Some(amount)).await;
+    }
+    let reason = refused("beyond the cap", Some(220_000)).await;
+    assert!(reason.contains("position"), "{reason}");
+    pay(&customer, &world, &url, 20_000).await;
+    pay(&customer, &world, &url, 39_999).await;
+    crate::support::until("they are on the card", || async {
+        world.on_card().await == 2
+    })
+    .await;
+    let (_, offer) = ask(&world, &url).await;
+    assert_eq!(offer["maxSendable"], 998 * 20_000);
+    // Asked for while there was a rate, and paid when there is none: the one that was told holds.
+    let bolt11 = asked(&world, &url, 60_000).await;
+    world.clock.advance(Duration::from_millis(120_001));
+    refused("stale", None).await;
+    refused("stale", Some(60_000)).await;
+    customer.pay(&bolt11).await.unwrap();
+    crate::support::until("it is on the card", || async { world.on_card().await == 5 }).await;
+    // The more the card has, the less fits; and a full one says so.
+    world.side("JMD", QuoteSide::Bid, "50000");
+    world.cap("more", 100_000).await;
+    let (_, offer) = ask(&world, &url).await;
+    assert_eq!(offer["maxSendable"], 995 * 20_000);
+    pay(&customer, &world, &url, 995 * 20_000).await;
+    crate::support::until("it is full", || async { world.on_card().await == 1_000 }).await;
+    let reason = refused("full", None).await;
+    assert!(reason.contains("no more"), "{reason}");
+    world.stop("asked").await;
 }
 
 async fn sixty_four_top_ups_stay_within_the_cap(is_sqlite: bool) {

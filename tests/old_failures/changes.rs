@@ -197,6 +197,7 @@ pub struct WithdrawFromCard {",
         "src/cards/issuing.rs",
         "        let caller = self.core.authenticate(credential).await?;
         caller.require_issuer()?;
+        self.issuer_keys.refresh(&self.core).await?;
         self.keys_to_program(uid).await",
         "        self.core.authenticate(credential).await?;
         self.keys_to_program(uid).await",

@@ -157,7 +157,7 @@ impl CardImports {
         check_rows(rows.len())?;
         let as_of_ms = self.core.clock.now_ms();
         let import = load(&self.core, import).await?.value;
-        let chips = self.chips(&import, rows)?;
+        let chips = self.chips(&import, rows).await?;
         let mut report = ImportReport::default();
         for (place, (row, chip)) in rows.iter().zip(&chips).enumerate() {
             let outcome = self.free(chip).await?;
@@ -191,7 +191,7 @@ impl CardImports {
                 }
                 check_rows(command.cards.len())?;
                 let import = load(core, command.import).await?.value;
-                let chips = imports.chips(&import, &command.cards)?;
+                let chips = imports.chips(&import, &command.cards).await?;
                 let mut report = Answer {
                     as_of_ms: core.clock.now_ms(),
                     value: ImportReport::default(),
@@ -254,11 +254,12 @@ impl CardImports {
         }
     }
 
-    fn chips(
+    async fn chips(
         &self,
         import: &CardImport,
         rows: &[ImportedCard],
     ) -> Result<Vec<Result<String, RowRefusal>>, Error> {
+        self.cards.issuer_keys.refresh(&self.core).await?;
         let state = self.cards.issuer_keys.state();
         let issuer_key = import.issuer_key;
         let missing = CardError::IssuerKeyMissing { issuer_key };
@@ -436,8 +437,8 @@ impl CardImports {
     async fn used_of(&self, card: &Card) -> Result<u32, Error> {
         let name = card_rules::counter_name(card);
         let stored = self.core.store.counter(&name).await?;
-        let last = stored.and_then(|last| u32::try_from(last).ok());
-        Ok(roll_back::used(card, last.unwrap_or(0)))
+        let used = stored.map(|stored| stored.saturating_sub(card_rules::ahead(card)));
+        Ok(used.and_then(|used| u32::try_from(used).ok()).unwrap_or(0))
     }
 }
 

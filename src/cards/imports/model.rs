@@ -282,6 +282,11 @@ pub enum KeptReason {
         /// How much.
         held_msat: i64,
     },
+    /// Something is set aside for it that has not arrived: it comes, or goes back to its sender, first.
+    MoneyComing {
+        /// How much.
+        pending_msat: i64,
+    },
     /// Other cards spend its balance, or it spends another's: the others are retired first.
     HasFamily,
 }

@@ -17,8 +17,8 @@ impl CardImports {
     /// for the former issuer. It lets a card pay only when it has its row. What still comes to such
     /// a card here, or is given back to it, is the former issuer's. Issuer only.
     ///
-    /// What cannot go back is named and stays in use: a card with money on hold, and one with a
-    /// family. A card that went back can be taken over again by
+    /// What cannot go back is named and stays in use: a card with money on hold, one that money is on its
+    /// way to, and one with a family. A card that went back can be taken over again by
     /// [`cut_over`](Self::cut_over), and is then its own successor: history, limits with what is used
     /// of them, PIN, recovery code and points go along, and so does that it was lost, frozen or
     /// expired. What fills it up when it runs low does not.
@@ -133,6 +133,11 @@ impl CardImports {
             let held_msat = row.held_msat;
             return Ok(Err(KeptReason::MoneyOnHold { held_msat }));
         }
+        let own = card.value.balance_account();
+        let pending_msat = core.balance(&own).await?.incoming(own.kind().side());
+        if pending_msat != 0 {
+            return Ok(Err(KeptReason::MoneyComing { pending_msat }));
+        }
         let mut taken = Vec::new();
         let to = RetireTo::FormerIssuer;
         match require_none(core, card.value.id).await {
@@ -143,7 +148,6 @@ impl CardImports {
             Err(error) => return Err(error),
         }
         self.cards.retired(card, to, &mut taken)?;
-        let own = card.value.balance_account();
         if row.balance_msat > 0 {
             taken.push(Step::Transfer(NewTransfer {
                 id: core.new_id(TransferId::from_parts)?,
@@ -169,14 +173,6 @@ impl CardImports {
         steps.extend(taken);
         Ok(Ok(row))
     }
-}
-
-/// The counter of a card that went back was moved by one more when it did.
-pub(super) fn used(card: &Card, stored: u32) -> u32 {
-    if card.retired_to == Some(RetireTo::FormerIssuer) {
-        return stored.saturating_sub(1);
-    }
-    stored
 }
 
 /// The card that comes over again in its own place, and the steps that end the one before. The server

@@ -42,8 +42,8 @@ fn no_more_jobs(card: CardId) -> [Step; 3] {
 
 impl Cards {
     /// Says that a card is lost: no tap of it is taken from now on, and that is for good. Its
-    /// money stays where it is until the card is replaced or retired. Its holder, of a family
-    /// card the main card's as well, or the issuer.
+    /// money stays where it is until its holder withdraws it, or the card is replaced or retired. Its
+    /// holder, of a family card the main card's as well, or the issuer.
     ///
     /// # Errors
     /// `card.not_found`, `card.frozen` and others when it is neither active nor frozen,

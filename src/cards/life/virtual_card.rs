@@ -274,7 +274,8 @@ impl Cards {
     ) -> Result<Answer<VirtualCardDetails>, Error> {
         let core = &self.core;
         core.authenticate(credential).await?.require_holder(card)?;
-        let as_of_ms = core.clock.now_ms();
+        // As codes are checked: a clock that was wrong once uses up none that is still to come.
+        let as_of_ms = core.commit_time_ms();
         let found = load(core, card).await?.value;
         if found.kind != CardKind::Virtual {
             return Err(LifeError::NotVirtual { card }.into());
@@ -305,7 +306,7 @@ impl Cards {
             return Err(LifeError::CodeLocked { card: id }.into());
         }
         let secret = core.secrets.virtual_code(id);
-        let now_ms = core.clock.now_ms();
+        let now_ms = core.commit_time_ms();
         let counter = match tap.step(&secret, now_ms) {
             Some(counter) => counter,
             None => self.of_before(tap, &card.value, &secret, now_ms).await?,

@@ -5,12 +5,12 @@
 use super::model::WipeCard;
 use crate::Error;
 use crate::access::Credential;
-use crate::cards::boltcard::{Opened, TapError, TapUrl};
+use crate::cards::boltcard::{Opened, PiccData, TapError, TapUrl};
 use crate::cards::{
     CARDS, Card, CardError, CardState, Cards, ExistingChip, FIRST_VERSION, ProgrammingKeys, load,
     parse_uid, rules,
 };
-use crate::core::{Answer, Decision, Executed, emit};
+use crate::core::{Answer, Decision, Executed, Loaded, emit};
 use crate::store::MAX_PAGE;
 
 /// The keys of such a card are told to nobody.
@@ -21,7 +21,8 @@ fn is_in_use(card: &Card) -> bool {
 }
 
 /// The key version of a new card, and the name that its chip is taken by: once for ever, and once
-/// more each time that it was reset.
+/// more each time that it was reset. `past` are the cards that the chip ever was, of whatever issuer key:
+/// each key has versions of its own.
 fn next_version(
     chip: &str,
     past: &[Card],
@@ -31,7 +32,8 @@ fn next_version(
         let card = card.id.to_string();
         return Err(CardError::AlreadyIssued { card });
     }
-    let last = past.iter().map(|card| card.version).max();
+    let of_key = past.iter().filter(|card| card.chip == chip);
+    let last = of_key.map(|card| card.version).max();
     let next = last.map_or(FIRST_VERSION, |last| last.saturating_add(1));
     let version = match existing {
         // A version that was on the chip before would take its old taps again.
@@ -45,13 +47,21 @@ fn next_version(
     Ok((version, claim))
 }
 
+/// Whether the keys of a card, one of those that its chip ever was, have signed a tap.
+fn has_signed(opened: &Opened<'_>, card: &Card, tap: &TapUrl) -> bool {
+    let form = card.pull_payment_id.as_deref();
+    let signed = opened.key.verify(&opened.picc, card.version, form, tap);
+    signed.is_ok()
+}
+
 impl Cards {
     pub(in crate::cards) async fn next_version(
         &self,
+        uid: &[u8; 7],
         chip: &str,
         existing: Option<&ExistingChip>,
     ) -> Result<(u32, String), Error> {
-        let past = self.all_of_hash(chip).await?;
+        let past = self.all_of_chip(uid).await?;
         Ok(next_version(chip, &past, existing)?)
     }
 
@@ -83,6 +93,25 @@ impl Cards {
         Ok(found)
     }
 
+    /// The card that has signed a tap, in use or not: of those with the same keys the newest.
+    pub(in crate::cards) async fn signed_before(
+        &self,
+        tap: &str,
+    ) -> Result<Option<(Loaded<Card>, PiccData)>, Error> {
+        let Ok(tap) = TapUrl::parse(tap) else {
+            return Ok(None);
+        };
+        let issuer_keys = self.issuer_keys.state();
+        for opened in issuer_keys.ring.open(tap.p()) {
+            let chip = hex::encode(opened.key.card_id_hash(&opened.picc.uid));
+            let all = self.all_of_hash(&chip).await?;
+            if let Some(card) = all.iter().find(|card| has_signed(&opened, card, &tap)) {
+                return Ok(Some((load(&self.core, card.id).await?, opened.picc)));
+            }
+        }
+        Ok(None)
+    }
+
     /// The keys to reset a chip with that is out of use (lost, replaced, retired, wiped, or never
     /// handed over): those of every version that was ever written on it, the newest first. With
     /// a tap of the chip only those that signed it: these are on the chip. Issuer only.
@@ -100,6 +129,7 @@ impl Cards {
         let caller = self.core.authenticate(credential).await?;
         caller.require_issuer()?;
         let uid = parse_uid(uid)?;
+        self.issuer_keys.refresh(&self.core).await?;
         let found = self.all_of_chip(&uid).await?;
         if found.is_empty() {
             return Err(CardError::NotFound.into());
@@ -120,15 +150,14 @@ impl Cards {
         if opened.is_empty() {
             return Err(CardError::from(TapError::NotOurs).into());
         }
-        let has_signed = |card: &&Card| {
-            let form = card.pull_payment_id.as_deref();
-            opened.iter().any(|Opened { key, picc }| {
-                picc.uid == uid
-                    && hex::encode(key.card_id_hash(&uid)) == card.chip
-                    && key.verify(picc, card.version, form, &tap).is_ok()
+        let is_on_chip = |card: &&Card| {
+            opened.iter().any(|opened| {
+                opened.picc.uid == uid
+                    && hex::encode(opened.key.card_id_hash(&uid)) == card.chip
+                    && has_signed(opened, card, &tap)
             })
         };
-        let signed: Vec<&Card> = found.iter().filter(has_signed).collect();
+        let signed: Vec<&Card> = found.iter().filter(is_on_chip).collect();
         if signed.is_empty() {
             return Err(CardError::from(TapError::WrongMac).into());
         }

@@ -1,11 +1,15 @@
 //! LNURL-pay: topping a card up.
 
+use std::ops::RangeInclusive;
+
 use super::base;
 use crate::Error;
 use crate::cards::boltcard::TapError;
+use crate::cards::currency::TopUpTerms;
 use crate::cards::error::CardError;
 use crate::cards::payment_error::CardPaymentError;
 use crate::cards::{Card, Cards, admit_top_up, current, load_active, programs, top_up_address};
+use crate::exchange;
 use crate::ids::{CardId, InvoiceId};
 use crate::invoices::{AskedByLnurl, InvoicePurpose, Invoices};
 use crate::lnurl::{
@@ -89,24 +93,25 @@ impl Cards {
         address: Option<&str>,
     ) -> Result<LnurlReply, Error> {
         let card = current(&self.core, card).await?.value.id;
-        let max_sendable = self.room(card).await?;
-        if max_sendable < MIN_SENDABLE_MSAT {
-            return Err(CardPaymentError::Full { card }.into());
-        }
-        let bounds = MIN_SENDABLE_MSAT..=max_sendable;
+        let (bounds, terms) = self.sendable(card).await?;
         let not_within = |NotWithin| CardPaymentError::AmountNotWithinBounds {
-            min_msat: MIN_SENDABLE_MSAT,
-            max_msat: max_sendable,
+            min_msat: *bounds.start(),
+            max_msat: *bounds.end(),
         };
         let Some(amount_msat) = asked_amount(query, &bounds).map_err(not_within)? else {
             let request: PayRequest<'_, ()> = PayRequest::new(&bounds, METADATA, callback);
             return Ok(LnurlReply::json(200, &request));
         };
         let core = &self.core;
+        let in_currency = match terms {
+            Some(terms) => Some(terms.price_of(core, amount_msat).await?),
+            None => None,
+        };
         let asked = AskedByLnurl {
             id: core.new_id(InvoiceId::from_parts)?,
             purpose: InvoicePurpose::TopUp { card },
             amount_msat,
+            in_currency,
             description: "Card top-up".to_owned(),
             description_hash: description_hash(METADATA, ""),
             top_up_address: address.map(str::to_owned),
@@ -123,21 +128,45 @@ impl Cards {
         Ok(LnurlReply::json(200, &PayReply::new(pr, None)))
     }
 
-    /// How much more may be on a card, what is on its way there counted.
-    async fn room(&self, card: CardId) -> Result<i64, Error> {
-        let card = load_active(&self.core, card).await?.value;
-        // In another unit it is looked at when the money arrives.
-        if card.unit != Asset::Btc {
-            return Ok(MAX_MSAT);
+    /// The least and the most that can be sent to a card now, and how it goes on one in a currency: at
+    /// the rate of now, by which nothing can be sent where there is none.
+    async fn sendable(
+        &self,
+        card: CardId,
+    ) -> Result<(RangeInclusive<i64>, Option<TopUpTerms>), Error> {
+        let core = &self.core;
+        let card = load_active(core, card).await?.value;
+        let room = self.room(&card).await?;
+        let (mut least_msat, mut terms) = (MIN_SENDABLE_MSAT, None);
+        let most_msat = match card.unit {
+            Asset::Fiat(unit) => {
+                let now = TopUpTerms::of(core, &card, unit).await?;
+                // How much more the operator gives is nobody's business who asks: but whether.
+                exchange::require_left(core, unit, 1).await?;
+                least_msat = least_msat.max(now.amount_msat(1)?);
+                let most_msat = room.map(|room| now.most_msat(room)).transpose()?;
+                terms = Some(now);
+                most_msat.unwrap_or(MAX_MSAT)
+            }
+            _ => room.unwrap_or(MAX_MSAT),
+        };
+        if most_msat < least_msat {
+            return Err(CardPaymentError::Full { card: card.id }.into());
         }
-        let (ceiling_msat, _) = programs::ceiling(&self.core, &card).await?;
-        let Some(ceiling_msat) = ceiling_msat else {
-            return Ok(MAX_MSAT);
+        Ok((least_msat..=most_msat, terms))
+    }
+
+    /// How much more may be on a card, in its unit, what is on its way there counted; `None` where
+    /// nothing says so.
+    async fn room(&self, card: &Card) -> Result<Option<i64>, Error> {
+        let (ceiling, _) = programs::ceiling(&self.core, card).await?;
+        let Some(ceiling) = ceiling else {
+            return Ok(None);
         };
         let account = card.balance_account();
         let balance = self.core.balance(&account).await?;
         let highest = balance.highest(account.kind().side());
-        let room = i128::from(ceiling_msat).saturating_sub(highest);
-        Ok(i64::try_from(room).unwrap_or(0).max(0))
+        let room = i128::from(ceiling).saturating_sub(highest);
+        Ok(Some(i64::try_from(room).unwrap_or(0).max(0)))
     }
 }

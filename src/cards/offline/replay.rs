@@ -9,7 +9,9 @@ use crate::cards::charge_model::{Charge, ChargePosting, ChargeState};
 use crate::cards::charging::VerifiedTap;
 use crate::cards::currency::{self, Due};
 use crate::cards::life::VirtualTap;
-use crate::cards::{CardError, Cards, charge_rules, guard, life, low_balance, programs, rules};
+use crate::cards::{
+    Card, CardError, Cards, charge_rules, guard, life, load, low_balance, programs, rules,
+};
 use crate::core::{Answer, Caller, Loaded};
 use crate::exchange::{self, Moves};
 use crate::ids::{ChargeId, CredentialId, MerchantId, TransferId};
@@ -204,9 +206,10 @@ impl Cards {
             card: Some(tapped.card.value.id),
             ..waiting
         };
-        let read = self.read_counter(&tapped).await?;
+        let counted = self.counted_as(&tapped).await?;
+        let read = self.read_counter(&counted.value, tapped.counter).await?;
         let by = waiting.id.clone();
-        let mut claimed = match offline::claim(&tapped.card.value, tapped.counter, &read, by) {
+        let mut claimed = match offline::claim(&counted, tapped.counter, &read, by)? {
             Ok(steps) => steps,
             Err(error) => {
                 let waiting = self.with_charge(waiting, read.claimed_by).await?;
@@ -240,8 +243,7 @@ impl Cards {
             let reason = "a virtual card is charged online alone";
             return Ok(Err(TapError::Malformed { reason }.into()));
         }
-        let till = replay.till.to_string();
-        match self.verify_from(Some(&till), &tap.tap).await {
+        match self.verify_late(&replay.till.to_string(), &tap.tap).await {
             Ok(tapped) => Ok(Ok(tapped)),
             Err(Error::Card(
                 error @ (CardError::Tap(_) | CardError::NotFound | CardError::Life(_)),
@@ -274,13 +276,36 @@ impl Cards {
         Ok(offline::with_charge(waiting, &charge))
     }
 
-    async fn read_counter(&self, tap: &VerifiedTap) -> Result<CounterRead, Error> {
-        let (store, card) = (&self.core.store, &tap.card.value);
-        let claimed_by = store.claim(&rules::tap_name(card, tap.counter)).await?;
+    /// The card that a use of the chip is claimed for, once. A card that came over a second time has
+    /// another id, and begins where the server stopped that had it meanwhile: what the chip had done
+    /// before it went back is that of the card before it, and no use of that server's.
+    async fn counted_as(&self, tapped: &VerifiedTap) -> Result<Loaded<Card>, Error> {
+        let (core, mut card) = (&self.core, tapped.card.clone());
+        while let Some(before) = card.value.replaces {
+            let read = self.read_counter(&card.value, tapped.counter).await?;
+            let before = load(core, before).await?;
+            let is_same =
+                before.value.chip == card.value.chip && before.value.version == card.value.version;
+            let begins_later = read.claimed_from.is_some_and(|from| tapped.counter <= from);
+            if !is_same || !begins_later {
+                break;
+            }
+            let read = self.read_counter(&before.value, tapped.counter).await?;
+            if read.last.is_none_or(|last| tapped.counter > last) {
+                break;
+            }
+            card = before;
+        }
+        Ok(card)
+    }
+
+    async fn read_counter(&self, card: &Card, counter: i64) -> Result<CounterRead, Error> {
+        let store = &self.core.store;
+        let last = store.counter(&rules::counter_name(card)).await?;
         Ok(CounterRead {
-            last: store.counter(&rules::counter_name(card)).await?,
+            last: last.map(|last| last.saturating_sub(rules::ahead(card))),
             claimed_from: store.counter(&rules::claimed_from_name(card)).await?,
-            claimed_by,
+            claimed_by: store.claim(&rules::tap_name(card, counter)).await?,
         })
     }
 

@@ -10,8 +10,8 @@ use crate::Error;
 use crate::cards::charge_model::{Charge, ChargeState};
 use crate::cards::charging::VerifiedTap;
 use crate::cards::model::{Card, CardState};
-use crate::cards::{CardError, CardProgram, rules};
-use crate::core::{CommandError, emit, put};
+use crate::cards::{CardError, CardProgram, guard, rules};
+use crate::core::{CommandError, Loaded, emit, put};
 use crate::ids::TransferId;
 use crate::ledger::{Account, NewTransfer, Refusal, Step, TransferKind, UsageWindow};
 use crate::money::MAX_MSAT;
@@ -63,35 +63,38 @@ pub(super) struct CounterRead {
 }
 
 /// The steps that claim a tap; the counter moves only upwards, and stays where a later tap has
-/// brought it.
+/// brought it. The card is as it was read, and one that went back to the issuer that had it before is
+/// written: where it comes over again at that moment, it begins behind this.
 ///
 /// A lower counter than the last can be claimed where the books would know of its use. A card
 /// that was charged before uses were claimed by name has taps of which they do not: for them a
 /// tap must be later than the last.
 pub(super) fn claim(
-    card: &Card,
+    card: &Loaded<Card>,
     counter: i64,
     read: &CounterRead,
     by: String,
-) -> Result<Vec<Step>, CardError> {
+) -> Result<Result<Vec<Step>, CardError>, Error> {
     let is_behind = read.last.is_some_and(|last| counter <= last);
     let may_be_used = read.claimed_from.is_none_or(|from| counter <= from);
     if read.claimed_by.is_some() || (is_behind && may_be_used) {
         let last = read.last.unwrap_or(counter).max(counter);
-        return Err(CardError::TapReplayed { counter, last });
+        return Ok(Err(CardError::TapReplayed { counter, last }));
     }
-    let mut steps = vec![rules::claim_tap(card, counter, by)];
+    let held = match card.value.is_with_former_issuer() {
+        true => rules::write(&card.value, card.version)?,
+        false => guard(card),
+    };
+    let card = &card.value;
+    let mut steps = vec![held, rules::claim_tap(card, counter, by)];
     if !is_behind {
-        steps.push(Step::Advance {
-            counter: rules::counter_name(card),
-            to: counter,
-        });
+        steps.push(rules::advance(card, counter + rules::ahead(card)));
     }
     if read.claimed_from.is_none() {
         let from = read.last.unwrap_or(rules::NO_COUNTER);
         steps.push(rules::claimed_from(card, from));
     }
-    Ok(steps)
+    Ok(Ok(steps))
 }
 
 /// What a till did wrong with a tap, by its time, its amount and its key.
@@ -214,11 +217,12 @@ fn in_window(program: &CardProgram, tap: &OfflineTap, at_ms: i64) -> Result<(), 
     Ok(())
 }
 
-/// Whether a card that was replaced since pays with what the card in its place has: its holder has
-/// the money there, and the goods.
+/// Whether a card that was replaced since, and perhaps wiped then, pays with what the card in its place
+/// has: its holder has the money there, and the goods.
 pub(super) fn pays_in_its_place(card: &Card, tap: &OfflineTap, terms: OfflineTerms) -> bool {
     let was_before = card.stopped_at_ms.is_some_and(|at_ms| tap.at_ms < at_ms);
-    let is_replaced = card.state == CardState::Replaced;
+    let is_out = matches!(card.state, CardState::Replaced | CardState::Wiped);
+    let is_replaced = is_out && card.replaced_by.is_some();
     is_replaced && was_before && terms.stopped_card == StoppedCard::Pays
 }
 

@@ -13,6 +13,7 @@ use super::CardError;
 use super::model::{Card, CardLimits};
 use crate::Error;
 use crate::access::Credential;
+use crate::cards;
 use crate::core::{Answer, Core, Decision, Executed, Loaded, emit, put};
 use crate::exchange::ConversionRules;
 use crate::ids::{CardProgramId, ProgramId};
@@ -239,15 +240,25 @@ pub(crate) async fn may_give(
 }
 
 /// The most that may be on a card, and what then holds in the commit: its program, if it is of
-/// one, is as it was read.
-pub(crate) async fn ceiling(
-    core: &Core,
-    card: &Card,
-) -> Result<(Option<i64>, Option<Step>), Error> {
+/// one, is as it was read. By a family card the money goes on the main card, which has a most of its
+/// own.
+pub(crate) async fn ceiling(core: &Core, card: &Card) -> Result<(Option<i64>, Vec<Step>), Error> {
+    let (mut most, mut held) = own_ceiling(core, card).await?;
+    if let Some(main) = card.family_of {
+        let main = cards::load(core, main).await?;
+        let (of_main, more) = own_ceiling(core, &main.value).await?;
+        most = most.into_iter().chain(of_main).min();
+        held.push(cards::guard(&main));
+        held.extend(more);
+    }
+    Ok((most, held))
+}
+
+async fn own_ceiling(core: &Core, card: &Card) -> Result<(Option<i64>, Vec<Step>), Error> {
     let own = card.limits.max_balance;
     Ok(match of(core, card).await? {
-        Some(program) => (program.value.ceiling(own), Some(guard(&program))),
-        None => (own, None),
+        Some(program) => (program.value.ceiling(own), vec![guard(&program)]),
+        None => (own, Vec::new()),
     })
 }
 
