@@ -461,6 +461,25 @@ impl Store for SqliteStore {
             .await
     }
 
+    async fn holds_left(&self, ids: &[TransferId]) -> Result<Vec<Option<i64>>, StoreError> {
+        let ids = ids.to_vec();
+        let left = move |connection: &Connection, id| {
+            let hold = state::hold(connection, id)?;
+            Ok(hold.map(|hold| hold.remaining))
+        };
+        self.read(move |connection| ids.into_iter().map(|id| left(connection, id)).collect())
+            .await
+    }
+
+    async fn all_reversed(&self, ids: &[TransferId]) -> Result<Vec<i64>, StoreError> {
+        let ids = ids.to_vec();
+        self.read(move |connection| {
+            let reversed = |id| reading::reversed(connection, id);
+            ids.into_iter().map(reversed).collect()
+        })
+        .await
+    }
+
     async fn claim(&self, name: &str) -> Result<Option<String>, StoreError> {
         let name = name.to_owned();
         self.read(move |connection| state::claim(connection, &name))
