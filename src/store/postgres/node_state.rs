@@ -223,20 +223,27 @@ pub(super) const MAKE_EPOCH: &str = concat!(
 pub(super) const LOCK_FOR_CHANGE: &str =
     "SELECT value FROM settings WHERE name = 'node_epoch' FOR UPDATE";
 
-/// After the lock, so that it sees what the one before did. The time is the server's.
+/// The time is the server's.
 pub(super) const STANDING: &str = concat!(
-    "SELECT e.value, ",
+    "SELECT coalesce((SELECT value FROM settings WHERE name = 'node_epoch'), 0), ",
     at_home!(),
     ", coalesce((SELECT value FROM settings WHERE name = 'node_holder'), 0),
        coalesce((SELECT value FROM settings WHERE name = 'node_lease_until'), 0),
-       floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint
-     FROM settings e WHERE e.name = 'node_epoch'"
+       floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 );
 
-const SET_LEASE: &str = "
-INSERT INTO settings (name, value)
-VALUES ('node_epoch', $1), ('node_holder', $2), ('node_lease_until', $3)
-ON CONFLICT (name) DO UPDATE SET value = excluded.value";
+/// Where all stands as it was read. After the lock, so that it sees what the one before did.
+const SET_LEASE: &str = concat!(
+    "INSERT INTO settings (name, value)
+     SELECT * FROM (VALUES ('node_epoch', $1::bigint), ('node_holder', $2::bigint),
+                           ('node_lease_until', $3::bigint)) AS new (name, value)
+     WHERE (SELECT value FROM settings WHERE name = 'node_epoch') = $4::bigint
+       AND coalesce((SELECT value FROM settings WHERE name = 'node_holder'), 0) = $5::bigint
+       AND coalesce((SELECT value FROM settings WHERE name = 'node_lease_until'), 0) = $6::bigint
+       AND ",
+    at_home!(),
+    " ON CONFLICT (name) DO UPDATE SET value = excluded.value RETURNING value"
+);
 
 async fn query(
     connection: &ClientWrapper,
@@ -256,31 +263,55 @@ pub(super) fn lease_of(row: &Row) -> Result<NodeLease, StoreError> {
     })
 }
 
+/// Decides by what can be read without a lock, so that whoever stands by, or stops at this moment,
+/// holds nobody up, and changes it in one round trip if it is still so.
 async fn change_epoch(connection: &ClientWrapper, change: EpochChange) -> Result<u64, Failed> {
-    plain(connection, BEGIN).await.map_err(not_done)?;
-    query(connection, MAKE_EPOCH, &[]).await?;
-    query(connection, LOCK_FOR_CHANGE, &[]).await?;
-    let rows = query(connection, STANDING, &[]).await?;
-    let row = rows.first().ok_or_else(no_epoch)?;
-    let current = value::<i64>(row, 0)?.cast_unsigned();
-    let lease = lease_of(row)?;
-    let now_ms: i64 = value(row, 4)?;
-    if !value::<bool>(row, 1)? {
-        return Err(stale(connection).await);
+    loop {
+        let rows = query(connection, STANDING, &[]).await?;
+        let row = rows.first().ok_or_else(no_epoch)?;
+        let current = value::<i64>(row, 0)?.cast_unsigned();
+        let lease = lease_of(row)?;
+        if !value::<bool>(row, 1)? {
+            return Err(stale(connection).await);
+        }
+        let decided = decide(change, current, lease, value(row, 4)?);
+        let (epoch, new) = decided.map_err(Failed::NotDone)?;
+        if set_lease(connection, (epoch, new), (current, lease)).await? {
+            return Ok(epoch);
+        }
     }
-    let decided = decide(change, current, lease, now_ms);
-    let Ok((epoch, lease)) = decided else {
-        plain(connection, "ROLLBACK").await.map_err(not_done)?;
-        return decided.map(|(epoch, _)| epoch).map_err(Failed::NotDone);
-    };
-    let params: Vec<Param> = vec![
-        Box::new(epoch.cast_signed()),
-        Box::new(lease.holder.cast_signed()),
-        Box::new(lease.until_ms),
+}
+
+/// Answers whether it was as it was read.
+async fn set_lease(
+    connection: &ClientWrapper,
+    new: (u64, NodeLease),
+    read: (u64, NodeLease),
+) -> Result<bool, Failed> {
+    let prepare = |sql| connection.prepare_cached(sql);
+    let make = prepare(MAKE_EPOCH).await.map_err(not_done)?;
+    let lock = prepare(LOCK_FOR_CHANGE).await.map_err(not_done)?;
+    let set = prepare(SET_LEASE).await.map_err(not_done)?;
+    let mut params: Vec<Param> = Vec::new();
+    for (epoch, lease) in [new, read] {
+        params.push(Box::new(epoch.cast_signed()));
+        params.push(Box::new(lease.holder.cast_signed()));
+        params.push(Box::new(lease.until_ms));
+    }
+    let sent = vec![
+        plain(connection, BEGIN),
+        prepared(connection, make, &[]),
+        prepared(connection, lock, &[]),
+        prepared(connection, set, &params),
+        plain(connection, "COMMIT"),
     ];
-    query(connection, SET_LEASE, &params).await?;
-    plain(connection, "COMMIT").await.map_err(after_commit)?;
-    Ok(epoch)
+    let mut is_set = false;
+    let answers = in_one_round_trip(sent).await.map_err(after_commit)?;
+    for (at, answer) in answers.into_iter().enumerate() {
+        let rows = answer.map_err(after_commit)?;
+        is_set |= at == 3 && !rows.is_empty();
+    }
+    Ok(is_set)
 }
 
 /// The next epoch and its lease.
