@@ -964,6 +964,45 @@ async fn an_instance_that_stops_holds_the_others_up_for_a_bounded_time() {
     assert_eq!(available(&other, card(1)).await, 10);
 }
 
+/// So does one that stops while it ends the books, or while it gives up what its node knew.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_stops_while_it_ends_or_mends_the_node_holds_nobody_up_for_long() {
+    for mends in [false, true] {
+        let Some(bench) = Bench::new() else { return };
+        let proxy = Proxy::to(bench.cluster.port).await;
+        let config = bench.config(proxy.port).stall(Duration::from_millis(700));
+        let stopping = PostgresStore::connect(config, bench.clock.clone())
+            .await
+            .unwrap();
+        let other = bench.store().await;
+        other.begin_epoch().await.unwrap();
+        if mends {
+            let elsewhere = "UPDATE settings SET value = 0 WHERE name = 'node_home'";
+            bench.raw().await.batch_execute(elsewhere).await.unwrap();
+        }
+        proxy.set(Fault::Freeze);
+        let stopped = tokio::spawn(async move {
+            if mends {
+                stopping.forget_channels(Vec::new()).await.map(drop)
+            } else {
+                let exported = stopping.export(NodeState::HandOver).await;
+                exported.map(drop).map_err(|_| StoreError::Closed)
+            }
+        });
+        wait_until("the freeze", async || proxy.fired() == 1).await;
+        let begun = Instant::now();
+        other.commit(batch(vec![event("meanwhile")])).await.unwrap();
+        let waited = begun.elapsed();
+        println!("the other instance waited {waited:?} for one that stopped");
+        assert!(waited < Duration::from_secs(8));
+        // Nothing of it was done.
+        stopped.await.unwrap().unwrap_err();
+        let health = StoreAdmin::health(&other).await.unwrap();
+        assert_eq!(health.node_locked.is_some(), mends);
+        other.commit(batch(vec![event("after")])).await.unwrap();
+    }
+}
+
 /// Whoever stands by asks once a second, and the holder's writes share a lock: the asking waits for
 /// none, and has none that could be kept by one that stops.
 #[tokio::test(flavor = "multi_thread")]

@@ -191,6 +191,12 @@ BEGIN ISOLATION LEVEL READ COMMITTED;
 SET LOCAL idle_in_transaction_session_timeout = 0;
 SELECT 1 FROM head FOR UPDATE";
 
+/// While the books are not empty nobody waits for long: whoever stops in the middle of it is ended
+/// as anybody is.
+const BEGIN_CHANGE: &str = "
+BEGIN ISOLATION LEVEL READ COMMITTED;
+SELECT 1 FROM head FOR UPDATE";
+
 const BEGIN_EXPORT: &str = "
 BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
 SET LOCAL idle_in_transaction_session_timeout = 0;
@@ -369,7 +375,7 @@ impl PostgresStore {
             return Err(locked);
         }
         // Whoever commits waits for the head, and whoever wants the node for its epoch.
-        let open = Open::begin(self, BEGIN_IMPORT).await?;
+        let open = Open::begin(self, BEGIN_CHANGE).await?;
         open.run(MAKE_EPOCH).await?;
         open.run(LOCK_FOR_CHANGE).await?;
         let rows = open.rows(STANDING, &[]).await?;
@@ -398,7 +404,7 @@ impl PostgresStore {
         &self,
         instead: Vec<KeyValueWrite>,
     ) -> Result<bool, StoreError> {
-        let open = Open::begin(self, BEGIN_IMPORT).await?;
+        let open = Open::begin(self, BEGIN_CHANGE).await?;
         if open.is_true(HANDED_OVER).await? {
             return Err(StoreError::NodeHandedOver);
         }
