@@ -177,18 +177,38 @@ macro_rules! place {
     };
 }
 
-/// True where the state is at home, or has no home yet. A dump that is restored in place comes to
-/// the same place; but its rows are written anew, by another transaction than the one whose number
-/// stands in the row itself.
+/// True where the state is in the place of this name; `$or` where no place is known. A dump that is restored in
+/// place comes to the same place; but its rows are written anew, by another transaction than the
+/// one whose number stands in the row itself.
+macro_rules! is_in {
+    ($place:literal, $or:literal) => {
+        concat!(
+            "(coalesce((SELECT value FROM settings WHERE name = '",
+            $place,
+            "') = ",
+            place!(),
+            ", ",
+            $or,
+            ")
+              AND coalesce((SELECT xmin::text::bigint = value & 4294967295 FROM settings
+                            WHERE name = 'node_home_written_by'), ",
+            $or,
+            "))"
+        )
+    };
+}
+
+/// True where the state is at home, or has no home yet.
 macro_rules! at_home {
     () => {
-        concat!(
-            "(coalesce((SELECT value FROM settings WHERE name = 'node_home') = ",
-            place!(),
-            ", true)
-              AND coalesce((SELECT xmin::text::bigint = value & 4294967295 FROM settings
-                            WHERE name = 'node_home_written_by'), true))"
-        )
+        is_in!("node_home", "true")
+    };
+}
+
+/// True where the state was handed over, and in no copy of it.
+macro_rules! left_from_here {
+    () => {
+        is_in!("node_left_from", "false")
     };
 }
 
@@ -207,6 +227,22 @@ pub(super) const HEALTH: &str = concat!(
 pub(super) const TRUST: &str = "
 DELETE FROM settings WHERE name IN ('node_home', 'node_home_written_by')
     AND NOT EXISTS (SELECT 1 FROM moves WHERE what = 'handed_over')";
+
+/// The number of this transaction, which no other has, whether books were handed over, and whether
+/// a stream of them may still come from here.
+pub(super) const LEAVING: &str = concat!(
+    "SELECT pg_current_xact_id()::text::bigint,
+            EXISTS (SELECT 1 FROM moves WHERE what = 'handed_over'), ",
+    left_from_here!(),
+    " AND NOT EXISTS (SELECT 1 FROM settings WHERE name = 'node_departed')"
+);
+
+/// Answers which stream has left: the first that asks, for ever. Nothing where it may not.
+pub(super) const LEAVE: &str = concat!(
+    "INSERT INTO settings (name, value) SELECT 'node_departed', $1::bigint WHERE ",
+    left_from_here!(),
+    " ON CONFLICT (name) DO UPDATE SET value = settings.value RETURNING value"
+);
 
 const COUNT_VALUES: &str = "SELECT count(*) FROM node_state";
 
@@ -346,7 +382,7 @@ fn no_epoch() -> Failed {
 }
 
 /// The state is not at home: whatever transaction there is ends with its connection.
-async fn stale(connection: &ClientWrapper) -> Failed {
+pub(super) async fn stale(connection: &ClientWrapper) -> Failed {
     let handed_over = query(connection, super::moving::HANDED_OVER, &[]).await;
     if let Ok(rows) = handed_over
         && rows.first().is_some_and(|row| value(row, 0) == Ok(true))
