@@ -19,6 +19,7 @@ use flashkit::ports::{Clock, SystemClock};
 use flashkit::reports::{HeadKey, JournalVerdict, SignedHeads, TrustedHeads};
 use flashkit::store::sqlite::SqliteStore;
 use flashkit::store::{CommitError, MemoryStore, Store};
+use support::gated_store::GatedStore;
 use support::shop::{self, HeldCard, Merchant, SAT, sat};
 use support::{key, until};
 
@@ -564,6 +565,28 @@ async fn a_check_while_money_moves_finds_nothing() {
     .await;
     selling.await.unwrap();
     assert_eq!(verify(&shop.engine, &[]).await.problems, []);
+}
+
+/// However many holds there ever were, they are asked for many at a time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_check_asks_for_no_hold_alone() {
+    let books: Arc<dyn Store> = Arc::new(MemoryStore::new(Arc::new(SystemClock)));
+    let store = Arc::new(GatedStore::outliving(books));
+    let shop = shop::simulated(store.clone()).await;
+    let (merchant, card) = business(&shop.engine).await;
+    shop::top_up(&shop.engine, &shop.customer, &card, "top-up", sat(5_000)).await;
+    for number in 0..3 {
+        let name = format!("sale-{number}");
+        let sale = shop::sale(&shop.engine, &merchant, &name, sat(700)).await;
+        shop.customer.pay(&sale.bolt11).await.unwrap();
+        shop::settled(&shop.engine, &sale).await;
+    }
+    shop.engine.stop().await.unwrap();
+    assert!(store.hold_changes(0, 100).await.unwrap().len() > 4);
+    let engine = shop::engine_on(store.clone(), None).await;
+    let before = store.asked_alone();
+    assert_eq!(verify(&engine, &[]).await.problems, []);
+    assert_eq!(store.asked_alone(), before);
 }
 
 #[test]

@@ -30,6 +30,7 @@ use flashkit::store::{
 };
 use flashkit::testkit::clock::ManualClock;
 use postgres::Cluster;
+use postgres::proxy::{Fault, Proxy};
 use support::key;
 use support::shop::{self, sat};
 
@@ -228,6 +229,17 @@ async fn bytes_of(mut source: Box<dyn ByteSource>) -> Vec<u8> {
         bytes.extend(piece);
     }
     bytes
+}
+
+async fn bytes_until_refused(mut source: Box<dyn ByteSource>) -> (Vec<u8>, MoveError) {
+    let mut bytes = Vec::new();
+    loop {
+        match source.next_piece().await {
+            Ok(Some(piece)) => bytes.extend(piece),
+            Ok(None) => panic!("the stream is whole"),
+            Err(error) => return (bytes, error),
+        }
+    }
 }
 
 fn from_bytes(bytes: &[u8]) -> Box<dyn ByteSource> {
@@ -569,10 +581,21 @@ where
         let refused = from.forget_channels(Vec::new()).await.unwrap_err();
         assert_eq!(refused.code(), "store.node_handed_over");
     }
+    // One that nobody read to its end has not left: there is another, also beside it.
+    drop(stream);
+    let first = from.export(NodeState::HandOver).await.unwrap();
+    let second = from.export(NodeState::HandOver).await.unwrap();
+    let arrival = to.import(first, &[]).await.unwrap();
+    // Of the other all but the last line is had, and arrives nowhere.
+    let (bytes, refused) = bytes_until_refused(second).await;
+    assert_eq!(refused.code(), "store.node_handed_over");
+    let elsewhere = MemoryStore::new(Arc::new(SystemClock));
+    let cut = elsewhere.import(from_bytes(&bytes), &[]).await.unwrap_err();
+    assert_eq!(cut.code(), "move.truncated");
+    let left = elsewhere.read(path("", "manager")).await;
+    assert_eq!(left, Ok(None));
     let refused = from.export(NodeState::HandOver).await.err().unwrap();
     assert_eq!(refused.code(), "store.node_handed_over");
-
-    let arrival = to.import(stream, &[]).await.unwrap();
     assert!(arrival.has_node_state);
     for (primary, name) in NODE_KEYS {
         let value = to.read(path(primary, name)).await.unwrap();
@@ -617,8 +640,8 @@ async fn a_node_is_handed_over_once_and_never_runs_where_it_was() {
     check_hand_over(&from, &memory, "store.fenced").await;
 }
 
-/// Whoever hands the books over goes away before they are: they are all the same, and an epoch that
-/// is asked for at that moment does not come after it.
+/// Whoever hands the books over goes away before they are: they are all the same, and no epoch comes
+/// after it. Their stream is there for whoever asks again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_overtakes_a_hand_over() {
     let folder = tempfile::tempdir().unwrap();
@@ -630,15 +653,158 @@ async fn nothing_overtakes_a_hand_over() {
         Poll::Ready(())
     })
     .await;
-    let lasts = Duration::from_secs(60);
-    let waiting = [file.take_lease(HOLDER, lasts), file.begin_epoch()];
     drop(handing_over);
-    for refused in waiting {
+    support::until("the books are handed over", async || {
+        let locked = file.health().await.unwrap().node_locked;
+        locked == Some(StoreError::NodeHandedOver)
+    })
+    .await;
+    let lasts = Duration::from_secs(60);
+    for refused in [file.take_lease(HOLDER, lasts), file.begin_epoch()] {
         assert_eq!(refused.await.unwrap_err().code(), "store.node_handed_over");
     }
-    let locked = file.health().await.unwrap().node_locked;
-    assert_eq!(locked, Some(StoreError::NodeHandedOver));
     check_is_closed(&file).await;
+    let to = sqlite(folder.path(), "to.db");
+    let stream = file.export(NodeState::HandOver).await.unwrap();
+    assert!(to.import(stream, &[]).await.unwrap().has_node_state);
+
+    // Of a node and a hand-over that begin at the same moment there is one.
+    for round in 0..20 {
+        let file = sqlite(folder.path(), &format!("round-{round}.db"));
+        let taking = file.take_lease(HOLDER, lasts);
+        let (stream, taken) = tokio::join!(file.export(NodeState::HandOver), taking);
+        assert_ne!(stream.is_ok(), taken.is_ok(), "round {round}");
+    }
+}
+
+/// The part of the next test that has few files: what a file is read with is there before anything of it
+/// is ended.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_few_files() {
+    let Ok(folder) = std::env::var("FLASHKIT_FEW_FILES") else {
+        return;
+    };
+    let file = sqlite(Path::new(&folder), "file.db");
+    file.commit(income(1)).await.unwrap();
+    let mut opened = Vec::new();
+    while let Ok(file) = std::fs::File::open("/dev/null") {
+        opened.push(file);
+    }
+    let refused = file.export(NodeState::HandOver).await.err().unwrap();
+    // One is enough for the file, and not for its log.
+    opened.pop();
+    let again = file.export(NodeState::HandOver).await.err().unwrap();
+    drop(opened);
+    assert_eq!(refused.code(), "store.io", "{refused}");
+    assert_eq!(again.code(), "store.io", "{again}");
+    assert_eq!(file.health().await.unwrap().node_locked, None);
+    file.commit(income(2)).await.unwrap();
+    let stream = file.export(NodeState::HandOver).await.unwrap();
+    assert!(!bytes_of(stream).await.is_empty());
+    println!("handed over in the end");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_file_that_cannot_be_read_is_not_handed_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let test = std::process::Command::new("sh")
+        .args([
+            "-c",
+            "ulimit -n 64; exec \"$0\" --exact with_few_files --nocapture",
+        ])
+        .arg(std::env::current_exe().unwrap())
+        .env("FLASHKIT_FEW_FILES", folder.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&test.stdout);
+    assert!(said.contains("handed over in the end"), "{test:?}");
+}
+
+/// The answer to the commit is lost that ends the node and the books.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hand_over_whose_answer_was_lost_is_asked_for_again() {
+    let Some(cluster) = Cluster::shared() else {
+        return;
+    };
+    let proxy = Proxy::to(cluster.port).await;
+    let (other, schema) = postgres_in_a_schema(&cluster).await;
+    let config = PostgresConfig::new(cluster.url(proxy.port, "sslmode=disable"));
+    let store = PostgresStore::connect(config.schema(&schema), Arc::new(SystemClock));
+    let store = store.await.unwrap();
+    write_node_state(&other).await;
+    other.commit(income(1)).await.unwrap();
+    proxy.set(Fault::LoseAnswer);
+    let lost = store.export(NodeState::HandOver).await.err().unwrap();
+    assert_eq!(lost.code(), "store.outcome_unknown");
+    assert_eq!(proxy.fired(), 1);
+    check_is_closed(&other).await;
+    // By any instance.
+    let folder = tempfile::tempdir().unwrap();
+    let to = sqlite(folder.path(), "to.db");
+    let stream = other.export(NodeState::HandOver).await.unwrap();
+    assert!(to.import(stream, &[]).await.unwrap().has_node_state);
+    let refused = store.export(NodeState::HandOver).await.err().unwrap();
+    assert_eq!(refused.code(), "store.node_handed_over");
+}
+
+/// A stream that has not left yet leaves from where the node was, and from no copy of it. One of an
+/// older version has left.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_stream_comes_out_of_a_copy_of_what_was_handed_over() {
+    let Some(cluster) = Cluster::shared() else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let refused = async |store: &dyn StoreAdmin, expected: &str| {
+        let refused = store.export(NodeState::HandOver).await.err().unwrap();
+        assert_eq!(refused.code(), expected);
+    };
+    let file = sqlite(folder.path(), "file.db");
+    write_node_state(&file).await;
+    drop(file.export(NodeState::HandOver).await.unwrap());
+    file.close().await.unwrap();
+    let [at, copy, kept] = ["file.db", "copy.db", "kept.db"].map(|name| folder.path().join(name));
+    std::fs::copy(&at, &copy).unwrap();
+    std::fs::copy(&at, &kept).unwrap();
+    let copied = sqlite(folder.path(), "copy.db");
+    refused(&copied, "store.stale_node_state").await;
+
+    let file = sqlite(folder.path(), "file.db");
+    bytes_of(file.export(NodeState::HandOver).await.unwrap()).await;
+    file.close().await.unwrap();
+    refused(&sqlite(folder.path(), "file.db"), "store.node_handed_over").await;
+    std::fs::copy(&kept, &at).unwrap();
+    refused(&sqlite(folder.path(), "file.db"), "store.stale_node_state").await;
+
+    let old = sqlite(folder.path(), "old.db");
+    drop(old.export(NodeState::HandOver).await.unwrap());
+    old.close().await.unwrap();
+    let connection = rusqlite::Connection::open(folder.path().join("old.db")).unwrap();
+    let forget = "DELETE FROM settings WHERE name = 'node_departed'";
+    connection.execute(forget, []).unwrap();
+    drop(connection);
+    refused(&sqlite(folder.path(), "old.db"), "store.node_handed_over").await;
+
+    // The same tables under another name, as of a dump that was restored.
+    let (database, schema) = postgres_in_a_schema(&cluster).await;
+    write_node_state(&database).await;
+    drop(database.export(NodeState::HandOver).await.unwrap());
+    let raw = cluster.raw().await;
+    let rename = format!("ALTER SCHEMA {schema} RENAME TO {schema}_copied");
+    raw.batch_execute(&rename).await.unwrap();
+    let copied = postgres_at(&cluster, &format!("{schema}_copied")).await;
+    refused(&copied, "store.node_handed_over").await;
+    let back = format!("ALTER SCHEMA {schema}_copied RENAME TO {schema}");
+    raw.batch_execute(&back).await.unwrap();
+    let again = postgres_at(&cluster, &schema).await;
+    bytes_of(again.export(NodeState::HandOver).await.unwrap()).await;
+
+    let (old, schema) = postgres_in_a_schema(&cluster).await;
+    drop(old.export(NodeState::HandOver).await.unwrap());
+    let forget = format!("DELETE FROM {schema}.settings WHERE name = 'node_left_from'");
+    raw.batch_execute(&forget).await.unwrap();
+    refused(&old, "store.node_handed_over").await;
 }
 
 /// Whoever copies the file before a move and puts it back after it has yesterday's node.

@@ -19,8 +19,8 @@ use flashkit::ledger::{
 use flashkit::store::contract::{FreshStore, check_all, check_reopening};
 use flashkit::store::postgres::{PostgresConfig, PostgresStore};
 use flashkit::store::{
-    CommitError, DocumentQuery, KeyPath, KeyValue, KeyValueWrite, MAX_PAGE, MemoryStore, NodeState,
-    Store, StoreAdmin, StoreError,
+    CommitError, DocumentQuery, KeyPath, KeyValue, KeyValueWrite, MAX_PAGE, MemoryStore,
+    NodeHolder, NodeState, Store, StoreAdmin, StoreError,
 };
 use flashkit::testkit::clock::ManualClock;
 use support::Cluster;
@@ -155,10 +155,14 @@ async fn wait_until(what: &str, mut ask: impl AsyncFnMut() -> bool) {
 
 /// Waits until so many sessions wait for a lock, such as the head's.
 async fn sessions_wait(raw: &tokio_postgres::Client, sessions: i64) {
-    wait_until("sessions that wait for the head", async || {
+    sessions_wait_for(raw, sessions, "FROM head FOR UPDATE").await;
+}
+
+async fn sessions_wait_for(raw: &tokio_postgres::Client, sessions: i64, lock: &str) {
+    wait_until("sessions that wait for a lock", async || {
         let waiting = "SELECT count(*) FROM pg_stat_activity
-                       WHERE wait_event_type = 'Lock' AND query LIKE '%FROM head FOR UPDATE%'";
-        let row = raw.query_one(waiting, &[]).await.unwrap();
+                       WHERE wait_event_type = 'Lock' AND strpos(query, $1) > 0";
+        let row = raw.query_one(waiting, &[&lock]).await.unwrap();
         row.get::<_, i64>(0) >= sessions
     })
     .await;
@@ -958,6 +962,87 @@ async fn an_instance_that_stops_holds_the_others_up_for_a_bounded_time() {
     assert!(!stopped.await.unwrap().unwrap().replayed);
     assert!(stopping.commit(lost).await.unwrap().replayed);
     assert_eq!(available(&other, card(1)).await, 10);
+}
+
+/// So does one that stops while it ends the books, or while it gives up what its node knew.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_stops_while_it_ends_or_mends_the_node_holds_nobody_up_for_long() {
+    for mends in [false, true] {
+        let Some(bench) = Bench::new() else { return };
+        let proxy = Proxy::to(bench.cluster.port).await;
+        let config = bench.config(proxy.port).stall(Duration::from_millis(700));
+        let stopping = PostgresStore::connect(config, bench.clock.clone())
+            .await
+            .unwrap();
+        let other = bench.store().await;
+        other.begin_epoch().await.unwrap();
+        if mends {
+            let elsewhere = "UPDATE settings SET value = 0 WHERE name = 'node_home'";
+            bench.raw().await.batch_execute(elsewhere).await.unwrap();
+        }
+        proxy.set(Fault::Freeze);
+        let stopped = tokio::spawn(async move {
+            if mends {
+                stopping.forget_channels(Vec::new()).await.map(drop)
+            } else {
+                let exported = stopping.export(NodeState::HandOver).await;
+                exported.map(drop).map_err(|_| StoreError::Closed)
+            }
+        });
+        wait_until("the freeze", async || proxy.fired() == 1).await;
+        let begun = Instant::now();
+        other.commit(batch(vec![event("meanwhile")])).await.unwrap();
+        let waited = begun.elapsed();
+        println!("the other instance waited {waited:?} for one that stopped");
+        assert!(waited < Duration::from_secs(8));
+        // Nothing of it was done.
+        stopped.await.unwrap().unwrap_err();
+        let health = StoreAdmin::health(&other).await.unwrap();
+        assert_eq!(health.node_locked.is_some(), mends);
+        other.commit(batch(vec![event("after")])).await.unwrap();
+    }
+}
+
+/// Whoever stands by asks once a second, and the holder's writes share a lock: the asking waits for
+/// none, and has none that could be kept by one that stops.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_stands_by_locks_nothing() {
+    let Some(bench) = Bench::new() else { return };
+    let proxy = Proxy::to(bench.cluster.port).await;
+    let store = bench.through(proxy.port).await;
+    let lasts = Duration::from_secs(60);
+    let (holder, standing_by) = (NodeHolder(1), NodeHolder(2));
+    let epoch = store.take_lease(holder, lasts).await.unwrap();
+    let raw = bench.raw().await;
+    let lock = "BEGIN; SELECT 1 FROM settings WHERE name = 'node_epoch' FOR UPDATE";
+    raw.batch_execute(lock).await.unwrap();
+    let begun = Instant::now();
+    let refused = store.take_lease(standing_by, lasts).await.unwrap_err();
+    assert_eq!(refused.code(), "store.lease_held");
+    let fenced = store.renew_lease(epoch + 1, lasts).await.unwrap_err();
+    assert_eq!(fenced.code(), "store.fenced");
+    assert!(begun.elapsed() < Duration::from_secs(8));
+    // What is true under the lock counts: somebody else begins an epoch while this one waits for it.
+    let renewing = tokio::spawn({
+        let store = store.clone();
+        async move { store.renew_lease(epoch, lasts).await }
+    });
+    sessions_wait_for(&bench.raw().await, 1, "'node_epoch' FOR UPDATE").await;
+    let begin = "UPDATE settings SET value = value + 1 WHERE name = 'node_epoch'; COMMIT";
+    raw.batch_execute(begin).await.unwrap();
+    let fenced = StoreError::Fenced {
+        given: epoch,
+        current: epoch + 1,
+    };
+    assert_eq!(renewing.await.unwrap(), Err(fenced));
+
+    // Whoever changes something is done with it in one round trip.
+    proxy.take_round_trips();
+    let epoch = store.begin_epoch().await.unwrap();
+    store.renew_lease(epoch, lasts).await.unwrap();
+    store.release_lease(epoch).await.unwrap();
+    store.take_lease(standing_by, lasts).await.unwrap();
+    assert_eq!(proxy.take_round_trips(), [1; 4]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

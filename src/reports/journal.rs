@@ -411,14 +411,17 @@ impl<'a> JournalReader<'a> {
 
     async fn said(&self) -> Result<Said, StoreError> {
         let mut said = Said::default();
-        for (id, left) in &self.holds {
-            let stored = self.store.hold(*id).await?;
-            let stored = stored.map(|hold| hold.remaining);
-            said.holds.push((*id, *left, stored));
+        for page in pages(&self.holds) {
+            let stored = self.store.holds_left(&ids(&page)).await?;
+            let page = page.into_iter().zip(stored);
+            said.holds
+                .extend(page.map(|((id, left), stored)| (id, left, stored)));
         }
-        for (id, sum) in &self.reversed {
-            let stored = self.store.reversed(*id).await?;
-            said.reversed.push((*id, *sum, stored));
+        for page in pages(&self.reversed) {
+            let stored = self.store.all_reversed(&ids(&page)).await?;
+            let page = page.into_iter().zip(stored);
+            said.reversed
+                .extend(page.map(|((id, sum), stored)| (id, sum, stored)));
         }
         Ok(said)
     }
@@ -459,6 +462,19 @@ impl<'a> JournalReader<'a> {
             all.extend(page);
         }
     }
+}
+
+/// As many at a time as a store is asked for.
+fn pages(all: &BTreeMap<TransferId, i64>) -> impl Iterator<Item = Vec<(TransferId, i64)>> {
+    let mut rest = all.iter().map(|(id, amount)| (*id, *amount));
+    std::iter::from_fn(move || {
+        let page: Vec<_> = rest.by_ref().take(MAX_PAGE).collect();
+        (!page.is_empty()).then_some(page)
+    })
+}
+
+fn ids(page: &[(TransferId, i64)]) -> Vec<TransferId> {
+    page.iter().map(|(id, _)| *id).collect()
 }
 
 fn totals_wrong(account: Account, stored: Balance, computed: Balance) -> JournalProblem {

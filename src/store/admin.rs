@@ -26,9 +26,13 @@ pub enum NodeState {
     /// They go, and the store they come from is at its end: it never runs a node again, and its
     /// books take no commit any more (`store.handed_over`), from any instance and after any start.
     /// That is written, for ever, before the first byte of the stream; what was acknowledged before
-    /// is in it. Stop the engine first: while its node has a lease nothing is handed over. The
-    /// stream must then arrive exactly once; one that is lost leaves the channels to a recovery from
-    /// the seed, and the books to an export without them.
+    /// is in it. Stop the engine first: while its node has a lease nothing is handed over.
+    ///
+    /// Whatever fails before the last line of a stream was taken, the export itself or the way of the
+    /// stream, is done again with another export of the same store, where it was: only one stream
+    /// there ever is gets its last line, and without that it arrives nowhere. That one must then
+    /// arrive exactly once; if it is lost, the channels are left to a recovery from the seed, and
+    /// the books to an export without them. So write it to a file that is kept until it has arrived.
     HandOver,
 }
 
@@ -46,7 +50,9 @@ pub struct StoreHealth {
     pub node_locked: Option<StoreError>,
 }
 
-/// A store was not moved, copied or checked. Where nothing else is said, nothing was changed.
+/// A store was not moved, copied or checked. Where nothing else is said, nothing was changed; a store
+/// whose [hand-over](NodeState::HandOver) failed may be at its end all the same, and is exported
+/// again.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum MoveError {
@@ -163,7 +169,9 @@ pub trait StoreAdmin: Send + Sync {
     ///
     /// # Errors
     /// `store.*`; of a [`NodeState::HandOver`] `store.lease_held` while a node runs,
-    /// `store.stale_node_state` where it may not, and `store.node_handed_over` for a second one.
+    /// `store.stale_node_state` where it may not, and `store.node_handed_over` once a stream of it
+    /// had its last line. One that is beside another and comes to its end later fails with that in
+    /// place of its last line.
     async fn export(&self, node: NodeState) -> Result<Box<dyn ByteSource>, MoveError>;
 
     /// Takes a stream in. `kept` are ends of chains that were kept elsewhere, or none: with

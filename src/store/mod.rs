@@ -255,6 +255,26 @@ pub trait Store: Send + Sync {
     /// How much of a transfer was undone; 0 where nothing was, also of one that is not there.
     async fn reversed(&self, id: TransferId) -> Result<i64, StoreError>;
 
+    /// What is left of each of these holds, in their order; `None` of one that is not there. At most
+    /// [`MAX_PAGE`] are asked for at once.
+    async fn holds_left(&self, ids: &[TransferId]) -> Result<Vec<Option<i64>>, StoreError> {
+        let mut left = Vec::with_capacity(ids.len());
+        for id in ids {
+            left.push(self.hold(*id).await?.map(|hold| hold.remaining));
+        }
+        Ok(left)
+    }
+
+    /// As [`reversed`](Self::reversed), of each of these transfers, in their order. At most
+    /// [`MAX_PAGE`] are asked for at once.
+    async fn all_reversed(&self, ids: &[TransferId]) -> Result<Vec<i64>, StoreError> {
+        let mut reversed = Vec::with_capacity(ids.len());
+        for id in ids {
+            reversed.push(self.reversed(*id).await?);
+        }
+        Ok(reversed)
+    }
+
     /// Who claimed a name.
     async fn claim(&self, name: &str) -> Result<Option<String>, StoreError>;
 

@@ -22,6 +22,8 @@ pub struct GatedStore {
     /// How many commits it makes before it makes none any more.
     commits_left: Option<AtomicUsize>,
     busy: Option<Busy>,
+    /// How often a hold, or what was undone of a transfer, was asked for alone.
+    asked_alone: AtomicUsize,
 }
 
 /// What others do while an account is read.
@@ -141,6 +143,7 @@ impl GatedStore {
             pause: Arc::default(),
             commits_left: None,
             busy: None,
+            asked_alone: AtomicUsize::new(0),
         }
     }
 
@@ -158,6 +161,10 @@ impl GatedStore {
             commits_left: Some(AtomicUsize::new(commits)),
             ..Self::outliving(store)
         }
+    }
+
+    pub fn asked_alone(&self) -> usize {
+        self.asked_alone.load(Ordering::SeqCst)
     }
 
     pub fn is_dead(&self) -> bool {
@@ -285,11 +292,21 @@ impl Store for GatedStore {
     }
 
     async fn hold(&self, id: TransferId) -> Result<Option<HoldState>, StoreError> {
+        self.asked_alone.fetch_add(1, Ordering::SeqCst);
         self.store.hold(id).await
     }
 
     async fn reversed(&self, id: TransferId) -> Result<i64, StoreError> {
+        self.asked_alone.fetch_add(1, Ordering::SeqCst);
         self.store.reversed(id).await
+    }
+
+    async fn holds_left(&self, ids: &[TransferId]) -> Result<Vec<Option<i64>>, StoreError> {
+        self.store.holds_left(ids).await
+    }
+
+    async fn all_reversed(&self, ids: &[TransferId]) -> Result<Vec<i64>, StoreError> {
+        self.store.all_reversed(ids).await
     }
 
     async fn claim(&self, name: &str) -> Result<Option<String>, StoreError> {

@@ -208,6 +208,8 @@ pub async fn transfers_are_undone_once(fresh: &FreshStore) -> Kept {
     probe.same("how much was undone", reversed, 100)?;
     let reversed = probe.read(probe.store().reversed(rest).await)?;
     probe.same("how much of what was not undone", reversed, 0)?;
+    let reversed = probe.read(probe.store().all_reversed(&[rest, of]).await)?;
+    probe.same("how much of each", reversed, vec![0, 100])?;
     let code = "ledger.reversal_exceeded";
     probe
         .refused("a second time", code, vec![undo(of, 1, None)])

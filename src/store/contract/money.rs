@@ -263,6 +263,12 @@ pub async fn capture_takes_part_of_a_hold(fresh: &FreshStore) -> Kept {
     let state = probe.read(probe.store().hold(hold).await)?;
     let remaining = state.map(|state| state.remaining);
     probe.same("what remains after that", remaining, Some(0))?;
+    let (open, step) = probe.hold(card(1), merchant(), 5, None);
+    probe.commit(vec![step]).await?;
+    let asked = [open, probe.id(), hold];
+    let left = probe.read(probe.store().holds_left(&asked).await)?;
+    probe.same("what is left of each", left, vec![Some(5), None, Some(0)])?;
+    probe.commit(vec![Step::Release { hold: open }]).await?;
     let balance = probe.balance(card(1)).await?;
     let totals = (balance.debits_posted, balance.debits_pending);
     probe.same("after the rest was given back", totals, (50, 0))?;

@@ -11,7 +11,7 @@ use super::departing::Copied;
 use super::tables::Tables;
 use crate::ids::TransferId;
 use crate::ledger::{ChainHead, TransferKind};
-use crate::store::moving::{arrive, depart, does_not_follow, is_channel_state, pieces};
+use crate::store::moving::{Leave, arrive, depart, does_not_follow, is_channel_state, pieces};
 use crate::store::{
     Arrival, ByteSource, KeyPath, KeyValueWrite, MoveError, NodeState, StoreAdmin, StoreError,
     StoreHealth,
@@ -34,16 +34,16 @@ impl StoreAdmin for MemoryStore {
             let now_ms = self.clock.now_ms();
             let mut tables = self.lock()?;
             if node == NodeState::HandOver {
-                if let Some(locked) = &tables.node_locked {
-                    return Err(locked.clone().into());
-                }
-                tables.node_lease.check_free(now_ms)?;
-                tables.node_epoch += 1;
-                tables.node_locked = Some(StoreError::NodeHandedOver);
+                tables.hand_over(now_ms)?;
             }
             Copied::new(&tables)
         };
-        Ok(Box::new(Written::new(copied, node)))
+        let leave = (node == NodeState::HandOver).then(|| {
+            let store = self.clone();
+            let leave: Leave = Box::pin(async move { store.lock()?.leave() });
+            leave
+        });
+        Ok(Box::new(Written::new(copied, leave)))
     }
 
     async fn import(
@@ -81,6 +81,28 @@ impl StoreAdmin for MemoryStore {
             commits: i64::try_from(tables.commits.len()).unwrap_or(i64::MAX),
             node_locked: tables.node_locked.clone(),
         })
+    }
+}
+
+impl Tables {
+    /// Ends the node and the books, before anything of them leaves.
+    fn hand_over(&mut self, now_ms: i64) -> Result<(), StoreError> {
+        match &self.node_locked {
+            Some(StoreError::NodeHandedOver) if !self.has_departed => return Ok(()),
+            Some(locked) => return Err(locked.clone()),
+            None => {}
+        }
+        self.node_lease.check_free(now_ms)?;
+        self.node_epoch += 1;
+        self.node_locked = Some(StoreError::NodeHandedOver);
+        Ok(())
+    }
+
+    fn leave(&mut self) -> Result<(), StoreError> {
+        if std::mem::replace(&mut self.has_departed, true) {
+            return Err(StoreError::NodeHandedOver);
+        }
+        Ok(())
     }
 }
 
@@ -144,9 +166,9 @@ struct Written {
 }
 
 impl Written {
-    fn new(copied: Copied, node: NodeState) -> Self {
+    fn new(copied: Copied, leave: Option<Leave>) -> Self {
         let (to, source) = pieces();
-        let writing = Box::pin(async move { depart(&copied, node, &to).await });
+        let writing = Box::pin(async move { depart(&copied, leave, &to).await });
         Self {
             source,
             writing: Some(writing),

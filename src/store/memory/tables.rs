@@ -42,6 +42,8 @@ pub(super) struct Tables {
     pub(super) node_lease: NodeLease,
     /// Why no node may run here.
     pub(super) node_locked: Option<StoreError>,
+    /// The stream of a hand-over was whole: there is no other.
+    pub(super) has_departed: bool,
     pub(super) closed: bool,
 }
 

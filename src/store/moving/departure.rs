@@ -9,7 +9,8 @@ use sha2::{Digest, Sha256};
 use super::reader::is_channel_state;
 use super::{Cell, FORMAT, PAGE, Pieces, TABLES, Table};
 use crate::ledger::ChainHead;
-use crate::store::{MoveError, NodeState, StoreError};
+use crate::ports::BoxFuture;
+use crate::store::{MoveError, StoreError};
 
 /// A store at one moment.
 #[async_trait]
@@ -24,10 +25,15 @@ pub(in crate::store) trait Snapshot: Send + Sync {
 
 type Rows = Result<Vec<Vec<Cell>>, StoreError>;
 
+/// Takes the one departure there is of a store that was handed over, durably, or is refused: without
+/// it a stream has no last line, and arrives nowhere.
+pub(in crate::store) type Leave = BoxFuture<'static, Result<(), StoreError>>;
+
 /// What is written where, and what of it was written so far.
 struct Departing<'a> {
     to: &'a Pieces,
-    node: NodeState,
+    /// Of a stream that has the node's channels in it.
+    leave: Option<Leave>,
     buffer: Vec<u8>,
     digest: Sha256,
     rows: u64,
@@ -36,11 +42,12 @@ struct Departing<'a> {
 /// How full a piece is made.
 const PIECE: usize = 65_536;
 
-/// Writes the whole stream.
-pub(in crate::store) async fn depart(snapshot: &dyn Snapshot, node: NodeState, to: &Pieces) {
+/// Writes the whole stream: with the node's channels in it where the store was handed over and
+/// something says when it has left.
+pub(in crate::store) async fn depart(snapshot: &dyn Snapshot, leave: Option<Leave>, to: &Pieces) {
     let departing = Departing {
         to,
-        node,
+        leave,
         buffer: Vec::new(),
         digest: Sha256::new(),
         rows: 0,
@@ -52,9 +59,9 @@ pub(in crate::store) async fn depart(snapshot: &dyn Snapshot, node: NodeState, t
 
 impl Departing<'_> {
     async fn write(mut self, snapshot: &dyn Snapshot) -> Result<(), MoveError> {
-        let node = match self.node {
-            NodeState::LeaveOut => "left_out",
-            NodeState::HandOver => "handed_over",
+        let node = match self.leave {
+            None => "left_out",
+            Some(_) => "handed_over",
         };
         let heads = snapshot.heads().await?;
         let header = json!({ "flashkit_export": FORMAT, "node_state": node, "heads": heads });
@@ -69,6 +76,12 @@ impl Departing<'_> {
         let rows = self.rows;
         let digest = hex::encode(self.digest.finalize_reset());
         let end = json!({ "rows": rows, "sha256": digest });
+        if let Some(leave) = self.leave.take() {
+            // Once all lines but the last are taken: for whoever gives up before there is another.
+            self.to.put(std::mem::take(&mut self.buffer)).await?;
+            self.to.all_taken().await?;
+            leave.await?;
+        }
         self.buffer.extend(format!("{end}\n").into_bytes());
         self.to.put(std::mem::take(&mut self.buffer)).await
     }
@@ -109,8 +122,8 @@ impl Departing<'_> {
     }
 
     fn travels(&self, row: &[Cell]) -> bool {
-        match (self.node, row) {
-            (NodeState::HandOver, _) => true,
+        match (&self.leave, row) {
+            (Some(_), _) => true,
             (
                 _,
                 [

@@ -8,7 +8,8 @@
 //! - Every other line but the last is an array: the name of a table and the values of a row, in
 //!   the order of the columns below. Numbers are integers; JSON columns and lifetime totals are
 //!   text; bytes are hex digits; a missing value is `null`.
-//! - The last line is an object with `rows` and `sha256`, the digest of all bytes before it.
+//! - The last line is an object with `rows` and `sha256`, the digest of all bytes before it. Of the
+//!   streams of a store that was handed over one alone ever gets it.
 //!
 //! Tables come in this order: `accounts`; `holds`, `commits`, `transfers` and `hold_changes`
 //! by turns; then the others. After some commits, in the order of their positions, come their
@@ -30,7 +31,7 @@ mod reader;
 mod sql;
 mod table;
 
-pub(in crate::store) use departure::{Snapshot, depart};
+pub(in crate::store) use departure::{Leave, Snapshot, depart};
 pub(in crate::store) use journal::hold_from;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub(in crate::store) use journal::is_shown;

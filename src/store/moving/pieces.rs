@@ -23,6 +23,16 @@ struct Waiting {
     unwanted: bool,
 }
 
+impl Waiting {
+    fn check_wanted(&self) -> Result<(), MoveError> {
+        if self.unwanted {
+            let reason = "nobody reads it any more".to_owned();
+            return Err(MoveError::Source { reason });
+        }
+        Ok(())
+    }
+}
+
 #[derive(Default)]
 struct Shared {
     waiting: Mutex<Waiting>,
@@ -57,14 +67,29 @@ impl Pieces {
             let changed = self.0.changed.listen();
             {
                 let mut waiting = self.0.lock();
-                if waiting.unwanted {
-                    let reason = "nobody reads it any more".to_owned();
-                    return Err(MoveError::Source { reason });
-                }
+                waiting.check_wanted()?;
                 if waiting.pieces.len() < MOST {
                     waiting.pieces.push_back(Ok(piece));
                     drop(waiting);
                     self.0.changed.notify(usize::MAX);
+                    return Ok(());
+                }
+            }
+            changed.await;
+        }
+    }
+
+    /// Waits until whatever was put is taken.
+    ///
+    /// # Errors
+    /// `move.source` when nobody wants it any more.
+    pub(in crate::store) async fn all_taken(&self) -> Result<(), MoveError> {
+        loop {
+            let changed = self.0.changed.listen();
+            {
+                let waiting = self.0.lock();
+                waiting.check_wanted()?;
+                if waiting.pieces.is_empty() {
                     return Ok(());
                 }
             }

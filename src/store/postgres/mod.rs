@@ -438,25 +438,24 @@ impl Store for PostgresStore {
     }
 
     async fn reversed(&self, id: TransferId) -> Result<i64, StoreError> {
-        let rows = self
-            .rows(reads::REVERSED, vec![Box::new(id.to_string())])
-            .await?;
-        let reversed = rows.first().map(|row| reads::value(row, 0)).transpose()?;
+        let reversed = self.value(reads::REVERSED, id.to_string()).await?;
         Ok(reversed.unwrap_or(0))
     }
 
+    async fn holds_left(&self, ids: &[TransferId]) -> Result<Vec<Option<i64>>, StoreError> {
+        self.values(reads::HOLDS_LEFT, ids).await
+    }
+
+    async fn all_reversed(&self, ids: &[TransferId]) -> Result<Vec<i64>, StoreError> {
+        self.values(reads::ALL_REVERSED, ids).await
+    }
+
     async fn claim(&self, name: &str) -> Result<Option<String>, StoreError> {
-        let rows = self
-            .rows(reads::CLAIM, vec![Box::new(name.to_owned())])
-            .await?;
-        rows.first().map(|row| reads::value(row, 0)).transpose()
+        self.value(reads::CLAIM, name.to_owned()).await
     }
 
     async fn counter(&self, name: &str) -> Result<Option<i64>, StoreError> {
-        let rows = self
-            .rows(reads::COUNTER, vec![Box::new(name.to_owned())])
-            .await?;
-        rows.first().map(|row| reads::value(row, 0)).transpose()
+        self.value(reads::COUNTER, name.to_owned()).await
     }
 
     async fn usage(&self, window: &UsageWindow) -> Result<i64, StoreError> {
@@ -484,10 +483,7 @@ impl Store for PostgresStore {
     }
 
     async fn cursor(&self, name: &str) -> Result<i64, StoreError> {
-        let rows = self
-            .rows(reads::CURSOR, vec![Box::new(name.to_owned())])
-            .await?;
-        let position = rows.first().map(|row| reads::value(row, 0)).transpose()?;
+        let position = self.value(reads::CURSOR, name.to_owned()).await?;
         Ok(position.unwrap_or(0))
     }
 

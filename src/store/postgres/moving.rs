@@ -10,13 +10,13 @@ use tokio_postgres::Row;
 use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
 
 use super::connection::{Failed, Param, connect_writer, in_one_round_trip, not_done, prepared};
-use super::node_state::{LOCK_FOR_CHANGE, MAKE_EPOCH, STANDING, lease_of};
+use super::node_state::{LEAVE, LEAVING, LOCK_FOR_CHANGE, MAKE_EPOCH, STANDING, lease_of, stale};
 use super::reads::{CHAIN_HEADS, chain_head, value};
 use super::{PostgresStore, schema};
 use crate::ledger::ChainHead;
 use crate::store::moving::{
-    Cell, Dialect, Kind, Sink, Snapshot, TABLES, Table, arrive, depart, does_not_follow, insert,
-    is_channel_state, is_shown, pieces, select, select_held,
+    Cell, Dialect, Kind, Leave, Sink, Snapshot, TABLES, Table, arrive, depart, does_not_follow,
+    insert, is_channel_state, is_shown, pieces, select, select_held,
 };
 use crate::store::{
     Arrival, ByteSource, KeyValueWrite, MoveError, NodeState, StoreAdmin, StoreError, StoreHealth,
@@ -33,6 +33,12 @@ const AT_ONCE: usize = 500;
 const NOWHERE: &str = "
 INSERT INTO settings (name, value) VALUES ('node_home', 0)
 ON CONFLICT (name) DO UPDATE SET value = 0";
+
+/// What was at home here leaves from here, and from no copy of it.
+const LEFT_FROM_HERE: &str = "
+INSERT INTO settings (name, value)
+SELECT 'node_left_from', value FROM settings WHERE name = 'node_home'
+ON CONFLICT (name) DO UPDATE SET value = excluded.value";
 
 impl ToSql for Cell {
     fn to_sql(
@@ -69,20 +75,27 @@ fn cells(table: &Table, row: &Row) -> Result<Vec<Cell>, StoreError> {
     table.columns.iter().enumerate().map(cell).collect()
 }
 
-/// A connection within a transaction, which ends with it.
+/// A connection for transactions, the last of which ends with it.
 struct Open(ClientWrapper);
 
 impl Open {
-    async fn begin(store: &PostgresStore, sql: &'static str) -> Result<Self, StoreError> {
+    async fn connect(store: &PostgresStore) -> Result<Self, StoreError> {
         store.shared.check_open()?;
         let pool = store.shared.pool.clone();
         let connected = store.shared.runtime.spawn(async move {
             let connection = connect_writer(&pool).await?;
-            connection.batch_execute(sql).await.map_err(not_done)?;
+            // Of a pool it may be one that ended since.
+            connection.batch_execute("").await.map_err(not_done)?;
             Ok::<_, Failed>(connection)
         });
         let connected = connected.await.map_err(|_| StoreError::Closed)?;
         Ok(Self(connected?))
+    }
+
+    async fn begin(store: &PostgresStore, sql: &'static str) -> Result<Self, StoreError> {
+        let open = Self::connect(store).await?;
+        open.run(sql).await?;
+        Ok(open)
     }
 
     async fn rows(
@@ -191,6 +204,12 @@ BEGIN ISOLATION LEVEL READ COMMITTED;
 SET LOCAL idle_in_transaction_session_timeout = 0;
 SELECT 1 FROM head FOR UPDATE";
 
+/// While the books are not empty nobody waits for long: whoever stops in the middle of it is ended
+/// as anybody is.
+const BEGIN_CHANGE: &str = "
+BEGIN ISOLATION LEVEL READ COMMITTED;
+SELECT 1 FROM head FOR UPDATE";
+
 const BEGIN_EXPORT: &str = "
 BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
 SET LOCAL idle_in_transaction_session_timeout = 0;
@@ -245,16 +264,16 @@ impl StoreAdmin for PostgresStore {
     }
 
     async fn export(&self, node: NodeState) -> Result<Box<dyn ByteSource>, MoveError> {
-        if node == NodeState::HandOver {
-            self.hand_over().await?;
-        }
-        let open = Open::begin(self, BEGIN_EXPORT).await?;
+        // Before anything is ended: where it cannot be had, nothing was.
+        let open = Open::connect(self).await?;
+        let leave = match node {
+            NodeState::LeaveOut => None,
+            NodeState::HandOver => Some(self.clone().leave(self.hand_over(&open).await?)),
+        };
+        open.run(BEGIN_EXPORT).await?;
         let (to, source) = pieces();
-        drop(
-            self.shared
-                .runtime
-                .spawn(async move { depart(&open, node, &to).await }),
-        );
+        let departing = async move { depart(&open, leave, &to).await };
+        drop(self.shared.runtime.spawn(departing));
         Ok(source)
     }
 
@@ -362,43 +381,61 @@ const CHECKS: &[(&str, &str)] = &[
     ),
 ];
 
+async fn end_here(open: &Open) -> Result<(), StoreError> {
+    open.run(MAKE_EPOCH).await?;
+    open.run(LOCK_FOR_CHANGE).await?;
+    let rows = open.rows(STANDING, &[]).await?;
+    let row = rows.first().ok_or(StoreError::Closed)?;
+    if !value::<bool>(row, 1)? {
+        return Err(stale(&open.0).await.into());
+    }
+    // A node that runs may still act, on what is about to leave.
+    lease_of(row)?.check_free(value(row, 4)?)?;
+    open.run(LEFT_FROM_HERE).await?;
+    open.run(NOWHERE).await?;
+    open.run(schema::HAND_OVER).await?;
+    let sql = "UPDATE settings SET value = value + 1 WHERE name = 'node_epoch';
+               INSERT INTO moves (what, detail) VALUES ('handed_over', '')";
+    open.run(sql).await
+}
+
 impl PostgresStore {
-    /// Ends the node here, and the books, for ever, before anything of them leaves.
-    async fn hand_over(&self) -> Result<(), StoreError> {
-        if let Some(locked) = StoreAdmin::health(self).await?.node_locked {
-            return Err(locked);
-        }
+    /// Ends the node here, and the books, for ever, before anything of them leaves. They may be ended
+    /// already, as long as no stream of them was whole. Answers the number of the next one.
+    async fn hand_over(&self, open: &Open) -> Result<i64, StoreError> {
         // Whoever commits waits for the head, and whoever wants the node for its epoch.
-        let open = Open::begin(self, BEGIN_IMPORT).await?;
-        open.run(MAKE_EPOCH).await?;
-        open.run(LOCK_FOR_CHANGE).await?;
-        let rows = open.rows(STANDING, &[]).await?;
+        open.run(BEGIN_CHANGE).await?;
+        let rows = open.rows(LEAVING, &[]).await?;
         let row = rows.first().ok_or(StoreError::Closed)?;
-        if !value::<bool>(row, 1)? {
-            drop(open);
-            let locked = StoreAdmin::health(self).await?.node_locked;
-            return Err(locked.unwrap_or(StoreError::NodeHandedOver));
+        match (value(row, 1)?, value(row, 2)?) {
+            (false, _) => end_here(open).await?,
+            (true, true) => {}
+            (true, false) => return Err(StoreError::NodeHandedOver),
         }
-        // A node that runs may still act, on what is about to leave.
-        lease_of(row)?.check_free(value(row, 4)?)?;
-        open.run(NOWHERE).await?;
-        open.run(schema::HAND_OVER).await?;
-        open.run(
-            "UPDATE settings SET value = value + 1 WHERE name = 'node_epoch';
-             INSERT INTO moves (what, detail) VALUES ('handed_over', '')",
-        )
-        .await?;
         let committed = open.0.batch_execute("COMMIT").await;
         committed.map_err(|error| StoreError::from(super::connection::after_commit(error)))?;
         self.shared.note_handed_over();
-        Ok(())
+        value(row, 0)
+    }
+
+    fn leave(self, stream: i64) -> Leave {
+        Box::pin(async move {
+            // Whichever has left stays so: this may be asked again.
+            let rows = self.rows(LEAVE, vec![Box::new(stream)]).await?;
+            let left = rows.first().map(|row| value::<i64>(row, 0)).transpose()?;
+            if left == Some(stream) {
+                Ok(())
+            } else {
+                Err(StoreError::NodeHandedOver)
+            }
+        })
     }
 
     pub(super) async fn forget_channels_now(
         &self,
         instead: Vec<KeyValueWrite>,
     ) -> Result<bool, StoreError> {
-        let open = Open::begin(self, BEGIN_IMPORT).await?;
+        let open = Open::begin(self, BEGIN_CHANGE).await?;
         if open.is_true(HANDED_OVER).await? {
             return Err(StoreError::NodeHandedOver);
         }

@@ -177,18 +177,38 @@ macro_rules! place {
     };
 }
 
-/// True where the state is at home, or has no home yet. A dump that is restored in place comes to
-/// the same place; but its rows are written anew, by another transaction than the one whose number
-/// stands in the row itself.
+/// True where the state is in the place of this name; `$or` where no place is known. A dump that is restored in
+/// place comes to the same place; but its rows are written anew, by another transaction than the
+/// one whose number stands in the row itself.
+macro_rules! is_in {
+    ($place:literal, $or:literal) => {
+        concat!(
+            "(coalesce((SELECT value FROM settings WHERE name = '",
+            $place,
+            "') = ",
+            place!(),
+            ", ",
+            $or,
+            ")
+              AND coalesce((SELECT xmin::text::bigint = value & 4294967295 FROM settings
+                            WHERE name = 'node_home_written_by'), ",
+            $or,
+            "))"
+        )
+    };
+}
+
+/// True where the state is at home, or has no home yet.
 macro_rules! at_home {
     () => {
-        concat!(
-            "(coalesce((SELECT value FROM settings WHERE name = 'node_home') = ",
-            place!(),
-            ", true)
-              AND coalesce((SELECT xmin::text::bigint = value & 4294967295 FROM settings
-                            WHERE name = 'node_home_written_by'), true))"
-        )
+        is_in!("node_home", "true")
+    };
+}
+
+/// True where the state was handed over, and in no copy of it.
+macro_rules! left_from_here {
+    () => {
+        is_in!("node_left_from", "false")
     };
 }
 
@@ -208,6 +228,22 @@ pub(super) const TRUST: &str = "
 DELETE FROM settings WHERE name IN ('node_home', 'node_home_written_by')
     AND NOT EXISTS (SELECT 1 FROM moves WHERE what = 'handed_over')";
 
+/// The number of this transaction, which no other has, whether books were handed over, and whether
+/// a stream of them may still come from here.
+pub(super) const LEAVING: &str = concat!(
+    "SELECT pg_current_xact_id()::text::bigint,
+            EXISTS (SELECT 1 FROM moves WHERE what = 'handed_over'), ",
+    left_from_here!(),
+    " AND NOT EXISTS (SELECT 1 FROM settings WHERE name = 'node_departed')"
+);
+
+/// Answers which stream has left: the first that asks, for ever. Nothing where it may not.
+pub(super) const LEAVE: &str = concat!(
+    "INSERT INTO settings (name, value) SELECT 'node_departed', $1::bigint WHERE ",
+    left_from_here!(),
+    " ON CONFLICT (name) DO UPDATE SET value = settings.value RETURNING value"
+);
+
 const COUNT_VALUES: &str = "SELECT count(*) FROM node_state";
 
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
@@ -223,20 +259,27 @@ pub(super) const MAKE_EPOCH: &str = concat!(
 pub(super) const LOCK_FOR_CHANGE: &str =
     "SELECT value FROM settings WHERE name = 'node_epoch' FOR UPDATE";
 
-/// After the lock, so that it sees what the one before did. The time is the server's.
+/// The time is the server's.
 pub(super) const STANDING: &str = concat!(
-    "SELECT e.value, ",
+    "SELECT coalesce((SELECT value FROM settings WHERE name = 'node_epoch'), 0), ",
     at_home!(),
     ", coalesce((SELECT value FROM settings WHERE name = 'node_holder'), 0),
        coalesce((SELECT value FROM settings WHERE name = 'node_lease_until'), 0),
-       floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint
-     FROM settings e WHERE e.name = 'node_epoch'"
+       floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 );
 
-const SET_LEASE: &str = "
-INSERT INTO settings (name, value)
-VALUES ('node_epoch', $1), ('node_holder', $2), ('node_lease_until', $3)
-ON CONFLICT (name) DO UPDATE SET value = excluded.value";
+/// Where all stands as it was read. After the lock, so that it sees what the one before did.
+const SET_LEASE: &str = concat!(
+    "INSERT INTO settings (name, value)
+     SELECT * FROM (VALUES ('node_epoch', $1::bigint), ('node_holder', $2::bigint),
+                           ('node_lease_until', $3::bigint)) AS new (name, value)
+     WHERE (SELECT value FROM settings WHERE name = 'node_epoch') = $4::bigint
+       AND coalesce((SELECT value FROM settings WHERE name = 'node_holder'), 0) = $5::bigint
+       AND coalesce((SELECT value FROM settings WHERE name = 'node_lease_until'), 0) = $6::bigint
+       AND ",
+    at_home!(),
+    " ON CONFLICT (name) DO UPDATE SET value = excluded.value RETURNING value"
+);
 
 async fn query(
     connection: &ClientWrapper,
@@ -256,31 +299,55 @@ pub(super) fn lease_of(row: &Row) -> Result<NodeLease, StoreError> {
     })
 }
 
+/// Decides by what can be read without a lock, so that whoever stands by, or stops at this moment,
+/// holds nobody up, and changes it in one round trip if it is still so.
 async fn change_epoch(connection: &ClientWrapper, change: EpochChange) -> Result<u64, Failed> {
-    plain(connection, BEGIN).await.map_err(not_done)?;
-    query(connection, MAKE_EPOCH, &[]).await?;
-    query(connection, LOCK_FOR_CHANGE, &[]).await?;
-    let rows = query(connection, STANDING, &[]).await?;
-    let row = rows.first().ok_or_else(no_epoch)?;
-    let current = value::<i64>(row, 0)?.cast_unsigned();
-    let lease = lease_of(row)?;
-    let now_ms: i64 = value(row, 4)?;
-    if !value::<bool>(row, 1)? {
-        return Err(stale(connection).await);
+    loop {
+        let rows = query(connection, STANDING, &[]).await?;
+        let row = rows.first().ok_or_else(no_epoch)?;
+        let current = value::<i64>(row, 0)?.cast_unsigned();
+        let lease = lease_of(row)?;
+        if !value::<bool>(row, 1)? {
+            return Err(stale(connection).await);
+        }
+        let decided = decide(change, current, lease, value(row, 4)?);
+        let (epoch, new) = decided.map_err(Failed::NotDone)?;
+        if set_lease(connection, (epoch, new), (current, lease)).await? {
+            return Ok(epoch);
+        }
     }
-    let decided = decide(change, current, lease, now_ms);
-    let Ok((epoch, lease)) = decided else {
-        plain(connection, "ROLLBACK").await.map_err(not_done)?;
-        return decided.map(|(epoch, _)| epoch).map_err(Failed::NotDone);
-    };
-    let params: Vec<Param> = vec![
-        Box::new(epoch.cast_signed()),
-        Box::new(lease.holder.cast_signed()),
-        Box::new(lease.until_ms),
+}
+
+/// Answers whether it was as it was read.
+async fn set_lease(
+    connection: &ClientWrapper,
+    new: (u64, NodeLease),
+    read: (u64, NodeLease),
+) -> Result<bool, Failed> {
+    let prepare = |sql| connection.prepare_cached(sql);
+    let make = prepare(MAKE_EPOCH).await.map_err(not_done)?;
+    let lock = prepare(LOCK_FOR_CHANGE).await.map_err(not_done)?;
+    let set = prepare(SET_LEASE).await.map_err(not_done)?;
+    let mut params: Vec<Param> = Vec::new();
+    for (epoch, lease) in [new, read] {
+        params.push(Box::new(epoch.cast_signed()));
+        params.push(Box::new(lease.holder.cast_signed()));
+        params.push(Box::new(lease.until_ms));
+    }
+    let sent = vec![
+        plain(connection, BEGIN),
+        prepared(connection, make, &[]),
+        prepared(connection, lock, &[]),
+        prepared(connection, set, &params),
+        plain(connection, "COMMIT"),
     ];
-    query(connection, SET_LEASE, &params).await?;
-    plain(connection, "COMMIT").await.map_err(after_commit)?;
-    Ok(epoch)
+    let mut is_set = false;
+    let answers = in_one_round_trip(sent).await.map_err(after_commit)?;
+    for (at, answer) in answers.into_iter().enumerate() {
+        let rows = answer.map_err(after_commit)?;
+        is_set |= at == 3 && !rows.is_empty();
+    }
+    Ok(is_set)
 }
 
 /// The next epoch and its lease.
@@ -315,7 +382,7 @@ fn no_epoch() -> Failed {
 }
 
 /// The state is not at home: whatever transaction there is ends with its connection.
-async fn stale(connection: &ClientWrapper) -> Failed {
+pub(super) async fn stale(connection: &ClientWrapper) -> Failed {
     let handed_over = query(connection, super::moving::HANDED_OVER, &[]).await;
     if let Ok(rows) = handed_over
         && rows.first().is_some_and(|row| value(row, 0) == Ok(true))

@@ -6,7 +6,9 @@ use serde::de::DeserializeOwned;
 use tokio_postgres::Row;
 use tokio_postgres::types::FromSqlOwned;
 
+use super::PostgresStore;
 use super::snapshot::{commit, corrupt};
+use crate::ids::TransferId;
 use crate::ledger::{
     Account, Balance, ChainHash, ChainHead, Commit, CommitRow, Document, DueJob, EventRecord,
     HoldChangeRow, HoldState, Json, NewHold, NewTransfer, Standing, TransferRow,
@@ -14,6 +16,35 @@ use crate::ledger::{
 use crate::store::{DocumentPosition, StoreError};
 
 type Read<T> = Result<T, StoreError>;
+
+impl PostgresStore {
+    /// What stands under a name, if anything does.
+    pub(super) async fn value<T>(
+        &self,
+        sql: &'static str,
+        name: String,
+    ) -> Result<Option<T>, StoreError>
+    where
+        T: FromSqlOwned,
+    {
+        let rows = self.rows(sql, vec![Box::new(name)]).await?;
+        rows.first().map(|row| value(row, 0)).transpose()
+    }
+
+    /// What stands under each of these.
+    pub(super) async fn values<T>(
+        &self,
+        sql: &'static str,
+        ids: &[TransferId],
+    ) -> Result<Vec<T>, StoreError>
+    where
+        T: FromSqlOwned,
+    {
+        let ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
+        let rows = self.rows(sql, vec![Box::new(ids)]).await?;
+        rows.iter().map(|row| value(row, 0)).collect()
+    }
+}
 
 pub(super) const COMMAND: &str =
     "SELECT fingerprint, at_ms, answer::text FROM commands WHERE scope = $1";
@@ -297,6 +328,14 @@ reached AS (
 SELECT count(*) FROM forgotten";
 
 pub(super) const REVERSED: &str = "SELECT amount FROM reversals WHERE transfer = $1";
+
+pub(super) const HOLDS_LEFT: &str = "
+SELECT h.remaining FROM unnest($1::text[]) WITH ORDINALITY AS asked (id, place)
+     LEFT JOIN holds h ON h.id = asked.id ORDER BY asked.place";
+
+pub(super) const ALL_REVERSED: &str = "
+SELECT coalesce(r.amount, 0) FROM unnest($1::text[]) WITH ORDINALITY AS asked (id, place)
+     LEFT JOIN reversals r ON r.transfer = asked.id ORDER BY asked.place";
 
 pub(super) const CLAIM: &str = "SELECT claimed_by FROM claims WHERE name = $1";
 

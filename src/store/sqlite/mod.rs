@@ -94,7 +94,7 @@ struct Shared {
     /// What was found in the log may be lost yet.
     is_unflushed: Arc<AtomicBool>,
     times: Arc<CommitClock>,
-    /// Why the node must not run on its state here.
+    /// Why the node must not run on its state here, by what lies beside the file.
     stale: Mutex<Option<StoreError>>,
     /// Not in the file: nobody else has that open, and a holder of before is dead.
     lease: Arc<Mutex<NodeLease>>,
@@ -138,6 +138,7 @@ impl SqliteStore {
         }
         let node_writes = node_state::writes(&connection).map_err(sql_error)?;
         let stale = why_stale(&connection, &mut seat, node_writes)?;
+        let is_handed_over = moving::handed_over(&connection).map_err(sql_error)?;
         let last_commit_ms = moving::last_commit_ms(&connection).map_err(sql_error)?;
 
         let shared = Arc::new(Shared {
@@ -155,7 +156,7 @@ impl SqliteStore {
             stale: Mutex::new(stale),
             lease: Arc::default(),
         });
-        if *lock(&shared.stale) == Some(StoreError::NodeHandedOver) {
+        if is_handed_over {
             shared.note_handed_over();
         } else if let Some(cause) = unflushed {
             shared.health.failed(cause, shared.times.wall_ms());
@@ -201,10 +202,7 @@ impl SqliteStore {
     /// that were revoked, and its peers may then take all that is in them. The books are not
     /// affected by this.
     pub fn trust_node_state(&self) {
-        let mut stale = lock(&self.shared.stale);
-        if *stale != Some(StoreError::NodeHandedOver) {
-            *stale = None;
-        }
+        *lock(&self.shared.stale) = None;
     }
 
     /// Whether nothing that can be read, or found by the next start, may be lost, or come back.
@@ -244,7 +242,7 @@ impl SqliteStore {
     }
 }
 
-/// Why the node must not run on its state in this file.
+/// Why the node must not run on its state in this file, by what lies beside it.
 fn why_stale(
     connection: &Connection,
     seat: &mut Seat,
@@ -252,13 +250,10 @@ fn why_stale(
 ) -> Result<Option<StoreError>, StoreError> {
     let has_commits = moving::has_commits(connection).map_err(sql_error)?;
     let is_stale = seat.meet(node_writes, has_commits)?;
-    let stale = is_stale.then_some(StoreError::StaleNodeState {
+    Ok(is_stale.then_some(StoreError::StaleNodeState {
         found: node_writes,
         expected: seat.found,
-    });
-    let locked = node_state::locked(connection).map_err(sql_error)?;
-    let handed_over = locked.filter(|locked| *locked == StoreError::NodeHandedOver);
-    Ok(handed_over.or(stale))
+    }))
 }
 
 fn connect(file: &Path, more: OpenFlags) -> Result<Connection, StoreError> {
@@ -459,6 +454,25 @@ impl Store for SqliteStore {
     async fn reversed(&self, id: TransferId) -> Result<i64, StoreError> {
         self.read(move |connection| reading::reversed(connection, id))
             .await
+    }
+
+    async fn holds_left(&self, ids: &[TransferId]) -> Result<Vec<Option<i64>>, StoreError> {
+        let ids = ids.to_vec();
+        let left = move |connection: &Connection, id| {
+            let hold = state::hold(connection, id)?;
+            Ok(hold.map(|hold| hold.remaining))
+        };
+        self.read(move |connection| ids.into_iter().map(|id| left(connection, id)).collect())
+            .await
+    }
+
+    async fn all_reversed(&self, ids: &[TransferId]) -> Result<Vec<i64>, StoreError> {
+        let ids = ids.to_vec();
+        self.read(move |connection| {
+            let reversed = |id| reading::reversed(connection, id);
+            ids.into_iter().map(reversed).collect()
+        })
+        .await
     }
 
     async fn claim(&self, name: &str) -> Result<Option<String>, StoreError> {

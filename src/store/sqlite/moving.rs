@@ -17,7 +17,7 @@ use super::{
 };
 use crate::ledger::ChainHead;
 use crate::store::moving::{
-    Cell, Dialect, Sink, Snapshot, TABLES, Table, arrive, block_on, depart, does_not_follow,
+    Cell, Dialect, Leave, Sink, Snapshot, TABLES, Table, arrive, block_on, depart, does_not_follow,
     insert, is_channel_state, pieces, select, select_held,
 };
 use crate::store::{
@@ -50,6 +50,12 @@ pub(super) fn handed_over(connection: &Connection) -> rusqlite::Result<bool> {
     connection
         .prepare_cached("SELECT EXISTS (SELECT 1 FROM moves WHERE what = 'handed_over')")?
         .query_row([], |row| row.get(0))
+}
+
+/// Whether the one stream of a hand-over was whole, also one that an older version has made.
+fn has_departed(connection: &Connection) -> rusqlite::Result<bool> {
+    let sql = "SELECT coalesce((SELECT value FROM settings WHERE name = 'node_departed'), 1)";
+    connection.query_row(sql, [], |row| row.get(0))
 }
 
 /// Takes away what the node knows of its channels.
@@ -234,6 +240,22 @@ fn import(
     Ok(arrived)
 }
 
+/// A snapshot of the file, after the store that is `leaving` was handed over. What a snapshot needs
+/// is there before anything is ended: where it cannot be had, nothing was.
+fn begin_export(file: &Path, leaving: Option<&SqliteStore>) -> Result<Open, StoreError> {
+    let connection = connect(file, OpenFlags::empty())?;
+    // The log is opened by the first read.
+    last_commit_ms(&connection).map_err(sql_error)?;
+    if let Some(store) = leaving {
+        block_on(store.hand_over())?;
+        seat::flush(file);
+    }
+    connection.execute_batch("BEGIN").map_err(sql_error)?;
+    // The moment is that of the first read.
+    last_commit_ms(&connection).map_err(sql_error)?;
+    Ok(Open(Mutex::new(connection)))
+}
+
 #[async_trait]
 impl StoreAdmin for SqliteStore {
     async fn verify(&self) -> Result<Vec<String>, StoreError> {
@@ -245,27 +267,16 @@ impl StoreAdmin for SqliteStore {
     }
 
     async fn export(&self, node: NodeState) -> Result<Box<dyn ByteSource>, MoveError> {
-        if node == NodeState::HandOver {
-            self.hand_over().await?;
-        }
         let file = self.location().to_owned();
+        let leaving = (node == NodeState::HandOver).then(|| self.clone());
         let (to, source) = pieces();
         let (begun, has_begun) = oneshot::channel();
         drop(spawn("flashkit-export", move || {
-            if node == NodeState::HandOver {
-                seat::flush(&file);
-            }
-            let open = Open::begin(&file, "BEGIN");
-            // The moment is that of the first read.
-            let open = open.and_then(|open| {
-                let read = last_commit_ms(&lock(&open.0)).map_err(sql_error);
-                read.map(|_| open)
-            });
-            match open {
+            match begin_export(&file, leaving.as_ref()) {
                 Err(error) => drop(begun.send(Err(error))),
                 Ok(open) => {
                     drop(begun.send(Ok(())));
-                    block_on(depart(&open, node, &to));
+                    block_on(depart(&open, leaving.map(SqliteStore::leave), &to));
                 }
             }
         })?);
@@ -351,7 +362,8 @@ impl SqliteStore {
         Ok(forgotten)
     }
 
-    /// Ends the node here, and the books, for ever, before anything of them leaves.
+    /// Ends the node here, and the books, for ever, before anything of them leaves. They may be ended
+    /// already, as long as no stream of them was whole.
     async fn hand_over(&self) -> Result<(), StoreError> {
         if let Some(stale) = lock(&self.shared.stale).clone() {
             return Err(stale);
@@ -360,7 +372,10 @@ impl SqliteStore {
         // The task also looks into the file: that is what everybody else goes by from then on.
         run_task(&self.shared.queue, Lane::Node, move |connection, at_ms| {
             if let Some(locked) = node_state::locked(connection)? {
-                return Ok(Err(locked));
+                let may_leave = locked == StoreError::NodeHandedOver
+                    && !has_departed(connection)?
+                    && node_state::writes(connection)? >= 0;
+                return Ok(if may_leave { Ok(()) } else { Err(locked) });
             }
             // A node that runs may still act, on what is about to leave.
             if let Err(held) = lock(&lease).check_free(at_ms) {
@@ -373,11 +388,32 @@ impl SqliteStore {
             )?;
             // A file from before this is an older one, as after any other write of the node.
             node_state::count_write(connection)?;
+            connection.execute(
+                "INSERT INTO settings (name, value) VALUES ('node_departed', 0)
+                 ON CONFLICT (name) DO UPDATE SET value = 0",
+                [],
+            )?;
             note_move(connection, "handed_over", "").map(Ok)
         })
         .await??;
-        *lock(&self.shared.stale) = Some(StoreError::NodeHandedOver);
         self.shared.note_handed_over();
         Ok(())
+    }
+
+    fn leave(self) -> Leave {
+        Box::pin(async move {
+            run_task(&self.shared.queue, Lane::Node, |connection, _| {
+                if has_departed(connection)? {
+                    return Ok(Err(StoreError::NodeHandedOver));
+                }
+                let sql = "UPDATE settings SET value = 1 WHERE name = 'node_departed'";
+                connection.execute(sql, [])?;
+                // A file from before this is an older one: no stream comes out of it.
+                node_state::count_write(connection).map(Ok)
+            })
+            .await??;
+            seat::flush(self.location());
+            Ok(())
+        })
     }
 }
