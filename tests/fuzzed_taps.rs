@@ -203,9 +203,11 @@ fn has_scheme(tap: &str) -> bool {
     schemes.iter().any(|scheme| tap.starts_with(scheme))
 }
 
+/// Not every text that says so is: with one byte `lnurlw://` becomes `lnurl1://`.
 fn is_bech32(tap: &str) -> bool {
     let tap = tap.to_lowercase();
-    tap.starts_with("lnurl1") || tap.starts_with("lightning:lnurl1")
+    let says_so = tap.starts_with("lnurl1") || tap.starts_with("lightning:lnurl1");
+    says_so && !tap.contains("://")
 }
 
 fn taps() -> usize {

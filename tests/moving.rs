@@ -671,8 +671,14 @@ async fn nothing_overtakes_a_hand_over() {
     // Of a node and a hand-over that begin at the same moment there is one.
     for round in 0..20 {
         let file = sqlite(folder.path(), &format!("round-{round}.db"));
-        let taking = file.take_lease(HOLDER, lasts);
-        let (stream, taken) = tokio::join!(file.export(NodeState::HandOver), taking);
+        // A lease is asked for when it is called for, and a hand-over begins with its first poll.
+        let taking = async || {
+            if round % 2 == 0 {
+                tokio::time::sleep(Duration::from_millis(round / 2)).await;
+            }
+            file.take_lease(HOLDER, lasts).await
+        };
+        let (stream, taken) = tokio::join!(file.export(NodeState::HandOver), taking());
         assert_ne!(stream.is_ok(), taken.is_ok(), "round {round}");
     }
 }

@@ -130,8 +130,8 @@ async fn twenty_payments_on_a_real_node() {
 #[cfg(feature = "ldk")]
 #[tokio::test]
 async fn the_host_goes_on_while_an_event_waits_for_a_write() {
-    use flashkit::lightning::LightningNode;
     use flashkit::lightning::ldk::LdkNode;
+    use flashkit::lightning::{InvoiceRequest, LightningEvent, LightningNode, Preimage};
     use flashkit::testkit::chain::{RegtestChain, TestChain};
     use flashkit::testkit::faulty_store::FaultyKeyValue;
     use flashkit::testkit::local_network::{self, LocalNode};
@@ -150,7 +150,23 @@ async fn the_host_goes_on_while_an_event_waits_for_a_write() {
     local_network::connect(&chain, &node, &address, &world.node, |_| {})
         .await
         .unwrap();
-    let first = node.next_event().await.unwrap();
+    let customer = Arc::new(Wallet::new(world.node.clone(), None));
+    tokio::spawn(customer.clone().run());
+    let request = InvoiceRequest {
+        payment_hash: Preimage::new([3; 32]).payment_hash(),
+        amount_msat: Some(5_000),
+        description: "coffee".to_owned(),
+        description_hash: None,
+        expiry_seconds: 3_600,
+    };
+    let bolt11 = node.create_invoice(request).await.unwrap();
+    customer.send(&bolt11).await.unwrap();
+    let first = loop {
+        match node.next_event().await.unwrap() {
+            event @ LightningEvent::Claimable { .. } => break event,
+            _ => node.acknowledge().await.unwrap(),
+        }
+    };
 
     let synced = state.applied().len();
     state.hold_answers();
@@ -174,7 +190,6 @@ async fn the_host_goes_on_while_an_event_waits_for_a_write() {
     );
     state.release();
     assert_eq!(node.next_event().await.unwrap(), first);
-    node.acknowledge().await.unwrap();
     node.stop().await.unwrap();
     world.node.stop().await.unwrap();
 }

@@ -32,7 +32,9 @@ pub enum NodeState {
     /// stream, is done again with another export of the same store, where it was: only one stream
     /// there ever is gets its last line, and without that it arrives nowhere. That one must then
     /// arrive exactly once; if it is lost, the channels are left to a recovery from the seed, and
-    /// the books to an export without them. So write it to a file that is kept until it has arrived.
+    /// the books to an export without them. So write it to a file that is kept until it has arrived,
+    /// and keep the process and the store open until then: who ends in the moment between the commit
+    /// that lets the last line go and the line itself has lost it.
     HandOver,
 }
 

@@ -44,6 +44,8 @@ pub use error::StoreError;
 pub use health::{StoreTrouble, WriteHealth};
 pub use key_value::{KeyPath, KeyValue, KeyValueWrite, NodeHolder, NodeLease};
 pub use memory::MemoryStore;
+#[cfg(any(feature = "sqlite", feature = "ldk"))]
+pub(crate) use threads::block_on;
 
 /// A batch was not committed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -149,3 +149,27 @@ impl<T: Waiting> Drop for StopsWhenDropped<T> {
         self.stopped.say();
     }
 }
+
+/// Runs a future to its end on this thread, which may block. It needs no runtime.
+#[cfg(any(feature = "sqlite", feature = "ldk"))]
+pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
+    let waker = std::task::Waker::from(Arc::new(Unpark(thread::current())));
+    let mut context = std::task::Context::from_waker(&waker);
+    let mut future = std::pin::pin!(future);
+    loop {
+        match future.as_mut().poll(&mut context) {
+            std::task::Poll::Ready(done) => return done,
+            std::task::Poll::Pending => thread::park(),
+        }
+    }
+}
+
+#[cfg(any(feature = "sqlite", feature = "ldk"))]
+struct Unpark(thread::Thread);
+
+#[cfg(any(feature = "sqlite", feature = "ldk"))]
+impl std::task::Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}

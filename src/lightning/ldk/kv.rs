@@ -23,10 +23,9 @@
 
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Wake, Waker};
-use std::thread::{self, Thread};
+use std::thread;
 use std::time::Duration;
 
 use futures_timer::Delay;
@@ -40,7 +39,7 @@ use super::health::NodeHealth;
 use super::lease::{Fence, ends_run};
 use super::recovery::facts_of;
 use crate::ports::BoxFuture;
-use crate::store::{KeyPath, KeyValue, KeyValueWrite, StoreError};
+use crate::store::{KeyPath, KeyValue, KeyValueWrite, StoreError, block_on};
 
 const FIRST_RETRY: Duration = Duration::from_millis(20);
 const LONGEST_RETRY: Duration = Duration::from_secs(2);
@@ -152,13 +151,25 @@ impl LdkStore {
         }
         // As a write does it: the monitor is not written before.
         let is_kept = self.on_this_thread(|| {
+            let (health, mut failures) = (&self.0.health, 0_u32);
+            let mut is_kept = false;
             while !self.0.fence.is_down() {
                 match block_on(self.0.state.read(facts.clone())) {
-                    Ok(kept) => return kept.is_some(),
-                    Err(_) => thread::sleep(LONGEST_RETRY),
+                    Ok(kept) => {
+                        is_kept = kept.is_some();
+                        break;
+                    }
+                    Err(error) => {
+                        health.write_failed(error, failures == 0);
+                        failures = failures.saturating_add(1);
+                        thread::sleep(delay(failures));
+                    }
                 }
             }
-            false
+            if failures > 0 {
+                health.write_recovered();
+            }
+            is_kept
         });
         if !is_kept {
             let value = value.to_vec();
@@ -260,16 +271,9 @@ impl PendingWrite {
             Err(error) => {
                 self.shared.health.write_failed(error, self.failures == 0);
                 self.failures = self.failures.saturating_add(1);
-                Step::Wait(self.delay())
+                Step::Wait(delay(self.failures))
             }
         }
-    }
-
-    fn delay(&self) -> Duration {
-        let doublings = self.failures.saturating_sub(1).min(16);
-        FIRST_RETRY
-            .saturating_mul(1 << doublings)
-            .min(LONGEST_RETRY)
     }
 
     /// After a pause: the write again if it is still the newest of its key.
@@ -328,6 +332,14 @@ impl PendingWrite {
     }
 }
 
+/// How long to wait after so many failures in a row.
+fn delay(failures: u32) -> Duration {
+    let doublings = failures.saturating_sub(1).min(16);
+    FIRST_RETRY
+        .saturating_mul(1 << doublings)
+        .min(LONGEST_RETRY)
+}
+
 fn fenced() -> io::Error {
     io::Error::new(
         io::ErrorKind::PermissionDenied,
@@ -347,27 +359,6 @@ impl Drop for PendingWrite {
             if lane.open == 0 {
                 lanes.remove(self.path());
             }
-        }
-    }
-}
-
-struct Unpark(Thread);
-
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
-    }
-}
-
-/// Waits on this thread; needs no runtime.
-pub(super) fn block_on<T>(future: impl Future<Output = T>) -> T {
-    let waker = Waker::from(Arc::new(Unpark(thread::current())));
-    let mut context = Context::from_waker(&waker);
-    let mut future = pin!(future);
-    loop {
-        match future.as_mut().poll(&mut context) {
-            Poll::Ready(value) => return value,
-            Poll::Pending => thread::park(),
         }
     }
 }

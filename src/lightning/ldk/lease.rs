@@ -79,6 +79,18 @@ pub(super) struct Fence {
     health: Arc<NodeHealth>,
     /// The runtime of the run was told to end.
     is_abandoned: AtomicBool,
+    /// Its tasks are dropped.
+    has_left: AtomicBool,
+}
+
+/// A task that lasts as long as the others of a run.
+struct Stays(Arc<Fence>);
+
+impl Drop for Stays {
+    fn drop(&mut self) {
+        self.0.has_left.store(true, Ordering::SeqCst);
+        self.0.changed.notify(usize::MAX);
+    }
 }
 
 impl Fence {
@@ -102,6 +114,7 @@ impl Fence {
             changed: Event::new(),
             health,
             is_abandoned: AtomicBool::new(false),
+            has_left: AtomicBool::new(false),
         }
     }
 
@@ -187,6 +200,12 @@ impl Fence {
             .await;
     }
 
+    /// Completes once the tasks of the run are dropped, with their connections: by a worker that leaves.
+    pub(super) async fn gone(&self) {
+        self.wait(|fence| fence.has_left.load(Ordering::SeqCst))
+            .await;
+    }
+
     async fn wait(&self, is_so: impl Fn(&Self) -> bool) {
         loop {
             let listener: EventListener = self.changed.listen();
@@ -238,15 +257,20 @@ impl Fence {
 /// the node: after a pause of the process nobody has to be quicker than the node, which may have an
 /// answer of the chain in its hands. Once told to end, it does one step of one task at most.
 pub(super) fn workers(fence: &Arc<Fence>) -> std::io::Result<Runtime> {
-    let fence = Arc::clone(fence);
-    RuntimeBuilder::new_multi_thread()
+    let (fence, stays) = (Arc::clone(fence), Stays(Arc::clone(fence)));
+    let runtime = RuntimeBuilder::new_multi_thread()
         .worker_threads(2)
         .thread_name("ldk")
         .enable_all()
         .on_thread_unpark(move || fence.rest())
         // A worker looks whether it is to end before each step, and not before each sixty-first.
         .event_interval(1)
-        .build()
+        .build()?;
+    runtime.spawn(async move {
+        let _stays = stays;
+        std::future::pending::<()>().await;
+    });
+    Ok(runtime)
 }
 
 /// True for what no later try can mend: the epoch is not the current one, or not of this database,
@@ -376,12 +400,26 @@ mod tests {
             });
             has_begun.recv().expect("begun");
             clock.0.store(shift_ms, Ordering::SeqCst);
-            // The workers have nothing to do any more, and rest.
-            thread::sleep(Duration::from_millis(200));
+            // The workers have nothing to do any more.
+            let metrics = runtime.metrics();
+            while (0..metrics.num_workers())
+                .any(|at| metrics.worker_park_unpark_count(at).is_multiple_of(2))
+            {
+                thread::sleep(Duration::from_millis(1));
+            }
             answer.send(()).expect("answer");
             let patience = Duration::from_secs(if goes_on { 60 } else { 1 });
             assert_eq!(acted.recv_timeout(patience).is_ok(), goes_on);
             fence.abandon(&Mutex::new(Some(runtime)));
+            let minute = Duration::from_secs(60);
+            let patient = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build();
+            patient.expect("runtime").block_on(async {
+                timeout(minute, fence.gone())
+                    .await
+                    .expect("nothing was dropped");
+            });
             while let Ok(()) = acted.recv_timeout(Duration::from_secs(60)) {}
             let all_ended = acted.recv_timeout(Duration::ZERO);
             assert_eq!(all_ended, Err(RecvTimeoutError::Disconnected));

@@ -21,17 +21,19 @@ use ldk_node::{Builder, Node, NodeError};
 use super::ahead;
 use super::config::{LdkChainSource, LdkConfig};
 use super::health::NodeHealth;
-use super::kv::{LdkStore, block_on};
+use super::kv::LdkStore;
 use super::lease::{Fence, Moment, workers};
 use super::operator::{node_key, peer_address};
 use super::records::{refused, unknown};
 use crate::lightning::LightningError;
 use crate::ports::{Clock, Entropy, SystemEntropy};
-use crate::store::{KeyValue, NodeHolder, StoreError};
+use crate::store::{KeyValue, NodeHolder, StoreError, block_on};
 
 /// How long a stop waits for the writes of the node to end. ldk-node's own waits, about 35
 /// seconds at the worst, come before.
 const LAST_WRITES: Duration = Duration::from_secs(30);
+/// How long it waits for the tasks of the node to be dropped, which takes them a moment.
+const LAST_TASKS: Duration = Duration::from_secs(5);
 /// A lease that is shorter would end at every hiccup.
 const SHORTEST_LEASE: Duration = Duration::from_secs(1);
 /// After a longer one nobody would take over.
@@ -94,21 +96,21 @@ impl NodeHandle {
         self.fence.abandon(&self.runtime);
     }
 
-    /// Stops it, or stops waiting for that once the fence is down: its threads may be parked (see
-    /// `kv.rs`), and it does nothing more, not even what belongs to a stop.
+    /// Stops it, or abandons it once the fence is down: its threads may be parked (see `kv.rs`), and it
+    /// does nothing more, not even what belongs to a stop.
     async fn end(self: Arc<Self>) -> Result<(), LightningError> {
-        if self.fence.is_down() {
-            self.abandon();
-            return Ok(());
+        if !self.fence.is_down() {
+            let node = Arc::clone(&self);
+            let stopping = self.handle.spawn_blocking(move || node.stop());
+            ldk_node::tokio::select! {
+                stopped = stopping => {
+                    return stopped.map_err(|error| unknown(error.to_string()))?;
+                }
+                () = self.fence.down() => {}
+            }
         }
-        let node = Arc::clone(&self);
-        let stopping = self.handle.spawn_blocking(move || node.stop());
-        let stopped = ldk_node::tokio::select! {
-            stopped = stopping => stopped.map_err(|error| unknown(error.to_string())),
-            () = self.fence.down() => Ok(Ok(())),
-        };
         self.abandon();
-        stopped?
+        Ok(())
     }
 }
 
@@ -336,9 +338,13 @@ impl Shared {
         self.runtime.spawn(keeping);
         let started = Arc::clone(&self).run(epoch, Arc::clone(&fence)).await;
         if started.is_err() {
+            let is_lost = fence.is_down();
             fence.end();
-            // The next one need not wait for it; if this fails, it does.
-            drop(self.state.release_lease(epoch).await);
+            // The next one need not wait for it; if this fails, it does. Of a run that lost its place
+            // something may still be at work.
+            if !is_lost {
+                drop(self.state.release_lease(epoch).await);
+            }
             return started;
         }
         self.moved.notify(usize::MAX);
@@ -429,7 +435,13 @@ impl Shared {
             fence,
             ..
         } = running;
-        let stopped = node.end().await;
+        let stopped = Arc::clone(&node).end().await;
+        node.abandon();
+        // Whoever starts it again listens at the same addresses.
+        ldk_node::tokio::select! {
+            () = fence.gone() => {}
+            () = Delay::new(LAST_TASKS) => {}
+        }
         let mut waited = Duration::ZERO;
         while stopped.is_ok() && !store.is_idle() && !fence.is_down() {
             if waited >= LAST_WRITES {

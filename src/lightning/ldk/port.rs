@@ -15,7 +15,8 @@ use super::payments::{
     skimmed_fee_msat,
 };
 use super::records::{
-    lightning_event, node_error, payment_record, received_payment, refused, unknown, unsigned,
+    lightning_event, needs_more, node_error, payment_record, received_payment, refused, unknown,
+    unsigned,
 };
 use super::recovery;
 use crate::lightning::{
@@ -189,14 +190,19 @@ impl LightningNode for LdkNode {
             () = moved => return Err(self.shared.no_event()),
             () = running.fence.down() => return Err(self.shared.no_event()),
         };
-        // ldk-node tells these under locks that it holds while it writes: on the host's thread, which
-        // the write may need, nothing would ever go on.
-        let told = running.call(move |node| {
-            let height = node.status().current_best_block.height;
-            let details = received_payment(&event).and_then(|id| node.payment(&id));
-            lightning_event(event, details.as_ref(), height)
-        });
-        let told = told.await.map_err(|_| self.shared.no_event())?;
+        let told = if needs_more(&event) {
+            // ldk-node tells these under locks that it holds while it writes: on the host's thread,
+            // which the write may need, nothing would ever go on.
+            let told = running.call(move |node| {
+                let height = node.status().current_best_block.height;
+                let details = received_payment(&event).and_then(|id| node.payment(&id));
+                lightning_event(event, details.as_ref(), height)
+            });
+            told.await.map_err(|_| self.shared.no_event())?
+        } else {
+            // An outcome waits for nothing: whoever starts asks about those that are not told at once.
+            lightning_event(event, None, 0)
+        };
         *lock(&running.delivered) = true;
         Ok(told)
     }

@@ -84,6 +84,12 @@ pub(super) fn payment_record(details: &PaymentDetails) -> Option<PaymentRecord> 
     })
 }
 
+/// Whether there is more to be known of an event than it says: see [`lightning_event`].
+pub(super) fn needs_more(event: &Event) -> bool {
+    let needs_height = matches!(event, Event::PaymentClaimable { .. });
+    needs_height || received_payment(event).is_some()
+}
+
 /// The payment that an event says has arrived.
 pub(super) fn received_payment(event: &Event) -> Option<PaymentId> {
     match event {

@@ -222,27 +222,3 @@ impl Ahead {
         Ok(next)
     }
 }
-
-/// Runs a future to its end on this thread, which may block.
-#[cfg(feature = "sqlite")]
-pub(in crate::store) fn block_on<T>(future: impl Future<Output = T>) -> T {
-    let waker = std::task::Waker::from(std::sync::Arc::new(Unpark(std::thread::current())));
-    let mut context = std::task::Context::from_waker(&waker);
-    let mut future = std::pin::pin!(future);
-    loop {
-        match future.as_mut().poll(&mut context) {
-            std::task::Poll::Ready(done) => return done,
-            std::task::Poll::Pending => std::thread::park(),
-        }
-    }
-}
-
-#[cfg(feature = "sqlite")]
-struct Unpark(std::thread::Thread);
-
-#[cfg(feature = "sqlite")]
-impl std::task::Wake for Unpark {
-    fn wake(self: std::sync::Arc<Self>) {
-        self.0.unpark();
-    }
-}

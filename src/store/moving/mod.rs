@@ -39,8 +39,6 @@ pub(in crate::store) use pieces::{Pieces, pieces};
 pub(in crate::store) use reader::{Sink, arrive, does_not_follow, is_channel_state};
 pub(in crate::store) use table::{Cell, TABLES, Table};
 
-#[cfg(feature = "sqlite")]
-pub(in crate::store) use departure::block_on;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub(in crate::store) use sql::{Dialect, insert, select, select_held};
 #[cfg(feature = "postgres")]

@@ -17,11 +17,12 @@ use super::{
 };
 use crate::ledger::ChainHead;
 use crate::store::moving::{
-    Cell, Dialect, Leave, Sink, Snapshot, TABLES, Table, arrive, block_on, depart, does_not_follow,
-    insert, is_channel_state, pieces, select, select_held,
+    Cell, Dialect, Leave, Sink, Snapshot, TABLES, Table, arrive, depart, does_not_follow, insert,
+    is_channel_state, pieces, select, select_held,
 };
 use crate::store::{
     Arrival, ByteSource, KeyValueWrite, MoveError, NodeState, StoreAdmin, StoreError, StoreHealth,
+    block_on,
 };
 
 /// For how many writes of the node a recovery counts: no node makes as many.
