@@ -231,7 +231,8 @@ pub struct Invoice {
     /// Its address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_chain: Option<OnChainRail>,
-    /// The rails that could not be made.
+    /// The rails that could not be made. Lightning that had no room is made once there is room for the
+    /// rest, after a part was paid by another rail.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unavailable: Vec<UnavailableRail>,
     /// What of its surplus is to be paid back.

@@ -245,6 +245,9 @@ impl Invoices {
         let mut after = value.clone();
         after.bolt11.clone_from(&rail.bolt11);
         after.lightning.push(rail);
+        after
+            .unavailable
+            .retain(|rail| rail.rail != Rail::Lightning);
         let before = Loaded {
             version: *version,
             value: value.clone(),
@@ -261,7 +264,7 @@ impl Invoices {
     async fn rest_of(&self, invoice: &Invoice) -> Result<Option<LightningRail>, Error> {
         let left_ms = invoice.expires_at_ms - self.core.clock.now_ms();
         let wanted = invoice.state == InvoiceState::New
-            && !invoice.lightning.is_empty()
+            && invoice.wants_lightning()
             && invoice.payable_rail().is_none()
             && invoice.lightning.len() < MAX_LIGHTNING_RAILS
             && left_ms >= SHORTEST_SECONDS * 1_000;

@@ -1,6 +1,6 @@
 //! Where an invoice stands, worked out from its payments.
 
-use super::model::{Invoice, InvoiceState, LightningRail};
+use super::model::{Invoice, InvoiceState, LightningRail, UnavailableRail};
 use super::options::{PaymentRules, SurplusTo};
 use super::payment::{InvoicePayment, InvoicePaymentState, MarkedAs, Rail};
 use crate::ledger::Account;
@@ -173,6 +173,16 @@ impl Invoice {
             Some(SurplusTo::Card { card }) => Account::card_balance(card),
             None => Account::suspense(),
         }
+    }
+
+    /// True where a BOLT11 text asks for what is due: there was one, or there was no room for all of it,
+    /// of which a rest may find room.
+    pub(super) fn wants_lightning(&self) -> bool {
+        let had_no_room = |rail: &UnavailableRail| {
+            let codes = ["lightning.no_inbound_capacity", "lightning.draining"];
+            rail.rail == Rail::Lightning && codes.contains(&rail.code.as_str())
+        };
+        !self.lightning.is_empty() || self.unavailable.iter().any(had_no_room)
     }
 
     /// The BOLT11 text that asks for exactly what is due, if it can still be paid.

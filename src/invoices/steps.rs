@@ -189,7 +189,7 @@ fn jobs(before: &Invoice, after: &Invoice, context: &Context<'_>) -> Vec<Step> {
     if after.state == InvoiceState::Settled && after.on_chain.is_none() {
         jobs.push(no_more(EXPIRE_JOB, after));
     }
-    let wants_rest = after.state == InvoiceState::New && !after.lightning.is_empty();
+    let wants_rest = after.state == InvoiceState::New && after.wants_lightning();
     if wants_rest && after.payable_rail().is_none() {
         jobs.push(later(RAIL_JOB, after, context.now_ms));
     }

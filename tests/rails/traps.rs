@@ -766,6 +766,20 @@ async fn a_rail_that_cannot_be_made_says_why_and_the_others_go_on() {
     let small = set.sale("small", sat(545), PaymentRules::NONE).await;
     assert_eq!(small.unavailable[0].code, "chain.dust");
     assert!(!small.bolt11.is_empty());
+    // What had no room for all of it has room for the rest of it.
+    set.node.set_inbound_msat(600 * SAT);
+    set.chain(&both, 1, 400, block(1)).await;
+    until("the rest is asked for", || async {
+        set.engine.run_due_jobs().await.unwrap();
+        set.get(&both).await.lightning.len() == 1
+    })
+    .await;
+    let rest = set.get(&both).await;
+    assert_eq!(rest.lightning[0].amount_msat, Some(600 * SAT));
+    assert_eq!((rest.unavailable.len(), rest.bolt11.is_empty()), (0, false));
+    set.customer.pay(&rest.bolt11).await.unwrap();
+    let paid = set.until(&both, InvoiceState::Settled).await;
+    assert_eq!(paid.received_msat, 1_000 * SAT);
     let reused = set.command("reused", sat(1_000), on_chain("both", Custody::Operator));
     assert_eq!(
         set.make(reused).await.unwrap_err(),
