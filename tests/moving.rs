@@ -754,6 +754,15 @@ async fn a_hand_over_whose_answer_was_lost_is_asked_for_again() {
     assert_eq!(refused.code(), "store.node_handed_over");
 }
 
+/// Closes a store, of which everything is in the one file then: also once the reader of a stream, which
+/// ends a moment after the stream, has left.
+async fn closed(file: &SqliteStore) {
+    file.close().await.unwrap();
+    let mut log = file.location().as_os_str().to_owned();
+    log.push("-wal");
+    support::until("all is in the file", async || !Path::new(&log).exists()).await;
+}
+
 /// A stream that has not left yet leaves from where the node was, and from no copy of it. One of an
 /// older version has left.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -769,7 +778,7 @@ async fn no_stream_comes_out_of_a_copy_of_what_was_handed_over() {
     let file = sqlite(folder.path(), "file.db");
     write_node_state(&file).await;
     drop(file.export(NodeState::HandOver).await.unwrap());
-    file.close().await.unwrap();
+    closed(&file).await;
     let [at, copy, kept] = ["file.db", "copy.db", "kept.db"].map(|name| folder.path().join(name));
     std::fs::copy(&at, &copy).unwrap();
     std::fs::copy(&at, &kept).unwrap();
@@ -778,14 +787,17 @@ async fn no_stream_comes_out_of_a_copy_of_what_was_handed_over() {
 
     let file = sqlite(folder.path(), "file.db");
     bytes_of(file.export(NodeState::HandOver).await.unwrap()).await;
-    file.close().await.unwrap();
-    refused(&sqlite(folder.path(), "file.db"), "store.node_handed_over").await;
+    closed(&file).await;
+    let file = sqlite(folder.path(), "file.db");
+    refused(&file, "store.node_handed_over").await;
+    closed(&file).await;
     std::fs::copy(&kept, &at).unwrap();
-    refused(&sqlite(folder.path(), "file.db"), "store.stale_node_state").await;
+    let file = sqlite(folder.path(), "file.db");
+    refused(&file, "store.stale_node_state").await;
 
     let old = sqlite(folder.path(), "old.db");
     drop(old.export(NodeState::HandOver).await.unwrap());
-    old.close().await.unwrap();
+    closed(&old).await;
     let connection = rusqlite::Connection::open(folder.path().join("old.db")).unwrap();
     let forget = "DELETE FROM settings WHERE name = 'node_departed'";
     connection.execute(forget, []).unwrap();
@@ -830,7 +842,7 @@ async fn a_file_from_before_it_was_handed_over_runs_no_node() {
         let file = sqlite(folder.path(), &name);
         let stream = file.export(NodeState::HandOver).await.unwrap();
         assert!(!bytes_of(stream).await.is_empty());
-        file.close().await.unwrap();
+        closed(&file).await;
 
         // The lock beside it is the one that was there all the while.
         std::fs::copy(&safe, &at).unwrap();
