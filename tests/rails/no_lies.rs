@@ -126,11 +126,11 @@ impl World {
             }
             7 => {
                 self.trace.push(format!("take {bill}"));
-                self.set.take(&self.bills[bill]).await;
+                self.set.take_now(&self.bills[bill]).await;
             }
             8 => {
                 self.trace.push(format!("give back {bill}"));
-                self.set.give_back(&self.bills[bill]).await;
+                self.set.give_back_now(&self.bills[bill]).await;
             }
             _ => tokio::task::yield_now().await,
         }
@@ -142,9 +142,9 @@ impl World {
         until("nothing is on its way", || async {
             for (bill, takes) in self.bills.iter().zip(&takes) {
                 if *takes {
-                    self.set.take(bill).await;
+                    self.set.take_now(bill).await;
                 } else {
-                    self.set.give_back(bill).await;
+                    self.set.give_back_now(bill).await;
                 }
             }
             let (cards, holder) = (self.set.engine.cards(), &self.set.card.holder);

@@ -128,6 +128,12 @@ impl Set {
 
     /// The other wallet takes what waits.
     pub async fn take(&self, bolt11: &str) {
+        self.comes(bolt11).await;
+        self.take_now(bolt11).await;
+    }
+
+    /// The same with what has come, if anything has.
+    pub async fn take_now(&self, bolt11: &str) {
         let hash = hash(bolt11);
         let preimage = self.preimages.lock().unwrap()[&hash].clone();
         self.payee.claim(hash, preimage, 0).await.unwrap();
@@ -135,6 +141,20 @@ impl Set {
 
     /// The other wallet gives back what waits.
     pub async fn give_back(&self, bolt11: &str) {
+        self.comes(bolt11).await;
+        self.give_back_now(bolt11).await;
+    }
+
+    /// Whoever pays may be answered before it is sent.
+    async fn comes(&self, bolt11: &str) {
+        crate::support::until("it comes to the other wallet", async || {
+            let record = self.payee.record(hash(bolt11));
+            record.is_some_and(|record| record.state != PaymentState::Failed)
+        })
+        .await;
+    }
+
+    pub async fn give_back_now(&self, bolt11: &str) {
         self.payee.fail(hash(bolt11)).await.unwrap();
     }
 
