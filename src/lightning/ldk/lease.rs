@@ -399,14 +399,14 @@ mod tests {
                 std::future::pending::<()>().await;
             });
             has_begun.recv().expect("begun");
-            clock.0.store(shift_ms, Ordering::SeqCst);
-            // The workers have nothing to do any more.
+            // Until the workers have nothing to do any more.
             let metrics = runtime.metrics();
             while (0..metrics.num_workers())
                 .any(|at| metrics.worker_park_unpark_count(at).is_multiple_of(2))
             {
                 thread::sleep(Duration::from_millis(1));
             }
+            clock.0.store(shift_ms, Ordering::SeqCst);
             answer.send(()).expect("answer");
             let patience = Duration::from_secs(if goes_on { 60 } else { 1 });
             assert_eq!(acted.recv_timeout(patience).is_ok(), goes_on);
